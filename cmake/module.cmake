@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# vireo_module(NAME SOURCES ... [DEPENDS ...] [TESTS ...] [FAST])
+#   One folder of src/ as a static library vireo_NAME, and its *_test.cpp files as one GoogleTest program NAME_test.
+#   FAST: general-purpose registers only and no hidden library calls: such code may run while the guest's SIMD and
+#   x87 state is live in the host registers.
+option(VIREO_FUZZ "build the fuzz targets (clang)" OFF)
+option(VIREO_BENCH "build the benchmarks" OFF)
+option(VIREO_VERIFY_BLOCKS "decode and check every emitted block" OFF)
+set(VIREO_SANITIZE "" CACHE STRING "value for -fsanitize=")
+
+set(VIREO_WARNINGS -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers -Wno-psabi)
+set(VIREO_FAST_FLAGS -mgeneral-regs-only -fno-exceptions -fno-rtti -fno-tree-loop-distribute-patterns
+    -fno-stack-protector -fno-builtin-memcpy -fno-builtin-memset)
+
+add_library(vireo_flags INTERFACE)
+target_include_directories(vireo_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
+target_compile_options(vireo_flags INTERFACE ${VIREO_WARNINGS} -fno-omit-frame-pointer)
+target_compile_definitions(vireo_flags INTERFACE _GNU_SOURCE $<$<BOOL:${VIREO_VERIFY_BLOCKS}>:VIREO_VERIFY_BLOCKS>)
+if(VIREO_SANITIZE)
+  target_compile_options(vireo_flags INTERFACE -fsanitize=${VIREO_SANITIZE})
+  target_link_options(vireo_flags INTERFACE -fsanitize=${VIREO_SANITIZE})
+endif()
+
+find_package(GTest REQUIRED)
+
+function(vireo_module NAME)
+  cmake_parse_arguments(M "FAST" "" "SOURCES;DEPENDS;LIBS;TESTS" ${ARGN})
+  add_library(vireo_${NAME} STATIC ${M_SOURCES})
+  target_link_libraries(vireo_${NAME} PUBLIC vireo_flags)
+  foreach(d ${M_DEPENDS})
+    target_link_libraries(vireo_${NAME} PUBLIC vireo_${d})
+  endforeach()
+  target_link_libraries(vireo_${NAME} PUBLIC ${M_LIBS} Threads::Threads)
+  if(M_FAST)
+    target_compile_options(vireo_${NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${VIREO_FAST_FLAGS}>)
+  endif()
+  if(M_TESTS)
+    add_executable(${NAME}_test ${M_TESTS})
+    target_link_libraries(${NAME}_test PRIVATE vireo_${NAME} GTest::gtest GTest::gmock GTest::gtest_main)
+    add_test(NAME ${NAME} COMMAND ${NAME}_test)
+  endif()
+endfunction()
