@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// A virtio device without its transport: type, features, queue sizes, config space, activate, deactivate.
+// Spec: virtio 1.3, chapters 2 and 5.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/archive.h"
+
+namespace vireo {
+class GuestMemory;
+}
+
+namespace vireo::virtio {
+
+class Queue;  // virtio/queue.h: split and packed virtqueues
+
+// How a device tells the driver: the transport turns these into an MSI-X message or the interrupt pin. Thread-safe.
+class Interrupt {
+ public:
+  virtual ~Interrupt() = default;
+  virtual void queue(unsigned index) = 0;
+  virtual void config() = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual uint16_t type() const = 0;            // virtio device id
+  virtual uint64_t features() const = 0;        // device's own; the transport adds the ring's
+  virtual std::vector<uint16_t> queue_sizes() const = 0;  // the maximum of each queue
+  virtual void read_config(uint64_t offset, std::span<std::byte> data) = 0;
+  virtual void write_config(uint64_t offset, std::span<const std::byte> data) {}
+
+  // DRIVER_OK: the queues are set up (null for one the driver left disabled). They stay the transport's and live until deactivate().
+  virtual void activate(uint64_t accepted_features, std::span<Queue* const> queues, Interrupt& interrupt) = 0;
+  // The driver rang queue `index`. Comes on the thread that took the notification; must not block on I/O.
+  virtual void notify(unsigned index) = 0;
+  // Stops using queues and guest memory and returns only when no request is in flight.
+  virtual void deactivate() = 0;
+  virtual void fields(Archive& archive) = 0;
+};
+
+}  // namespace vireo::virtio
