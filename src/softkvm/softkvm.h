@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// softkvm's door: the KVM ABI of <linux/kvm.h> as function calls. Handles are real descriptors (memfds), so dup, poll and
+// close work on them; the vCPU's kvm_run page is had by mmap of its descriptor, MAP_SHARED, of KVM_GET_VCPU_MMAP_SIZE bytes.
+// Thread-safe as the kernel's module is. Results are as from the kernel's ioctl, but errors come as -errno.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vireo::softkvm {
+
+// What open("/dev/kvm") gives: a system handle, or -errno.
+int open_system();
+
+// Any KVM ioctl on a system, VM, vCPU or device handle: >= 0, or -errno. -ENOTTY for what is not a handle of softkvm.
+int ioctl(int fd, unsigned long request, uintptr_t argument);
+
+// Closes a handle: the last handle of a VM frees it. 0 or -errno.
+int close(int fd);
+
+// Asks the vCPU whose KVM_RUN is on this thread, if any, to return EINTR at its next safe point. Async-signal-safe: made for signal handlers.
+void interrupt_this_thread();
+
+// Extensions for which the ABI has no word.
+
+// Host code wrote guest memory at [host, host+size) of a slot of VM `vm_fd` (device DMA): drops translations made from it. To be called
+// after the data is in place and before its completion becomes visible to the guest.
+void notice_write(int vm_fd, const void* host, size_t size);
+
+// Registers a direct call instead of an eventfd for an ioeventfd-like doorbell: a guest write of `size` bytes (0: any) to a guest physical
+// address (or port, if `pio`), runs `call(context)` on the vCPU's thread. 0 or -errno.
+struct Doorbell {
+  uint64_t address;
+  uint32_t size;
+  bool pio;
+  bool match;      // only writes of `value`
+  uint64_t value;
+  void (*call)(void* context);
+  void* context;
+};
+int add_doorbell(int vm_fd, const Doorbell& doorbell);
+int remove_doorbell(int vm_fd, const Doorbell& doorbell);
+
+}  // namespace vireo::softkvm
