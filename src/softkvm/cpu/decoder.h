@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder: bytes to Insn. Table-driven, for the whole x86-64 map. No allocation, no state, general registers only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "softkvm/cpu/insn.h"
+
+namespace vireo::softkvm {
+
+enum class DecodeStatus : uint8_t {
+  kOk,
+  kInvalid,    // #UD, whatever follows
+  kTruncated,  // the bytes given end inside the instruction: fetch more (at most 15)
+  kTooLong,    // more than 15 bytes: #GP(0)
+};
+
+// Decodes the instruction at `bytes`, of which `size` (at most 15 are read) may be looked at.
+DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out);
+
+}  // namespace vireo::softkvm
