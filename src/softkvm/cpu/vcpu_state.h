@@ -65,6 +65,7 @@ struct PendingException {
   uint8_t vector = 0;
   bool has_error = false;
   uint32_t error = 0;
+  bool interrupt = false; // an external interrupt (only in VcpuState::injected)
   bool software = false;  // int n, int3, into: gates' DPL is checked, rip is the next instruction
   uint64_t payload = 0;   // CR2 for #PF, DR6 bits for #DB
 };
@@ -151,11 +152,15 @@ struct VcpuState {
   }
 
   Outcome raise(uint8_t vector) {
-    fault = {true, vector, false, 0, false, 0};
+    fault = PendingException{};
+    fault.pending = true;
+    fault.vector = vector;
     return Outcome::kFault;
   }
   Outcome raise(uint8_t vector, uint32_t error) {
-    fault = {true, vector, true, error, false, 0};
+    raise(vector);
+    fault.has_error = true;
+    fault.error = error;
     return Outcome::kFault;
   }
 };
