@@ -22,6 +22,8 @@ decimal_enter:                 # rdi: block
   mov %rdi, %rbp
   mov %edx, %ecx               # count
   mov %esi, %esi               # inputs: ax, flags as LAHF gives them
+  mov $0x2b, %eax
+  mov %eax, %ds
   ljmp *8(%rbp)
   .code32
 decimal_loop:
@@ -41,6 +43,8 @@ decimal_op:
   ljmp *16(%ebp)
   .code64
 decimal_leave:
+  xor %eax, %eax
+  mov %eax, %ds
   mov (%rbp), %rsp
   pop %rbp
   pop %rbx
