@@ -151,7 +151,8 @@ struct VcpuFrame {
   Engine engine;
 };
 
-inline Engine& engine_of(VcpuState& vcpu) {
+inline Engine& engine_of(const VcpuState& state) {
+  auto& vcpu = const_cast<VcpuState&>(state);
   return *reinterpret_cast<Engine*>(reinterpret_cast<uint8_t*>(&vcpu) + ENGINE);
 }
 
