@@ -23,7 +23,8 @@ enum Reason : uint32_t {
   kReasonFault,      // vcpu.fault is pending, rip is its instruction's
   kReasonStep,       // the instruction at rip has to run in step mode
   kReasonJump,       // rip holds the place to go on at
-  kReasonExit,       // kvm_run is filled
+  kReasonLink,       // as kReasonTranslate; link_site is the jump that may be patched
+  kReasonExit,       // kvm_run is filled, or a device access is open
   kReasonHalt,
 };
 
@@ -34,6 +35,7 @@ constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool r
          segment << kAccessSegmentShift;
 }
 
+constexpr uint64_t kAnyRip = ~0ull;
 constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address has it
 constexpr unsigned kTlbBits = 16, kTlbEntries = 1u << kTlbBits;
 constexpr unsigned kJumpBits = 16, kJumpEntries = 1u << kJumpBits;
@@ -97,7 +99,12 @@ struct Engine {
   std::atomic<uint32_t> wake{0};       // futex of a halted vCPU
 
   bool interrupt_waiting = false;      // an interrupt waits for IF
-  uint64_t shadow_rip = ~0ull;         // the interrupt shadow holds while rip is this
+  uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
+  const void* link_site = nullptr;
+  uint32_t target_mode = 0;
+  bool step_next = false;              // the next instruction runs in step mode
+  bool completing = false;             // user space has answered: the instruction at rip has to be completed before anything else
+  bool debug_exit = false;             // KVM_EXIT_DEBUG is due
 
   // --- device accesses of the instruction at hand
   bool stepping = false;     // running in step mode: accesses may be bounced
@@ -147,7 +154,15 @@ inline Engine& engine_of(VcpuState& vcpu) {
 }
 
 // --- the FAST half (dispatch.cpp)
-enum class Action : uint8_t { kTranslate, kExit, kHalt, kInterrupted, kInvalidate, kRequests };
+enum class Action : uint8_t {
+  kTranslate,    // rip has no block in target_mode yet
+  kExit,         // KVM_RUN returns
+  kHalt,
+  kInterrupted,  // KVM_RUN returns EINTR
+  kInvalidate,   // the instruction overwrote translated code (Engine::smc)
+  kRequests,     // other threads' requests, INIT, SIPI
+  kStuck,        // the instruction cannot be run: KVM_EXIT_INTERNAL_ERROR
+};
 // Runs the guest until something needs the slow half. General registers only; the guest's SIMD state is live.
 Action run_fast(Vcpu& vcpu);
 void flush_jump_cache(VcpuState& vcpu, unsigned view);
