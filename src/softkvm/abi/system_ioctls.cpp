@@ -17,7 +17,11 @@
 #include "softkvm/cpu/cpuid.h"
 #include "softkvm/cpu/msrs.h"
 
-namespace vireo::softkvm::abi {
+namespace vireo::softkvm {
+
+std::span<const CpuidEntry> supported_cpuid();  // cpu/
+
+namespace abi {
 namespace {
 
 constexpr int kApiVersion = 12;
@@ -107,4 +111,5 @@ int system_ioctl(unsigned long request, uintptr_t argument) {
   }
 }
 
-}  // namespace vireo::softkvm::abi
+}  // namespace abi
+}  // namespace vireo::softkvm
