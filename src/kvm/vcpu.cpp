@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <cstddef>
 #include <cstring>
 
 namespace vireo::kvm {
@@ -10,10 +11,13 @@ namespace {
 
 constexpr uint32_t kMsrTsc = 0x10;
 
+// kvm_msrs with room for one entry.
 struct OneMsr {
-  kvm_msrs head;
-  kvm_msr_entry entry;
+  uint32_t nmsrs = 1;
+  uint32_t pad = 0;
+  kvm_msr_entry entry = {};
 };
+static_assert(offsetof(OneMsr, entry) == 8);
 
 }  // namespace
 
@@ -75,8 +79,7 @@ Result<uint32_t> Vcpu::mp_state() const {
 }
 
 Result<> Vcpu::set_msr(uint32_t index, uint64_t value) {
-  OneMsr msr{};
-  msr.head.nmsrs = 1;
+  OneMsr msr;
   msr.entry = {.index = index, .data = value};
   if (TRY(handle_.call(KVM_SET_MSRS, &msr, "KVM_SET_MSRS")) != 1)
     return fail(ErrorKind::kUnsupported, "KVM_SET_MSRS: register " + std::to_string(index));
@@ -84,8 +87,7 @@ Result<> Vcpu::set_msr(uint32_t index, uint64_t value) {
 }
 
 Result<uint64_t> Vcpu::msr(uint32_t index) const {
-  OneMsr msr{};
-  msr.head.nmsrs = 1;
+  OneMsr msr;
   msr.entry.index = index;
   if (TRY(handle_.call(KVM_GET_MSRS, &msr, "KVM_GET_MSRS")) != 1)
     return fail(ErrorKind::kUnsupported, "KVM_GET_MSRS: register " + std::to_string(index));

@@ -34,6 +34,7 @@ class Vcpu {
   ~Vcpu();
 
   unsigned id() const { return id_; }
+  const Api& api() const { return handle_.api(); }
   kvm_run& run_page() { return *run_; }
   std::span<std::byte> io_data();  // of a KVM_EXIT_IO: size * count bytes, bounded by the mapping
 
