@@ -3,6 +3,8 @@
 
 #include <linux/serial_reg.h>
 
+#include <algorithm>
+
 namespace vireo {
 namespace {
 
@@ -12,6 +14,15 @@ constexpr uint8_t kLineStatusErrors = UART_LSR_OE | UART_LSR_PE | UART_LSR_FE | 
 constexpr uint8_t kConnected = UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS;
 
 }  // namespace
+
+Uart::Uart(Pins pins) : pins_(pins) {
+  reset(ResetKind::kCold);
+  if (pins_.host) pins_.host->connect(this);
+}
+
+Uart::~Uart() {
+  if (pins_.host) pins_.host->connect(nullptr);
+}
 
 void Uart::reset(ResetKind) {
   std::lock_guard lock(mutex_);
@@ -72,7 +83,7 @@ void Uart::send(uint8_t byte) {
     push(byte);
   } else if (holding_) {
     return;  // written over a full transmitter: lost, as on the wire
-  } else if (pins_.transmit && !pins_.transmit(std::byte{byte})) {
+  } else if (pins_.host && !pins_.host->write(std::byte{byte})) {
     held_ = byte;
     holding_ = true;
     lsr_ &= ~(UART_LSR_THRE | UART_LSR_TEMT);
@@ -84,7 +95,7 @@ void Uart::send(uint8_t byte) {
 
 void Uart::transmit_ready() {
   std::lock_guard lock(mutex_);
-  if (!holding_ || (pins_.transmit && !pins_.transmit(std::byte{held_}))) return;
+  if (!holding_ || (pins_.host && !pins_.host->write(std::byte{held_}))) return;
   holding_ = false;
   lsr_ |= UART_LSR_THRE | UART_LSR_TEMT;
   thre_pending_ = true;
@@ -99,10 +110,7 @@ uint8_t Uart::read_register(unsigned offset) {
       last_received_ = fifo_[fifo_start_];
       fifo_start_ = (fifo_start_ + 1) % kFifo;
       fifo_used_--;
-      if (!fifo_used_) {
-        lsr_ &= ~UART_LSR_DR;
-        if (pins_.receive_room_made) pins_.receive_room_made();
-      }
+      if (!fifo_used_) lsr_ &= ~UART_LSR_DR;
       return last_received_;
     }
     case UART_IER:
@@ -153,7 +161,6 @@ void Uart::write_register(unsigned offset, uint8_t value) {
       if (toggles || (value & UART_FCR_CLEAR_RCVR)) {
         fifo_start_ = fifo_used_ = 0;
         lsr_ &= ~UART_LSR_DR;
-        if (pins_.receive_room_made) pins_.receive_room_made();
       }
       fcr_ = value & (UART_FCR_ENABLE_FIFO | UART_FCR_DMA_SELECT | UART_FCR_TRIGGER_MASK);
       if (!(fcr_ & UART_FCR_ENABLE_FIFO)) fcr_ = 0;
@@ -181,27 +188,41 @@ void Uart::write_register(unsigned offset, uint8_t value) {
 
 void Uart::read(Access access, std::span<std::byte> data) {
   std::lock_guard lock(mutex_);
+  size_t before = room();
   for (size_t i = 0; i < data.size() && access.offset + i < kPorts; i++) data[i] = std::byte{read_register(access.offset + i)};
   update_irq();
+  notice_room(before);
 }
 
 void Uart::write(Access access, std::span<const std::byte> data) {
   std::lock_guard lock(mutex_);
+  size_t before = room();
   for (size_t i = 0; i < data.size() && access.offset + i < kPorts; i++)
     write_register(access.offset + i, std::to_integer<uint8_t>(data[i]));
   update_irq();
+  notice_room(before);
+}
+
+size_t Uart::room() const {
+  bool listens = !(mcr_ & UART_MCR_LOOP) && ((mcr_ & UART_MCR_RTS) || (ier_ & UART_IER_RDI));
+  return !listens || fifo_used_ >= fifo_size() ? 0 : fifo_size() - fifo_used_;
+}
+
+void Uart::notice_room(size_t before) {
+  // Wake the host end when the FIFO has run empty, or begins to be listened to; not for every byte taken out of it.
+  size_t now = room();
+  if (pins_.host && now > before && (before == 0 || now == fifo_size())) pins_.host->room_made();
 }
 
 size_t Uart::receive_room() const {
   std::lock_guard lock(mutex_);
-  return mcr_ & UART_MCR_LOOP || fifo_used_ >= fifo_size() ? 0 : fifo_size() - fifo_used_;
+  return room();
 }
 
 size_t Uart::receive(std::span<const std::byte> bytes) {
   std::lock_guard lock(mutex_);
-  if (mcr_ & UART_MCR_LOOP) return 0;
-  size_t taken = 0;
-  while (taken < bytes.size() && fifo_used_ < fifo_size()) push(std::to_integer<uint8_t>(bytes[taken++]));
+  size_t taken = 0, limit = std::min(bytes.size(), room());
+  while (taken < limit) push(std::to_integer<uint8_t>(bytes[taken++]));
   update_irq();
   return taken;
 }

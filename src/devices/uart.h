@@ -5,37 +5,36 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <mutex>
 #include <span>
 
+#include "devices/char_backend.h"
 #include "devices/device.h"
 
 namespace vireo {
 
-class Uart final : public Device {
+class Uart final : public Device, public CharFrontend {
  public:
   static constexpr uint64_t kPorts = 8;
   struct Pins {
     IrqLine& irq;
-    // Takes one byte, or returns false when the host end is full; then transmit_ready() shall be called once it is not.
-    std::function<bool(std::byte)> transmit;
-    // The guest made room in an empty or filled receive FIFO: receive() will take bytes again. Called with the port's lock held.
-    std::function<void()> receive_room_made;
+    CharBackend* host = nullptr;  // null: nobody listens, nobody speaks
   };
 
-  explicit Uart(Pins pins) : pins_(std::move(pins)) { reset(ResetKind::kCold); }
+  explicit Uart(Pins pins);
+  ~Uart() override;
 
   void read(Access access, std::span<std::byte> data) override;
   void write(Access access, std::span<const std::byte> data) override;
   void reset(ResetKind kind) override;
   void fields(Archive& archive) override;
 
-  // Host side, any thread. How many bytes receive() would take now; receive() returns how many it took.
-  size_t receive_room() const;
-  size_t receive(std::span<const std::byte> bytes);
+  // Host side, any thread. The host's bytes wait until the guest's driver listens (RTS or its receive interrupt is on): a
+  // driver empties the FIFO when it starts.
+  size_t receive_room() const override;
+  size_t receive(std::span<const std::byte> bytes) override;
+  void transmit_ready() override;
   void receive_break();
-  void transmit_ready();
 
  private:
   static constexpr size_t kFifo = 16;
@@ -43,6 +42,8 @@ class Uart final : public Device {
   uint8_t read_register(unsigned offset);
   void write_register(unsigned offset, uint8_t value);
   size_t fifo_size() const;
+  size_t room() const;
+  void notice_room(size_t before);
   void push(uint8_t byte);
   void send(uint8_t byte);
   uint8_t identify() const;

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "kvm/variable_structs.h"
 #include "kvm/vm.h"
 
 namespace vireo::kvm {
@@ -29,11 +30,9 @@ Result<std::unique_ptr<Vm>> System::create_vm() {
 
 Result<std::vector<kvm_cpuid_entry2>> System::supported_cpuid() const {
   for (unsigned room = 128; room <= 4096; room *= 2) {
-    std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + room * sizeof(kvm_cpuid_entry2));
-    auto* cpuid = reinterpret_cast<kvm_cpuid2*>(buffer.data());
-    cpuid->nent = room;
-    auto result = handle_.call(KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID");
-    if (result) return std::vector<kvm_cpuid_entry2>(cpuid->entries, cpuid->entries + cpuid->nent);
+    CpuidTable table(room);
+    auto result = handle_.call(kGetSupportedCpuid, table.data(), "KVM_GET_SUPPORTED_CPUID");
+    if (result) return table.elements();
     if (result.error().code != E2BIG) return std::unexpected(std::move(result).error());
   }
   return fail(ErrorKind::kInternal, "KVM_GET_SUPPORTED_CPUID: table without end");
@@ -41,11 +40,9 @@ Result<std::vector<kvm_cpuid_entry2>> System::supported_cpuid() const {
 
 Result<std::vector<uint32_t>> System::msr_indices() const {
   for (unsigned room = 256; room <= 65536; room *= 4) {
-    std::vector<std::byte> buffer(sizeof(kvm_msr_list) + room * sizeof(uint32_t));
-    auto* list = reinterpret_cast<kvm_msr_list*>(buffer.data());
-    list->nmsrs = room;
-    auto result = handle_.call(KVM_GET_MSR_INDEX_LIST, list, "KVM_GET_MSR_INDEX_LIST");
-    if (result) return std::vector<uint32_t>(list->indices, list->indices + list->nmsrs);
+    MsrList list(room);
+    auto result = handle_.call(kGetMsrIndexList, list.data(), "KVM_GET_MSR_INDEX_LIST");
+    if (result) return list.elements();
     if (result.error().code != E2BIG) return std::unexpected(std::move(result).error());
   }
   return fail(ErrorKind::kInternal, "KVM_GET_MSR_INDEX_LIST: list without end");

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstring>
 
+#include "kvm/variable_structs.h"
+
 namespace vireo::kvm {
 namespace {
 
@@ -58,11 +60,8 @@ Result<> Vcpu::set_sregs(const kvm_sregs& sregs) {
 }
 
 Result<> Vcpu::set_cpuid(std::span<const kvm_cpuid_entry2> entries) {
-  std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + entries.size_bytes());
-  auto* cpuid = reinterpret_cast<kvm_cpuid2*>(buffer.data());
-  cpuid->nent = static_cast<uint32_t>(entries.size());
-  memcpy(cpuid->entries, entries.data(), entries.size_bytes());
-  TRY(handle_.call(KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2"));
+  CpuidTable table(entries);
+  TRY(handle_.call(kSetCpuid2, table.data(), "KVM_SET_CPUID2"));
   return {};
 }
 
@@ -81,7 +80,7 @@ Result<uint32_t> Vcpu::mp_state() const {
 Result<> Vcpu::set_msr(uint32_t index, uint64_t value) {
   OneMsr msr;
   msr.entry = {.index = index, .data = value};
-  if (TRY(handle_.call(KVM_SET_MSRS, &msr, "KVM_SET_MSRS")) != 1)
+  if (TRY(handle_.call(kSetMsrs, &msr, "KVM_SET_MSRS")) != 1)
     return fail(ErrorKind::kUnsupported, "KVM_SET_MSRS: register " + std::to_string(index));
   return {};
 }
@@ -89,7 +88,7 @@ Result<> Vcpu::set_msr(uint32_t index, uint64_t value) {
 Result<uint64_t> Vcpu::msr(uint32_t index) const {
   OneMsr msr;
   msr.entry.index = index;
-  if (TRY(handle_.call(KVM_GET_MSRS, &msr, "KVM_GET_MSRS")) != 1)
+  if (TRY(handle_.call(kGetMsrs, &msr, "KVM_GET_MSRS")) != 1)
     return fail(ErrorKind::kUnsupported, "KVM_GET_MSRS: register " + std::to_string(index));
   return msr.entry.data;
 }
@@ -100,11 +99,11 @@ Result<VcpuState> Vcpu::state(std::span<const uint32_t> msr_indices) const {
   state.sregs = TRY(sregs());
   int xsave2 = vm_->extension(KVM_CAP_XSAVE2);
   if (xsave2 > 0) {
-    state.xsave.resize(std::max<size_t>(xsave2, sizeof(kvm_xsave)) / 4);
-    TRY(handle_.call(KVM_GET_XSAVE2, state.xsave.data(), "KVM_GET_XSAVE2"));
+    state.xsave.resize(std::max<size_t>(xsave2, kXsaveSize) / 4);
+    TRY(handle_.call(kGetXsave2, state.xsave.data(), "KVM_GET_XSAVE2"));
   } else if (vm_->extension(KVM_CAP_XSAVE)) {
-    state.xsave.resize(sizeof(kvm_xsave) / 4);
-    TRY(handle_.call(KVM_GET_XSAVE, state.xsave.data(), "KVM_GET_XSAVE"));
+    state.xsave.resize(kXsaveSize / 4);
+    TRY(handle_.call(kGetXsave, state.xsave.data(), "KVM_GET_XSAVE"));
   } else {
     TRY(handle_.call(KVM_GET_FPU, &state.fpu, "KVM_GET_FPU"));
   }
@@ -122,7 +121,7 @@ Result<> Vcpu::set_state(const VcpuState& state) {
   TRY_VOID(set_sregs(state.sregs));
   TRY_VOID(set_regs(state.regs));
   if (!state.xsave.empty())
-    TRY(handle_.call(KVM_SET_XSAVE, state.xsave.data(), "KVM_SET_XSAVE"));
+    TRY(handle_.call(kSetXsave, state.xsave.data(), "KVM_SET_XSAVE"));
   else
     TRY(handle_.call(KVM_SET_FPU, &state.fpu, "KVM_SET_FPU"));
   if (state.has_xcrs) TRY(handle_.call(KVM_SET_XCRS, &state.xcrs, "KVM_SET_XCRS"));

@@ -57,7 +57,12 @@ VcpuThread::~VcpuThread() {
 
 Result<> VcpuThread::start() {
   install_kick_handler();
+  // A new thread starts with its creator's mask: block everything first, so that no signal meant for others lands on it.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
   thread_ = std::thread([this] { loop(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (host_cpu_) {
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -87,6 +92,11 @@ void VcpuThread::request_pause() {
 void VcpuThread::wait_paused() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return paused_; });
+}
+
+bool VcpuThread::paused() {
+  std::lock_guard lock(mutex_);
+  return paused_ || !thread_.joinable();
 }
 
 void VcpuThread::kick() {

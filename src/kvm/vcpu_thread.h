@@ -46,6 +46,7 @@ class VcpuThread {
   void resume();
   void request_pause();    // from any thread, also the vCPU's own: pauses at its next safe point
   void wait_paused();      // not from a vCPU's thread
+  bool paused();
   Vcpu& vcpu() { return vcpu_; }
   uint64_t exits() const { return exits_.load(std::memory_order_relaxed); }
 

@@ -24,6 +24,7 @@ class Vm {
  public:
   const System& system() const { return *system_; }
   int fd() const { return handle_.fd(); }
+  const Api& api() const { return handle_.api(); }
   int extension(unsigned capability) const;  // as this VM has it
 
   // Size 0 deletes the slot.

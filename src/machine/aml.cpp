@@ -8,7 +8,9 @@
 namespace vireo::aml {
 namespace {
 
-void append(Bytes& to, const Bytes& from) { to.insert(to.end(), from.begin(), from.end()); }
+void append(Bytes& to, const Bytes& from) {
+  for (uint8_t byte : from) to.push_back(byte);
+}
 
 template <class T>
 void put(Bytes& to, T value) {
@@ -46,28 +48,30 @@ Bytes join(std::initializer_list<Bytes> parts) {
 }
 
 Bytes integer(uint64_t value) {
-  if (value == 0) return {0x00};
-  if (value == 1) return {0x01};
   Bytes out;
-  if (value <= 0xff) {
-    out = {0x0a};
+  if (value <= 1) {
+    put<uint8_t>(out, value);
+  } else if (value <= 0xff) {
+    put<uint8_t>(out, 0x0a);
     put<uint8_t>(out, value);
   } else if (value <= 0xffff) {
-    out = {0x0b};
+    put<uint8_t>(out, 0x0b);
     put<uint16_t>(out, value);
   } else if (value <= 0xffffffff) {
-    out = {0x0c};
+    put<uint8_t>(out, 0x0c);
     put<uint32_t>(out, value);
   } else {
-    out = {0x0e};
+    put<uint8_t>(out, 0x0e);
     put<uint64_t>(out, value);
   }
   return out;
 }
 
 Bytes string(std::string_view text) {
-  Bytes out{0x0d};
-  out.insert(out.end(), text.begin(), text.end());
+  Bytes out;
+  out.reserve(text.size() + 2);
+  out.push_back(0x0d);
+  for (char c : text) out.push_back(static_cast<uint8_t>(c));
   out.push_back(0);
   return out;
 }
