@@ -45,27 +45,6 @@ uint64_t cr4_defined(const VcpuState& vcpu) {
   return defined;
 }
 
-Outcome write_cr3(VcpuState& vcpu, uint64_t value) {
-  bool no_flush = false;
-  if (vcpu.cr4 & kCr4Pcide) {
-    no_flush = value & kCr3NoFlush;
-    value &= ~kCr3NoFlush;
-  }
-  if (vcpu.long_mode_active()) {
-    if (value >> vcpu.physical_bits) return vcpu.raise(kGP, 0);
-  } else {
-    value &= 0xffffffff;
-    if (pae_active(vcpu.cr0, vcpu.cr4, vcpu.efer)) STEP(load_pdptes(vcpu, value));
-  }
-  vcpu.cr3 = value;
-  if (!(vcpu.cr4 & kCr4Pcide))
-    flush_tlb(vcpu, true);
-  else if (!no_flush)
-    flush_tlb_pcid(vcpu, value & 0xfff, true);
-  update_mode(vcpu);
-  return Outcome::kNext;
-}
-
 Outcome write_cr4(VcpuState& vcpu, uint64_t value) {
   if (value & ~cr4_defined(vcpu)) return vcpu.raise(kGP, 0);
   uint64_t changed = value ^ vcpu.cr4;
@@ -109,6 +88,27 @@ bool valid_xcr0(const VcpuState& vcpu, uint64_t value) {
   if (avx512 && (avx512 != 0xe0 || !(value & 4))) return false;
   uint64_t mpx = value & 0x18, amx = value & 0x60000;
   return (!mpx || mpx == 0x18) && (!amx || amx == 0x60000);
+}
+
+Outcome write_cr3(VcpuState& vcpu, uint64_t value) {
+  bool no_flush = false;
+  if (vcpu.cr4 & kCr4Pcide) {
+    no_flush = value & kCr3NoFlush;
+    value &= ~kCr3NoFlush;
+  }
+  if (vcpu.long_mode_active()) {
+    if (value >> vcpu.physical_bits) return vcpu.raise(kGP, 0);
+  } else {
+    value &= 0xffffffff;
+    if (pae_active(vcpu.cr0, vcpu.cr4, vcpu.efer)) STEP(load_pdptes(vcpu, value));
+  }
+  vcpu.cr3 = value;
+  if (!(vcpu.cr4 & kCr4Pcide))
+    flush_tlb(vcpu, true);
+  else if (!no_flush)
+    flush_tlb_pcid(vcpu, value & 0xfff, true);
+  update_mode(vcpu);
+  return Outcome::kNext;
 }
 
 Outcome write_cr0(VcpuState& vcpu, uint64_t value) {

@@ -4,6 +4,8 @@
 // 17.3.1.1 (RF), 20.2.3 and 20.3.3 (software interrupts in virtual-8086 mode), vol 2 INT n.
 #include <linux/kvm.h>
 
+#include <initializer_list>
+
 #include "softkvm/cpu/operands.h"
 #include "softkvm/cpu/software_interrupt.h"
 #include "softkvm/cpu/stack.h"

@@ -26,6 +26,12 @@ Outcome refuse(VcpuState& vcpu, uint32_t index, uint64_t value, bool write, uint
   return Outcome::kExit;
 }
 
+// Is there such an MSR at all? Then the access was refused for its value or for what CPUID lacks.
+uint32_t refusal(VcpuState& vcpu, uint32_t index) {
+  uint64_t value;
+  return read_msr(vcpu, index, value, true) ? KVM_MSR_EXIT_REASON_INVAL : KVM_MSR_EXIT_REASON_UNKNOWN;
+}
+
 void store(VcpuState& vcpu, uint64_t value) {
   vcpu.gpr[kRax] = static_cast<uint32_t>(value);
   vcpu.gpr[kRdx] = value >> 32;
@@ -44,7 +50,7 @@ Outcome rdmsr(VcpuState& vcpu, const Insn&) {
   }
   uint64_t value = 0;
   if (!msr_filter_allows(vcpu, index, false)) return refuse(vcpu, index, 0, false, KVM_MSR_EXIT_REASON_FILTER);
-  if (!read_msr(vcpu, index, value, false)) return refuse(vcpu, index, 0, false, KVM_MSR_EXIT_REASON_UNKNOWN);
+  if (!read_msr(vcpu, index, value, false)) return refuse(vcpu, index, 0, false, refusal(vcpu, index));
   store(vcpu, value);
   return Outcome::kNext;
 }
@@ -59,7 +65,7 @@ Outcome wrmsr(VcpuState& vcpu, const Insn& insn) {
   }
   uint32_t mode = vcpu.mode;
   if (!msr_filter_allows(vcpu, index, true)) return refuse(vcpu, index, value, true, KVM_MSR_EXIT_REASON_FILTER);
-  if (!write_msr(vcpu, index, value, false)) return refuse(vcpu, index, value, true, KVM_MSR_EXIT_REASON_UNKNOWN);
+  if (!write_msr(vcpu, index, value, false)) return refuse(vcpu, index, value, true, refusal(vcpu, index));
   return finish(vcpu, insn, mode);
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Segment registers and descriptors: loading with all checks, accessed bits, the stacks a TSS names.
 // Spec: Intel SDM vol 2, MOV (loading a segment register); vol 3, 3.4.3, 3.5, 5.5-5.7, 8.7; AMD APM vol 2, 4.5.1 (null selectors).
+#include <initializer_list>
+
 #include "softkvm/cpu/cpuid.h"
 #include "softkvm/cpu/stack.h"
 

@@ -32,6 +32,7 @@ Outcome invlpg(VcpuState& vcpu, const Insn& insn);
 Outcome invpcid(VcpuState& vcpu, const Insn& insn);
 // Writes CR0 with MOV's checks, for MOV, CLTS, LMSW. kNext or kFault.
 Outcome write_cr0(VcpuState& vcpu, uint64_t value);
+Outcome write_cr3(VcpuState& vcpu, uint64_t value);
 
 // debug_registers.cpp
 Outcome move_from_debug(VcpuState& vcpu, const Insn& insn);

@@ -115,6 +115,7 @@ struct VcpuState {
   PendingException injected;     // to be delivered first on the next entry (KVM_SET_VCPU_EVENTS, KVM_INTERRUPT)
   bool interrupt_shadow_sti = false, interrupt_shadow_mov_ss = false;  // hold for one instruction
   bool nmi_pending = false, nmi_masked = false, smi_pending = false, in_smm = false;
+  bool smm_nmi_masked = false;  // nmi_masked from before SMM
   bool halted = false;
   bool single_step_pending = false;  // #DB due after the instruction that has just run (TF)
   // An exit of an instruction run by name whose answer user space has put into kvm_run: the instruction, run again, takes it.
