@@ -37,17 +37,17 @@ int ApicBus::deliver(const ApicMessage& original, const Lapic* source) {
   if (message.shorthand == Shorthand::kSelf) {
     Lapic* self = by_id(source->id());
     return self->present() ? self->accept(message.mode, message.vector, message.assert_level, message.level_triggered)
-                           : -1;
+                           : 0;
   }
   if (!to_one && !message.logical && message.shorthand == Shorthand::kNone && message.destination != 0xff &&
       message.destination != 0xffffffff && foreign_ids.load(std::memory_order_relaxed) == 0) {
     Lapic* target = by_id(message.destination);
-    if (target == nullptr || !target->present() || !target->matches(message, source)) return -1;
+    if (target == nullptr || !target->present() || !target->matches(message, source)) return 0;
     return target->accept(message.mode, message.vector, message.assert_level, message.level_triggered);
   }
 
   const unsigned total = count();
-  int result = -1;
+  int result = 0;
   unsigned candidates = 0;
   for (unsigned i = 0; i < total; ++i) {
     Lapic* lapic = at(i);
@@ -56,7 +56,6 @@ int ApicBus::deliver(const ApicMessage& original, const Lapic* source) {
       if (lapic->software_enabled()) ++candidates;
       continue;
     }
-    if (result < 0) result = 0;
     result += lapic->accept(message.mode, message.vector, message.assert_level, message.level_triggered);
   }
   if (candidates == 0) return result;

@@ -33,8 +33,7 @@ class ApicBus {
   static constexpr unsigned kMaxVcpus = 1024;  // KVM_CAP_MAX_VCPUS
   static constexpr unsigned kMaxIds = 4096;    // KVM_CAP_MAX_VCPU_ID
 
-  // The number of APICs that took it, 0 if those addressed refused it, -1 if there were none. `source` is null for
-  // messages that are not IPIs.
+  // The number of APICs that took it. `source` is null for messages that are not IPIs.
   int deliver(const ApicMessage& message, const Lapic* source);
 
   // vCPUs come at any time and stay; one caller at a time.

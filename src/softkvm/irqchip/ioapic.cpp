@@ -35,7 +35,7 @@ void Ioapic::note_vectors() {
 uint32_t Ioapic::read_indirect() const {
   switch (select_) {
     case 0:
-    case 2: return static_cast<uint32_t>(id_) << 24;  // the arbitration id is the id
+    case 2: return (id_ & 0xf) << 24;  // the arbitration id is the id
     case 1: return kVersion;
   }
   if (select_ < 0x10) return 0;
@@ -186,8 +186,8 @@ void Ioapic::get_state(kvm_ioapic_state& state) {
 void Ioapic::set_state(const kvm_ioapic_state& state) {
   SpinGuard guard(lock_);
   base_.store(state.base_address);
-  select_ = static_cast<uint8_t>(state.ioregsel);
-  id_ = state.id & 0xf;
+  select_ = state.ioregsel;
+  id_ = state.id;
   for (unsigned pin = 0; pin < kPins; ++pin) redirection_[pin] = state.redirtbl[pin].bits;
   irr_ = irr_delivered_ = 0;
   rtc_pending_ = false;

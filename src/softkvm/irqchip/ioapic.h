@@ -50,8 +50,8 @@ class Ioapic {
   PinEvents& events_;
   SpinLock lock_;
   std::atomic<uint64_t> base_{kDefaultBase};
-  uint8_t select_ = 0;
-  uint8_t id_ = 0;
+  uint32_t select_ = 0;  // any value may have been set by KVM_SET_IRQCHIP
+  uint32_t id_ = 0;
   uint32_t irr_ = 0;
   uint32_t irr_delivered_ = 0;  // edges in irr_ that have gone out: not to be saved as pending
   bool rtc_pending_ = false;    // an RTC interrupt waits for its EOI: KVM_IRQ_LINE_STATUS says so (see set_irq)

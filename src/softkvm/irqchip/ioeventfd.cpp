@@ -9,10 +9,11 @@ bool Ioeventfds::try_signal(bool pio, uint64_t address, unsigned size, uint64_t 
   if (table_.current() == nullptr) return false;
   Published<RingTable>::Reader table(table_);
   if (!table) return false;
+  const Ring::Bus bus = pio ? Ring::kPio : Ring::kMmio;
   if (size < 8) value &= (1ull << (size * 8)) - 1;
-  for (uint64_t at = ring_hash(pio, address) & table->mask; table->slots[at].used; at = (at + 1) & table->mask) {
+  for (uint64_t at = ring_hash(bus, address) & table->mask; table->slots[at].used; at = (at + 1) & table->mask) {
     const Ring& ring = table->slots[at];
-    if (ring.address != address || ring.pio != pio) continue;
+    if (ring.address != address || ring.bus != bus) continue;
     if (ring.size != 0 && ring.size != size) continue;
     if (ring.match && ring.value != value) continue;
     if (ring.fd >= 0)

@@ -13,11 +13,12 @@
 namespace vireo::softkvm {
 
 struct Ring {
+  enum Bus : uint8_t { kMmio, kPio, kCcw };  // the last is of another architecture: accepted, and never rung
   uint64_t address = 0;
   uint64_t value = 0;
   uint32_t size = 0;  // 0: any
   bool used = false;
-  bool pio = false;
+  Bus bus = kMmio;
   bool match = false;  // only writes of `value`
   int fd = -1;         // or, if -1:
   void (*call)(void*) = nullptr;
@@ -51,8 +52,8 @@ class Ioeventfds {
   Registry* const registry_;
 };
 
-inline uint64_t ring_hash(bool pio, uint64_t address) {
-  uint64_t hash = (address ^ (pio ? 1ull << 63 : 0)) * 0x9e3779b97f4a7c15ull;
+inline uint64_t ring_hash(Ring::Bus bus, uint64_t address) {
+  const uint64_t hash = (address ^ static_cast<uint64_t>(bus) << 62) * 0x9e3779b97f4a7c15ull;
   return hash >> 32;
 }
 

@@ -27,7 +27,7 @@ struct Ioeventfds::Registry {
   bool collides(const Ring& ring) const {
     return std::any_of(entries.begin(), entries.end(), [&](const Entry& entry) {
       const Ring& other = entry.ring;
-      if (other.pio != ring.pio || other.address != ring.address) return false;
+      if (other.bus != ring.bus || other.address != ring.address) return false;
       if (other.size == 0 || ring.size == 0) return true;
       return other.size == ring.size && (!other.match || !ring.match || other.value == ring.value);
     });
@@ -43,7 +43,7 @@ struct Ioeventfds::Registry {
       next->table.mask = size - 1;
       next->table.slots = next->slots.data();
       for (const Entry& entry : entries) {
-        uint64_t at = ring_hash(entry.ring.pio, entry.ring.address) & next->table.mask;
+        uint64_t at = ring_hash(entry.ring.bus, entry.ring.address) & next->table.mask;
         while (next->slots[at].used) at = (at + 1) & next->table.mask;
         next->slots[at] = entry.ring;
         next->slots[at].used = true;
@@ -62,11 +62,12 @@ Ioeventfds::~Ioeventfds() {
 }
 
 int Ioeventfds::configure(const kvm_ioeventfd& request) {
-  constexpr uint32_t kKnown = KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DEASSIGN;
   Ring ring;
   ring.address = request.addr;
   ring.size = request.len;
-  ring.pio = request.flags & KVM_IOEVENTFD_FLAG_PIO;
+  ring.bus = request.flags & KVM_IOEVENTFD_FLAG_PIO                 ? Ring::kPio
+             : request.flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY ? Ring::kCcw
+                                                                    : Ring::kMmio;
   ring.match = request.flags & KVM_IOEVENTFD_FLAG_DATAMATCH;
   ring.value = ring.match ? request.datamatch : 0;
 
@@ -77,7 +78,7 @@ int Ioeventfds::configure(const kvm_ioeventfd& request) {
     auto& entries = registry_->entries;
     auto found = std::find_if(entries.begin(), entries.end(), [&](const Registry::Entry& entry) {
       const Ring& other = entry.ring;
-      return entry.eventfd.fd.valid() && entry.eventfd.id == id && other.pio == ring.pio &&
+      return entry.eventfd.fd.valid() && entry.eventfd.id == id && other.bus == ring.bus &&
              other.address == ring.address && other.size == ring.size && other.match == ring.match &&
              other.value == ring.value;
     });
@@ -93,7 +94,7 @@ int Ioeventfds::configure(const kvm_ioeventfd& request) {
     default: return -EINVAL;
   }
   if (request.addr + request.len < request.addr) return -EINVAL;
-  if (request.flags & ~kKnown) return -EINVAL;
+  if (request.flags & ~uint32_t{KVM_IOEVENTFD_VALID_FLAG_MASK}) return -EINVAL;
   if (request.len == 0 && ring.match) return -EINVAL;
   Registry::Entry entry;
   entry.ring = ring;
@@ -128,7 +129,7 @@ int Ioeventfds::remove_doorbell(const Ring& request) {
   auto found = std::find_if(entries.begin(), entries.end(), [&](const Registry::Entry& entry) {
     const Ring& other = entry.ring;
     return other.call != nullptr && other.call == request.call && other.context == request.context &&
-           other.pio == request.pio && other.address == request.address && other.size == request.size &&
+           other.bus == request.bus && other.address == request.address && other.size == request.size &&
            other.match == request.match && (!other.match || other.value == request.value);
   });
   if (found == entries.end()) return -ENOENT;

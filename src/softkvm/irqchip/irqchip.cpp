@@ -56,7 +56,7 @@ void Irqchip::destroy_lapic(std::unique_ptr<Lapic> lapic) {
 }
 
 int Irqchip::signal_msi(const kvm_msi& msi) {
-  if (msi.flags != 0) return -EINVAL;
+  if (msi.flags & ~uint32_t{KVM_MSI_VALID_DEVID}) return -EINVAL;
   return router_.send_msi(msi.address_lo, msi.address_hi, msi.data);
 }
 

@@ -61,6 +61,7 @@ class FakeVm {
     for (unsigned id = 0; id < vcpu_count; ++id) {
       vcpus.push_back(std::make_unique<FakeVcpu>(clock));
       vcpus[id]->lapic = chip->create_lapic(id, id == 0, *vcpus[id]);
+      lapic(id).set_features({.x2apic = true, .tsc_deadline = true});
       lapic(id).set_tsc_khz(FakeVcpu::kTscKhz);
       lapic(id).mmio_write(apic::kSvr, 4, 0x1ff);
     }

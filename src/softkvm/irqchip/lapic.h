@@ -54,8 +54,8 @@ class Lapic final : private HostTimer {
 
   // --- what the vCPU offers; from KVM_SET_CPUID2, KVM_SET_TSC_KHZ, KVM_CAP_X86_APIC_BUS_CYCLES_NS
   struct Features {
-    bool x2apic = true;
-    bool tsc_deadline = true;
+    bool x2apic = false;
+    bool tsc_deadline = false;
     bool cmci = false;          // a seventh LVT entry
     bool directed_eoi = false;  // offered in a split irqchip only
     uint8_t physical_bits = 40;

@@ -83,8 +83,10 @@ void Pit::load(unsigned channel, uint32_t count) {
   Channel& c = channels_[channel];
   if (count == 0) count = 0x10000;
   c.count = count;
-  c.count_load_time = static_cast<int64_t>(timers_.now_ns());
-  if (channel != 0) return;
+  if (channel != 0) {
+    c.count_load_time = static_cast<int64_t>(timers_.now_ns());
+    return;
+  }
   switch (c.mode) {
     case 0:
     case 1:
