@@ -62,6 +62,7 @@ class Vcpu : public VcpuState {
  public:
   static std::unique_ptr<Vcpu> create(Vm& vm, unsigned id, kvm_run* run);
   ~Vcpu();
+  void operator delete(void* memory);  // it lies in a mapping with its engine
 
   // KVM_RUN, without the signal mask (abi/ sets that around it): runs until an exit; 0 with kvm_run filled, or -errno (-EINTR).
   // abi/ fills if_flag, cr8, apic_base, flags and ready_for_interrupt_injection afterwards and has dealt with the synced registers.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "softkvm/cpu/decoder.h"
+#include "softkvm/cpu/feature.h"
 #include "softkvm/cpu/feature_enabled.h"
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
@@ -76,7 +77,7 @@ class Translation {
     for (size_t i = 0; i < later_.size(); i++) later_[i]();
     block_.gpa = source_.gpa;
     block_.mode = mode_;
-    block_.straddle = source_.straddle ? insns_[0].length : 0;
+    block_.straddle = source_.straddle ? insns_[0].insn.length : 0;
     for (unsigned i = 0; i < 15; i++) block_.bytes[i] = source_.straddle ? source_.straddle[i] : 0;
     block_.guest_begin = dependency_begin_;
     block_.guest_end = std::min(dependency_end_, 4096u);
@@ -136,9 +137,13 @@ class Translation {
 
   // What the guest's mode makes of the encoding: run, #UD, #NM.
   void classify(Decoded& d) {
-    const Insn& insn = d.insn;
+    Insn& insn = d.insn;
     auto undefined = [&](Callout c) { d.by_name = true, d.bad = true, d.callout = c; };
-    if (!feature_enabled(vcpu_, insn)) return undefined(Callout::kUndefined);
+    if (insn.feature && !feature_enabled(vcpu_, static_cast<Feature>(insn.feature))) {
+      // CPUs without them ignore the prefix that makes LZCNT of BSR and TZCNT of BSF.
+      if (insn.mnemonic != Mnemonic::kLzcnt && insn.mnemonic != Mnemonic::kTzcnt) return undefined(Callout::kUndefined);
+      insn.mandatory_prefix = false;
+    }
     bool mmx, vector = has_vector(insn, mmx), mask = false;
     for (unsigned i = 0; i < insn.operand_count; i++) mask |= insn.operands[i].kind == OperandKind::kMask;
     bool real = !(mode_ & kModeProtected) || mode_ & kModeVm86;
@@ -147,8 +152,8 @@ class Translation {
       if (mode_ & kModeTs) return undefined(Callout::kNoDevice);
     } else if (insn.encoding == Encoding::kVex) {
       if (real) return undefined(Callout::kUndefined);
-      if (vector || insn.mnemonic == Mnemonic::kVzeroupper || insn.mnemonic == Mnemonic::kVzeroall || insn.mnemonic == Mnemonic::kVldmxcsr ||
-          insn.mnemonic == Mnemonic::kVstmxcsr) {
+      // VZEROUPPER, VZEROALL, VLDMXCSR and VSTMXCSR name no vector register.
+      if (vector || (insn.map == OpcodeMap::k0F && (insn.opcode == 0x77 || insn.opcode == 0xae))) {
         if (!(mode_ & kModeAvx)) return undefined(Callout::kUndefined);
         if (mode_ & kModeTs) return undefined(Callout::kNoDevice);
       }
