@@ -12,7 +12,7 @@ struct Permitted {
 
 constexpr Permitted kPermitted[] = {
     // Features no guest of ours is offered: #UD, or the hint NOP the encoding was before.
-    {"validity", "(invalid)", "femms", "3DNow!: AMD APM vol 3"},
+    {"validity", "(invalid)", "isa:AMD3DNOW*", "3DNow!: AMD APM vol 3"},
     {"validity", "(invalid)", "aesdec*kl", "Key Locker: SDM vol 2, AESDEC128KL, 'If CPUID.19H:EBX[0] = 0: #UD'"},
     {"validity", "(invalid)", "aesenc*kl", "Key Locker"},
     {"validity", "(invalid)", "encodekey*", "Key Locker"},
@@ -38,7 +38,24 @@ constexpr Permitted kPermitted[] = {
     {"validity", "(invalid)", "xcrypt*", "VIA PadLock"},
     {"validity", "(invalid)", "xsha*", "VIA PadLock"},
     {"validity", "(invalid)", "xstore", "VIA PadLock"},
+    {"validity", "(invalid)", "isa:KNC*", "Knights Corner: no CPU of the manuals"},
+    {"validity", "(invalid)", "isa:FMA4*", "AMD APM vol 3: FMA4 and XOP, in no CPU we offer"},
+    {"validity", "(invalid)", "isa:XOP*", "as FMA4"},
+    {"validity", "(invalid)", "isa:TBM*", "as FMA4"},
+    {"validity", "(invalid)", "isa:AMX*", "AMX: SDM vol 2, '#UD if CR4.OSXSAVE = 0 or XCR0[18:17] != 11B'; never offered"},
+    {"validity", "(invalid)", "isa:AVX512ER*", "Xeon Phi"},
+    {"validity", "(invalid)", "isa:AVX512PF*", "Xeon Phi"},
+    {"validity", "(invalid)", "isa:AVX512_4*", "Xeon Phi"},
     // The manuals against Zydis.
+    {"name", "wbnoinvd", "wbinvd", "SDM vol 2, WBNOINVD: F3 0F 09"},
+    {"validity", "vpmadd52*", "(invalid)", "AVX-IFMA is younger than Zydis 4.0"},
+    {"validity", "vcvt*sh*si", "(invalid)", "SDM vol 2, VCVTSH2SI: EVEX.W is ignored outside 64-bit mode; so does a CPU"},
+    {"validity", "vcvt*si2sh", "(invalid)", "SDM vol 2, VCVTSI2SH: as VCVTSH2SI"},
+    {"validity", "vcvt*si2sd", "(invalid)", "SDM vol 2, VCVTSI2SD: outside 64-bit mode W is ignored, so the conversion is exact and EVEX.b too; so does a CPU"},
+    {"operand 0 read", "vcmp*h", "vcmp*h", "SDM vol 2, VCMPPH: bits masked off become 0, none is kept"},
+    {"operand 0 read", "vfpclass*h", "vfpclass*h", "SDM vol 2, VFPCLASSPH: as VCMPPH"},
+    {"flags written", "vptest", "vptest", "SDM vol 2, PTEST: OF AF PF SF are cleared"},
+    {"flags written", "vtestp*", "vtestp*", "SDM vol 2, VTESTPD: OF AF PF SF are cleared"},
     {"flags read", "cmps*", "cmps*", "SDM vol 2, REP: ZF is looked at after an iteration that wrote it, never the ZF before"},
     {"flags read", "scas*", "scas*", "as cmps"},
     {"name", "fnop", "f*_nop", "SDM vol 3, 23.18: FENI, FDISI and FSETPM do nothing since the 387; one name will do"},

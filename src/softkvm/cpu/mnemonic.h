@@ -105,81 +105,158 @@ namespace vireo::softkvm {
   X(Subss, "subss") X(Swapgs, "swapgs") X(Syscall, "syscall") X(Sysenter, "sysenter") X(Sysexit, "sysexit") X(Sysret, "sysret") \
   X(Test, "test") X(Tlbsync, "tlbsync") X(Tpause, "tpause") X(Tzcnt, "tzcnt") X(Ucomisd, "ucomisd") X(Ucomiss, "ucomiss") X(Ud0, "ud0") \
   X(Ud1, "ud1") X(Ud2, "ud2") X(Umonitor, "umonitor") X(Umwait, "umwait") X(Unpckhpd, "unpckhpd") X(Unpckhps, "unpckhps") \
-  X(Unpcklpd, "unpcklpd") X(Unpcklps, "unpcklps") X(Vaddpd, "vaddpd") X(Vaddps, "vaddps") X(Vaddsd, "vaddsd") X(Vaddss, "vaddss") \
-  X(Vaddsubpd, "vaddsubpd") X(Vaddsubps, "vaddsubps") X(Vaesdec, "vaesdec") X(Vaesdeclast, "vaesdeclast") X(Vaesenc, "vaesenc") \
-  X(Vaesenclast, "vaesenclast") X(Vaesimc, "vaesimc") X(Vaeskeygenassist, "vaeskeygenassist") X(Vandnpd, "vandnpd") \
-  X(Vandnps, "vandnps") X(Vandpd, "vandpd") X(Vandps, "vandps") X(Vblendpd, "vblendpd") X(Vblendps, "vblendps") \
-  X(Vblendvpd, "vblendvpd") X(Vblendvps, "vblendvps") X(Vbroadcastf128, "vbroadcastf128") X(Vbroadcasti128, "vbroadcasti128") \
-  X(Vbroadcastsd, "vbroadcastsd") X(Vbroadcastss, "vbroadcastss") X(Vcmppd, "vcmppd") X(Vcmpps, "vcmpps") X(Vcmpsd, "vcmpsd") \
-  X(Vcmpss, "vcmpss") X(Vcomisd, "vcomisd") X(Vcomiss, "vcomiss") X(Vcvtdq2pd, "vcvtdq2pd") X(Vcvtdq2ps, "vcvtdq2ps") \
-  X(Vcvtpd2dq, "vcvtpd2dq") X(Vcvtpd2ps, "vcvtpd2ps") X(Vcvtph2ps, "vcvtph2ps") X(Vcvtps2dq, "vcvtps2dq") X(Vcvtps2pd, "vcvtps2pd") \
-  X(Vcvtps2ph, "vcvtps2ph") X(Vcvtsd2si, "vcvtsd2si") X(Vcvtsd2ss, "vcvtsd2ss") X(Vcvtsi2sd, "vcvtsi2sd") X(Vcvtsi2ss, "vcvtsi2ss") \
-  X(Vcvtss2sd, "vcvtss2sd") X(Vcvtss2si, "vcvtss2si") X(Vcvttpd2dq, "vcvttpd2dq") X(Vcvttps2dq, "vcvttps2dq") \
-  X(Vcvttsd2si, "vcvttsd2si") X(Vcvttss2si, "vcvttss2si") X(Vdivpd, "vdivpd") X(Vdivps, "vdivps") X(Vdivsd, "vdivsd") \
-  X(Vdivss, "vdivss") X(Vdppd, "vdppd") X(Vdpps, "vdpps") X(Verr, "verr") X(Verw, "verw") X(Vextractf128, "vextractf128") \
-  X(Vextracti128, "vextracti128") X(Vextractps, "vextractps") X(Vfmadd132pd, "vfmadd132pd") X(Vfmadd132ps, "vfmadd132ps") \
-  X(Vfmadd132sd, "vfmadd132sd") X(Vfmadd132ss, "vfmadd132ss") X(Vfmadd213pd, "vfmadd213pd") X(Vfmadd213ps, "vfmadd213ps") \
-  X(Vfmadd213sd, "vfmadd213sd") X(Vfmadd213ss, "vfmadd213ss") X(Vfmadd231pd, "vfmadd231pd") X(Vfmadd231ps, "vfmadd231ps") \
-  X(Vfmadd231sd, "vfmadd231sd") X(Vfmadd231ss, "vfmadd231ss") X(Vfmaddsub132pd, "vfmaddsub132pd") X(Vfmaddsub132ps, "vfmaddsub132ps") \
-  X(Vfmaddsub213pd, "vfmaddsub213pd") X(Vfmaddsub213ps, "vfmaddsub213ps") X(Vfmaddsub231pd, "vfmaddsub231pd") \
-  X(Vfmaddsub231ps, "vfmaddsub231ps") X(Vfmsub132pd, "vfmsub132pd") X(Vfmsub132ps, "vfmsub132ps") X(Vfmsub132sd, "vfmsub132sd") \
-  X(Vfmsub132ss, "vfmsub132ss") X(Vfmsub213pd, "vfmsub213pd") X(Vfmsub213ps, "vfmsub213ps") X(Vfmsub213sd, "vfmsub213sd") \
-  X(Vfmsub213ss, "vfmsub213ss") X(Vfmsub231pd, "vfmsub231pd") X(Vfmsub231ps, "vfmsub231ps") X(Vfmsub231sd, "vfmsub231sd") \
-  X(Vfmsub231ss, "vfmsub231ss") X(Vfmsubadd132pd, "vfmsubadd132pd") X(Vfmsubadd132ps, "vfmsubadd132ps") \
-  X(Vfmsubadd213pd, "vfmsubadd213pd") X(Vfmsubadd213ps, "vfmsubadd213ps") X(Vfmsubadd231pd, "vfmsubadd231pd") \
-  X(Vfmsubadd231ps, "vfmsubadd231ps") X(Vfnmadd132pd, "vfnmadd132pd") X(Vfnmadd132ps, "vfnmadd132ps") X(Vfnmadd132sd, "vfnmadd132sd") \
-  X(Vfnmadd132ss, "vfnmadd132ss") X(Vfnmadd213pd, "vfnmadd213pd") X(Vfnmadd213ps, "vfnmadd213ps") X(Vfnmadd213sd, "vfnmadd213sd") \
-  X(Vfnmadd213ss, "vfnmadd213ss") X(Vfnmadd231pd, "vfnmadd231pd") X(Vfnmadd231ps, "vfnmadd231ps") X(Vfnmadd231sd, "vfnmadd231sd") \
-  X(Vfnmadd231ss, "vfnmadd231ss") X(Vfnmsub132pd, "vfnmsub132pd") X(Vfnmsub132ps, "vfnmsub132ps") X(Vfnmsub132sd, "vfnmsub132sd") \
-  X(Vfnmsub132ss, "vfnmsub132ss") X(Vfnmsub213pd, "vfnmsub213pd") X(Vfnmsub213ps, "vfnmsub213ps") X(Vfnmsub213sd, "vfnmsub213sd") \
-  X(Vfnmsub213ss, "vfnmsub213ss") X(Vfnmsub231pd, "vfnmsub231pd") X(Vfnmsub231ps, "vfnmsub231ps") X(Vfnmsub231sd, "vfnmsub231sd") \
-  X(Vfnmsub231ss, "vfnmsub231ss") X(Vgatherdpd, "vgatherdpd") X(Vgatherdps, "vgatherdps") X(Vgatherqpd, "vgatherqpd") \
-  X(Vgatherqps, "vgatherqps") X(Vgf2p8affineinvqb, "vgf2p8affineinvqb") X(Vgf2p8affineqb, "vgf2p8affineqb") X(Vgf2p8mulb, "vgf2p8mulb") \
-  X(Vhaddpd, "vhaddpd") X(Vhaddps, "vhaddps") X(Vhsubpd, "vhsubpd") X(Vhsubps, "vhsubps") X(Vinsertf128, "vinsertf128") \
-  X(Vinserti128, "vinserti128") X(Vinsertps, "vinsertps") X(Vlddqu, "vlddqu") X(Vldmxcsr, "vldmxcsr") X(Vmaskmovdqu, "vmaskmovdqu") \
-  X(Vmaskmovpd, "vmaskmovpd") X(Vmaskmovps, "vmaskmovps") X(Vmaxpd, "vmaxpd") X(Vmaxps, "vmaxps") X(Vmaxsd, "vmaxsd") \
-  X(Vmaxss, "vmaxss") X(Vmcall, "vmcall") X(Vmclear, "vmclear") X(Vmfunc, "vmfunc") X(Vminpd, "vminpd") X(Vminps, "vminps") \
-  X(Vminsd, "vminsd") X(Vminss, "vminss") X(Vmlaunch, "vmlaunch") X(Vmload, "vmload") X(Vmmcall, "vmmcall") X(Vmovapd, "vmovapd") \
-  X(Vmovaps, "vmovaps") X(Vmovd, "vmovd") X(Vmovddup, "vmovddup") X(Vmovdqa, "vmovdqa") X(Vmovdqu, "vmovdqu") X(Vmovhlps, "vmovhlps") \
-  X(Vmovhpd, "vmovhpd") X(Vmovhps, "vmovhps") X(Vmovlhps, "vmovlhps") X(Vmovlpd, "vmovlpd") X(Vmovlps, "vmovlps") \
-  X(Vmovmskpd, "vmovmskpd") X(Vmovmskps, "vmovmskps") X(Vmovntdq, "vmovntdq") X(Vmovntdqa, "vmovntdqa") X(Vmovntpd, "vmovntpd") \
-  X(Vmovntps, "vmovntps") X(Vmovq, "vmovq") X(Vmovsd, "vmovsd") X(Vmovshdup, "vmovshdup") X(Vmovsldup, "vmovsldup") X(Vmovss, "vmovss") \
-  X(Vmovupd, "vmovupd") X(Vmovups, "vmovups") X(Vmpsadbw, "vmpsadbw") X(Vmptrld, "vmptrld") X(Vmptrst, "vmptrst") X(Vmread, "vmread") \
-  X(Vmresume, "vmresume") X(Vmrun, "vmrun") X(Vmsave, "vmsave") X(Vmulpd, "vmulpd") X(Vmulps, "vmulps") X(Vmulsd, "vmulsd") \
-  X(Vmulss, "vmulss") X(Vmwrite, "vmwrite") X(Vmxoff, "vmxoff") X(Vmxon, "vmxon") X(Vorpd, "vorpd") X(Vorps, "vorps") \
-  X(Vpabsb, "vpabsb") X(Vpabsd, "vpabsd") X(Vpabsw, "vpabsw") X(Vpackssdw, "vpackssdw") X(Vpacksswb, "vpacksswb") \
-  X(Vpackusdw, "vpackusdw") X(Vpackuswb, "vpackuswb") X(Vpaddb, "vpaddb") X(Vpaddd, "vpaddd") X(Vpaddq, "vpaddq") X(Vpaddsb, "vpaddsb") \
-  X(Vpaddsw, "vpaddsw") X(Vpaddusb, "vpaddusb") X(Vpaddusw, "vpaddusw") X(Vpaddw, "vpaddw") X(Vpalignr, "vpalignr") X(Vpand, "vpand") \
-  X(Vpandn, "vpandn") X(Vpavgb, "vpavgb") X(Vpavgw, "vpavgw") X(Vpblendd, "vpblendd") X(Vpblendvb, "vpblendvb") X(Vpblendw, "vpblendw") \
-  X(Vpbroadcastb, "vpbroadcastb") X(Vpbroadcastd, "vpbroadcastd") X(Vpbroadcastq, "vpbroadcastq") X(Vpbroadcastw, "vpbroadcastw") \
-  X(Vpclmulqdq, "vpclmulqdq") X(Vpcmpeqb, "vpcmpeqb") X(Vpcmpeqd, "vpcmpeqd") X(Vpcmpeqq, "vpcmpeqq") X(Vpcmpeqw, "vpcmpeqw") \
-  X(Vpcmpestri, "vpcmpestri") X(Vpcmpestrm, "vpcmpestrm") X(Vpcmpgtb, "vpcmpgtb") X(Vpcmpgtd, "vpcmpgtd") X(Vpcmpgtq, "vpcmpgtq") \
-  X(Vpcmpgtw, "vpcmpgtw") X(Vpcmpistri, "vpcmpistri") X(Vpcmpistrm, "vpcmpistrm") X(Vpdpbusd, "vpdpbusd") X(Vpdpbusds, "vpdpbusds") \
-  X(Vpdpwssd, "vpdpwssd") X(Vpdpwssds, "vpdpwssds") X(Vperm2f128, "vperm2f128") X(Vperm2i128, "vperm2i128") X(Vpermd, "vpermd") \
-  X(Vpermilpd, "vpermilpd") X(Vpermilps, "vpermilps") X(Vpermpd, "vpermpd") X(Vpermps, "vpermps") X(Vpermq, "vpermq") \
-  X(Vpextrb, "vpextrb") X(Vpextrd, "vpextrd") X(Vpextrq, "vpextrq") X(Vpextrw, "vpextrw") X(Vpgatherdd, "vpgatherdd") \
-  X(Vpgatherdq, "vpgatherdq") X(Vpgatherqd, "vpgatherqd") X(Vpgatherqq, "vpgatherqq") X(Vphaddd, "vphaddd") X(Vphaddsw, "vphaddsw") \
-  X(Vphaddw, "vphaddw") X(Vphminposuw, "vphminposuw") X(Vphsubd, "vphsubd") X(Vphsubsw, "vphsubsw") X(Vphsubw, "vphsubw") \
-  X(Vpinsrb, "vpinsrb") X(Vpinsrd, "vpinsrd") X(Vpinsrq, "vpinsrq") X(Vpinsrw, "vpinsrw") X(Vpmadd52huq, "vpmadd52huq") \
-  X(Vpmadd52luq, "vpmadd52luq") X(Vpmaddubsw, "vpmaddubsw") X(Vpmaddwd, "vpmaddwd") X(Vpmaskmovd, "vpmaskmovd") \
-  X(Vpmaskmovq, "vpmaskmovq") X(Vpmaxsb, "vpmaxsb") X(Vpmaxsd, "vpmaxsd") X(Vpmaxsw, "vpmaxsw") X(Vpmaxub, "vpmaxub") \
-  X(Vpmaxud, "vpmaxud") X(Vpmaxuw, "vpmaxuw") X(Vpminsb, "vpminsb") X(Vpminsd, "vpminsd") X(Vpminsw, "vpminsw") X(Vpminub, "vpminub") \
-  X(Vpminud, "vpminud") X(Vpminuw, "vpminuw") X(Vpmovmskb, "vpmovmskb") X(Vpmovsxbd, "vpmovsxbd") X(Vpmovsxbq, "vpmovsxbq") \
-  X(Vpmovsxbw, "vpmovsxbw") X(Vpmovsxdq, "vpmovsxdq") X(Vpmovsxwd, "vpmovsxwd") X(Vpmovsxwq, "vpmovsxwq") X(Vpmovzxbd, "vpmovzxbd") \
-  X(Vpmovzxbq, "vpmovzxbq") X(Vpmovzxbw, "vpmovzxbw") X(Vpmovzxdq, "vpmovzxdq") X(Vpmovzxwd, "vpmovzxwd") X(Vpmovzxwq, "vpmovzxwq") \
-  X(Vpmuldq, "vpmuldq") X(Vpmulhrsw, "vpmulhrsw") X(Vpmulhuw, "vpmulhuw") X(Vpmulhw, "vpmulhw") X(Vpmulld, "vpmulld") \
-  X(Vpmullw, "vpmullw") X(Vpmuludq, "vpmuludq") X(Vpor, "vpor") X(Vpsadbw, "vpsadbw") X(Vpshufb, "vpshufb") X(Vpshufd, "vpshufd") \
+  X(Unpcklpd, "unpcklpd") X(Unpcklps, "unpcklps") X(Vaddpd, "vaddpd") X(Vaddph, "vaddph") X(Vaddps, "vaddps") X(Vaddsd, "vaddsd") \
+  X(Vaddsh, "vaddsh") X(Vaddss, "vaddss") X(Vaddsubpd, "vaddsubpd") X(Vaddsubps, "vaddsubps") X(Vaesdec, "vaesdec") \
+  X(Vaesdeclast, "vaesdeclast") X(Vaesenc, "vaesenc") X(Vaesenclast, "vaesenclast") X(Vaesimc, "vaesimc") \
+  X(Vaeskeygenassist, "vaeskeygenassist") X(Valignd, "valignd") X(Valignq, "valignq") X(Vandnpd, "vandnpd") X(Vandnps, "vandnps") \
+  X(Vandpd, "vandpd") X(Vandps, "vandps") X(Vblendmpd, "vblendmpd") X(Vblendmps, "vblendmps") X(Vblendpd, "vblendpd") \
+  X(Vblendps, "vblendps") X(Vblendvpd, "vblendvpd") X(Vblendvps, "vblendvps") X(Vbroadcastf128, "vbroadcastf128") \
+  X(Vbroadcastf32x2, "vbroadcastf32x2") X(Vbroadcastf32x4, "vbroadcastf32x4") X(Vbroadcastf32x8, "vbroadcastf32x8") \
+  X(Vbroadcastf64x2, "vbroadcastf64x2") X(Vbroadcastf64x4, "vbroadcastf64x4") X(Vbroadcasti128, "vbroadcasti128") \
+  X(Vbroadcasti32x2, "vbroadcasti32x2") X(Vbroadcasti32x4, "vbroadcasti32x4") X(Vbroadcasti32x8, "vbroadcasti32x8") \
+  X(Vbroadcasti64x2, "vbroadcasti64x2") X(Vbroadcasti64x4, "vbroadcasti64x4") X(Vbroadcastsd, "vbroadcastsd") \
+  X(Vbroadcastss, "vbroadcastss") X(Vcmppd, "vcmppd") X(Vcmpph, "vcmpph") X(Vcmpps, "vcmpps") X(Vcmpsd, "vcmpsd") X(Vcmpsh, "vcmpsh") \
+  X(Vcmpss, "vcmpss") X(Vcomisd, "vcomisd") X(Vcomish, "vcomish") X(Vcomiss, "vcomiss") X(Vcompresspd, "vcompresspd") \
+  X(Vcompressps, "vcompressps") X(Vcvtdq2pd, "vcvtdq2pd") X(Vcvtdq2ph, "vcvtdq2ph") X(Vcvtdq2ps, "vcvtdq2ps") \
+  X(Vcvtne2ps2bf16, "vcvtne2ps2bf16") X(Vcvtneps2bf16, "vcvtneps2bf16") X(Vcvtpd2dq, "vcvtpd2dq") X(Vcvtpd2ph, "vcvtpd2ph") \
+  X(Vcvtpd2ps, "vcvtpd2ps") X(Vcvtpd2qq, "vcvtpd2qq") X(Vcvtpd2udq, "vcvtpd2udq") X(Vcvtpd2uqq, "vcvtpd2uqq") X(Vcvtph2dq, "vcvtph2dq") \
+  X(Vcvtph2pd, "vcvtph2pd") X(Vcvtph2ps, "vcvtph2ps") X(Vcvtph2psx, "vcvtph2psx") X(Vcvtph2qq, "vcvtph2qq") X(Vcvtph2udq, "vcvtph2udq") \
+  X(Vcvtph2uqq, "vcvtph2uqq") X(Vcvtph2uw, "vcvtph2uw") X(Vcvtph2w, "vcvtph2w") X(Vcvtps2dq, "vcvtps2dq") X(Vcvtps2pd, "vcvtps2pd") \
+  X(Vcvtps2ph, "vcvtps2ph") X(Vcvtps2phx, "vcvtps2phx") X(Vcvtps2qq, "vcvtps2qq") X(Vcvtps2udq, "vcvtps2udq") \
+  X(Vcvtps2uqq, "vcvtps2uqq") X(Vcvtqq2pd, "vcvtqq2pd") X(Vcvtqq2ph, "vcvtqq2ph") X(Vcvtqq2ps, "vcvtqq2ps") X(Vcvtsd2sh, "vcvtsd2sh") \
+  X(Vcvtsd2si, "vcvtsd2si") X(Vcvtsd2ss, "vcvtsd2ss") X(Vcvtsd2usi, "vcvtsd2usi") X(Vcvtsh2sd, "vcvtsh2sd") X(Vcvtsh2si, "vcvtsh2si") \
+  X(Vcvtsh2ss, "vcvtsh2ss") X(Vcvtsh2usi, "vcvtsh2usi") X(Vcvtsi2sd, "vcvtsi2sd") X(Vcvtsi2sh, "vcvtsi2sh") X(Vcvtsi2ss, "vcvtsi2ss") \
+  X(Vcvtss2sd, "vcvtss2sd") X(Vcvtss2sh, "vcvtss2sh") X(Vcvtss2si, "vcvtss2si") X(Vcvtss2usi, "vcvtss2usi") X(Vcvttpd2dq, "vcvttpd2dq") \
+  X(Vcvttpd2qq, "vcvttpd2qq") X(Vcvttpd2udq, "vcvttpd2udq") X(Vcvttpd2uqq, "vcvttpd2uqq") X(Vcvttph2dq, "vcvttph2dq") \
+  X(Vcvttph2qq, "vcvttph2qq") X(Vcvttph2udq, "vcvttph2udq") X(Vcvttph2uqq, "vcvttph2uqq") X(Vcvttph2uw, "vcvttph2uw") \
+  X(Vcvttph2w, "vcvttph2w") X(Vcvttps2dq, "vcvttps2dq") X(Vcvttps2qq, "vcvttps2qq") X(Vcvttps2udq, "vcvttps2udq") \
+  X(Vcvttps2uqq, "vcvttps2uqq") X(Vcvttsd2si, "vcvttsd2si") X(Vcvttsd2usi, "vcvttsd2usi") X(Vcvttsh2si, "vcvttsh2si") \
+  X(Vcvttsh2usi, "vcvttsh2usi") X(Vcvttss2si, "vcvttss2si") X(Vcvttss2usi, "vcvttss2usi") X(Vcvtudq2pd, "vcvtudq2pd") \
+  X(Vcvtudq2ph, "vcvtudq2ph") X(Vcvtudq2ps, "vcvtudq2ps") X(Vcvtuqq2pd, "vcvtuqq2pd") X(Vcvtuqq2ph, "vcvtuqq2ph") \
+  X(Vcvtuqq2ps, "vcvtuqq2ps") X(Vcvtusi2sd, "vcvtusi2sd") X(Vcvtusi2sh, "vcvtusi2sh") X(Vcvtusi2ss, "vcvtusi2ss") \
+  X(Vcvtuw2ph, "vcvtuw2ph") X(Vcvtw2ph, "vcvtw2ph") X(Vdbpsadbw, "vdbpsadbw") X(Vdivpd, "vdivpd") X(Vdivph, "vdivph") \
+  X(Vdivps, "vdivps") X(Vdivsd, "vdivsd") X(Vdivsh, "vdivsh") X(Vdivss, "vdivss") X(Vdpbf16ps, "vdpbf16ps") X(Vdppd, "vdppd") \
+  X(Vdpps, "vdpps") X(Verr, "verr") X(Verw, "verw") X(Vexpandpd, "vexpandpd") X(Vexpandps, "vexpandps") X(Vextractf128, "vextractf128") \
+  X(Vextractf32x4, "vextractf32x4") X(Vextractf32x8, "vextractf32x8") X(Vextractf64x2, "vextractf64x2") \
+  X(Vextractf64x4, "vextractf64x4") X(Vextracti128, "vextracti128") X(Vextracti32x4, "vextracti32x4") X(Vextracti32x8, "vextracti32x8") \
+  X(Vextracti64x2, "vextracti64x2") X(Vextracti64x4, "vextracti64x4") X(Vextractps, "vextractps") X(Vfcmaddcph, "vfcmaddcph") \
+  X(Vfcmaddcsh, "vfcmaddcsh") X(Vfcmulcph, "vfcmulcph") X(Vfcmulcsh, "vfcmulcsh") X(Vfixupimmpd, "vfixupimmpd") \
+  X(Vfixupimmps, "vfixupimmps") X(Vfixupimmsd, "vfixupimmsd") X(Vfixupimmss, "vfixupimmss") X(Vfmadd132pd, "vfmadd132pd") \
+  X(Vfmadd132ph, "vfmadd132ph") X(Vfmadd132ps, "vfmadd132ps") X(Vfmadd132sd, "vfmadd132sd") X(Vfmadd132sh, "vfmadd132sh") \
+  X(Vfmadd132ss, "vfmadd132ss") X(Vfmadd213pd, "vfmadd213pd") X(Vfmadd213ph, "vfmadd213ph") X(Vfmadd213ps, "vfmadd213ps") \
+  X(Vfmadd213sd, "vfmadd213sd") X(Vfmadd213sh, "vfmadd213sh") X(Vfmadd213ss, "vfmadd213ss") X(Vfmadd231pd, "vfmadd231pd") \
+  X(Vfmadd231ph, "vfmadd231ph") X(Vfmadd231ps, "vfmadd231ps") X(Vfmadd231sd, "vfmadd231sd") X(Vfmadd231sh, "vfmadd231sh") \
+  X(Vfmadd231ss, "vfmadd231ss") X(Vfmaddcph, "vfmaddcph") X(Vfmaddcsh, "vfmaddcsh") X(Vfmaddsub132pd, "vfmaddsub132pd") \
+  X(Vfmaddsub132ph, "vfmaddsub132ph") X(Vfmaddsub132ps, "vfmaddsub132ps") X(Vfmaddsub213pd, "vfmaddsub213pd") \
+  X(Vfmaddsub213ph, "vfmaddsub213ph") X(Vfmaddsub213ps, "vfmaddsub213ps") X(Vfmaddsub231pd, "vfmaddsub231pd") \
+  X(Vfmaddsub231ph, "vfmaddsub231ph") X(Vfmaddsub231ps, "vfmaddsub231ps") X(Vfmsub132pd, "vfmsub132pd") X(Vfmsub132ph, "vfmsub132ph") \
+  X(Vfmsub132ps, "vfmsub132ps") X(Vfmsub132sd, "vfmsub132sd") X(Vfmsub132sh, "vfmsub132sh") X(Vfmsub132ss, "vfmsub132ss") \
+  X(Vfmsub213pd, "vfmsub213pd") X(Vfmsub213ph, "vfmsub213ph") X(Vfmsub213ps, "vfmsub213ps") X(Vfmsub213sd, "vfmsub213sd") \
+  X(Vfmsub213sh, "vfmsub213sh") X(Vfmsub213ss, "vfmsub213ss") X(Vfmsub231pd, "vfmsub231pd") X(Vfmsub231ph, "vfmsub231ph") \
+  X(Vfmsub231ps, "vfmsub231ps") X(Vfmsub231sd, "vfmsub231sd") X(Vfmsub231sh, "vfmsub231sh") X(Vfmsub231ss, "vfmsub231ss") \
+  X(Vfmsubadd132pd, "vfmsubadd132pd") X(Vfmsubadd132ph, "vfmsubadd132ph") X(Vfmsubadd132ps, "vfmsubadd132ps") \
+  X(Vfmsubadd213pd, "vfmsubadd213pd") X(Vfmsubadd213ph, "vfmsubadd213ph") X(Vfmsubadd213ps, "vfmsubadd213ps") \
+  X(Vfmsubadd231pd, "vfmsubadd231pd") X(Vfmsubadd231ph, "vfmsubadd231ph") X(Vfmsubadd231ps, "vfmsubadd231ps") X(Vfmulcph, "vfmulcph") \
+  X(Vfmulcsh, "vfmulcsh") X(Vfnmadd132pd, "vfnmadd132pd") X(Vfnmadd132ph, "vfnmadd132ph") X(Vfnmadd132ps, "vfnmadd132ps") \
+  X(Vfnmadd132sd, "vfnmadd132sd") X(Vfnmadd132sh, "vfnmadd132sh") X(Vfnmadd132ss, "vfnmadd132ss") X(Vfnmadd213pd, "vfnmadd213pd") \
+  X(Vfnmadd213ph, "vfnmadd213ph") X(Vfnmadd213ps, "vfnmadd213ps") X(Vfnmadd213sd, "vfnmadd213sd") X(Vfnmadd213sh, "vfnmadd213sh") \
+  X(Vfnmadd213ss, "vfnmadd213ss") X(Vfnmadd231pd, "vfnmadd231pd") X(Vfnmadd231ph, "vfnmadd231ph") X(Vfnmadd231ps, "vfnmadd231ps") \
+  X(Vfnmadd231sd, "vfnmadd231sd") X(Vfnmadd231sh, "vfnmadd231sh") X(Vfnmadd231ss, "vfnmadd231ss") X(Vfnmsub132pd, "vfnmsub132pd") \
+  X(Vfnmsub132ph, "vfnmsub132ph") X(Vfnmsub132ps, "vfnmsub132ps") X(Vfnmsub132sd, "vfnmsub132sd") X(Vfnmsub132sh, "vfnmsub132sh") \
+  X(Vfnmsub132ss, "vfnmsub132ss") X(Vfnmsub213pd, "vfnmsub213pd") X(Vfnmsub213ph, "vfnmsub213ph") X(Vfnmsub213ps, "vfnmsub213ps") \
+  X(Vfnmsub213sd, "vfnmsub213sd") X(Vfnmsub213sh, "vfnmsub213sh") X(Vfnmsub213ss, "vfnmsub213ss") X(Vfnmsub231pd, "vfnmsub231pd") \
+  X(Vfnmsub231ph, "vfnmsub231ph") X(Vfnmsub231ps, "vfnmsub231ps") X(Vfnmsub231sd, "vfnmsub231sd") X(Vfnmsub231sh, "vfnmsub231sh") \
+  X(Vfnmsub231ss, "vfnmsub231ss") X(Vfpclasspd, "vfpclasspd") X(Vfpclassph, "vfpclassph") X(Vfpclassps, "vfpclassps") \
+  X(Vfpclasssd, "vfpclasssd") X(Vfpclasssh, "vfpclasssh") X(Vfpclassss, "vfpclassss") X(Vgatherdpd, "vgatherdpd") \
+  X(Vgatherdps, "vgatherdps") X(Vgatherqpd, "vgatherqpd") X(Vgatherqps, "vgatherqps") X(Vgetexppd, "vgetexppd") \
+  X(Vgetexpph, "vgetexpph") X(Vgetexpps, "vgetexpps") X(Vgetexpsd, "vgetexpsd") X(Vgetexpsh, "vgetexpsh") X(Vgetexpss, "vgetexpss") \
+  X(Vgetmantpd, "vgetmantpd") X(Vgetmantph, "vgetmantph") X(Vgetmantps, "vgetmantps") X(Vgetmantsd, "vgetmantsd") \
+  X(Vgetmantsh, "vgetmantsh") X(Vgetmantss, "vgetmantss") X(Vgf2p8affineinvqb, "vgf2p8affineinvqb") X(Vgf2p8affineqb, "vgf2p8affineqb") \
+  X(Vgf2p8mulb, "vgf2p8mulb") X(Vhaddpd, "vhaddpd") X(Vhaddps, "vhaddps") X(Vhsubpd, "vhsubpd") X(Vhsubps, "vhsubps") \
+  X(Vinsertf128, "vinsertf128") X(Vinsertf32x4, "vinsertf32x4") X(Vinsertf32x8, "vinsertf32x8") X(Vinsertf64x2, "vinsertf64x2") \
+  X(Vinsertf64x4, "vinsertf64x4") X(Vinserti128, "vinserti128") X(Vinserti32x4, "vinserti32x4") X(Vinserti32x8, "vinserti32x8") \
+  X(Vinserti64x2, "vinserti64x2") X(Vinserti64x4, "vinserti64x4") X(Vinsertps, "vinsertps") X(Vlddqu, "vlddqu") X(Vldmxcsr, "vldmxcsr") \
+  X(Vmaskmovdqu, "vmaskmovdqu") X(Vmaskmovpd, "vmaskmovpd") X(Vmaskmovps, "vmaskmovps") X(Vmaxpd, "vmaxpd") X(Vmaxph, "vmaxph") \
+  X(Vmaxps, "vmaxps") X(Vmaxsd, "vmaxsd") X(Vmaxsh, "vmaxsh") X(Vmaxss, "vmaxss") X(Vmcall, "vmcall") X(Vmclear, "vmclear") \
+  X(Vmfunc, "vmfunc") X(Vminpd, "vminpd") X(Vminph, "vminph") X(Vminps, "vminps") X(Vminsd, "vminsd") X(Vminsh, "vminsh") \
+  X(Vminss, "vminss") X(Vmlaunch, "vmlaunch") X(Vmload, "vmload") X(Vmmcall, "vmmcall") X(Vmovapd, "vmovapd") X(Vmovaps, "vmovaps") \
+  X(Vmovd, "vmovd") X(Vmovddup, "vmovddup") X(Vmovdqa, "vmovdqa") X(Vmovdqa32, "vmovdqa32") X(Vmovdqa64, "vmovdqa64") \
+  X(Vmovdqu, "vmovdqu") X(Vmovdqu16, "vmovdqu16") X(Vmovdqu32, "vmovdqu32") X(Vmovdqu64, "vmovdqu64") X(Vmovdqu8, "vmovdqu8") \
+  X(Vmovhlps, "vmovhlps") X(Vmovhpd, "vmovhpd") X(Vmovhps, "vmovhps") X(Vmovlhps, "vmovlhps") X(Vmovlpd, "vmovlpd") \
+  X(Vmovlps, "vmovlps") X(Vmovmskpd, "vmovmskpd") X(Vmovmskps, "vmovmskps") X(Vmovntdq, "vmovntdq") X(Vmovntdqa, "vmovntdqa") \
+  X(Vmovntpd, "vmovntpd") X(Vmovntps, "vmovntps") X(Vmovq, "vmovq") X(Vmovsd, "vmovsd") X(Vmovsh, "vmovsh") X(Vmovshdup, "vmovshdup") \
+  X(Vmovsldup, "vmovsldup") X(Vmovss, "vmovss") X(Vmovupd, "vmovupd") X(Vmovups, "vmovups") X(Vmovw, "vmovw") X(Vmpsadbw, "vmpsadbw") \
+  X(Vmptrld, "vmptrld") X(Vmptrst, "vmptrst") X(Vmread, "vmread") X(Vmresume, "vmresume") X(Vmrun, "vmrun") X(Vmsave, "vmsave") \
+  X(Vmulpd, "vmulpd") X(Vmulph, "vmulph") X(Vmulps, "vmulps") X(Vmulsd, "vmulsd") X(Vmulsh, "vmulsh") X(Vmulss, "vmulss") \
+  X(Vmwrite, "vmwrite") X(Vmxoff, "vmxoff") X(Vmxon, "vmxon") X(Vorpd, "vorpd") X(Vorps, "vorps") X(Vp2intersectd, "vp2intersectd") \
+  X(Vp2intersectq, "vp2intersectq") X(Vpabsb, "vpabsb") X(Vpabsd, "vpabsd") X(Vpabsq, "vpabsq") X(Vpabsw, "vpabsw") \
+  X(Vpackssdw, "vpackssdw") X(Vpacksswb, "vpacksswb") X(Vpackusdw, "vpackusdw") X(Vpackuswb, "vpackuswb") X(Vpaddb, "vpaddb") \
+  X(Vpaddd, "vpaddd") X(Vpaddq, "vpaddq") X(Vpaddsb, "vpaddsb") X(Vpaddsw, "vpaddsw") X(Vpaddusb, "vpaddusb") X(Vpaddusw, "vpaddusw") \
+  X(Vpaddw, "vpaddw") X(Vpalignr, "vpalignr") X(Vpand, "vpand") X(Vpandd, "vpandd") X(Vpandn, "vpandn") X(Vpandnd, "vpandnd") \
+  X(Vpandnq, "vpandnq") X(Vpandq, "vpandq") X(Vpavgb, "vpavgb") X(Vpavgw, "vpavgw") X(Vpblendd, "vpblendd") X(Vpblendmb, "vpblendmb") \
+  X(Vpblendmd, "vpblendmd") X(Vpblendmq, "vpblendmq") X(Vpblendmw, "vpblendmw") X(Vpblendvb, "vpblendvb") X(Vpblendw, "vpblendw") \
+  X(Vpbroadcastb, "vpbroadcastb") X(Vpbroadcastd, "vpbroadcastd") X(Vpbroadcastmb2q, "vpbroadcastmb2q") \
+  X(Vpbroadcastmw2d, "vpbroadcastmw2d") X(Vpbroadcastq, "vpbroadcastq") X(Vpbroadcastw, "vpbroadcastw") X(Vpclmulqdq, "vpclmulqdq") \
+  X(Vpcmpb, "vpcmpb") X(Vpcmpd, "vpcmpd") X(Vpcmpeqb, "vpcmpeqb") X(Vpcmpeqd, "vpcmpeqd") X(Vpcmpeqq, "vpcmpeqq") \
+  X(Vpcmpeqw, "vpcmpeqw") X(Vpcmpestri, "vpcmpestri") X(Vpcmpestrm, "vpcmpestrm") X(Vpcmpgtb, "vpcmpgtb") X(Vpcmpgtd, "vpcmpgtd") \
+  X(Vpcmpgtq, "vpcmpgtq") X(Vpcmpgtw, "vpcmpgtw") X(Vpcmpistri, "vpcmpistri") X(Vpcmpistrm, "vpcmpistrm") X(Vpcmpq, "vpcmpq") \
+  X(Vpcmpub, "vpcmpub") X(Vpcmpud, "vpcmpud") X(Vpcmpuq, "vpcmpuq") X(Vpcmpuw, "vpcmpuw") X(Vpcmpw, "vpcmpw") \
+  X(Vpcompressb, "vpcompressb") X(Vpcompressd, "vpcompressd") X(Vpcompressq, "vpcompressq") X(Vpcompressw, "vpcompressw") \
+  X(Vpconflictd, "vpconflictd") X(Vpconflictq, "vpconflictq") X(Vpdpbusd, "vpdpbusd") X(Vpdpbusds, "vpdpbusds") X(Vpdpwssd, "vpdpwssd") \
+  X(Vpdpwssds, "vpdpwssds") X(Vperm2f128, "vperm2f128") X(Vperm2i128, "vperm2i128") X(Vpermb, "vpermb") X(Vpermd, "vpermd") \
+  X(Vpermi2b, "vpermi2b") X(Vpermi2d, "vpermi2d") X(Vpermi2pd, "vpermi2pd") X(Vpermi2ps, "vpermi2ps") X(Vpermi2q, "vpermi2q") \
+  X(Vpermi2w, "vpermi2w") X(Vpermilpd, "vpermilpd") X(Vpermilps, "vpermilps") X(Vpermpd, "vpermpd") X(Vpermps, "vpermps") \
+  X(Vpermq, "vpermq") X(Vpermt2b, "vpermt2b") X(Vpermt2d, "vpermt2d") X(Vpermt2pd, "vpermt2pd") X(Vpermt2ps, "vpermt2ps") \
+  X(Vpermt2q, "vpermt2q") X(Vpermt2w, "vpermt2w") X(Vpermw, "vpermw") X(Vpexpandb, "vpexpandb") X(Vpexpandd, "vpexpandd") \
+  X(Vpexpandq, "vpexpandq") X(Vpexpandw, "vpexpandw") X(Vpextrb, "vpextrb") X(Vpextrd, "vpextrd") X(Vpextrq, "vpextrq") \
+  X(Vpextrw, "vpextrw") X(Vpgatherdd, "vpgatherdd") X(Vpgatherdq, "vpgatherdq") X(Vpgatherqd, "vpgatherqd") X(Vpgatherqq, "vpgatherqq") \
+  X(Vphaddd, "vphaddd") X(Vphaddsw, "vphaddsw") X(Vphaddw, "vphaddw") X(Vphminposuw, "vphminposuw") X(Vphsubd, "vphsubd") \
+  X(Vphsubsw, "vphsubsw") X(Vphsubw, "vphsubw") X(Vpinsrb, "vpinsrb") X(Vpinsrd, "vpinsrd") X(Vpinsrq, "vpinsrq") X(Vpinsrw, "vpinsrw") \
+  X(Vplzcntd, "vplzcntd") X(Vplzcntq, "vplzcntq") X(Vpmadd52huq, "vpmadd52huq") X(Vpmadd52luq, "vpmadd52luq") \
+  X(Vpmaddubsw, "vpmaddubsw") X(Vpmaddwd, "vpmaddwd") X(Vpmaskmovd, "vpmaskmovd") X(Vpmaskmovq, "vpmaskmovq") X(Vpmaxsb, "vpmaxsb") \
+  X(Vpmaxsd, "vpmaxsd") X(Vpmaxsq, "vpmaxsq") X(Vpmaxsw, "vpmaxsw") X(Vpmaxub, "vpmaxub") X(Vpmaxud, "vpmaxud") X(Vpmaxuq, "vpmaxuq") \
+  X(Vpmaxuw, "vpmaxuw") X(Vpminsb, "vpminsb") X(Vpminsd, "vpminsd") X(Vpminsq, "vpminsq") X(Vpminsw, "vpminsw") X(Vpminub, "vpminub") \
+  X(Vpminud, "vpminud") X(Vpminuq, "vpminuq") X(Vpminuw, "vpminuw") X(Vpmovb2m, "vpmovb2m") X(Vpmovd2m, "vpmovd2m") \
+  X(Vpmovdb, "vpmovdb") X(Vpmovdw, "vpmovdw") X(Vpmovm2b, "vpmovm2b") X(Vpmovm2d, "vpmovm2d") X(Vpmovm2q, "vpmovm2q") \
+  X(Vpmovm2w, "vpmovm2w") X(Vpmovmskb, "vpmovmskb") X(Vpmovq2m, "vpmovq2m") X(Vpmovqb, "vpmovqb") X(Vpmovqd, "vpmovqd") \
+  X(Vpmovqw, "vpmovqw") X(Vpmovsdb, "vpmovsdb") X(Vpmovsdw, "vpmovsdw") X(Vpmovsqb, "vpmovsqb") X(Vpmovsqd, "vpmovsqd") \
+  X(Vpmovsqw, "vpmovsqw") X(Vpmovswb, "vpmovswb") X(Vpmovsxbd, "vpmovsxbd") X(Vpmovsxbq, "vpmovsxbq") X(Vpmovsxbw, "vpmovsxbw") \
+  X(Vpmovsxdq, "vpmovsxdq") X(Vpmovsxwd, "vpmovsxwd") X(Vpmovsxwq, "vpmovsxwq") X(Vpmovusdb, "vpmovusdb") X(Vpmovusdw, "vpmovusdw") \
+  X(Vpmovusqb, "vpmovusqb") X(Vpmovusqd, "vpmovusqd") X(Vpmovusqw, "vpmovusqw") X(Vpmovuswb, "vpmovuswb") X(Vpmovw2m, "vpmovw2m") \
+  X(Vpmovwb, "vpmovwb") X(Vpmovzxbd, "vpmovzxbd") X(Vpmovzxbq, "vpmovzxbq") X(Vpmovzxbw, "vpmovzxbw") X(Vpmovzxdq, "vpmovzxdq") \
+  X(Vpmovzxwd, "vpmovzxwd") X(Vpmovzxwq, "vpmovzxwq") X(Vpmuldq, "vpmuldq") X(Vpmulhrsw, "vpmulhrsw") X(Vpmulhuw, "vpmulhuw") \
+  X(Vpmulhw, "vpmulhw") X(Vpmulld, "vpmulld") X(Vpmullq, "vpmullq") X(Vpmullw, "vpmullw") X(Vpmultishiftqb, "vpmultishiftqb") \
+  X(Vpmuludq, "vpmuludq") X(Vpopcntb, "vpopcntb") X(Vpopcntd, "vpopcntd") X(Vpopcntq, "vpopcntq") X(Vpopcntw, "vpopcntw") \
+  X(Vpor, "vpor") X(Vpord, "vpord") X(Vporq, "vporq") X(Vprold, "vprold") X(Vprolq, "vprolq") X(Vprolvd, "vprolvd") \
+  X(Vprolvq, "vprolvq") X(Vprord, "vprord") X(Vprorq, "vprorq") X(Vprorvd, "vprorvd") X(Vprorvq, "vprorvq") X(Vpsadbw, "vpsadbw") \
+  X(Vpscatterdd, "vpscatterdd") X(Vpscatterdq, "vpscatterdq") X(Vpscatterqd, "vpscatterqd") X(Vpscatterqq, "vpscatterqq") \
+  X(Vpshldd, "vpshldd") X(Vpshldq, "vpshldq") X(Vpshldvd, "vpshldvd") X(Vpshldvq, "vpshldvq") X(Vpshldvw, "vpshldvw") \
+  X(Vpshldw, "vpshldw") X(Vpshrdd, "vpshrdd") X(Vpshrdq, "vpshrdq") X(Vpshrdvd, "vpshrdvd") X(Vpshrdvq, "vpshrdvq") \
+  X(Vpshrdvw, "vpshrdvw") X(Vpshrdw, "vpshrdw") X(Vpshufb, "vpshufb") X(Vpshufbitqmb, "vpshufbitqmb") X(Vpshufd, "vpshufd") \
   X(Vpshufhw, "vpshufhw") X(Vpshuflw, "vpshuflw") X(Vpsignb, "vpsignb") X(Vpsignd, "vpsignd") X(Vpsignw, "vpsignw") X(Vpslld, "vpslld") \
-  X(Vpslldq, "vpslldq") X(Vpsllq, "vpsllq") X(Vpsllvd, "vpsllvd") X(Vpsllvq, "vpsllvq") X(Vpsllw, "vpsllw") X(Vpsrad, "vpsrad") \
-  X(Vpsravd, "vpsravd") X(Vpsraw, "vpsraw") X(Vpsrld, "vpsrld") X(Vpsrldq, "vpsrldq") X(Vpsrlq, "vpsrlq") X(Vpsrlvd, "vpsrlvd") \
-  X(Vpsrlvq, "vpsrlvq") X(Vpsrlw, "vpsrlw") X(Vpsubb, "vpsubb") X(Vpsubd, "vpsubd") X(Vpsubq, "vpsubq") X(Vpsubsb, "vpsubsb") \
-  X(Vpsubsw, "vpsubsw") X(Vpsubusb, "vpsubusb") X(Vpsubusw, "vpsubusw") X(Vpsubw, "vpsubw") X(Vptest, "vptest") \
-  X(Vpunpckhbw, "vpunpckhbw") X(Vpunpckhdq, "vpunpckhdq") X(Vpunpckhqdq, "vpunpckhqdq") X(Vpunpckhwd, "vpunpckhwd") \
-  X(Vpunpcklbw, "vpunpcklbw") X(Vpunpckldq, "vpunpckldq") X(Vpunpcklqdq, "vpunpcklqdq") X(Vpunpcklwd, "vpunpcklwd") X(Vpxor, "vpxor") \
-  X(Vrcpps, "vrcpps") X(Vrcpss, "vrcpss") X(Vroundpd, "vroundpd") X(Vroundps, "vroundps") X(Vroundsd, "vroundsd") \
-  X(Vroundss, "vroundss") X(Vrsqrtps, "vrsqrtps") X(Vrsqrtss, "vrsqrtss") X(Vshufpd, "vshufpd") X(Vshufps, "vshufps") \
-  X(Vsqrtpd, "vsqrtpd") X(Vsqrtps, "vsqrtps") X(Vsqrtsd, "vsqrtsd") X(Vsqrtss, "vsqrtss") X(Vstmxcsr, "vstmxcsr") X(Vsubpd, "vsubpd") \
-  X(Vsubps, "vsubps") X(Vsubsd, "vsubsd") X(Vsubss, "vsubss") X(Vtestpd, "vtestpd") X(Vtestps, "vtestps") X(Vucomisd, "vucomisd") \
+  X(Vpslldq, "vpslldq") X(Vpsllq, "vpsllq") X(Vpsllvd, "vpsllvd") X(Vpsllvq, "vpsllvq") X(Vpsllvw, "vpsllvw") X(Vpsllw, "vpsllw") \
+  X(Vpsrad, "vpsrad") X(Vpsraq, "vpsraq") X(Vpsravd, "vpsravd") X(Vpsravq, "vpsravq") X(Vpsravw, "vpsravw") X(Vpsraw, "vpsraw") \
+  X(Vpsrld, "vpsrld") X(Vpsrldq, "vpsrldq") X(Vpsrlq, "vpsrlq") X(Vpsrlvd, "vpsrlvd") X(Vpsrlvq, "vpsrlvq") X(Vpsrlvw, "vpsrlvw") \
+  X(Vpsrlw, "vpsrlw") X(Vpsubb, "vpsubb") X(Vpsubd, "vpsubd") X(Vpsubq, "vpsubq") X(Vpsubsb, "vpsubsb") X(Vpsubsw, "vpsubsw") \
+  X(Vpsubusb, "vpsubusb") X(Vpsubusw, "vpsubusw") X(Vpsubw, "vpsubw") X(Vpternlogd, "vpternlogd") X(Vpternlogq, "vpternlogq") \
+  X(Vptest, "vptest") X(Vptestmb, "vptestmb") X(Vptestmd, "vptestmd") X(Vptestmq, "vptestmq") X(Vptestmw, "vptestmw") \
+  X(Vptestnmb, "vptestnmb") X(Vptestnmd, "vptestnmd") X(Vptestnmq, "vptestnmq") X(Vptestnmw, "vptestnmw") X(Vpunpckhbw, "vpunpckhbw") \
+  X(Vpunpckhdq, "vpunpckhdq") X(Vpunpckhqdq, "vpunpckhqdq") X(Vpunpckhwd, "vpunpckhwd") X(Vpunpcklbw, "vpunpcklbw") \
+  X(Vpunpckldq, "vpunpckldq") X(Vpunpcklqdq, "vpunpcklqdq") X(Vpunpcklwd, "vpunpcklwd") X(Vpxor, "vpxor") X(Vpxord, "vpxord") \
+  X(Vpxorq, "vpxorq") X(Vrangepd, "vrangepd") X(Vrangeps, "vrangeps") X(Vrangesd, "vrangesd") X(Vrangess, "vrangess") \
+  X(Vrcp14pd, "vrcp14pd") X(Vrcp14ps, "vrcp14ps") X(Vrcp14sd, "vrcp14sd") X(Vrcp14ss, "vrcp14ss") X(Vrcpph, "vrcpph") \
+  X(Vrcpps, "vrcpps") X(Vrcpsh, "vrcpsh") X(Vrcpss, "vrcpss") X(Vreducepd, "vreducepd") X(Vreduceph, "vreduceph") \
+  X(Vreduceps, "vreduceps") X(Vreducesd, "vreducesd") X(Vreducesh, "vreducesh") X(Vreducess, "vreducess") X(Vrndscalepd, "vrndscalepd") \
+  X(Vrndscaleph, "vrndscaleph") X(Vrndscaleps, "vrndscaleps") X(Vrndscalesd, "vrndscalesd") X(Vrndscalesh, "vrndscalesh") \
+  X(Vrndscaless, "vrndscaless") X(Vroundpd, "vroundpd") X(Vroundps, "vroundps") X(Vroundsd, "vroundsd") X(Vroundss, "vroundss") \
+  X(Vrsqrt14pd, "vrsqrt14pd") X(Vrsqrt14ps, "vrsqrt14ps") X(Vrsqrt14sd, "vrsqrt14sd") X(Vrsqrt14ss, "vrsqrt14ss") \
+  X(Vrsqrtph, "vrsqrtph") X(Vrsqrtps, "vrsqrtps") X(Vrsqrtsh, "vrsqrtsh") X(Vrsqrtss, "vrsqrtss") X(Vscalefpd, "vscalefpd") \
+  X(Vscalefph, "vscalefph") X(Vscalefps, "vscalefps") X(Vscalefsd, "vscalefsd") X(Vscalefsh, "vscalefsh") X(Vscalefss, "vscalefss") \
+  X(Vscatterdpd, "vscatterdpd") X(Vscatterdps, "vscatterdps") X(Vscatterqpd, "vscatterqpd") X(Vscatterqps, "vscatterqps") \
+  X(Vshuff32x4, "vshuff32x4") X(Vshuff64x2, "vshuff64x2") X(Vshufi32x4, "vshufi32x4") X(Vshufi64x2, "vshufi64x2") X(Vshufpd, "vshufpd") \
+  X(Vshufps, "vshufps") X(Vsqrtpd, "vsqrtpd") X(Vsqrtph, "vsqrtph") X(Vsqrtps, "vsqrtps") X(Vsqrtsd, "vsqrtsd") X(Vsqrtsh, "vsqrtsh") \
+  X(Vsqrtss, "vsqrtss") X(Vstmxcsr, "vstmxcsr") X(Vsubpd, "vsubpd") X(Vsubph, "vsubph") X(Vsubps, "vsubps") X(Vsubsd, "vsubsd") \
+  X(Vsubsh, "vsubsh") X(Vsubss, "vsubss") X(Vtestpd, "vtestpd") X(Vtestps, "vtestps") X(Vucomisd, "vucomisd") X(Vucomish, "vucomish") \
   X(Vucomiss, "vucomiss") X(Vunpckhpd, "vunpckhpd") X(Vunpckhps, "vunpckhps") X(Vunpcklpd, "vunpcklpd") X(Vunpcklps, "vunpcklps") \
   X(Vxorpd, "vxorpd") X(Vxorps, "vxorps") X(Vzeroall, "vzeroall") X(Vzeroupper, "vzeroupper") X(Wbinvd, "wbinvd") \
   X(Wbnoinvd, "wbnoinvd") X(Wrfsbase, "wrfsbase") X(Wrgsbase, "wrgsbase") X(Wrmsr, "wrmsr") X(Wrpkru, "wrpkru") X(Xabort, "xabort") \
