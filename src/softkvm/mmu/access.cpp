@@ -282,6 +282,14 @@ uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
   return pointer(piece);
 }
 
+uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome) {
+  Piece piece;
+  outcome = translate_piece(vcpu, linear, true, true, false, piece);
+  if (outcome != Outcome::kNext || !piece.slot || hits_code(piece, 1)) return nullptr;
+  piece.slot->mark_dirty(piece.gpa);
+  return pointer(piece);
+}
+
 void begin_step(Engine& engine) {
   engine.stepping = true;
   engine.need_step = false;

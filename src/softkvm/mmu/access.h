@@ -17,6 +17,9 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
 // vcpu.fault pending or Engine::need_step set (`outcome` says which).
 uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, Outcome& outcome);
 
+// The host address of one byte of RAM as a supervisor's implicit access sees it, or null.
+uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome);
+
 // Before a step-mode instruction runs (again): forgets what its last try queued but not what user space answered.
 void begin_step(Engine& engine);
 // After it: copies bounce buffers out. Device writes that have to leave are in Engine::writes.

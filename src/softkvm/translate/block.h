@@ -31,7 +31,7 @@ struct Block {
   uint8_t straddle;       // one instruction of this many bytes that reaches into the next page, else 0: its bytes are compared ...
   uint8_t bytes[15];      // ... with these on every entry, and it is found by lookup only
   uint32_t mode;
-  uint32_t guest_end;     // page offset behind the last byte it depends on
+  uint32_t guest_begin, guest_end;  // page offsets of the bytes it depends on: its own, and those its flag liveness was read from
   uint32_t indirect_entry, linked_entry;  // cache offsets
   uint32_t code_end;
   uint32_t side_count;

@@ -43,6 +43,7 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   b.straddle = block.straddle;
   for (unsigned i = 0; i < 15; i++) b.bytes[i] = block.bytes[i];
   b.mode = block.mode;
+  b.guest_begin = block.guest_begin;
   b.guest_end = block.guest_end;
   b.indirect_entry = block.indirect_entry;
   b.linked_entry = block.linked_entry;
@@ -98,7 +99,7 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
   unsigned first = gpa & 0xfff, end = first + size;
   Block** at = &it->second;
   while (Block* b = *at) {
-    unsigned begin = b->gpa & 0xfff;
+    unsigned begin = b->guest_begin;
     if (begin < end && first < b->guest_end) {
       forget(*b);
       *at = b->page_next;

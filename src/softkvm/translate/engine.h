@@ -97,6 +97,7 @@ struct Engine {
   std::atomic<uint32_t> running{0};    // 1 while translated code or its helpers may use the TLB
   std::atomic<bool> exit_request{false};
   std::atomic<uint32_t> wake{0};       // futex of a halted vCPU
+  std::atomic<bool> sleeping{false};
 
   bool interrupt_waiting = false;      // an interrupt waits for IF
   uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
@@ -104,6 +105,7 @@ struct Engine {
   uint32_t target_mode = 0;
   bool step_next = false;              // the next instruction runs in step mode
   bool completing = false;             // user space has answered: the instruction at rip has to be completed before anything else
+  bool memory_gone = false;            // a slot was not backed by host memory: KVM_RUN returns EFAULT
   bool debug_exit = false;             // KVM_EXIT_DEBUG is due
 
   // --- device accesses of the instruction at hand
@@ -141,7 +143,7 @@ struct Engine {
   uint64_t count_translated = 0, count_miss = 0, count_lookup = 0, count_step = 0, count_leave = 0, count_callout = 0;
 };
 
-constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4;
+constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4, kRequestParavirtual = 8;
 
 // The vCPU as it lies in memory: GS base points at it while KVM_RUN runs.
 struct VcpuFrame {
@@ -149,7 +151,8 @@ struct VcpuFrame {
   Engine engine;
 };
 
-inline Engine& engine_of(VcpuState& vcpu) {
+inline Engine& engine_of(const VcpuState& state) {
+  auto& vcpu = const_cast<VcpuState&>(state);
   return *reinterpret_cast<Engine*>(reinterpret_cast<uint8_t*>(&vcpu) + ENGINE);
 }
 
