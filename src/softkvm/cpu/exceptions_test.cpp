@@ -278,6 +278,18 @@ TEST(IntN, InVm86WithVmeGoesToTheProgramByTheRedirectionMap) {
   EXPECT_TRUE(m.v.system_flags & kIF);
 }
 
+TEST(Int3, LeavesToADebuggerAndCanBeInjectedByIt) {
+  Machine m;
+  m.long_mode(0);
+  m.set_gate64(3, Machine::kKernelCs, 0x5000, 15, 3);
+  m.v.breakpoint_exits = true;
+  ASSERT_EQ(m.execute({0xcc}), Outcome::kExit);
+  EXPECT_EQ(m.run.exit_reason, static_cast<uint32_t>(KVM_EXIT_DEBUG));
+  EXPECT_EQ(m.run.debug.arch.pc, Machine::kCode);
+  ASSERT_EQ(deliver(m.v, exception(kBP), 0), Outcome::kJump);
+  EXPECT_EQ(m.peek<uint64_t>(m.v.gpr[kRsp]), Machine::kCode + 1);
+}
+
 TEST(Into, TrapsOnlyWithOverflow) {
   Machine m;
   m.protected_mode(0);
