@@ -29,7 +29,7 @@ struct Event {
   uint32_t idt_error() const { return vector * 8u + 2; }
 };
 
-constexpr uint64_t kDr6Bd = 1 << 13, kDr6Bs = 1 << 14;
+constexpr uint64_t kDr6Bd = 1 << 13;
 constexpr uint64_t kDr6ActiveLow = 0xffff0ff0;  // bits that read as one, cleared to report (RTM, bus lock)
 
 // The RFLAGS image a handler finds: RF is set for faults, but for those of instruction breakpoints.

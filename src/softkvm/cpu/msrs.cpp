@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The model-specific registers: what each holds, which bits are reserved, who may touch it.
 // Spec: Intel SDM vol 4; vol 3, 11.11 (MTRRs), 11.12 (PAT), 15.3 (machine check), 17.17 (TSC); AMD APM vol 2, appendix A.
-#include "softkvm/cpu/msrs.h"
-
 #include "softkvm/cpu/cpuid.h"
 #include "softkvm/cpu/descriptor.h"
 #include "softkvm/cpu/msr_index.h"
+#include "softkvm/cpu/msr_values.h"
 
 namespace vireo::softkvm {
 
