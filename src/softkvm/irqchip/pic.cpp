@@ -25,7 +25,7 @@ struct Pic::Work {
   bool rise = false;          // of INTR
 };
 
-Pic::Pic(ApicBus& bus, PinEvents& events) : bus_(bus), events_(events), chips_{} {
+Pic::Pic(ApicBus& bus, Router& router) : bus_(bus), router_(router), chips_{} {
   // IRQ 0, 1, 2, 8 and 13 are edge-triggered for good.
   chips_[0].elcr_mask = 0xf8;
   chips_[1].elcr_mask = 0xde;
@@ -34,8 +34,8 @@ Pic::Pic(ApicBus& bus, PinEvents& events) : bus_(bus), events_(events), chips_{}
 void Pic::finish(const Work& work) {
   for (unsigned pin = 0; pin < 16; ++pin) {
     const unsigned chip = pin < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
-    if (work.acked >> pin & 1) events_.acked(chip, pin);
-    if (work.mask_changed >> pin & 1) events_.mask_changed(chip, pin, work.masked >> pin & 1);
+    if (work.acked >> pin & 1) router_.acked(chip, pin);
+    if (work.mask_changed >> pin & 1) router_.mask_changed(chip, pin, work.masked >> pin & 1);
   }
   if (work.rise) bus_.kick_extint();
 }
