@@ -38,9 +38,8 @@ uint32_t Ioapic::read_indirect() const {
     case 2: return (id_ & 0xf) << 24;  // the arbitration id is the id
     case 1: return kVersion;
   }
-  if (select_ < 0x10) return 0;
   const unsigned pin = (select_ - 0x10) / 2;
-  if (pin >= kPins) return ~0u;
+  if (select_ < 0x10 || pin >= kPins) return ~0u;
   return static_cast<uint32_t>(select_ & 1 ? redirection_[pin] >> 32 : redirection_[pin]);
 }
 

@@ -214,13 +214,14 @@ void Pic::initialize(unsigned index, uint8_t icw1, Work& work) {
   chip.last_irr = 0;
   chip.irr &= chip.elcr;
   chip.imr = chip.priority_add = chip.special_mask = chip.read_reg_select = 0;
-  chip.isr = 0;
+  chip.isr = 0;  // as PCs behave; the kernel's PIC keeps ISR and priorities, contrary to the datasheet
   chip.poll = 0;
   if (!chip.init4) chip.special_fully_nested_mode = chip.auto_eoi = 0;
   chip.init_state = 1;
   // Edges that are thrown away count as acknowledged, or the PIT would wait for them for ever.
   work.acked |= static_cast<uint32_t>(edges) << (index * 8);
-  update(work);
+  // The cascade needs a new edge now: a request of the slave is not passed on again.
+  output_.store(pending(chips_[0]) >= 0);
 }
 
 void Pic::command(unsigned index, uint8_t value, Work& work) {
