@@ -14,6 +14,8 @@ set(VIREO_FAST_FLAGS -mgeneral-regs-only -fno-exceptions -fno-rtti -fno-tree-loo
 
 add_library(vireo_flags INTERFACE)
 target_include_directories(vireo_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
+# A correction of the system's headers, see there.
+target_include_directories(vireo_flags BEFORE INTERFACE ${CMAKE_SOURCE_DIR}/src/base/uapi)
 target_compile_options(vireo_flags INTERFACE ${VIREO_WARNINGS} -fno-omit-frame-pointer)
 target_compile_definitions(vireo_flags INTERFACE _GNU_SOURCE $<$<BOOL:${VIREO_VERIFY_BLOCKS}>:VIREO_VERIFY_BLOCKS>)
 if(VIREO_SANITIZE)
