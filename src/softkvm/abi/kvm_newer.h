@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-// See base/uapi/linux/stddef.h.
+// See base/linux_headers/linux/stddef.h.
 static_assert(sizeof(kvm_cpuid2) == 8 && sizeof(kvm_msrs) == 8 && sizeof(kvm_msr_list) == 4 && sizeof(kvm_signal_mask) == 4 &&
               sizeof(kvm_irq_routing) == 8 && sizeof(kvm_xsave) == 4096 && sizeof(kvm_coalesced_mmio_ring) == 8);
 
