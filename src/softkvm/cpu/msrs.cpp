@@ -57,7 +57,9 @@ bool inert(uint32_t index) {
 }
 
 bool write_efer(VcpuState& v, uint64_t value, bool host) {
-  if (!valid_efer(v, value) && !host) return false;
+  // A host may set what the guest's CPUID does not show, but no bit that no CPU has.
+  constexpr uint64_t kKnown = kEferSce | kEferLme | kEferLma | kEferNx | kEferSvme | kEferFfxsr;
+  if ((value & ~kKnown) || (!valid_efer(v, value) && !host)) return false;
   if (!host) {
     if ((v.cr0 & kCr0Pg) && ((value ^ v.efer) & kEferLme)) return false;
     value = (value & ~kEferLma) | (v.efer & kEferLma);
