@@ -116,6 +116,10 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   uint32_t mode = vcpu->mode;
   Outcome outcome;
   engine.need_step = false;
+  // STI and MOV SS open a shadow over the next instruction; whatever shadow there was ends here.
+  bool sti = vcpu->interrupt_shadow_sti, mov_ss = vcpu->interrupt_shadow_mov_ss;
+  vcpu->interrupt_shadow_sti = vcpu->interrupt_shadow_mov_ss = false;
+  uint64_t after = vcpu->rip + record->insn.length;
   switch (static_cast<Callout>(record->what)) {
     case Callout::kSystem: outcome = execute_system(*vcpu, record->insn); break;
     case Callout::kString: outcome = execute_string(*vcpu, record->insn); break;
@@ -123,6 +127,11 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
     case Callout::kNoDevice: outcome = vcpu->raise(kNM); break;
     case Callout::kGeneralProtection: outcome = vcpu->raise(kGP, 0); break;
     default: outcome = vcpu->raise(kUD); break;
+  }
+  if (vcpu->interrupt_shadow_sti || vcpu->interrupt_shadow_mov_ss) {
+    engine.shadow_rip = after;
+  } else if (outcome == Outcome::kExit) {
+    vcpu->interrupt_shadow_sti = sti, vcpu->interrupt_shadow_mov_ss = mov_ss;
   }
   if (engine.interrupt_waiting && vcpu->system_flags & kIF) vcpu->attention = 1;
   switch (outcome) {
@@ -153,7 +162,7 @@ Outcome deliver_with(VcpuState& vcpu, F deliver_it) {
 
 bool shadowed(const VcpuState& vcpu) {
   return (vcpu.interrupt_shadow_sti || vcpu.interrupt_shadow_mov_ss) &&
-         (engine_of(vcpu).shadow_rip == vcpu.rip || engine_of(vcpu).shadow_rip == kAnyRip);
+         engine_of(vcpu).shadow_rip == vcpu.rip;
 }
 
 // Events due before the next instruction. kNext: none (left).

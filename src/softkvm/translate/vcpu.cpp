@@ -210,7 +210,6 @@ void Vcpu::state_changed() {
     open_exit = OpenExit::kNone;
   }
   engine->shadow_rip = rip;
-  if (!interrupt_shadow_sti && !interrupt_shadow_mov_ss) engine->shadow_rip = kAnyRip;
   halted = false;
   flush_tlb(*this, false);
   for (uint32_t& m : engine->view_mode) m = ~0u;
@@ -457,8 +456,13 @@ int Vcpu::run_guest() {
   GsBase gs(this);
   set_running_vcpu(this);
   struct Reset {
-    ~Reset() { set_running_vcpu(nullptr); }
-  } reset;
+    Vcpu& vcpu;
+    ~Reset() {
+      set_running_vcpu(nullptr);
+      // What KVM_GET_VCPU_EVENTS tells must not be a shadow that is over.
+      if (vcpu.engine->shadow_rip != vcpu.rip) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
+    }
+  } reset{*this};
   for (;;) {
     do_requests(*this);
     if (mp_state == KVM_MP_STATE_UNINITIALIZED || mp_state == KVM_MP_STATE_INIT_RECEIVED) {
