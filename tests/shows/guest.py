@@ -37,7 +37,8 @@ class Guest:
         self.began = time.monotonic()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, bufsize=0, env=env, start_new_session=True)
-        self.console, self.errors, self.arrivals, self.at = bytearray(), bytearray(), [], 0
+        self.console, self.errors, self.at = bytearray(), bytearray(), 0
+        self.arrivals = {id(self.console): [], id(self.errors): []}
         self.changed = threading.Condition()
         self.readers = [threading.Thread(target=self._read, args=args, daemon=True) for args in
                         ((self.process.stdout, self.console), (self.process.stderr, self.errors))]
@@ -54,8 +55,7 @@ class Guest:
     def _read(self, stream, into):
         while data := os.read(stream.fileno(), 65536):
             with self.changed:
-                if into is self.console:
-                    self.arrivals.append((len(into), time.monotonic()))
+                self.arrivals[id(into)].append((len(into), time.monotonic()))
                 into += data
                 self.changed.notify_all()
         with self.changed:
@@ -79,9 +79,10 @@ class Guest:
                     raise Failed(f"{why} before the console said {pattern.decode()!r}; it ends in:\n{self.tail()}")
                 self.changed.wait(min(left, 1.0))
 
-    def when(self, offset):
-        """The host's time, in seconds since the start, at which the console byte at an offset arrived."""
-        return max(t for at, t in self.arrivals if at <= offset) - self.began
+    def when(self, offset, stream=None):
+        """The host's time, in seconds since the start, at which the byte at an offset of a stream arrived."""
+        stream = self.console if stream is None else stream
+        return max(t for at, t in self.arrivals[id(stream)] if at <= offset) - self.began
 
     def tail(self, lines=15):
         text = bytes(self.console).decode(errors="replace").splitlines()[-lines:]
