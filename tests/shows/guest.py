@@ -103,7 +103,8 @@ class Guest:
         self.words += 1
         word = f"{os.getpid()}x{self.words}"
         # The word is written in two halves, so that an echo of this line is not taken for its answer.
-        self.send(f"echo 'beg''in{word}'; {command}\necho ' e''nd{word}' $?\n")
+        # The command must not read the console: the line after it is there already.
+        self.send(f"echo 'beg''in{word}'; {{ {command}\n}} < /dev/null; echo ' e''nd{word}' $?\n")
         self.expect(rf"begin{word}\r?\n", limit)
         start = self.at
         match = self.expect(rf" end{word} (\d+)\r?\n", limit)

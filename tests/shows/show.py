@@ -85,7 +85,7 @@ def copy_root(flavour, folder, name="root.img"):
 def clean_file_system(image):
     """Whether e2fsck -f on the host finds the file system clean, and what it said."""
     got = subprocess.run(["e2fsck", "-fn", image], capture_output=True, text=True, check=False)
-    return got.returncode == 0, got.stdout + got.stderr
+    return got.returncode == 0, got.stderr + got.stdout
 
 
 def job_initrd(flavour, folder, command, word, name="initrd"):
