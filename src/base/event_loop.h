@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One thread's event loop: descriptors, timers and calls posted from other threads. Everything but post(), stop() and the
-// clock is for the loop's own thread. Timer times are CLOCK_MONOTONIC nanoseconds.
+// One thread's event loop: descriptors, timers and calls posted from other threads. Callbacks come on the loop's thread,
+// which is the one inside run(), step() or, while nobody is, call(). Every function may be called from any thread; but what
+// a callback uses is only safe to destroy on the loop's thread (see call()), since unwatch() and Timer::cancel() elsewhere
+// do not wait for a callback that is already running. Timer times are CLOCK_MONOTONIC nanoseconds.
 #pragma once
 
 #include <cstdint>
@@ -48,13 +50,19 @@ class EventLoop : public Clock, public Timers {
   // From any thread: runs `call` on the loop's thread, in order.
   void post(std::function<void()> call);
 
+  // Runs `call` on the loop's thread and returns when it is done, after every call posted before it. On the loop's thread
+  // it runs at once. While no thread is in run(), the caller stands in for it, so that teardown works with the thread gone.
+  void call(const std::function<void()>& call);
+  bool on_loop_thread() const;
+
   void run();   // until stop()
-  void stop();  // from any thread
+  void stop();  // a stop() before run() makes that run() return at once
+  void step(int timeout_ms);  // one round of run(): waits at most that long (-1: no limit) for something to do
 
  private:
-  EventLoop();
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  explicit EventLoop(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace vireo

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/help.h"
+
+#include <cstdio>
+#include <cstring>
+
+namespace vireo::cli {
+namespace {
+
+constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial console is this terminal
+  --kernel FILE          Linux bzImage, ELF (PVH, vmlinux) or multiboot kernel
+  --initrd FILE          initial RAM disk           --append TEXT  kernel command line
+  --memory SIZE[,...]    512M by default            --cpus N       1 by default
+  --disk FILE[,...]      a virtio disk; may be repeated
+  --net user|tap|none    a virtio network card; may be repeated
+  --serial stdio|file:PATH|null|pty                 first serial port
+  --console stdio|file:PATH|null|pty                a virtio console as well
+  --rng                  a virtio entropy source
+  --board q35|microvm    --accel auto|kvm|soft      --cpu-affinity LIST
+  --no-reboot            end when the guest resets
+  --config FILE          the same options as `name = value` lines
+  --boot-protocol auto|linux64|linux32|pvh|multiboot
+  --debug-exit [PORT]    --testdev                  for test kernels
+On a terminal: Ctrl-A x ends, Ctrl-A c opens a prompt, Ctrl-A h helps.
+More: vireo run --help memory|disk|net|serial|accel|board|config|exit
+)";
+
+struct Topic {
+  const char* name;
+  const char* text;
+};
+constexpr Topic kTopics[] = {
+    {"memory", R"(--memory SIZE[,backing=anonymous|memfd|hugetlb][,file=PATH][,hugetlb=2M|1G][,prealloc][,mergeable][,thp=off][,numa=N]
+  SIZE                 512M, 2G; without a letter MiB
+  backing=memfd        shared memory, for other processes to map
+  file=PATH            a file or a device; it is made and grown when it is not there
+  hugetlb[=2M|1G]      pages of the host's huge page pool
+  prealloc             take all pages at the start
+  mergeable            let the host's KSM merge equal pages
+  thp=off              no transparent huge pages
+  numa=N               bind the memory to host node N
+)"},
+    {"disk", R"(--disk FILE[,readonly][,serial=TEXT][,cache=MODE][,queues=N][,format=raw]
+  readonly             the guest cannot write; several machines may share the file
+  serial=TEXT          at most 20 bytes, seen by the guest
+  cache=writeback      through the host's page cache (default); none: around it; writethrough, directsync: every
+                       write is on the medium when it completes; unsafe: flushes are ignored
+  queues=N             request queues, one a vCPU is a good number
+  A comma in FILE is written twice.
+)"},
+    {"net", R"(--net user[,forward=[tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=...]
+  a network of its own behind this process: no rights are needed; the guest reaches out by NAT, and in by `forward`
+--net tap,ifname=NAME[,mac=...]
+  an existing tap interface
+--net none
+)"},
+    {"serial", R"(--serial stdio|file:PATH|null|pty
+  stdio    standard input and output, also when they are pipes. On a terminal: Ctrl-A x ends the machine, Ctrl-A c opens a
+           prompt (info, quit, reset, poweroff), Ctrl-A h lists the keys, Ctrl-A Ctrl-A sends Ctrl-A
+  file:    output is written to the file
+  pty      a new pseudoterminal; its name is told on stderr
+--console takes the same words, for a virtio console (hvc0)
+)"},
+    {"accel", R"(--accel auto|kvm|soft
+  kvm      the host kernel's /dev/kvm
+  soft     the software hypervisor of Vireo itself
+  auto     kvm where a short measurement finds it fit for stock kernels, else soft, and says so on stderr. The verdict is
+           kept per boot in $XDG_CACHE_HOME/vireo (or ~/.cache/vireo)
+)"},
+    {"board", R"(--board q35|microvm
+  q35      a PC with PCI Express (default)
+  microvm  no PCI: virtio devices are memory-mapped and found through ACPI
+)"},
+    {"config", R"(--config FILE
+  One option a line, `name = value`; # starts a comment. Names are those of the options without dashes: `memory = 2G`,
+  `disk = root.img,cache=none` (may be repeated), `rng = on`. What the command line says wins over the file.
+)"},
+    {"exit", R"(exit status
+  0        the guest powered off, was told to, or reset under --no-reboot
+  1        an error on this side: one line on stderr names option, value and reason
+  odd      --debug-exit: the guest's value v gives (v << 1) | 1
+  SIGTERM and SIGINT press the guest's power button; a second one ends the machine.
+)"},
+};
+
+}  // namespace
+
+void print_help() {
+  fputs("vireo: virtual machines\n"
+        "  vireo run --kernel FILE [...]   start a machine (vireo run --help)\n"
+        "  vireo --version\n",
+        stdout);
+}
+
+Result<> print_run_help(const std::string& topic) {
+  if (topic.empty() || topic.starts_with("-")) {
+    fputs(kRun, stdout);
+    return {};
+  }
+  for (const Topic& t : kTopics)
+    if (topic == t.name) {
+      fputs(t.text, stdout);
+      return {};
+    }
+  std::string names;
+  for (const Topic& t : kTopics) names += std::string(names.empty() ? "" : ", ") + t.name;
+  return fail(ErrorKind::kInvalid, "--help " + topic + ": topics are " + names);
+}
+
+}  // namespace vireo::cli

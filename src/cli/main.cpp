@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program: finds the command and turns errors into one line and exit status 1.
+#include <cstdio>
+#include <string>
+
+#include "cli/help.h"
+#include "cli/options.h"
+#include "cli/run.h"
+
+namespace {
+
+int report(const vireo::Error& error) {
+  fprintf(stderr, "vireo: %s\n", error.message.c_str());
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string command = argc > 1 ? argv[1] : "";
+  if (command == "--version" || command == "-V") {
+    printf("vireo %s\n", VIREO_VERSION);
+    return 0;
+  }
+  if (command == "--help" || command == "-h" || command == "help") {
+    vireo::cli::print_help();
+    return 0;
+  }
+  if (command != "run") {
+    fprintf(stderr, "vireo: %s (see vireo --help)\n", command.empty() ? "a command is missing" : ("unknown command " + command).c_str());
+    return 1;
+  }
+  auto options = vireo::cli::parse_run(argc - 2, argv + 2);
+  if (!options) return report(options.error());
+  if (!*options) return 0;
+  auto status = vireo::cli::run(**options);
+  if (!status) return report(status.error());
+  return *status;
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The words of `vireo run`: parsing values, option lists and the configuration file into plain config structs.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "kvm/accelerator.h"
+#include "machine/machine.h"
+
+namespace vireo::cli {
+
+// "a,b=c,d" after its first word: keys with values, "" for a bare key. `,,` stands for a comma.
+struct WordList {
+  std::string first;
+  std::vector<std::pair<std::string, std::string>> rest;
+};
+Result<WordList> split_words(const std::string& text, const std::string& option);
+
+Result<uint64_t> parse_size(const std::string& text, const std::string& option);  // 512M, 2G, 64K, plain: MiB
+Result<uint64_t> parse_number(const std::string& text, const std::string& option, uint64_t least, uint64_t most);
+Result<bool> parse_switch(const std::string& text, const std::string& option);  // on off yes no true false, "" is on
+Result<std::vector<int>> parse_cpu_list(const std::string& text, const std::string& option);  // 0-3,6
+
+struct DiskOptions {
+  std::string path, format, serial, cache;
+  bool readonly = false;
+  unsigned queues = 1;
+};
+struct NetOptions {
+  enum class Kind { kUser, kTap, kNone } kind = Kind::kUser;
+  struct Forward {
+    bool udp = false;
+    std::string host_address;
+    uint16_t host_port = 0, guest_port = 0;
+  };
+  std::vector<Forward> forwards;
+  std::string interface, mac;
+};
+struct SerialOptions {
+  enum class Kind { kStdio, kFile, kNull, kPty } kind = Kind::kStdio;
+  std::string path;
+};
+
+struct RunOptions {
+  MachineConfig machine;
+  kvm::AcceleratorWish accelerator = kvm::AcceleratorWish::kAuto;
+  std::vector<DiskOptions> disks;
+  std::vector<NetOptions> nets;
+  SerialOptions serial;
+  bool virtio_console = false;
+  std::string virtio_console_to;
+  bool rng = false;
+};
+
+Result<DiskOptions> parse_disk(const std::string& text);
+Result<NetOptions> parse_net(const std::string& text);
+Result<SerialOptions> parse_serial(const std::string& text, const std::string& option);
+Result<MemoryConfig> parse_memory(const std::string& text);
+
+// The command line after "run". An empty optional: help was printed.
+Result<std::optional<RunOptions>> parse_run(int argc, char** argv);
+
+}  // namespace vireo::cli

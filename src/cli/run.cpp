@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/run.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/event_loop.h"
+#include "base/log.h"
+#include "cli/console.h"
+#include "cli/terminal.h"
+#include "machine/board.h"
+#include "machine/char_fd.h"
+
+namespace vireo::cli {
+namespace {
+
+// A CharFd with the descriptors it speaks through.
+struct SerialEnd {
+  OwnedFd fd;
+  std::unique_ptr<CharFd> backend;
+  bool stdio = false;
+};
+
+Result<OwnedFd> open_pty() {
+  OwnedFd master(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+  if (!master.valid() || grantpt(master.get()) || unlockpt(master.get())) return fail_errno("pty");
+  char name[128];
+  if (ptsname_r(master.get(), name, sizeof name)) return fail_errno("pty");
+  // Held open on our side in raw mode, so that the master neither echoes nor hangs up while nobody is connected.
+  int slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  if (slave < 0) return fail_errno(std::string("pty ") + name);
+  termios raw;
+  if (tcgetattr(slave, &raw) == 0) {
+    cfmakeraw(&raw);
+    tcsetattr(slave, TCSANOW, &raw);
+  }
+  fprintf(stderr, "vireo: serial port on %s\n", name);
+  return master;
+}
+
+Result<SerialEnd> open_serial(const SerialOptions& options, EventLoop& loop, const char* option) {
+  SerialEnd end;
+  switch (options.kind) {
+    case SerialOptions::Kind::kStdio:
+      end.backend = std::make_unique<CharFd>(loop, STDIN_FILENO, STDOUT_FILENO);
+      end.stdio = true;
+      break;
+    case SerialOptions::Kind::kFile:
+      end.fd.reset(open(options.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+      if (!end.fd.valid()) return fail_errno(std::string(option) + " file:" + options.path);
+      end.backend = std::make_unique<CharFd>(loop, -1, end.fd.get());
+      break;
+    case SerialOptions::Kind::kNull:
+      end.backend = std::make_unique<CharFd>(loop, -1, -1);
+      break;
+    case SerialOptions::Kind::kPty:
+      end.fd = TRY(open_pty());
+      end.backend = std::make_unique<CharFd>(loop, end.fd.get(), end.fd.get());
+      break;
+  }
+  return end;
+}
+
+// SIGTERM and SIGINT: first the power button, then the end.
+class Signals {
+ public:
+  Signals(EventLoop& loop, Machine& machine) : loop_(loop), machine_(machine) {}
+  ~Signals() {
+    if (fd_.valid()) loop_.unwatch(fd_.get());
+  }
+  static void block() {
+    sigset_t set = wanted();
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    std::signal(SIGPIPE, SIG_IGN);
+  }
+  Result<> start() {
+    sigset_t set = wanted();
+    fd_.reset(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!fd_.valid()) return fail_errno("signalfd");
+    return loop_.watch(fd_.get(), EPOLLIN, [this](uint32_t) {
+      signalfd_siginfo info;
+      while (read(fd_.get(), &info, sizeof info) == sizeof info) {
+        if (count_++ == 0) {
+          log(LogLevel::kWarning, "signal %u: pressing the guest's power button; once more ends it", info.ssi_signo);
+          machine_.press_power_button();
+        } else {
+          machine_.request_end(0);
+        }
+      }
+    });
+  }
+
+ private:
+  static sigset_t wanted() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    return set;
+  }
+  EventLoop& loop_;
+  Machine& machine_;
+  OwnedFd fd_;
+  unsigned count_ = 0;
+};
+
+}  // namespace
+
+Result<int> run(const RunOptions& options) {
+  Signals::block();  // before any thread exists
+  auto choice = TRY(kvm::choose_accelerator(options.accelerator));
+  if (!choice.note.empty()) log(LogLevel::kWarning, "%s", choice.note.c_str());
+  auto loop = TRY(EventLoop::create());
+  SerialEnd serial = TRY(open_serial(options.serial, *loop, "--serial"));
+  auto machine = TRY(Machine::create(options.machine, *choice.api, *loop, serial.backend.get()));
+  if (!options.disks.empty() || !options.nets.empty() || options.rng || options.virtio_console)
+    return fail(ErrorKind::kUnsupported, "--disk, --net, --rng, --console: not wired yet");
+  Terminal terminal = serial.stdio ? TRY(Terminal::raw()) : TRY(Terminal::none());
+  std::unique_ptr<Console> console;
+  if (terminal.active()) console = std::make_unique<Console>(*machine, *serial.backend);
+  Signals signals(*loop, *machine);
+  TRY_VOID(signals.start());
+  int status = 0;
+  machine->set_on_end([&](int value) {
+    status = value;
+    loop->stop();
+  });
+  TRY_VOID(machine->start());
+  loop->run();
+  serial.backend->flush();
+  return status;
+}
+
+}  // namespace vireo::cli

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <charconv>
+#include <climits>
+
+#include "cli/options.h"
+
+namespace vireo::cli {
+namespace {
+
+std::unexpected<Error> bad(const std::string& option, const std::string& value, const std::string& reason) {
+  return fail(ErrorKind::kInvalid, option + " " + value + ": " + reason);
+}
+
+std::optional<uint64_t> to_number(std::string_view text) {
+  uint64_t value = 0;
+  int base = 10;
+  if (text.starts_with("0x") || text.starts_with("0X")) text.remove_prefix(2), base = 16;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  if (error != std::errc() || end != text.data() + text.size() || text.empty()) return {};
+  return value;
+}
+
+}  // namespace
+
+Result<WordList> split_words(const std::string& text, const std::string& option) {
+  std::vector<std::string> parts(1);
+  for (size_t i = 0; i < text.size(); i++) {
+    if (text[i] != ',')
+      parts.back() += text[i];
+    else if (i + 1 < text.size() && text[i + 1] == ',')
+      parts.back() += ',', i++;
+    else
+      parts.emplace_back();
+  }
+  WordList list{parts[0], {}};
+  for (size_t i = 1; i < parts.size(); i++) {
+    size_t equals = parts[i].find('=');
+    if (parts[i].empty() || equals == 0) return bad(option, text, "empty word between commas (write ,, for a comma)");
+    if (equals == std::string::npos)
+      list.rest.emplace_back(parts[i], "");
+    else
+      list.rest.emplace_back(parts[i].substr(0, equals), parts[i].substr(equals + 1));
+  }
+  return list;
+}
+
+Result<uint64_t> parse_size(const std::string& text, const std::string& option) {
+  std::string digits = text;
+  unsigned shift = 20;
+  if (!digits.empty() && isalpha(static_cast<unsigned char>(digits.back()))) {
+    switch (toupper(digits.back())) {
+      case 'K': shift = 10; break;
+      case 'M': shift = 20; break;
+      case 'G': shift = 30; break;
+      case 'T': shift = 40; break;
+      default: return bad(option, text, "not a size (512M, 2G; without a letter MiB)");
+    }
+    digits.pop_back();
+  }
+  auto value = to_number(digits);
+  if (!value || *value == 0) return bad(option, text, "not a size (512M, 2G; without a letter MiB)");
+  if (*value > UINT64_MAX >> shift) return bad(option, text, "too large");
+  return *value << shift;
+}
+
+Result<uint64_t> parse_number(const std::string& text, const std::string& option, uint64_t least, uint64_t most) {
+  auto value = to_number(text);
+  if (!value || *value < least || *value > most)
+    return bad(option, text, "a number from " + std::to_string(least) + " to " + std::to_string(most) + " is needed");
+  return *value;
+}
+
+Result<bool> parse_switch(const std::string& text, const std::string& option) {
+  for (const char* yes : {"", "on", "yes", "true", "1"})
+    if (text == yes) return true;
+  for (const char* no : {"off", "no", "false", "0"})
+    if (text == no) return false;
+  return bad(option, text, "on or off is needed");
+}
+
+Result<std::vector<int>> parse_cpu_list(const std::string& text, const std::string& option) {
+  std::vector<int> cpus;
+  size_t at = 0;
+  while (at <= text.size()) {
+    size_t comma = std::min(text.find(',', at), text.size());
+    std::string part = text.substr(at, comma - at);
+    size_t dash = part.find('-');
+    auto first = to_number(part.substr(0, dash));
+    auto last = dash == std::string::npos ? first : to_number(part.substr(dash + 1));
+    if (!first || !last || *first > *last || *last >= 1024) return bad(option, text, "not a list of host CPUs (0-3,6)");
+    for (uint64_t cpu = *first; cpu <= *last; cpu++) cpus.push_back(static_cast<int>(cpu));
+    at = comma + 1;
+  }
+  return cpus;
+}
+
+Result<MemoryConfig> parse_memory(const std::string& text) {
+  const std::string option = "--memory";
+  WordList words = TRY(split_words(text, option));
+  MemoryConfig config;
+  config.size = TRY(parse_size(words.first, option));
+  using Backing = MemoryConfig::Backing;
+  for (auto& [key, value] : words.rest) {
+    if (key == "prealloc") {
+      config.prealloc = TRY(parse_switch(value, option + " prealloc"));
+    } else if (key == "mergeable") {
+      config.mergeable = TRY(parse_switch(value, option + " mergeable"));
+    } else if (key == "thp") {
+      config.transparent_huge_pages = TRY(parse_switch(value, option + " thp"));
+    } else if (key == "numa") {
+      config.numa_node = static_cast<int>(TRY(parse_number(value, option + " numa", 0, 1023)));
+    } else if (key == "hugetlb" || (key == "backing" && value.starts_with("hugetlb"))) {
+      config.backing = Backing::kHugetlb;
+      std::string size = key == "hugetlb" ? value : value.size() > 8 ? value.substr(8) : "";
+      if (!size.empty()) config.huge_page_size = TRY(parse_size(size, option + " hugetlb"));
+    } else if (key == "backing" && value == "memfd") {
+      config.backing = Backing::kMemfd;
+    } else if (key == "backing" && value == "anonymous") {
+      config.backing = Backing::kAnonymous;
+    } else if (key == "file" || (key == "backing" && value.starts_with("file="))) {
+      config.backing = Backing::kFile;
+      config.path = key == "file" ? value : value.substr(5);
+    } else {
+      return bad(option, text, "unknown word " + key + (value.empty() ? "" : "=" + value) + " (see vireo run --help memory)");
+    }
+  }
+  return config;
+}
+
+Result<DiskOptions> parse_disk(const std::string& text) {
+  const std::string option = "--disk";
+  WordList words = TRY(split_words(text, option));
+  if (words.first.empty()) return bad(option, text, "the file is missing");
+  DiskOptions disk{.path = words.first};
+  for (auto& [key, value] : words.rest) {
+    if (key == "readonly") {
+      disk.readonly = TRY(parse_switch(value, option + " readonly"));
+    } else if (key == "serial") {
+      if (value.size() > 20) return bad(option, text, "serial has at most 20 bytes");
+      disk.serial = value;
+    } else if (key == "cache") {
+      if (value != "writeback" && value != "none" && value != "writethrough" && value != "unsafe" && value != "directsync")
+        return bad(option, text, "cache is one of writeback, none, writethrough, directsync, unsafe");
+      disk.cache = value;
+    } else if (key == "format") {
+      disk.format = value;
+    } else if (key == "queues") {
+      disk.queues = static_cast<unsigned>(TRY(parse_number(value, option + " queues", 1, 64)));
+    } else {
+      return bad(option, text, "unknown word " + key + " (see vireo run --help disk)");
+    }
+  }
+  return disk;
+}
+
+Result<NetOptions> parse_net(const std::string& text) {
+  const std::string option = "--net";
+  WordList words = TRY(split_words(text, option));
+  NetOptions net;
+  if (words.first == "user")
+    net.kind = NetOptions::Kind::kUser;
+  else if (words.first == "tap")
+    net.kind = NetOptions::Kind::kTap;
+  else if (words.first == "none")
+    net.kind = NetOptions::Kind::kNone;
+  else
+    return bad(option, text, "user, tap or none");
+  for (auto& [key, value] : words.rest) {
+    if (key == "forward" && net.kind == NetOptions::Kind::kUser) {
+      // [tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT
+      NetOptions::Forward forward;
+      std::string rule = value;
+      if (rule.starts_with("tcp:") || rule.starts_with("udp:")) forward.udp = rule[0] == 'u', rule = rule.substr(4);
+      size_t last = rule.rfind(':');
+      if (last == std::string::npos) return bad(option, text, "forward is [tcp|udp:][ADDRESS:]HOSTPORT:GUESTPORT");
+      forward.guest_port = static_cast<uint16_t>(TRY(parse_number(rule.substr(last + 1), option + " forward", 1, 65535)));
+      rule.resize(last);
+      size_t colon = rule.rfind(':');
+      if (colon != std::string::npos) forward.host_address = rule.substr(0, colon), rule = rule.substr(colon + 1);
+      forward.host_port = static_cast<uint16_t>(TRY(parse_number(rule, option + " forward", 0, 65535)));
+      net.forwards.push_back(forward);
+    } else if (key == "ifname" && net.kind == NetOptions::Kind::kTap) {
+      net.interface = value;
+    } else if (key == "mac") {
+      net.mac = value;
+    } else {
+      return bad(option, text, "unknown word " + key + " (see vireo run --help net)");
+    }
+  }
+  return net;
+}
+
+Result<SerialOptions> parse_serial(const std::string& text, const std::string& option) {
+  using Kind = SerialOptions::Kind;
+  if (text == "stdio") return SerialOptions{Kind::kStdio, ""};
+  if (text == "null") return SerialOptions{Kind::kNull, ""};
+  if (text == "pty") return SerialOptions{Kind::kPty, ""};
+  if (text.starts_with("file:") && text.size() > 5) return SerialOptions{Kind::kFile, text.substr(5)};
+  return bad(option, text, "one of stdio, file:PATH, null, pty");
+}
+
+}  // namespace vireo::cli

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Direct boot: a kernel file, an initrd and a command line become guest memory and an entry state. Protocols: Linux/x86 (64- and
+// 32-bit entry), PVH, multiboot 1.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "machine/cpu_entry.h"
+#include "machine/file_view.h"
+#include "memory/guest_memory.h"
+
+namespace vireo {
+
+enum class BootProtocol { kAuto, kLinux64, kLinux32, kPvh, kMultiboot };
+
+struct BootConfig {
+  std::string kernel, initrd, append;
+  BootProtocol protocol = BootProtocol::kAuto;
+};
+
+// One line of the memory map; types as in e820.
+struct MemoryMapEntry {
+  static constexpr uint32_t kRam = 1, kReserved = 2;
+  uint64_t start, size;
+  uint32_t type;
+};
+
+struct BootEnvironment {
+  GuestMemory& memory;
+  std::vector<MemoryMapEntry> map;
+  GuestAddress rsdp{0};
+};
+
+class BootImage {
+ public:
+  // Opens the files and finds the protocol; fails when the kernel is none we know.
+  static Result<BootImage> open(const BootConfig& config);
+  // Places everything; may be called again for each boot.
+  Result<CpuEntry> load(const BootEnvironment& environment) const;
+  BootProtocol protocol() const { return protocol_; }
+
+ private:
+  Result<CpuEntry> load_bzimage(const BootEnvironment& environment) const;
+  Result<CpuEntry> load_vmlinux(const BootEnvironment& environment) const;
+  Result<CpuEntry> load_pvh(const BootEnvironment& environment) const;
+  Result<CpuEntry> load_multiboot(const BootEnvironment& environment) const;
+  // Puts the initrd as high as `limit` allows, above `floor`; size 0 when there is none.
+  struct Placed {
+    uint64_t start = 0, size = 0;
+  };
+  Result<Placed> place_initrd(const BootEnvironment& environment, uint64_t floor, uint64_t limit) const;
+  Result<> place_command_line(const BootEnvironment& environment, uint64_t at, uint64_t room, const std::string& text) const;
+  std::string kernel_named(const char* reason) const { return "--kernel " + config_.kernel + ": " + reason; }
+
+  BootConfig config_;
+  FileView kernel_, initrd_;
+  BootProtocol protocol_ = BootProtocol::kAuto;
+  bool elf_ = false;
+};
+
+}  // namespace vireo

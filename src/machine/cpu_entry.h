@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// The state in which a boot protocol hands the processor to a kernel. Spec: Intel SDM vol 3, 10.1.4 (state after reset).
+#pragma once
+
+#include <cstdint>
+
+#include "base/result.h"
+#include "kvm/vcpu.h"
+#include "memory/guest_memory.h"
+
+namespace vireo {
+
+struct CpuEntry {
+  enum class Mode { kReset, kProtected32, kLong64 };
+  Mode mode = Mode::kReset;
+  uint64_t rip = 0, rax = 0, rbx = 0, rsi = 0, rsp = 0;
+};
+
+// Low memory the entry states use: a GDT, and page tables that map the first 4 GiB to themselves.
+constexpr uint64_t kBootGdt = 0x500;
+constexpr uint64_t kBootPageTables = 0x9000;  // six pages
+constexpr uint64_t kBootDataEnd = 0xf000;
+
+// Changes a vCPU that is in its reset state. Writes GDT and page tables where the mode needs them.
+Result<> enter(kvm::Vcpu& vcpu, GuestMemory& memory, const CpuEntry& entry);
+
+}  // namespace vireo

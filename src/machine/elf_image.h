@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// ELF kernels, 32 and 64 bits: loading their segments to physical addresses, and finding the PVH entry note.
+// Spec: System V ABI, chapter 5; Xen's public elfnote.h for XEN_ELFNOTE_PHYS32_ENTRY.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "base/result.h"
+#include "machine/file_view.h"
+#include "memory/guest_memory.h"
+
+namespace vireo {
+
+struct ElfImage {
+  bool is64 = false;
+  uint64_t entry = 0;           // as the header says, usually virtual
+  uint64_t physical_entry = 0;  // the same through the segment that holds it
+  std::optional<uint32_t> pvh_entry;
+  uint64_t end = 0;  // first physical byte after all segments
+
+  static bool is_elf(const FileView& file);
+  // Reads headers and notes.
+  static Result<ElfImage> parse(const FileView& file);
+  // Copies PT_LOAD segments to their physical addresses and zeroes the rest of each.
+  static Result<> load(const FileView& file, GuestMemory& memory);
+};
+
+}  // namespace vireo

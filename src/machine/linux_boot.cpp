@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Linux/x86 boot protocol. Spec: the kernel's Documentation/x86/boot.rst and zero-page.rst.
+#include <asm/bootparam.h>
+
+#include <algorithm>
+#include <cstddef>
+
+#include "machine/boot.h"
+#include "machine/elf_image.h"
+
+namespace vireo {
+namespace {
+
+constexpr uint64_t kZeroPage = 0x10000;
+constexpr uint64_t kCommandLine = 0x20000;
+constexpr uint64_t kCommandLineRoom = 0x10000;
+constexpr uint64_t kKernelStart = 0x100000;
+constexpr uint16_t kOldestVersion = 0x020c;  // the first with xloadflags, Linux 3.8
+constexpr uint8_t kLoaderUnregistered = 0xff;
+constexpr uint64_t kEntry64 = 0x200;
+
+void fill_map(boot_params& params, const BootEnvironment& environment) {
+  size_t count = std::min<size_t>(environment.map.size(), E820_MAX_ENTRIES_ZEROPAGE);
+  for (size_t i = 0; i < count; i++)
+    params.e820_table[i] = {environment.map[i].start, environment.map[i].size, environment.map[i].type};
+  params.e820_entries = static_cast<uint8_t>(count);
+  params.acpi_rsdp_addr = raw(environment.rsdp);
+}
+
+Result<> store(const BootEnvironment& environment, const boot_params& params) {
+  if (!environment.memory.write(GuestAddress{kZeroPage}, std::as_bytes(std::span(&params, 1))))
+    return fail(ErrorKind::kInvalid, "the guest's memory is too small; give it more with --memory");
+  return {};
+}
+
+}  // namespace
+
+Result<CpuEntry> BootImage::load_bzimage(const BootEnvironment& environment) const {
+  boot_params params{};
+  // The header ends where the jump at its start leads to (boot.rst, "jump": offset 0x202 + byte at 0x201).
+  uint8_t jump = 0;
+  kernel_.get(0x201, jump);
+  constexpr uint64_t kHeaderStart = offsetof(boot_params, hdr);
+  uint64_t header_end = std::min<uint64_t>(0x202 + jump, kHeaderStart + sizeof params.hdr);
+  auto header = kernel_.slice(kHeaderStart, header_end - kHeaderStart);
+  if (header.empty()) return fail(ErrorKind::kCorrupt, "setup header is cut off");
+  memcpy(reinterpret_cast<std::byte*>(&params) + kHeaderStart, header.data(), header.size());
+  setup_header& h = params.hdr;
+  if (h.version < kOldestVersion) return fail(ErrorKind::kUnsupported, "boot protocol older than 2.12");
+  if (!(h.loadflags & LOADED_HIGH)) return fail(ErrorKind::kUnsupported, "a zImage, not a bzImage");
+  bool wide = protocol_ == BootProtocol::kLinux64;
+  // A 32-bit kernel has no 64-bit entry: it is entered as it can be.
+  if (wide && !(h.xloadflags & XLF_KERNEL_64)) wide = false;
+
+  uint64_t setup = (uint64_t{h.setup_sects ? h.setup_sects : uint8_t{4}} + 1) * 512;
+  if (setup >= kernel_.bytes().size()) return fail(ErrorKind::kCorrupt, "the kernel proper is missing");
+  auto code = kernel_.bytes().subspan(setup);
+  uint64_t start = h.relocatable_kernel ? std::max<uint64_t>(kKernelStart, h.pref_address) : h.pref_address;
+  uint64_t need = std::max<uint64_t>(h.init_size, code.size());
+  if (environment.memory.range(GuestAddress{start}, need).empty())
+    return fail(ErrorKind::kInvalid, "needs " + std::to_string((start + need) >> 20) + " MiB to start; give it more with --memory");
+  environment.memory.write(GuestAddress{start}, code);
+
+  h.type_of_loader = kLoaderUnregistered;
+  h.loadflags |= CAN_USE_HEAP;
+  h.heap_end_ptr = 0xfe00;
+  h.code32_start = static_cast<uint32_t>(start);
+  h.cmd_line_ptr = static_cast<uint32_t>(kCommandLine);
+  TRY_VOID(place_command_line(environment, kCommandLine, std::min<uint64_t>(kCommandLineRoom, uint64_t{h.cmdline_size} + 1), config_.append));
+  Placed initrd = TRY(place_initrd(environment, start + need, uint64_t{h.initrd_addr_max} + 1));
+  h.ramdisk_image = static_cast<uint32_t>(initrd.start);
+  h.ramdisk_size = static_cast<uint32_t>(initrd.size);
+  fill_map(params, environment);
+  TRY_VOID(store(environment, params));
+  return CpuEntry{.mode = wide ? CpuEntry::Mode::kLong64 : CpuEntry::Mode::kProtected32,
+                  .rip = wide ? start + kEntry64 : start,
+                  .rsi = kZeroPage};
+}
+
+// An uncompressed kernel has no setup header of its own: the loader makes one up.
+Result<CpuEntry> BootImage::load_vmlinux(const BootEnvironment& environment) const {
+  ElfImage elf = TRY(ElfImage::parse(kernel_));
+  TRY_VOID(ElfImage::load(kernel_, environment.memory));
+  boot_params params{};
+  setup_header& h = params.hdr;
+  h.boot_flag = 0xaa55;
+  h.header = 0x53726448;
+  h.version = 0x020f;
+  h.type_of_loader = kLoaderUnregistered;
+  h.loadflags = LOADED_HIGH;
+  h.kernel_alignment = 0x1000000;
+  h.cmd_line_ptr = static_cast<uint32_t>(kCommandLine);
+  h.cmdline_size = 2047;
+  TRY_VOID(place_command_line(environment, kCommandLine, kCommandLineRoom, config_.append));
+  Placed initrd = TRY(place_initrd(environment, elf.end, 0x80000000));
+  h.ramdisk_image = static_cast<uint32_t>(initrd.start);
+  h.ramdisk_size = static_cast<uint32_t>(initrd.size);
+  fill_map(params, environment);
+  TRY_VOID(store(environment, params));
+  bool wide = protocol_ == BootProtocol::kLinux64 && elf.is64;
+  return CpuEntry{.mode = wide ? CpuEntry::Mode::kLong64 : CpuEntry::Mode::kProtected32, .rip = elf.physical_entry, .rsi = kZeroPage};
+}
+
+}  // namespace vireo

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/machine.h"
+
+#include "base/log.h"
+#include "machine/board.h"
+#include "machine/cpuid.h"
+
+namespace vireo {
+namespace {
+
+// Four pages below the BIOS that Intel's hardware needs in real mode; no board puts anything there.
+constexpr uint64_t kTssAddress = 0xfffbd000, kIdentityMap = 0xfffbc000;
+
+class VmMsiSink final : public MsiSink {
+ public:
+  explicit VmMsiSink(const kvm::Vm& vm) : vm_(vm) {}
+  void send(uint64_t address, uint32_t data) override {
+    // A message to an address outside the interrupt window is a write the guest asked for; there is nobody to take it.
+    (void)vm_.signal_msi(address, data);
+  }
+
+ private:
+  const kvm::Vm& vm_;
+};
+
+}  // namespace
+
+Machine::Machine(const MachineConfig& config, EventLoop& loop)
+    : config_(config), loop_(loop), irq_lines_([this](unsigned gsi, bool level) { (void)vm_->irq_line(gsi, level); }) {}
+
+Machine::~Machine() {
+  threads_.clear();
+  board_.reset();
+}
+
+Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, const kvm::Api& api, EventLoop& loop,
+                                                 CharBackend* serial) {
+  std::unique_ptr<Machine> machine(new Machine(config, loop));
+  TRY_VOID(machine->build(api, serial));
+  return machine;
+}
+
+Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
+  image_ = TRY(BootImage::open(config_.boot));
+  system_ = TRY(kvm::System::open(api));
+  int most = system_->extension(KVM_CAP_MAX_VCPUS);
+  if (config_.cpus < 1 || (most > 0 && config_.cpus > static_cast<unsigned>(most)))
+    return fail(ErrorKind::kInvalid, "--cpus " + std::to_string(config_.cpus) + ": 1 to " + std::to_string(most) + " are possible");
+  memory_ = TRY(GuestMemory::create(config_.memory, Board::low_memory_limit(config_)));
+  vm_ = TRY(system_->create_vm());
+  TRY_VOID(vm_->set_identity_map_address(kIdentityMap));
+  TRY_VOID(vm_->set_tss_address(kTssAddress));
+  TRY_VOID(vm_->create_irqchip());
+  TRY_VOID(vm_->create_pit());
+  unsigned slot = 0;
+  for (const MemoryRegion& region : memory_->regions())
+    TRY_VOID(vm_->set_memory(slot++, raw(region.start), region.size, region.host));
+  memory_->set_write_notice([this](GuestAddress start, uint64_t size) {
+    auto bytes = memory_->range(start, size);
+    if (!bytes.empty()) vm_->notice_write(bytes.data(), bytes.size());
+  });
+  msi_ = std::make_unique<VmMsiSink>(*vm_);
+  TRY_VOID(create_vcpus());
+  reset_chips_ = TRY(vm_->chip_state());
+  board_ = TRY(Board::create(*this, serial));
+  return {};
+}
+
+Result<> Machine::create_vcpus() {
+  auto offer = TRY(system_->supported_cpuid());
+  bool tsc_deadline = system_->extension(KVM_CAP_TSC_DEADLINE_TIMER);
+  msr_indices_ = TRY(system_->msr_indices());
+  for (unsigned id = 0; id < config_.cpus; id++) {
+    auto vcpu = TRY(vm_->create_vcpu(id));
+    TRY_VOID(vcpu->set_cpuid(guest_cpuid(offer, id, config_.cpus, tsc_deadline)));
+    // REP MOVS and STOS by the fast microcode, as firmware leaves IA32_MISC_ENABLE.
+    (void)vcpu->set_msr(0x1a0, 1);
+    reset_states_.push_back(TRY(vcpu->state(msr_indices_)));
+    vcpus_.push_back(std::move(vcpu));
+  }
+  for (unsigned id = 0; id < config_.cpus; id++) {
+    std::optional<int> host_cpu;
+    if (!config_.cpu_affinity.empty()) host_cpu = config_.cpu_affinity[id % config_.cpu_affinity.size()];
+    kvm::ExitHandler& exits = *this;
+    threads_.push_back(std::make_unique<kvm::VcpuThread>(*vcpus_[id], exits, host_cpu));
+  }
+  return {};
+}
+
+Result<> Machine::boot() {
+  BootEnvironment environment = TRY(board_->prepare_boot());
+  CpuEntry entry = TRY(image_.load(environment));
+  return enter(*vcpus_[0], *memory_, entry);
+}
+
+Result<> Machine::start() {
+  TRY_VOID(boot());
+  for (auto& thread : threads_) TRY_VOID(thread->start());
+  state_ = State::kRunning;
+  for (auto& thread : threads_) thread->resume();
+  return {};
+}
+
+void Machine::pause_vcpus() {
+  for (auto& thread : threads_) thread->request_pause();
+  // A vCPU may be inside a device that waits for this loop: keep it turning.
+  for (auto& thread : threads_)
+    while (!thread->paused()) loop_.step(1);
+}
+
+void Machine::pause() {
+  if (state_ != State::kRunning) return;
+  pause_vcpus();
+  state_ = State::kPaused;
+}
+
+void Machine::resume() {
+  if (state_ != State::kPaused) return;
+  state_ = State::kRunning;
+  for (auto& thread : threads_) thread->resume();
+}
+
+void Machine::press_power_button() { board_->press_power_button(); }
+
+void Machine::request_reset() {
+  if (!config_.reboot) return request_end(0);
+  if (change_pending_.exchange(true)) return;
+  for (auto& thread : threads_) thread->request_pause();
+  loop_.post([this] { reset(); });
+}
+
+void Machine::request_power_off() { request_end(0); }
+
+void Machine::request_end(int status) {
+  for (auto& thread : threads_) thread->request_pause();
+  loop_.post([this, status] { end(status); });
+}
+
+void Machine::reset() {
+  if (state_ == State::kEnded) return;
+  pause_vcpus();
+  change_pending_ = false;
+  board_->reset(ResetKind::kCold);
+  auto result = [this]() -> Result<> {
+    TRY_VOID(vm_->set_chip_state(reset_chips_));
+    for (size_t i = 0; i < vcpus_.size(); i++) TRY_VOID(vcpus_[i]->set_state(reset_states_[i]));
+    return boot();
+  }();
+  if (!result) {
+    log(LogLevel::kError, "reset: %s", result.error().message.c_str());
+    return end(1);
+  }
+  if (state_ == State::kRunning)
+    for (auto& thread : threads_) thread->resume();
+}
+
+void Machine::end(int status) {
+  if (state_ == State::kEnded) return;
+  pause_vcpus();
+  state_ = State::kEnded;
+  if (on_end_) on_end_(status);
+}
+
+void Machine::stopped(kvm::Vcpu&, kvm::StopReason reason, const std::string& detail) {
+  switch (reason) {
+    case kvm::StopReason::kShutdown:
+    case kvm::StopReason::kSystemReset:
+      log(LogLevel::kInfo, "guest reset: %s", detail.c_str());
+      return request_reset();
+    case kvm::StopReason::kSystemPowerOff:
+      return request_power_off();
+    case kvm::StopReason::kCrash:
+      log(LogLevel::kError, "the guest crashed: %s", detail.c_str());
+      return request_end(1);
+    case kvm::StopReason::kFailed:
+      log(LogLevel::kError, "%s", detail.c_str());
+      return request_end(1);
+  }
+}
+
+uint64_t Machine::exits() const {
+  uint64_t sum = 0;
+  for (auto& thread : threads_) sum += thread->exits();
+  return sum;
+}
+
+}  // namespace vireo

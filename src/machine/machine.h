@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// A machine: RAM, vCPUs, interrupt controllers and buses of one VM, and its life from power-on over resets to the end. A board
+// (machine/board.h) fills it with devices. All calls are for the event loop's thread unless they say otherwise.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "devices/char_backend.h"
+#include "devices/msix.h"
+#include "kvm/system.h"
+#include "kvm/vcpu.h"
+#include "kvm/vcpu_thread.h"
+#include "kvm/vm.h"
+#include "machine/boot.h"
+#include "machine/bus.h"
+#include "machine/irq_lines.h"
+#include "memory/guest_memory.h"
+
+namespace vireo {
+
+class Board;
+
+struct MachineConfig {
+  enum class BoardKind { kQ35, kMicrovm };
+  BoardKind board = BoardKind::kQ35;
+  unsigned cpus = 1;
+  std::vector<int> cpu_affinity;  // host CPU of each vCPU in turn; empty: not pinned
+  MemoryConfig memory;
+  BootConfig boot;
+  bool reboot = true;  // false: a guest's reset ends the machine
+  std::optional<uint16_t> debug_exit;  // port
+  bool test_device = false;
+  int64_t rtc_start = 0;  // seconds since 1970
+};
+
+class Machine final : private kvm::ExitHandler {
+ public:
+  static Result<std::unique_ptr<Machine>> create(const MachineConfig& config, const kvm::Api& api, EventLoop& loop,
+                                                 CharBackend* serial);
+  ~Machine() override;
+
+  // Power-on: loads the kernel and starts the vCPUs.
+  Result<> start();
+  void pause();
+  void resume();
+  void press_power_button();
+  // Any thread, also a vCPU's.
+  void request_reset();
+  void request_power_off();
+  void request_end(int status);
+  // Called once on the loop's thread, when the vCPUs have stopped for good.
+  void set_on_end(std::function<void(int status)> on_end) { on_end_ = std::move(on_end); }
+
+  const MachineConfig& config() const { return config_; }
+  Board& board() { return *board_; }
+  EventLoop& loop() { return loop_; }
+  GuestMemory& memory() { return *memory_; }
+  kvm::Vm& vm() { return *vm_; }
+  Bus& ports() { return ports_; }
+  Bus& mmio() { return mmio_; }
+  IrqLine& irq(unsigned gsi) { return irq_lines_.input(gsi); }
+  MsiSink& msi() { return *msi_; }
+  uint64_t exits() const;
+  bool running() const { return state_ == State::kRunning; }
+
+ private:
+  enum class State { kOff, kRunning, kPaused, kEnded };
+
+  Machine(const MachineConfig& config, EventLoop& loop);
+  Result<> build(const kvm::Api& api, CharBackend* serial);
+  Result<> create_vcpus();
+  Result<> boot();
+  void reset();
+  void end(int status);
+  void pause_vcpus();
+
+  void port_read(uint16_t port, std::span<std::byte> data) override { ports_.read(port, data); }
+  void port_write(uint16_t port, std::span<const std::byte> data) override { ports_.write(port, data); }
+  void mmio_read(uint64_t address, std::span<std::byte> data) override { mmio_.read(address, data); }
+  void mmio_write(uint64_t address, std::span<const std::byte> data) override { mmio_.write(address, data); }
+  void stopped(kvm::Vcpu& vcpu, kvm::StopReason reason, const std::string& detail) override;
+
+  MachineConfig config_;
+  EventLoop& loop_;
+  State state_ = State::kOff;
+  std::function<void(int)> on_end_;
+  std::atomic<bool> change_pending_ = false;  // a reset or the end has been asked for
+
+  std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<kvm::System> system_;
+  std::unique_ptr<kvm::Vm> vm_;
+  std::vector<std::unique_ptr<kvm::Vcpu>> vcpus_;
+  Bus ports_, mmio_;
+  IrqLines irq_lines_;
+  std::unique_ptr<MsiSink> msi_;
+  BootImage image_;
+  std::unique_ptr<Board> board_;
+  std::vector<std::unique_ptr<kvm::VcpuThread>> threads_;
+  std::vector<uint32_t> msr_indices_;
+  std::vector<kvm::VcpuState> reset_states_;
+  kvm::ChipState reset_chips_;
+};
+
+}  // namespace vireo

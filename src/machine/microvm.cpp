@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/microvm.h"
+
+#include "machine/acpi.h"
+#include "machine/machine.h"
+#include "virtio/device.h"
+
+namespace vireo {
+
+Result<std::unique_ptr<Microvm>> Microvm::create(Machine& machine, CharBackend* serial) {
+  std::unique_ptr<Microvm> board(new Microvm(machine));
+  board->pc_ = TRY(PcDevices::create(machine, serial));
+  return board;
+}
+
+Result<> Microvm::add(std::unique_ptr<virtio::Device> device) {
+  return fail(ErrorKind::kUnsupported, "microvm: virtio devices are not wired yet");
+}
+
+void Microvm::reset(ResetKind kind) {
+  for (Slot& slot : slots_) {
+    auto lock = machine_.mmio().lock(*slot.transport);
+    slot.transport->reset(kind);
+  }
+  pc_->reset(kind);
+}
+
+Result<BootEnvironment> Microvm::prepare_boot() {
+  using namespace aml;
+  std::vector<Bytes> devices;
+  for (size_t i = 0; i < slots_.size(); i++) {
+    char label[5];
+    snprintf(label, sizeof label, "VR%02X", static_cast<unsigned>(i & 0xff));
+    devices.push_back(device(label, join({name("_HID", string("LNRO0005")), name("_UID", integer(i)), name("_CCA", integer(1)),
+                                          name("_CRS", resources({memory32(static_cast<uint32_t>(slots_[i].address), kStride),
+                                                                  interrupt(slots_[i].gsi, true, false, true)}))})));
+  }
+  Bytes system_bus = PcDevices::describe();
+  for (const Bytes& d : devices) system_bus.insert(system_bus.end(), d.begin(), d.end());
+  AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = PcDevices::kPmBase, .sci = PcDevices::kSci};
+  acpi.dsdt = join({scope("\\_SB", system_bus), PcDevices::sleep_states()});
+  GuestAddress rsdp = TRY(write_acpi(machine_.memory(), acpi, GuestAddress{PcDevices::kTables}, GuestAddress{PcDevices::kTablesEnd}));
+  return BootEnvironment{machine_.memory(), PcDevices::memory_map(machine_.memory()), rsdp};
+}
+
+}  // namespace vireo

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every PC board has: serial port, clock, keyboard controller, ACPI power management, reset register, and on request the
+// devices of test kernels.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "devices/acpi_pm.h"
+#include "devices/char_backend.h"
+#include "devices/i8042.h"
+#include "devices/reset_control.h"
+#include "devices/rtc.h"
+#include "devices/uart.h"
+#include "machine/aml.h"
+#include "machine/boot.h"
+
+namespace vireo {
+
+class Machine;
+
+class PcDevices {
+ public:
+  static constexpr uint16_t kPmBase = 0x600;
+  static constexpr unsigned kSci = 9;
+  // Tables for a direct boot lie in the BIOS area, where a scan for RSDP and SMBIOS looks.
+  static constexpr uint64_t kTables = 0xe0000, kTablesEnd = 0x100000;
+
+  static Result<std::unique_ptr<PcDevices>> create(Machine& machine, CharBackend* serial);
+  void reset(ResetKind kind);
+  AcpiPm& pm() { return *pm_; }
+  ResetControl& reset_control() { return *reset_control_; }
+  // The AML of these devices, for inside \_SB, and the sleep states for the root.
+  static aml::Bytes describe();
+  static aml::Bytes sleep_states();
+  // RAM with the legacy hole cut out of it.
+  static std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory);
+
+ private:
+  explicit PcDevices(Machine& machine) : machine_(machine) {}
+  Result<> build(CharBackend* serial);
+  Result<> build_test_devices();
+
+  Machine& machine_;
+  std::unique_ptr<Uart> uart_;
+  std::unique_ptr<Rtc> rtc_;
+  std::unique_ptr<I8042> i8042_;
+  std::unique_ptr<AcpiPm> pm_;
+  std::unique_ptr<ResetControl> reset_control_;
+  std::vector<std::unique_ptr<Device>> others_;
+};
+
+}  // namespace vireo
