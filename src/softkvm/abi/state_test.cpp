@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ABI's structs hold the whole vCPU: what is saved and loaded into another VM is saved again the same.
+#include <array>
 #include <map>
 
 #include "softkvm/abi/backend_test.h"
@@ -12,7 +13,7 @@ constexpr uint32_t kTsc = 0x10, kTscDeadline = 0x6e0, kTscAdjust = 0x3b;
 struct State {
   kvm_regs regs;
   kvm_sregs2 sregs;
-  kvm_xsave xsave;
+  std::array<uint8_t, sizeof(kvm_xsave)> xsave;
   kvm_xcrs xcrs;
   kvm_vcpu_events events;
   kvm_debugregs debug;
