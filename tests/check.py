@@ -202,7 +202,7 @@ class Tally:
         cases = self.done.get(test.name)
         return cases if cases and not any(case[1] == FAILED for case in cases) else None
 
-    def add(self, test_name, cases, seconds, quiet=False):
+    def add(self, test_name, cases, seconds, quiet=False, log=None):
         with self.lock:
             self.results += cases
             if self.state_file and cases:
@@ -217,6 +217,9 @@ class Tally:
         for name, result, reason in cases:
             if result == FAILED:
                 print(f"  FAILED {name}: {reason}", flush=True)
+        if log and counts[FAILED] and log.exists():
+            for line in log.read_text(errors="replace").splitlines()[-12:]:
+                print(f"  | {line[:200]}", flush=True)
 
     def close(self):
         expected = []
@@ -256,7 +259,7 @@ def build(preset, targets, tally):
     log = LOGS / f"build--{preset}.log"
     wanted = " ".join(f"--target {t}" for t in targets)
     command = (f"set -e; [ -f build/{preset}/build.ninja ] || cmake --preset {preset}; "
-               f"cmake --build --preset {preset} {wanted}")
+               f"cmake --build --preset {preset} {wanted} -- -k 0")
     code = run(command, log, 3600)
     if stopping.is_set():
         return False
@@ -323,7 +326,7 @@ def main():
         start = time.monotonic()
         cases = execute(test)
         if cases:
-            tally.add(test.name, cases, time.monotonic() - start)
+            tally.add(test.name, cases, time.monotonic() - start, log=test.log())
 
     # What is quick to say no goes first; then the release build, which the guest tests need, and the sanitized one.
     rules = [t for t in tests if t.name.startswith("rules/")]
@@ -331,7 +334,8 @@ def main():
     for test in rules:
         perform(test)
     if not options.only or any(p.startswith("dev") for p in options.only) or not tests:
-        if build("dev", [], tally) and not stopping.is_set():
+        build("dev", [], tally)  # after a failure too: what could be built is still tested
+        if not stopping.is_set():
             with concurrent.futures.ThreadPoolExecutor(2) as pool:
                 list(pool.map(perform, [t for t in unit_tests("dev") if chosen(t.name)]))
     if guests and not stopping.is_set():
