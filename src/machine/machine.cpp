@@ -60,6 +60,7 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
     if (!bytes.empty()) vm_->notice_write(bytes.data(), bytes.size());
   });
   msi_ = std::make_unique<VmMsiSink>(*vm_);
+  doorbells_ = std::make_unique<Doorbells>(*vm_, loop_);
   TRY_VOID(create_vcpus());
   reset_chips_ = TRY(vm_->chip_state());
   board_ = TRY(Board::create(*this, serial));
