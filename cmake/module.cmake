@@ -10,7 +10,7 @@ set(VIREO_SANITIZE "" CACHE STRING "value for -fsanitize=")
 
 set(VIREO_WARNINGS -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers -Wno-psabi)
 set(VIREO_FAST_FLAGS -mgeneral-regs-only -fno-exceptions -fno-rtti -fno-tree-loop-distribute-patterns
-    -fno-stack-protector -fno-builtin-memcpy -fno-builtin-memset)
+    -fno-stack-protector -mno-red-zone -fcf-protection=none -fno-builtin-memcpy -fno-builtin-memset)
 
 add_library(vireo_flags INTERFACE)
 target_include_directories(vireo_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)

@@ -12,10 +12,13 @@
 #include <vector>
 
 #include "softkvm/cpu/vcpu_state.h"
+#include "softkvm/irqchip/read_section.h"
 
 namespace vireo::softkvm {
 
 class Irqchip;   // irqchip/irqchip.h
+struct MsrFilter; // abi/msr_filter.h
+class Ioeventfds; // irqchip/ioeventfd.h
 class Slots;     // mmu/slots.h: memory slots
 class CodeCache; // translate/code_cache.h
 struct Engine;   // translate/engine.h: one vCPU's TLBs, jump cache and translated-code entry
@@ -40,8 +43,16 @@ class Vm {
   std::unique_ptr<CodeCache> code;
   Irqchip* irqchip = nullptr;      // set by abi/ on KVM_CREATE_IRQCHIP; owned there
   bool pit_present = false;
+  Ioeventfds* ioeventfds = nullptr;  // set by abi/, always there; guest writes to devices ask it before they leave
+  Published<MsrFilter> msr_filter;   // set by abi/, asked by msr_filter_allows()
+  struct TscWrites {
+    std::mutex mutex;
+    bool valid = false;
+    uint64_t offset = 0;
+  } tsc_writes;                      // the TSC offset that the vCPUs share, see synchronize_tsc()
+  std::atomic<uint64_t> clock_offset{0};  // kvmclock: CLOCK_BOOTTIME plus this, nanoseconds
   std::mutex vcpus_mutex;
-  std::vector<class Vcpu*> vcpus;  // by index of creation
+  std::vector<class Vcpu*> vcpus;  // by index of creation; abi/ appends
 
  private:
   Vm();
@@ -51,13 +62,16 @@ class Vcpu : public VcpuState {
  public:
   static std::unique_ptr<Vcpu> create(Vm& vm, unsigned id, kvm_run* run);
   ~Vcpu();
+  void operator delete(void* memory);  // it lies in a mapping with its engine
 
   // KVM_RUN, without the signal mask (abi/ sets that around it): runs until an exit; 0 with kvm_run filled, or -errno (-EINTR).
+  // abi/ fills if_flag, cr8, apic_base, flags and ready_for_interrupt_injection afterwards and has dealt with the synced registers.
   int run_guest();
 
   // Makes the vCPU leave translated code or its halt soon and look at its events again. From any thread, async-signal-safe.
   void kick();
-  // Makes a running KVM_RUN return -EINTR at its next safe point. From any thread, async-signal-safe.
+  // Makes a running KVM_RUN return -EINTR at its next safe point. From any thread, async-signal-safe. Sticky: a request made before
+  // run_guest() makes it return at once; run_guest() clears it as it returns.
   void request_exit();
 
   // SIMD and x87 state, in the XSAVE standard (non-compacted) format; valid while KVM_RUN is not running.
@@ -76,9 +90,19 @@ class Vcpu : public VcpuState {
 
   // KVM_SET_GUEST_DEBUG as given; state_changed() after a change.
   kvm_guest_debug guest_debug{};
-  // KVM_INTERRUPT without an in-kernel irqchip: vector waiting, or -1.
+  // KVM_INTERRUPT without an in-kernel irqchip, or an interrupt of KVM_SET_VCPU_EVENTS that is acknowledged already: the vector
+  // that waits, or -1. Delivered before the irqchip is asked. Soft: as by INT n, whatever IF says, through the gate's DPL.
   int user_interrupt = -1;
-  class Lapic* lapic = nullptr;  // irqchip/, owned there
+  bool user_interrupt_soft = false;
+  // The same for an NMI that was on its way in (nmi_masked is set already).
+  bool nmi_injected = false;
+  // abi/'s own, for KVM_GET_VCPU_EVENTS: `injected` came as "pending", with a payload that CR2 or DR6 do not hold yet.
+  bool injected_is_pending = false, injected_has_payload = false;
+  bool triple_fault_pending = false;
+  bool guest_stopped = false;  // KVM_KVMCLOCK_CTRL: the next kvmclock page says so (PVCLOCK_GUEST_STOPPED)
+  bool smm_inside_nmi = false;
+  class Lapic* lapic = nullptr;  // irqchip/, owned by abi/; null without an irqchip: then APIC base and CR8 are these
+  uint64_t user_apic_base = 0, user_cr8 = 0;
 
   Engine* engine = nullptr;
 };

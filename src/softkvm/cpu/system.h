@@ -31,6 +31,17 @@ bool io_permitted(VcpuState& vcpu, uint16_t port, unsigned size, Outcome& outcom
 void reset_cpu(VcpuState& vcpu);  // power-on / INIT values (Intel SDM vol 3, table 10-1)
 void init_cpu(VcpuState& vcpu);   // INIT: what survives it stays
 
+// System management mode. enter_smm: an SMI at an instruction boundary (in_smm was clear); RSM is run by execute_system. kJump, or kExit with
+// KVM_EXIT_SHUTDOWN where the save area cannot be written or holds what no CPU can be in.
+Outcome enter_smm(VcpuState& vcpu);
+
+// A write of PKRU, or of IA32_TSC and friends, is an instruction like the others; these are for the ABI, with no checks of privilege.
+// Values the CPU could not hold are refused (false), as KVM_SET_SREGS, KVM_SET_XCRS and KVM_SET_DEBUGREGS do.
+bool valid_cr0(const VcpuState& vcpu, uint64_t value);
+bool valid_cr4(const VcpuState& vcpu, uint64_t value);
+bool valid_efer(const VcpuState& vcpu, uint64_t value);
+bool valid_xcr0(const VcpuState& vcpu, uint64_t value);
+
 // --- given by the engine (mmu/, translate/)
 
 enum class AccessType : uint8_t { kRead, kWrite, kReadWrite };
@@ -43,6 +54,14 @@ Outcome write_linear(VcpuState& vcpu, uint64_t linear, const void* in, unsigned 
 // Would a write succeed? For instructions that must check before they change anything.
 Outcome probe_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system = false, bool stack = false);
 
+// Sets and clears bits of one byte as supervisor, by a locked instruction: accessed and busy bits of descriptors.
+Outcome update_linear_byte(VcpuState& vcpu, uint64_t linear, uint8_t set, uint8_t clear);
+
+// Guest physical memory, RAM only (PDPTEs, the SMM save area): false where a byte of it is in no slot (or read-only, for writes).
+// In SMM, of SMM's address space.
+bool read_physical(VcpuState& vcpu, uint64_t physical, void* out, unsigned size);
+bool write_physical(VcpuState& vcpu, uint64_t physical, const void* in, unsigned size);
+
 // segment:offset to linear, with limit, rights and canonical checks (#GP/#SS) for `size` bytes.
 Outcome linear_address(VcpuState& vcpu, SegmentRegister segment, uint64_t offset, unsigned size, AccessType type, uint64_t& linear);
 // The offset of the instruction's modrm memory operand, in its address size.
@@ -50,9 +69,9 @@ uint64_t effective_offset(const VcpuState& vcpu, const Insn& insn);
 // Both of the above.
 Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessType type, uint64_t& linear);
 
-// To be called by whoever changes CR0/3/4, EFER, segments, CPL, flags that the mode depends on.
+// To be called by whoever changes CR0/3/4, EFER, XCR0, PKRU, segments, CPL, flags that the mode depends on.
 void update_mode(VcpuState& vcpu);
-void flush_tlb(VcpuState& vcpu, bool keep_global);
+void flush_tlb(VcpuState& vcpu, bool keep_global);  // of all address spaces
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear);
 void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global);
 
@@ -62,6 +81,14 @@ Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint3
 
 // Exits to user space that are not memory or ports (KVM_EXIT_X86_RDMSR ... use kvm_run directly).
 uint64_t guest_tsc(const VcpuState& vcpu);
+// KVM_SET_MSRS of IA32_TSC: sets tsc_offset so that the guest's TSC is `value` now; writes of several vCPUs within a second that agree get one
+// offset, so that their counters stay equal (as the kernel's module does).
+void synchronize_tsc(VcpuState& vcpu, uint64_t value);
+// KVM_X86_SET_MSR_FILTER: may the guest's own RDMSR/WRMSR reach this MSR?
+bool msr_filter_allows(VcpuState& vcpu, uint32_t index, bool write);
+// A hypercall of the KVM paravirtual interface, made at CPL 0: kNext with the value for RAX, kExit with KVM_EXIT_HYPERCALL filled in (run
+// again with open_exit = kHypercall), kHalt never. Unknown ones answer -KVM_ENOSYS.
+Outcome hypercall(VcpuState& vcpu, uint64_t number, const uint64_t (&arguments)[4], uint64_t& result);
 
 // The interrupt controller as the CPU sees it (irqchip/): TPR by CR8, APIC base and x2APIC MSRs; false: #GP.
 uint64_t read_cr8(VcpuState& vcpu);

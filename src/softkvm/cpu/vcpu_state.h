@@ -65,6 +65,7 @@ struct PendingException {
   uint8_t vector = 0;
   bool has_error = false;
   uint32_t error = 0;
+  bool interrupt = false; // an external interrupt (only in VcpuState::injected)
   bool software = false;  // int n, int3, into: gates' DPL is checked, rip is the next instruction
   uint64_t payload = 0;   // CR2 for #PF, DR6 bits for #DB
 };
@@ -79,6 +80,9 @@ struct Msrs {
   uint64_t mcg_cap = 0, mcg_status = 0, mcg_ctl = 0, mce_banks[4 * 32] = {};
   uint64_t system_time = 0, wall_clock = 0, steal_time = 0, pv_eoi = 0, poll_control = 1, async_pf = 0, microcode = 0x100000000ull, bios_sign = 0;
   uint64_t platform_info = 0;
+  uint64_t misc_features = 0;  // MSR_MISC_FEATURES_ENABLES: bit 0 makes CPUID fault above CPL 0
+  uint64_t async_pf_int = 0, async_pf_ack = 0, migration_control = 0, smi_count = 0;
+  uint64_t hwcr = 0, virt_spec_ctrl = 0;  // AMD
 };
 
 class Vm;
@@ -111,8 +115,11 @@ struct VcpuState {
   PendingException injected;     // to be delivered first on the next entry (KVM_SET_VCPU_EVENTS, KVM_INTERRUPT)
   bool interrupt_shadow_sti = false, interrupt_shadow_mov_ss = false;  // hold for one instruction
   bool nmi_pending = false, nmi_masked = false, smi_pending = false, in_smm = false;
+  bool smm_nmi_masked = false;  // nmi_masked from before SMM
   bool halted = false;
   bool single_step_pending = false;  // #DB due after the instruction that has just run (TF)
+  // An exit of an instruction run by name whose answer user space has put into kvm_run: the instruction, run again, takes it.
+  enum class OpenExit : uint8_t { kNone, kRdmsr, kWrmsr, kHypercall } open_exit = OpenExit::kNone;
 
   // --- environment
   Vm* vm = nullptr;
@@ -121,6 +128,10 @@ struct VcpuState {
   const struct CpuidTable* cpuid = nullptr;  // what KVM_SET_CPUID2 gave (cpuid.h)
   uint8_t physical_bits = 40, linear_bits = 48;
   bool vendor_is_amd = false;  // decides where AMD and Intel differ
+  bool is_bsp = false;         // APIC_BASE.BSP; who starts at the reset vector
+  uint32_t disabled_quirks = 0;     // KVM_CAP_DISABLE_QUIRKS2
+  uint32_t msr_exit_reasons = 0;    // KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_*
+  uint32_t tsc_khz = 0;
 
   uint64_t rflags() const {
     return system_flags | 2u | (flag_ah & (kCF | kPF | kAF | kZF | kSF)) | (flag_of ? kOF : 0u);
@@ -142,11 +153,15 @@ struct VcpuState {
   }
 
   Outcome raise(uint8_t vector) {
-    fault = {true, vector, false, 0, false, 0};
+    fault = PendingException{};
+    fault.pending = true;
+    fault.vector = vector;
     return Outcome::kFault;
   }
   Outcome raise(uint8_t vector, uint32_t error) {
-    fault = {true, vector, true, error, false, 0};
+    raise(vector);
+    fault.has_error = true;
+    fault.error = error;
     return Outcome::kFault;
   }
 };

@@ -29,6 +29,7 @@ struct Slots::Generation {
   struct Backed {
     Slot slot;
     std::shared_ptr<std::atomic<uint64_t>> code, dirty;
+    std::shared_ptr<std::atomic<uint8_t>> writers;
   };
   std::vector<Backed> backed;
   std::vector<Slot> slots;
@@ -86,7 +87,8 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
     uint64_t pages = region.memory_size >> 12;
     if (!b.code || (old && old->slot.gpa != region.guest_phys_addr)) {
       b.code = lazy_array<std::atomic<uint64_t>>(pages);
-      if (!b.code) return -ENOMEM;
+      b.writers = lazy_array<std::atomic<uint8_t>>(pages);
+      if (!b.code || !b.writers) return -ENOMEM;
     }
     if (region.flags & KVM_MEM_LOG_DIRTY_PAGES) {
       if (!b.dirty) b.dirty = lazy_array<std::atomic<uint64_t>>((pages + 63) / 64);
@@ -95,6 +97,7 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
       b.dirty = nullptr;
     }
     b.slot.code = b.code.get();
+    b.slot.writers = b.writers.get();
     b.slot.dirty = b.dirty.get();
     next->backed.push_back(std::move(b));
   }

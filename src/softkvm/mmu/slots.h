@@ -21,9 +21,11 @@ struct Slot {
   uint32_t id, flags;
   std::atomic<uint64_t>* code;   // per page: bit n set when bytes [64n, 64n+64) were translated
   std::atomic<uint64_t>* dirty;  // the dirty bitmap, or null
+  std::atomic<uint8_t>* writers; // per page: which vCPUs (id modulo 8) may hold a write tag
 
   bool writable() const { return !(flags & KVM_MEM_READONLY); }
   std::atomic<uint64_t>& code_of(uint64_t address) const { return code[(address - gpa) >> 12]; }
+  std::atomic<uint8_t>& writers_of(uint64_t address) const { return writers[(address - gpa) >> 12]; }
   void mark_dirty(uint64_t address) const {
     if (!dirty) return;
     uint64_t page = (address - gpa) >> 12;

@@ -23,7 +23,8 @@ enum Reason : uint32_t {
   kReasonFault,      // vcpu.fault is pending, rip is its instruction's
   kReasonStep,       // the instruction at rip has to run in step mode
   kReasonJump,       // rip holds the place to go on at
-  kReasonExit,       // kvm_run is filled
+  kReasonLink,       // as kReasonTranslate; link_site is the jump that may be patched
+  kReasonExit,       // kvm_run is filled, or a device access is open
   kReasonHalt,
 };
 
@@ -34,6 +35,7 @@ constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool r
          segment << kAccessSegmentShift;
 }
 
+constexpr uint64_t kAnyRip = ~0ull;
 constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address has it
 constexpr unsigned kTlbBits = 16, kTlbEntries = 1u << kTlbBits;
 constexpr unsigned kJumpBits = 16, kJumpEntries = 1u << kJumpBits;
@@ -95,9 +97,16 @@ struct Engine {
   std::atomic<uint32_t> running{0};    // 1 while translated code or its helpers may use the TLB
   std::atomic<bool> exit_request{false};
   std::atomic<uint32_t> wake{0};       // futex of a halted vCPU
+  std::atomic<bool> sleeping{false};
 
   bool interrupt_waiting = false;      // an interrupt waits for IF
-  uint64_t shadow_rip = ~0ull;         // the interrupt shadow holds while rip is this
+  uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
+  const void* link_site = nullptr;
+  uint32_t target_mode = 0;
+  bool step_next = false;              // the next instruction runs in step mode
+  bool completing = false;             // user space has answered: the instruction at rip has to be completed before anything else
+  bool memory_gone = false;            // a slot was not backed by host memory: KVM_RUN returns EFAULT
+  bool debug_exit = false;             // KVM_EXIT_DEBUG is due
 
   // --- device accesses of the instruction at hand
   bool stepping = false;     // running in step mode: accesses may be bounced
@@ -134,7 +143,7 @@ struct Engine {
   uint64_t count_translated = 0, count_miss = 0, count_lookup = 0, count_step = 0, count_leave = 0, count_callout = 0;
 };
 
-constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4;
+constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4, kRequestParavirtual = 8;
 
 // The vCPU as it lies in memory: GS base points at it while KVM_RUN runs.
 struct VcpuFrame {
@@ -142,12 +151,21 @@ struct VcpuFrame {
   Engine engine;
 };
 
-inline Engine& engine_of(VcpuState& vcpu) {
+inline Engine& engine_of(const VcpuState& state) {
+  auto& vcpu = const_cast<VcpuState&>(state);
   return *reinterpret_cast<Engine*>(reinterpret_cast<uint8_t*>(&vcpu) + ENGINE);
 }
 
 // --- the FAST half (dispatch.cpp)
-enum class Action : uint8_t { kTranslate, kExit, kHalt, kInterrupted, kInvalidate, kRequests };
+enum class Action : uint8_t {
+  kTranslate,    // rip has no block in target_mode yet
+  kExit,         // KVM_RUN returns
+  kHalt,
+  kInterrupted,  // KVM_RUN returns EINTR
+  kInvalidate,   // the instruction overwrote translated code (Engine::smc)
+  kRequests,     // other threads' requests, INIT, SIPI
+  kStuck,        // the instruction cannot be run: KVM_EXIT_INTERNAL_ERROR
+};
 // Runs the guest until something needs the slow half. General registers only; the guest's SIMD state is live.
 Action run_fast(Vcpu& vcpu);
 void flush_jump_cache(VcpuState& vcpu, unsigned view);

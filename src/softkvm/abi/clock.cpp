@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+// KVM_GET/SET_TSC_KHZ, the TSC offset attribute, KVM_GET/SET_CLOCK, KVM_KVMCLOCK_CTRL. The guest reads the host's TSC plus an offset, so
+// there is one rate. Spec: Intel SDM vol 3, 17.17; vol 2, CPUID leaf 15H; Documentation/virt/kvm/x86/timekeeping.rst.
+#include "softkvm/abi/clock.h"
+
+#include <cpuid.h>
+#include <x86intrin.h>
+
+#include <cerrno>
+#include <ctime>
+#include <mutex>
+
+#include "softkvm/abi/capability.h"
+#include "softkvm/abi/user_memory.h"
+#include "softkvm/abi/vcpu_ioctls.h"
+#include "softkvm/cpu/system.h"
+
+namespace vireo::softkvm {
+
+// KVM_SET_MSRS of IA32_TSC. A restored guest gets its vCPUs' counters one after the other, some time apart, but means them to be equal:
+// a value that is about where another vCPU's is by now gets that one's offset; so does 0, what a new vCPU starts with.
+void synchronize_tsc(VcpuState& vcpu, uint64_t value) {
+  Vm::TscWrites& last = vcpu.vm->tsc_writes;
+  const uint64_t now = __rdtsc();
+  const uint64_t second = abi::host_tsc_khz() * 1000ull;
+  std::lock_guard lock(last.mutex);
+  const uint64_t expected = now + last.offset;
+  if (last.valid && (value == 0 || value - (expected - second) < 2 * second)) {
+    vcpu.msr.tsc_offset = last.offset;
+    return;
+  }
+  last.valid = true;
+  last.offset = vcpu.msr.tsc_offset = value - now;
+}
+
+namespace abi {
+namespace {
+
+uint64_t clock_ns(clockid_t clock) {
+  timespec time;
+  ::clock_gettime(clock, &time);
+  return static_cast<uint64_t>(time.tv_sec) * 1000000000u + static_cast<uint64_t>(time.tv_nsec);
+}
+
+// The CPU's word for it, if it gives one.
+uint32_t enumerated_tsc_khz() {
+  unsigned eax, ebx, ecx, edx;
+  __cpuid(0, eax, ebx, ecx, edx);
+  const unsigned highest = eax;
+  if (highest >= 0x15) {
+    __cpuid_count(0x15, 0, eax, ebx, ecx, edx);
+    if (eax != 0 && ebx != 0 && ecx != 0) return static_cast<uint32_t>(static_cast<uint64_t>(ecx) * ebx / eax / 1000);
+  }
+  __cpuid(1, eax, ebx, ecx, edx);
+  if (ecx >> 31) {
+    __cpuid(0x40000000, eax, ebx, ecx, edx);
+    if (eax >= 0x40000010) {
+      __cpuid(0x40000010, eax, ebx, ecx, edx);
+      return eax;
+    }
+  }
+  return 0;
+}
+
+// One reading of both clocks, as close together as can be had.
+void sample(uint64_t& tsc, uint64_t& ns) {
+  uint64_t best = ~0ull;
+  for (int i = 0; i < 10; i++) {
+    uint64_t before = __rdtsc(), time = clock_ns(CLOCK_MONOTONIC_RAW), after = __rdtsc();
+    if (after - before >= best) continue;
+    best = after - before;
+    tsc = before + best / 2;
+    ns = time;
+  }
+}
+
+uint32_t measured_tsc_khz() {
+  uint64_t tsc0, ns0, tsc1, ns1;
+  sample(tsc0, ns0);
+  do {
+    timespec pause{0, 5000000};
+    ::nanosleep(&pause, nullptr);
+    sample(tsc1, ns1);
+  } while (ns1 - ns0 < 20000000);
+  return static_cast<uint32_t>((tsc1 - tsc0) * 1000000 / (ns1 - ns0));
+}
+
+// Within what an NTP daemon corrects, 250 parts in a million, as the kernel has it.
+bool host_rate(uint64_t khz) {
+  const uint64_t host = host_tsc_khz(), slack = host * 250 / 1000000;
+  return khz >= host - slack && khz <= host + slack;
+}
+
+}  // namespace
+
+const Capability kClockCapabilities[] = {
+    {KVM_CAP_GET_TSC_KHZ},
+    {KVM_CAP_VCPU_ATTRIBUTES},
+    {KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE},
+};
+CAPABILITIES(clock_capabilities, kClockCapabilities)
+
+uint32_t host_tsc_khz() {
+  static const uint32_t khz = [] {
+    uint32_t known = enumerated_tsc_khz();
+    return known != 0 ? known : measured_tsc_khz();
+  }();
+  return khz;
+}
+
+int set_tsc_khz(VcpuFile& file, uintptr_t khz) {
+  if (khz == 0) khz = host_tsc_khz();
+  if (!host_rate(khz)) return -EINVAL;
+  file.vcpu->tsc_khz = static_cast<uint32_t>(khz);
+  if (file.has_lapic()) file.vcpu->lapic->set_tsc_khz(static_cast<uint32_t>(khz));
+  return 0;
+}
+
+int get_tsc_khz(VcpuFile& file) { return static_cast<int>(file.vcpu->tsc_khz); }
+
+int set_vm_tsc_khz(VmFile& vm, uintptr_t khz) {
+  if (khz == 0) khz = host_tsc_khz();
+  if (!host_rate(khz)) return -EINVAL;
+  std::lock_guard lock(vm.mutex);
+  vm.tsc_khz = static_cast<uint32_t>(khz);
+  return 0;
+}
+
+int get_vm_tsc_khz(VmFile& vm) {
+  std::lock_guard lock(vm.mutex);
+  return static_cast<int>(vm.tsc_khz);
+}
+
+int get_clock(VmFile& vm, uintptr_t argument) {
+  kvm_clock_data data{};
+  data.flags = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE;
+  data.host_tsc = __rdtsc();
+  data.realtime = clock_ns(CLOCK_REALTIME);
+  data.clock = clock_ns(CLOCK_BOOTTIME) + vm.vm->clock_offset;
+  return copy_out(argument, data) ? 0 : -EFAULT;
+}
+
+int set_clock(VmFile& vm, uintptr_t argument) {
+  kvm_clock_data data;
+  if (!copy_in(data, argument)) return -EFAULT;
+  // The kernel takes the flags that KVM_GET_CLOCK gives, and minds one of them.
+  if (data.flags & ~static_cast<uint32_t>(KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE)) return -EINVAL;
+  uint64_t clock = data.clock;
+  if (data.flags & KVM_CLOCK_REALTIME) {
+    uint64_t now = clock_ns(CLOCK_REALTIME);
+    if (now > data.realtime) clock += now - data.realtime;
+  }
+  vm.vm->clock_offset = clock - clock_ns(CLOCK_BOOTTIME);
+  return 0;
+}
+
+int kvmclock_ctrl(VcpuFile& file) {
+  if (!(file.vcpu->msr.system_time & 1)) return -EINVAL;
+  file.vcpu->guest_stopped = true;
+  file.vcpu->state_changed();
+  return 0;
+}
+
+namespace {
+
+bool tsc_offset_attribute(const kvm_device_attr& attribute) {
+  return attribute.group == KVM_VCPU_TSC_CTRL && attribute.attr == KVM_VCPU_TSC_OFFSET;
+}
+
+}  // namespace
+
+int has_vcpu_attribute(VcpuFile&, uintptr_t argument) {
+  kvm_device_attr attribute;
+  if (!copy_in(attribute, argument)) return -EFAULT;
+  return tsc_offset_attribute(attribute) ? 0 : -ENXIO;
+}
+
+int get_vcpu_attribute(VcpuFile& file, uintptr_t argument) {
+  kvm_device_attr attribute;
+  if (!copy_in(attribute, argument)) return -EFAULT;
+  if (!tsc_offset_attribute(attribute)) return -ENXIO;
+  return copy_out(attribute.addr, file.vcpu->msr.tsc_offset) ? 0 : -EFAULT;
+}
+
+int set_vcpu_attribute(VcpuFile& file, uintptr_t argument) {
+  kvm_device_attr attribute;
+  if (!copy_in(attribute, argument)) return -EFAULT;
+  if (!tsc_offset_attribute(attribute)) return -ENXIO;
+  uint64_t offset;
+  if (!copy_in(offset, attribute.addr)) return -EFAULT;
+  file.vcpu->msr.tsc_offset = offset;
+  if (file.has_lapic()) file.vcpu->lapic->tsc_changed();
+  file.vcpu->state_changed();
+  return 0;
+}
+
+}  // namespace abi
+}  // namespace vireo::softkvm

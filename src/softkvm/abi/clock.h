@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Time: the TSC's rate and offset, and the VM's paravirtual clock.
+#pragma once
+
+#include <cstdint>
+
+#include "softkvm/abi/vm_file.h"
+
+namespace vireo::softkvm::abi {
+
+uint32_t host_tsc_khz();
+
+int get_clock(VmFile& vm, uintptr_t argument);
+int set_clock(VmFile& vm, uintptr_t argument);
+int set_vm_tsc_khz(VmFile& vm, uintptr_t khz);
+int get_vm_tsc_khz(VmFile& vm);
+
+}  // namespace vireo::softkvm::abi

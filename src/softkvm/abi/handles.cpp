@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/abi/handles.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <ctime>
+#include <map>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+
+namespace vireo::softkvm::abi {
+namespace {
+
+using Inode = std::pair<dev_t, ino_t>;
+
+struct Registry {
+  std::mutex mutex;
+  std::vector<std::shared_ptr<File>> by_fd;
+  std::map<Inode, std::weak_ptr<File>> by_inode;
+  std::atomic<uint64_t> generation{1};  // changes whenever by_fd does
+};
+
+// Never destroyed: threads may still be in KVM_RUN while the process exits.
+Registry& registry() {
+  static Registry* instance = [] {
+    auto* made = new Registry;
+    // A fork while another thread is in here must not leave the child with a locked registry.
+    ::pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); }, [] { registry().mutex.unlock(); });
+    return made;
+  }();
+  return *instance;
+}
+
+// The child of a fork has no threads but one, so it cannot take a VM apart: what it drops, it forgets.
+void let_go(std::shared_ptr<File> file) {
+  if (file && file->address_space != this_address_space()) new std::shared_ptr<File>(std::move(file));
+}
+
+bool inode_of(int fd, Inode& inode) {
+  struct stat status;
+  if (::fstat(fd, &status) != 0) return false;
+  inode = {status.st_dev, status.st_ino};
+  return true;
+}
+
+void put(Registry& r, int fd, std::shared_ptr<File> file) {
+  if (r.by_fd.size() <= static_cast<size_t>(fd)) r.by_fd.resize(fd + 1);
+  r.by_fd[fd] = std::move(file);
+  r.generation.fetch_add(1, std::memory_order_release);
+}
+
+bool same_owner(const std::shared_ptr<File>& a, const std::shared_ptr<File>& b) {
+  return !a.owner_before(b) && !b.owner_before(a);
+}
+
+// The last known descriptor of `file`'s VM is gone, but a dup of one that no ioctl was made on may be left: looks at all descriptors.
+void adopt_duplicates(Registry& r, const std::shared_ptr<File>& file) {
+  DIR* directory = ::opendir("/proc/self/fd");
+  if (directory == nullptr) return;
+  while (dirent* entry = ::readdir(directory)) {
+    char* end = nullptr;
+    long fd = std::strtol(entry->d_name, &end, 10);
+    if (end == entry->d_name || *end != 0) continue;
+    Inode inode;
+    if (!inode_of(static_cast<int>(fd), inode)) continue;
+    auto known = r.by_inode.find(inode);
+    if (known == r.by_inode.end()) continue;
+    if (auto other = known->second.lock(); other && same_owner(other, file)) put(r, static_cast<int>(fd), other);
+  }
+  ::closedir(directory);
+}
+
+void forget_dead_inodes(Registry& r) { std::erase_if(r.by_inode, [](const auto& entry) { return entry.second.expired(); }); }
+
+struct Cached {
+  int fd = -1;
+  uint64_t generation = 0;
+  std::weak_ptr<File> file;
+};
+thread_local Cached cached;
+
+}  // namespace
+
+uint64_t this_address_space() {
+  // A page that a fork gives the child zeroed.
+  static std::atomic<uint64_t>* name = [] {
+    void* page = ::mmap(nullptr, ::getpagesize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) panic("no memory for one page");
+    auto* made = static_cast<std::atomic<uint64_t>*>(page);
+    if (::madvise(page, ::getpagesize(), MADV_WIPEONFORK) != 0) {
+      // Kernels before 4.14; a raw clone() goes unseen then.
+      static std::atomic<uint64_t>* wiped = made;
+      ::pthread_atfork(nullptr, nullptr, [] { wiped->store(0); });
+    }
+    return made;
+  }();
+  uint64_t value = name->load(std::memory_order_relaxed);
+  if (value != 0) return value;
+  timespec now;
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  uint64_t fresh = static_cast<uint64_t>(::getpid()) << 40 | (static_cast<uint64_t>(now.tv_sec * 1000000000ll + now.tv_nsec) & 0xffffffffff);
+  if (fresh == 0) fresh = 1;
+  return name->compare_exchange_strong(value, fresh) ? fresh : value;
+}
+
+int make_descriptor(File& file, const char* name, size_t size) {
+  int fd = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd < 0) return -errno;
+  Inode inode;
+  if ((size > 0 && ::ftruncate(fd, static_cast<off_t>(size)) != 0) ||
+      ::fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0 || !inode_of(fd, inode)) {
+    int code = errno;
+    ::close(fd);
+    return -code;
+  }
+  file.address_space = this_address_space();
+  file.device = inode.first;
+  file.inode = inode.second;
+  return fd;
+}
+
+void install(int fd, std::shared_ptr<File> file) {
+  Registry& r = registry();
+  std::shared_ptr<File> stale;
+  {
+    std::lock_guard lock(r.mutex);
+    forget_dead_inodes(r);
+    r.by_inode[{file->device, file->inode}] = file;
+    if (static_cast<size_t>(fd) < r.by_fd.size()) stale = std::move(r.by_fd[fd]);
+    put(r, fd, std::move(file));
+  }
+  let_go(std::move(stale));
+}
+
+std::shared_ptr<File> find(int fd, bool trusted) {
+  if (fd < 0) return nullptr;
+  Registry& r = registry();
+  if (trusted && cached.fd == fd && cached.generation == r.generation.load(std::memory_order_acquire)) {
+    if (auto file = cached.file.lock()) return file;
+  }
+  std::shared_ptr<File> stale, found;
+  Inode inode;
+  bool open = trusted || inode_of(fd, inode);
+  {
+    std::lock_guard lock(r.mutex);
+    if (static_cast<size_t>(fd) < r.by_fd.size() && r.by_fd[fd]) {
+      const auto& known = r.by_fd[fd];
+      if (trusted || (open && Inode{known->device, known->inode} == inode)) {
+        found = known;
+      } else {
+        // Closed without our knowledge. A duplicate may live on elsewhere.
+        stale = std::move(r.by_fd[fd]);
+        r.generation.fetch_add(1, std::memory_order_release);
+        if (stale.use_count() == 1) adopt_duplicates(r, stale);
+      }
+    }
+    if (!found && !r.by_inode.empty() && (trusted ? inode_of(fd, inode) : open)) {
+      auto known = r.by_inode.find(inode);
+      if (known != r.by_inode.end() && (found = known->second.lock())) put(r, fd, found);
+    }
+    if (found) cached = {fd, r.generation.load(std::memory_order_relaxed), found};
+  }
+  let_go(std::move(stale));
+  return found;
+}
+
+int close_handle(int fd) {
+  std::shared_ptr<File> file = find(fd);
+  if (!file) return -ENOTTY;
+  Registry& r = registry();
+  std::shared_ptr<File> dropped;
+  int result;
+  {
+    std::lock_guard lock(r.mutex);
+    if (static_cast<size_t>(fd) < r.by_fd.size()) dropped = std::move(r.by_fd[fd]);
+    r.generation.fetch_add(1, std::memory_order_release);
+    result = ::close(fd) == 0 ? 0 : -errno;
+    file.reset();
+    if (dropped && dropped.use_count() == 1) adopt_duplicates(r, dropped);
+  }
+  let_go(std::move(dropped));
+  return result;
+}
+
+}  // namespace vireo::softkvm::abi

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/abi/signals.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+
+#include "softkvm/abi/user_memory.h"
+#include "softkvm/abi/vcpu_ioctls.h"
+#include "softkvm/softkvm.h"
+
+namespace vireo::softkvm {
+namespace abi {
+
+void take_signal(int number, siginfo_t* info, void* context);
+
+namespace {
+
+// Read by signal handlers: must not be allocated lazily.
+[[gnu::tls_model("initial-exec")]] thread_local RunSignals* running = nullptr;
+[[gnu::tls_model("initial-exec")]] thread_local Vcpu* running_vcpu = nullptr;
+
+constexpr int kSignals = 64;
+struct sigaction previous[kSignals + 1];  // the caller's own dispositions of signals that we handle
+std::mutex previous_mutex;
+
+bool is_fault(int number) {
+  return number == SIGSEGV || number == SIGBUS || number == SIGFPE || number == SIGILL || number == SIGTRAP || number == SIGSYS;
+}
+
+bool in_set(const sigset_t& set, int number) { return sigismember(&set, number) == 1; }
+
+void hook(int number) {
+  struct sigaction ours = {}, old;
+  ours.sa_sigaction = take_signal;
+  ours.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
+  std::lock_guard lock(previous_mutex);
+  if (::sigaction(number, nullptr, &old) != 0) return;
+  if ((old.sa_flags & SA_SIGINFO) && old.sa_sigaction == take_signal) return;
+  previous[number] = old;
+  ::sigaction(number, &ours, nullptr);
+}
+
+// The signal was not for a KVM_RUN: what would have happened without us.
+void pass_on(int number, siginfo_t* info, void* context) {
+  const struct sigaction& action = previous[number];
+  if (action.sa_flags & SA_SIGINFO) {
+    action.sa_sigaction(number, info, context);
+  } else if (action.sa_handler == SIG_DFL) {
+    if (number == SIGCHLD || number == SIGURG || number == SIGWINCH || number == SIGCONT) return;
+    ::signal(number, SIG_DFL);
+    ::raise(number);  // blocked while its handler runs: takes effect on return
+  } else if (action.sa_handler != SIG_IGN) {
+    action.sa_handler(number);
+  }
+}
+
+}  // namespace
+
+void take_signal(int number, siginfo_t* info, void* context) {
+  int saved_errno = errno;
+  RunSignals* run = running;
+  if (run != nullptr && (run->only_here_ >> (number - 1) & 1) && run->taken_ < kSignals) {
+    run->taken_signals_[run->taken_++] = *info;
+    sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, number);  // the next one stays pending by itself
+    run->vcpu_.request_exit();
+  } else {
+    pass_on(number, info, context);
+  }
+  errno = saved_errno;
+}
+
+RunSignals::RunSignals(Vcpu& vcpu, const std::optional<sigset_t>& mask)
+    : vcpu_(vcpu), outer_(running), masked_(mask.has_value()) {
+  running_vcpu = &vcpu;
+  running = this;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (!masked_) return;
+  ::pthread_sigmask(SIG_BLOCK, nullptr, &old_mask_);
+  sigset_t during = *mask;
+  for (int number = 1; number <= kSignals; number++) {
+    if (is_fault(number)) {
+      sigdelset(&during, number);
+    } else if (in_set(old_mask_, number) && !in_set(during, number)) {
+      hook(number);
+      only_here_ |= 1ull << (number - 1);
+    }
+  }
+  ::pthread_sigmask(SIG_SETMASK, &during, nullptr);
+}
+
+RunSignals::~RunSignals() {
+  if (masked_) ::pthread_sigmask(SIG_SETMASK, &old_mask_, nullptr);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  running = outer_;
+  running_vcpu = outer_ != nullptr ? &outer_->vcpu_ : nullptr;
+  for (unsigned i = 0; i < taken_; i++) {
+    siginfo_t& info = taken_signals_[i];
+    ::syscall(SYS_rt_tgsigqueueinfo, ::getpid(), ::gettid(), info.si_signo, &info);
+  }
+}
+
+void unblock_fault_signals() {
+  static thread_local bool done = false;
+  if (done) return;
+  sigset_t faults;
+  sigemptyset(&faults);
+  for (int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigaddset(&faults, number);
+  ::pthread_sigmask(SIG_UNBLOCK, &faults, nullptr);
+  done = true;
+}
+
+int set_signal_mask(VcpuFile& file, uintptr_t argument) {
+  if (argument == 0) {
+    file.run_mask.reset();
+    return 0;
+  }
+  kvm_signal_mask header;
+  if (!copy_in(&header, argument, sizeof header)) return -EFAULT;
+  uint64_t bits;  // the kernel's sigset_t
+  if (header.len != sizeof bits) return -EINVAL;
+  if (!copy_in(bits, argument + sizeof header)) return -EFAULT;
+  sigset_t set;
+  sigemptyset(&set);
+  std::memcpy(&set, &bits, sizeof bits);
+  sigdelset(&set, SIGKILL);
+  sigdelset(&set, SIGSTOP);
+  file.run_mask = set;
+  return 0;
+}
+
+}  // namespace abi
+
+void interrupt_this_thread() {
+  if (Vcpu* vcpu = abi::running_vcpu) vcpu->request_exit();
+}
+
+}  // namespace vireo::softkvm

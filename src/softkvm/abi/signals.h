@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Signals and KVM_RUN. The kernel's KVM_RUN sets the mask of KVM_SET_SIGNAL_MASK for its duration and returns EINTR when a signal is
+// pending; a signal that only this mask lets through is still pending afterwards, its handler has not run (callers take it by
+// sigtimedwait). In user space the signal has to be taken to be seen: a handler of ours does, and queues it again at the end.
+#pragma once
+
+#include <signal.h>
+
+#include <optional>
+
+#include "softkvm/vm.h"
+
+namespace vireo::softkvm::abi {
+
+// For the length of one KVM_RUN: names the thread's vCPU to interrupt_this_thread(), and has the mask in force.
+class RunSignals {
+ public:
+  RunSignals(Vcpu& vcpu, const std::optional<sigset_t>& mask);
+  ~RunSignals();
+  RunSignals(const RunSignals&) = delete;
+  RunSignals& operator=(const RunSignals&) = delete;
+
+ private:
+  friend void take_signal(int number, siginfo_t* info, void* context);
+
+  Vcpu& vcpu_;
+  RunSignals* outer_;
+  bool masked_;
+  sigset_t old_mask_;
+  uint64_t only_here_ = 0;  // signals (bit number - 1) that are blocked outside
+  unsigned taken_ = 0;
+  siginfo_t taken_signals_[64];
+};
+
+// Lets the signals by which the engine notices faults through on this thread, once.
+void unblock_fault_signals();
+
+}  // namespace vireo::softkvm::abi

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The public door: which handle, which kind of ioctl.
+#include "softkvm/softkvm.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "softkvm/abi/handles.h"
+#include "softkvm/abi/system_ioctls.h"
+#include "softkvm/abi/vcpu_ioctls.h"
+#include "softkvm/abi/vm_ioctls.h"
+
+namespace vireo::softkvm {
+
+using namespace abi;
+
+namespace {
+
+std::shared_ptr<VmFile> find_vm(int fd) {
+  std::shared_ptr<File> file = find(fd);
+  if (!file || file->kind != FileKind::kVm) return nullptr;
+  return std::static_pointer_cast<VmFile>(file);
+}
+
+Ring ring_of(const Doorbell& d) {
+  Ring ring;
+  ring.address = d.address, ring.value = d.value, ring.size = d.size;
+  ring.pio = d.pio, ring.match = d.match;
+  ring.call = d.call, ring.context = d.context;
+  return ring;
+}
+
+}  // namespace
+
+int open_system() {
+  auto file = std::make_shared<SystemFile>();
+  int fd = make_descriptor(*file, "kvm", 0);
+  if (fd >= 0) install(fd, std::move(file));
+  return fd;
+}
+
+int ioctl(int fd, unsigned long request, uintptr_t argument) {
+  std::shared_ptr<File> file = find(fd, request == KVM_RUN);
+  if (!file) return -ENOTTY;
+  if (file->kind == FileKind::kSystem) return system_ioctl(request, argument);
+  if (file->address_space != this_address_space()) return -EIO;
+  if (file->kind == FileKind::kVcpu) return vcpu_ioctl(static_cast<VcpuFile&>(*file), request, argument);
+  return vm_ioctl(std::static_pointer_cast<VmFile>(file), request, argument);
+}
+
+int close(int fd) { return close_handle(fd); }
+
+void notice_write(int vm_fd, const void* host, size_t size) {
+  if (auto file = find_vm(vm_fd)) file->vm->notice_write(host, size);
+}
+
+int add_doorbell(int vm_fd, const Doorbell& doorbell) {
+  auto file = find_vm(vm_fd);
+  if (!file) return -ENOTTY;
+  if (doorbell.call == nullptr) return -EINVAL;
+  std::lock_guard lock(file->mutex);
+  return file->ioeventfds.add_doorbell(ring_of(doorbell));
+}
+
+int remove_doorbell(int vm_fd, const Doorbell& doorbell) {
+  auto file = find_vm(vm_fd);
+  if (!file) return -ENOTTY;
+  std::lock_guard lock(file->mutex);
+  return file->ioeventfds.remove_doorbell(ring_of(doorbell));
+}
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ioctls of the system handle, what open("/dev/kvm") gives.
+#pragma once
+
+#include <cstdint>
+
+#include "softkvm/abi/file.h"
+
+namespace vireo::softkvm::abi {
+
+class SystemFile final : public File {
+ public:
+  SystemFile() : File(FileKind::kSystem) {}
+};
+
+int system_ioctl(unsigned long request, uintptr_t argument);
+
+}  // namespace vireo::softkvm::abi

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// KVM_CREATE_VCPU.
+#include "softkvm/abi/vcpu_file.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+
+#include "softkvm/abi/clock.h"
+#include "softkvm/abi/handles.h"
+#include "softkvm/abi/irq.h"
+#include "softkvm/abi/vcpu_ioctls.h"
+#include "softkvm/cpu/system.h"
+
+namespace vireo::softkvm::abi {
+
+VcpuFile::~VcpuFile() {
+  vcpu.reset();
+  if (pages != nullptr) ::munmap(pages, kVcpuMmapSize);
+}
+
+namespace {
+
+// What follows from the VM's settings; under its mutex.
+int build(VmFile& vm, VcpuFile& file, int fd, unsigned id) {
+  void* pages = ::mmap(nullptr, kVcpuMmapSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (pages == MAP_FAILED) return -ENOMEM;
+  file.pages = static_cast<std::byte*>(pages);
+  file.vcpu = Vcpu::create(*vm.vm, id, &file.run());
+  if (!file.vcpu) return -ENOMEM;
+  Vcpu& v = *file.vcpu;
+  v.vm = vm.vm.get();
+  v.run = &file.run();
+  v.id = id;
+  v.is_bsp = id == vm.boot_cpu_id;
+  v.cpuid = &file.cpuid;
+  v.physical_bits = file.cpuid.physical_bits;
+  v.tsc_khz = vm.tsc_khz;
+  v.msr_exit_reasons = vm.msr_exit_reasons;
+  v.disabled_quirks = vm.disabled_quirks;
+  file.signal.vcpu = &v;
+  if (vm.irqchip) {
+    file.lapic = vm.irqchip->create_lapic(id, v.is_bsp, file.signal);
+    if (!file.lapic) return -EINVAL;
+    v.lapic = file.lapic.get();
+    v.lapic->set_tsc_khz(v.tsc_khz);
+    update_lapic_features(file);
+  }
+  reset_cpu(v);
+  reset_fpu(v);
+  synchronize_tsc(v, 0);
+  v.mp_state = vm.irqchip && !v.is_bsp ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE;
+  v.state_changed();
+  return 0;
+}
+
+}  // namespace
+
+int VcpuFile::create(const std::shared_ptr<VmFile>& vm, unsigned long id) {
+  std::lock_guard lock(vm->mutex);
+  const unsigned limit = vm->max_vcpu_ids != 0 ? vm->max_vcpu_ids : kMaxVcpuIds;
+  if (id >= limit || vm->vcpus.size() >= kMaxVcpus) return -EINVAL;
+  if (vm->vcpu_by_id(static_cast<unsigned>(id)) != nullptr) return -EEXIST;
+  auto file = std::make_unique<VcpuFile>(*vm);
+  char name[32];
+  std::snprintf(name, sizeof name, "kvm-vcpu:%lu", id);
+  int fd = make_descriptor(*file, name, kVcpuMmapSize);
+  if (fd < 0) return fd;
+  if (int error = build(*vm, *file, fd, static_cast<unsigned>(id))) {
+    if (file->lapic) vm->irqchip->destroy_lapic(std::move(file->lapic));
+    ::close(fd);
+    return error;
+  }
+  VcpuFile* made = file.get();
+  vm->vcpus.push_back(std::move(file));
+  vm->vcpu_count = static_cast<unsigned>(vm->vcpus.size());
+  {
+    std::lock_guard vcpus_lock(vm->vm->vcpus_mutex);
+    auto& list = vm->vm->vcpus;
+    if (std::ranges::find(list, made->vcpu.get()) == list.end()) list.push_back(made->vcpu.get());
+  }
+  // Shares the VM's life: a vCPU's descriptor keeps the VM.
+  install(fd, std::shared_ptr<File>(vm, made));
+  return fd;
+}
+
+}  // namespace vireo::softkvm::abi

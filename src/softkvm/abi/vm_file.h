@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// A VM behind its descriptor: the engine's Vm, its interrupt controllers, its vCPUs, and what user space has switched on.
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "softkvm/abi/file.h"
+#include "softkvm/irqchip/ioeventfd.h"
+#include "softkvm/irqchip/irqchip.h"
+#include "softkvm/vm.h"
+
+namespace vireo::softkvm::abi {
+
+class VcpuFile;
+
+constexpr unsigned kMaxVcpus = 1024;     // KVM_CAP_MAX_VCPUS
+constexpr unsigned kMaxVcpuIds = 4096;   // KVM_CAP_MAX_VCPU_ID
+constexpr unsigned kMaxSlots = 32764;    // KVM_CAP_NR_MEMSLOTS
+constexpr unsigned kMaxRoutes = 4096;    // KVM_CAP_IRQ_ROUTING
+
+enum class IrqchipMode : uint8_t { kNone, kKernel, kSplit };
+
+class VmFile final : public File {
+ public:
+  VmFile();
+  ~VmFile() override;
+
+  // A new VM and its descriptor, or -errno.
+  static int create();
+
+  bool has_lapics() const { return irqchip_mode.load() != IrqchipMode::kNone; }
+  VcpuFile* vcpu_by_id(unsigned id);  // under `mutex`
+
+  std::unique_ptr<Vm> vm;
+  std::unique_ptr<Irqchip> irqchip;
+  Ioeventfds ioeventfds;
+  std::mutex mutex;  // what changes the VM as a whole: devices, vCPUs, capabilities
+  std::mutex slots_mutex;  // memory slots and dirty logs; taken alone
+  std::atomic<IrqchipMode> irqchip_mode{IrqchipMode::kNone};
+  std::vector<std::unique_ptr<VcpuFile>> vcpus;
+
+  unsigned boot_cpu_id = 0;
+  unsigned max_vcpu_ids = 0;  // 0: not limited by KVM_CAP_MAX_VCPU_ID
+  uint64_t tss_address = 0, identity_map_address = 0xfffbc000;  // used by no code of ours: real mode needs no help
+  uint64_t x2apic_api = 0;
+  bool manual_dirty_log = false;
+  std::atomic<bool> exception_payload{false}, triple_fault_event{false};
+  uint32_t msr_exit_reasons = 0;
+  uint32_t disabled_quirks = 0;
+  uint32_t tsc_khz = 0;  // 0: the host's
+
+  // Coalesced writes: the ring lies in the first vCPU's pages.
+  std::mutex zones_mutex;
+  std::vector<kvm_coalesced_mmio_zone> zones;
+  std::atomic<bool> any_zone{false};
+  std::atomic<unsigned> vcpu_count{0};
+};
+
+}  // namespace vireo::softkvm::abi

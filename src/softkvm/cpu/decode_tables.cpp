@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// Joins the tables of the opcode maps and computes the slots.
+#include "softkvm/cpu/decode_tables.h"
+
+#include <array>
+
+#include "softkvm/cpu/decode_tables_0f.h"
+#include "softkvm/cpu/decode_tables_0f38.h"
+#include "softkvm/cpu/decode_tables_0f3a.h"
+#include "softkvm/cpu/decode_tables_evex.h"
+#include "softkvm/cpu/decode_tables_one_byte.h"
+#include "softkvm/cpu/decode_tables_vex.h"
+#include "softkvm/cpu/decode_tables_x87.h"
+
+namespace vireo::softkvm {
+namespace {
+
+struct Part {
+  DecodeMap map;
+  const Row* rows;
+  size_t count;
+};
+template <size_t N>
+constexpr Part part(DecodeMap map, const Row (&rows)[N]) {
+  return {map, rows, N};
+}
+
+constexpr Part kParts[] = {
+    part(kLegacyOneByte, tables::kOneByte), part(kLegacyOneByte, tables::kX87),     part(kLegacy0F, tables::kTwoByte),
+    part(kLegacy0F38, tables::k0F38),       part(kLegacy0F3A, tables::k0F3A),       part(kVex0F, tables::kVexMap1),
+    part(kVex0F38, tables::kVexMap2),       part(kVex0F3A, tables::kVexMap3),       part(kEvex0F, tables::kEvexMap1Rows),
+    part(kEvex0F38, tables::kEvexMap2Rows), part(kEvex0F3A, tables::kEvexMap3Rows), part(kEvexMap5, tables::kEvexMap5Rows),
+    part(kEvexMap6, tables::kEvexMap6Rows),
+};
+
+constexpr size_t count_rows() {
+  size_t n = 1;
+  for (const Part& p : kParts) n += p.count;
+  return n;
+}
+
+constexpr auto join_rows() {
+  std::array<Row, count_rows()> rows{};
+  size_t n = 1;
+  for (const Part& p : kParts)
+    for (size_t i = 0; i < p.count; i++) rows[n++] = p.rows[i];
+  return rows;
+}
+
+constexpr unsigned choices_of(const Row& r) {
+  unsigned c = 0;
+  if (r.match >> match::kPrefixShift & 15) c |= kByPrefix;
+  if (r.match >> match::kModShift & 3) c |= kByMod;
+  if (r.match & match::kHasReg) c |= kByReg;
+  if (r.match & match::kHasRm) c |= kByRm;
+  if (r.match >> match::kWShift & 3) c |= kByW;
+  if (r.match >> match::kLengthShift & 15) c |= kByLength;
+  if (r.match >> match::kModeShift & 3) c |= kByMode;
+  if (r.attributes & kModrm) c |= kHasModrm;
+  return c;
+}
+
+constexpr unsigned numbers_of(unsigned choices) {
+  unsigned n = 1;
+  if (choices & kByPrefix) n *= 4;
+  if (choices & kByMod) n *= 2;
+  if (choices & kByReg) n *= 8;
+  if (choices & kByRm) n *= 8;
+  if (choices & kByW) n *= 2;
+  if (choices & kByLength) n *= 4;
+  if (choices & kByMode) n *= 2;
+  return n;
+}
+
+constexpr unsigned spread_of(const Row& r) { return r.match & match::kSpread16 ? 16 : r.match & match::kSpread8 ? 8 : 1; }
+
+struct Layout {
+  Slots slots{};
+  size_t numbers = 1;  // number 0 is row 0: what an empty slot's index 0 finds
+};
+
+constexpr Layout lay_out() {
+  Layout l;
+  std::array<std::array<bool, 256>, kDecodeMaps> used{};
+  for (const Part& p : kParts)
+    for (size_t i = 0; i < p.count; i++)
+      for (unsigned k = 0; k < spread_of(p.rows[i]); k++) {
+        const unsigned opcode = (p.rows[i].match + k) & match::kOpcode;
+        l.slots[p.map][opcode].choices |= choices_of(p.rows[i]);
+        used[p.map][opcode] = true;
+      }
+  for (unsigned m = 0; m < kDecodeMaps; m++)
+    for (unsigned i = 0; i < 256; i++)
+      if (used[m][i]) {
+        l.slots[m][i].base = uint16_t(l.numbers);
+        l.numbers += numbers_of(l.slots[m][i].choices);
+      }
+  return l;
+}
+constexpr Layout kLayout = lay_out();
+static_assert(kLayout.numbers < 65536);
+
+constexpr bool matches(uint32_t m, unsigned choices, unsigned index) {
+  // The index was built choice by choice, the last one in the lowest bits.
+  const auto take = [&](unsigned bits) { const unsigned v = index & ((1u << bits) - 1); index >>= bits; return v; };
+  const auto in = [](unsigned mask, unsigned v) { return !mask || (mask >> v & 1); };
+  if (choices & kByMode && !in(m >> match::kModeShift & 3, take(1))) return false;
+  if (choices & kByLength && !in(m >> match::kLengthShift & 15, take(2))) return false;
+  if (choices & kByW && !in(m >> match::kWShift & 3, take(1))) return false;
+  if (choices & kByRm) {
+    const unsigned v = take(3);
+    if (m & match::kHasRm && (m >> match::kRmShift & 7) != v) return false;
+  }
+  if (choices & kByReg) {
+    const unsigned v = take(3);
+    if (m & match::kHasReg && (m >> match::kRegShift & 7) != v) return false;
+  }
+  if (choices & kByMod && !in(m >> match::kModShift & 3, take(1))) return false;
+  if (choices & kByPrefix && !in(m >> match::kPrefixShift & 15, take(2))) return false;
+  return true;
+}
+
+struct Numbers {
+  std::array<uint16_t, kLayout.numbers> at{};
+  unsigned clash_map = 0, clash_opcode = 0;  // where two rows match one encoding
+  unsigned modrm_map = 0, modrm_opcode = 0;  // where rows differ about the modrm byte
+};
+
+constexpr Numbers number_rows() {
+  Numbers n;
+  uint16_t row = 0;
+  for (const Part& p : kParts)
+    for (size_t i = 0; i < p.count; i++) {
+      row++;
+      const Row& r = p.rows[i];
+      for (unsigned k = 0; k < spread_of(r); k++) {
+        const unsigned opcode = (r.match + k) & match::kOpcode;
+        const Slot s = kLayout.slots[p.map][opcode];
+        if (s.choices & kHasModrm && !(r.attributes & kModrm)) n.modrm_map = p.map, n.modrm_opcode = opcode | 0x100;
+        const unsigned end = numbers_of(s.choices);
+        for (unsigned j = 0; j < end; j++) {
+          if (!matches(r.match, s.choices, j)) continue;
+          uint16_t& at = n.at[s.base + j];
+          if (at && !n.clash_opcode) n.clash_map = p.map, n.clash_opcode = opcode | 0x100;
+          at = row;
+        }
+      }
+    }
+  return n;
+}
+constexpr Numbers kNumbers = number_rows();
+static_assert(kNumbers.clash_map == 0, "two rows match one encoding (the value is the DecodeMap)");
+static_assert(kNumbers.clash_opcode == 0, "two rows match one encoding (the value is 0x100 + opcode)");
+static_assert(kNumbers.modrm_map == 0, "rows of one opcode differ about the modrm byte (the value is the DecodeMap)");
+static_assert(kNumbers.modrm_opcode == 0, "rows of one opcode differ about the modrm byte (the value is 0x100 + opcode)");
+
+constexpr auto kJoinedRows = join_rows();
+
+}  // namespace
+
+const Slots& kSlots = kLayout.slots;
+const uint16_t* const kRowNumbers = kNumbers.at.data();
+const Row* const kRows = kJoinedRows.data();
+
+size_t decode_row_count() { return kJoinedRows.size() - 1; }
+
+DecodeMap decode_row_map(size_t row) {
+  size_t n = 1;
+  for (const Part& p : kParts) {
+    if (row < n + p.count) return p.map;
+    n += p.count;
+  }
+  return kDecodeMaps;
+}
+
+}  // namespace vireo::softkvm

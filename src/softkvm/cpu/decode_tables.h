@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// All rows of the decode tables and the way from an encoding to its row: per map and opcode a slot, which says what besides the opcode
+// chooses (prefix, modrm.mod, reg, rm, W, vector length, mode) and where the rows' numbers for every choice lie. Both are computed at compile time,
+// where two rows that match one encoding are an error.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "softkvm/cpu/decode_row.h"
+
+namespace vireo::softkvm {
+
+enum DecodeMap : uint8_t {
+  kLegacyOneByte, kLegacy0F, kLegacy0F38, kLegacy0F3A, kVex0F, kVex0F38, kVex0F3A, kEvex0F, kEvex0F38, kEvex0F3A, kEvexMap5, kEvexMap6, kDecodeMaps,
+};
+
+// What chooses a row, in the order in which it enters the index.
+enum Choice : uint8_t {
+  kByPrefix = 1, kByMod = 2, kByReg = 4, kByRm = 8, kByW = 16, kByLength = 32, kByMode = 64,
+  kHasModrm = 128,
+};
+
+struct Slot {
+  uint16_t base = 0;     // into kRowNumbers
+  uint8_t choices = 0;
+};
+
+using Slots = std::array<std::array<Slot, 256>, kDecodeMaps>;
+extern const Slots& kSlots;
+extern const uint16_t* const kRowNumbers;
+extern const Row* const kRows;  // row 0 is no instruction
+
+// For tests: how many rows there are (row 0 aside, they are 1 to the count) and the map of each.
+size_t decode_row_count();
+DecodeMap decode_row_map(size_t row);
+
+}  // namespace vireo::softkvm

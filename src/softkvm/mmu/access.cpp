@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/mmu/access.h"
+
+#include "softkvm/mmu/slots.h"
+#include "softkvm/mmu/walk.h"
+
+namespace vireo::softkvm {
+namespace {
+
+struct Rights {
+  bool user, ac;
+};
+Rights rights_of(const VcpuState& vcpu, bool system) {
+  bool user = !system && vcpu.cpl == 3;
+  return {user, !system && (vcpu.system_flags & kAC)};
+}
+
+uint64_t chunk_mask(uint64_t address, unsigned size) {
+  unsigned first = (address & 0xfff) / 64, last = ((address & 0xfff) + size - 1) / 64;
+  return (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
+}
+
+void log_fill(FillLog& log, unsigned index) {
+  if (log.count < FillLog::kCapacity) log.index[log.count] = static_cast<uint16_t>(index);
+  log.count++;
+}
+
+// One page's worth of an access: its slot, or none for a device.
+struct Piece {
+  uint64_t gpa;
+  const Slot* slot;
+  bool writable;
+};
+
+Outcome translate_piece(VcpuState& vcpu, uint64_t linear, bool write, bool system, bool stack, Piece& out) {
+  Rights r = rights_of(vcpu, system);
+  Translation t;
+  Outcome o = walk(vcpu, linear, write ? Want::kWrite : Want::kRead, r.user, r.ac, stack, t);
+  if (o != Outcome::kNext) return o;
+  out.gpa = t.gpa;
+  out.writable = t.writable;
+  out.slot = vcpu.vm->slots->find(t.gpa);
+  if (out.slot && write && !out.slot->writable()) out.slot = nullptr;  // a write to ROM is a device access
+  return Outcome::kNext;
+}
+
+// Enters the page into the inline TLB of the current view, with a write tag only where writes need no notice.
+void fill(VcpuState& vcpu, uint64_t linear, const Piece& piece, bool write) {
+  Engine& engine = engine_of(vcpu);
+  unsigned view = view_of(vcpu.mode);
+  TlbView& tlb = engine.tlb[view];
+  unsigned index = linear >> 12 & (kTlbEntries - 1);
+  uint64_t page = linear & kPageMask;
+  const Slot& slot = *piece.slot;
+  bool write_tag = piece.writable && slot.writable() && (write || !slot.dirty);
+  if (write_tag && slot.code_of(piece.gpa).load(std::memory_order_relaxed)) write_tag = false;
+  if (write_tag) {
+    // Told before it is checked again: whoever marks the page as code afterwards sees that this vCPU may hold a tag.
+    std::atomic<uint8_t>& writers = slot.writers_of(piece.gpa);
+    uint8_t mine = 1u << (vcpu.id & 7);
+    if (!(writers.load(std::memory_order_relaxed) & mine)) writers.fetch_or(mine);
+    if (slot.code_of(piece.gpa).load()) write_tag = false;
+  }
+  tlb.read[index] = page;
+  tlb.write[index] = write_tag ? page : kInvalidTag;
+  tlb.addend[index] = reinterpret_cast<uint64_t>(slot.host + ((piece.gpa & kPageMask) - slot.gpa));
+  log_fill(engine.tlb_log[view], index);
+}
+
+uint8_t* pointer(const Piece& piece) { return piece.slot->host + (piece.gpa - piece.slot->gpa); }
+
+bool hits_code(const Piece& piece, unsigned size) {
+  uint64_t map = piece.slot->code_of(piece.gpa).load(std::memory_order_relaxed);
+  return map && (map & chunk_mask(piece.gpa, size));
+}
+
+uint64_t wrap(const VcpuState& vcpu, uint64_t linear) { return vcpu.in_64bit() ? linear : linear & 0xffffffffull; }
+
+void note_smc(Engine& engine, uint64_t gpa, uint32_t size) {
+  if (engine.smc_count < 8) engine.smc[engine.smc_count++] = {gpa, size};
+}
+
+// A device read of at most 8 bytes in step mode.
+Outcome read_fragment(VcpuState& vcpu, uint64_t gpa, unsigned size, uint8_t* out) {
+  Engine& engine = engine_of(vcpu);
+  if (engine.fragment_next < engine.fragment_count) {
+    Fragment& f = engine.fragments[engine.fragment_next];
+    if (f.gpa == gpa && f.size == size && f.done) {
+      copy_bytes(out, f.data, size);
+      engine.fragment_next++;
+      return Outcome::kNext;
+    }
+    engine.fragment_count = engine.fragment_next;  // the instruction took another way: ask anew
+  }
+  if (engine.fragment_count == kMaxFragments) return vcpu.raise(kGP, 0);
+  Fragment& f = engine.fragments[engine.fragment_count];
+  f.gpa = gpa;
+  f.size = static_cast<uint8_t>(size);
+  f.done = false;
+  uint64_t value = 0;
+  if (device_mmio(vcpu, gpa, size, false, value)) {
+    copy_bytes(f.data, &value, size);
+    f.done = true;
+    engine.fragment_count++;
+    engine.fragment_next++;
+    copy_bytes(out, f.data, size);
+    return Outcome::kNext;
+  }
+  engine.fragment_count++;
+  engine.fragment_open = true;
+  return Outcome::kExit;
+}
+
+void queue_write(VcpuState& vcpu, uint64_t gpa, unsigned size, const uint8_t* data) {
+  Engine& engine = engine_of(vcpu);
+  while (size) {
+    unsigned n = size < 8 ? size : 8;
+    if (engine.write_count < kMaxFragments) {
+      Fragment& f = engine.writes[engine.write_count++];
+      f.gpa = gpa;
+      f.size = static_cast<uint8_t>(n);
+      f.done = false;
+      copy_bytes(f.data, data, n);
+    }
+    gpa += n, data += n, size -= n;
+  }
+}
+
+Outcome read_piece(VcpuState& vcpu, const Piece& piece, unsigned size, uint8_t* out) {
+  if (piece.slot) {
+    copy_bytes(out, pointer(piece), size);
+    return Outcome::kNext;
+  }
+  Engine& engine = engine_of(vcpu);
+  if (!engine.stepping) {
+    engine.need_step = true;
+    return Outcome::kExit;
+  }
+  for (unsigned done = 0; done < size;) {
+    unsigned n = size - done < 8 ? size - done : 8;
+    Outcome o = read_fragment(vcpu, piece.gpa + done, n, out + done);
+    if (o != Outcome::kNext) return o;
+    done += n;
+  }
+  return Outcome::kNext;
+}
+
+void write_piece(VcpuState& vcpu, const Piece& piece, unsigned size, const uint8_t* in) {
+  if (!piece.slot) return queue_write(vcpu, piece.gpa, size, in);
+  if (hits_code(piece, size)) note_smc(engine_of(vcpu), piece.gpa, size);
+  piece.slot->mark_dirty(piece.gpa);
+  // One store where it is naturally sized: other vCPUs must not see half of it.
+  uint8_t* to = pointer(piece);
+  switch (size) {
+    case 8: __atomic_store_n(reinterpret_cast<uint64_t*>(to), *reinterpret_cast<const uint64_t*>(in), __ATOMIC_RELAXED); break;
+    case 4: __atomic_store_n(reinterpret_cast<uint32_t*>(to), *reinterpret_cast<const uint32_t*>(in), __ATOMIC_RELAXED); break;
+    case 2: __atomic_store_n(reinterpret_cast<uint16_t*>(to), *reinterpret_cast<const uint16_t*>(in), __ATOMIC_RELAXED); break;
+    default: copy_bytes(to, in, size);
+  }
+}
+
+// Both pages of an access, before any byte moves.
+Outcome translate_both(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool system, bool stack, Piece pieces[2],
+                       unsigned& first) {
+  first = 4096 - (linear & 0xfff);
+  if (first > size) first = size;
+  Outcome o = translate_piece(vcpu, linear, write, system, stack, pieces[0]);
+  if (o == Outcome::kNext && first < size)
+    o = translate_piece(vcpu, wrap(vcpu, linear + first), write, system, stack, pieces[1]);
+  return o;
+}
+
+void set_reason(VcpuState& vcpu, Outcome outcome) {
+  Engine& engine = engine_of(vcpu);
+  engine.reason = outcome == Outcome::kFault ? kReasonFault : engine.need_step ? kReasonStep : kReasonExit;
+}
+
+bool contiguous(const Piece pieces[2], unsigned first) {
+  return pieces[0].slot && pieces[1].slot && pointer(pieces[0]) + first == pointer(pieces[1]);
+}
+
+}  // namespace
+
+extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t descriptor) {
+  Engine& engine = engine_of(*vcpu);
+  engine.count_miss++;
+  unsigned size = descriptor >> kAccessSizeShift & 0x3ff;
+  bool write = descriptor & kAccessWrite, stack = (descriptor >> kAccessSegmentShift & 7) == kSS;
+  set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
+  Piece pieces[2];
+  unsigned first;
+  Outcome o = translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
+  if (o != Outcome::kNext) {
+    set_reason(*vcpu, o);
+    return nullptr;
+  }
+  bool plain = pieces[0].slot && !(write && hits_code(pieces[0], first));
+  if (first < size) {
+    plain = plain && contiguous(pieces, first) && !(write && hits_code(pieces[1], size - first));
+    if (plain && write) pieces[0].slot->mark_dirty(pieces[0].gpa), pieces[1].slot->mark_dirty(pieces[1].gpa);
+  } else if (plain) {
+    if (write) pieces[0].slot->mark_dirty(pieces[0].gpa);
+    fill(*vcpu, linear, pieces[0], write);
+  }
+  if (!plain) {
+    engine.reason = kReasonStep;
+    return nullptr;
+  }
+  return pointer(pieces[0]);
+}
+
+extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t descriptor) {
+  Engine& engine = engine_of(*vcpu);
+  unsigned size = descriptor >> kAccessSizeShift & 0x3ff;
+  bool write = descriptor & kAccessWrite, read = descriptor & kAccessRead;
+  auto segment = static_cast<SegmentRegister>(descriptor >> kAccessSegmentShift & 7);
+  set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
+  uint64_t linear;
+  Outcome o = linear_address(*vcpu, segment, offset, size, write ? AccessType::kWrite : AccessType::kRead, linear);
+  Piece pieces[2];
+  unsigned first;
+  if (o == Outcome::kNext && vcpu->cpl == 3 && size > 1 && size <= 8 && vcpu->system_flags & kAC && vcpu->cr0 & kCr0Am && linear & (size - 1))
+    o = vcpu->raise(kACv, 0);
+  if (o == Outcome::kNext) o = translate_both(*vcpu, linear, size, write, false, segment == kSS, pieces, first);
+  if (o != Outcome::kNext) {
+    set_reason(*vcpu, o);
+    return nullptr;
+  }
+  bool one = first == size && pieces[0].slot;
+  if (!engine.stepping) {
+    if (one && !(write && hits_code(pieces[0], size))) {
+      if (write) pieces[0].slot->mark_dirty(pieces[0].gpa);
+      return pointer(pieces[0]);
+    }
+    engine.reason = kReasonStep;
+    return nullptr;
+  }
+  if (one) {
+    if (write) {
+      if (hits_code(pieces[0], size)) note_smc(engine, pieces[0].gpa, size);
+      pieces[0].slot->mark_dirty(pieces[0].gpa);
+    }
+    return pointer(pieces[0]);
+  }
+  // The bounce buffer keeps the access's alignment modulo 64.
+  uint32_t at = (engine.bounce_used + 63) & ~63u;
+  at += linear & 63;
+  if (engine.bounce_count == kMaxBounces || at + size > sizeof engine.bounce_bytes) {
+    set_reason(*vcpu, vcpu->raise(kGP, 0));
+    return nullptr;
+  }
+  uint8_t* bytes = engine.bounce_bytes + at;
+  if (read) {
+    o = read_piece(*vcpu, pieces[0], first, bytes);
+    if (o == Outcome::kNext && first < size) o = read_piece(*vcpu, pieces[1], size - first, bytes + first);
+    if (o != Outcome::kNext) {
+      set_reason(*vcpu, o);
+      return nullptr;
+    }
+  }
+  engine.bounces[engine.bounce_count++] = {linear, size, write, false, at};
+  engine.bounce_used = at + size;
+  return bytes;
+}
+
+uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, Outcome& outcome) {
+  Engine& engine = engine_of(vcpu);
+  TlbView& tlb = engine.tlb[view_of(vcpu.mode)];
+  unsigned index = linear >> 12 & (kTlbEntries - 1);
+  uint64_t tag = write ? tlb.write[index] : tlb.read[index];
+  if (tag == (linear & kPageMask)) return reinterpret_cast<uint8_t*>(tlb.addend[index] + (linear & 0xfff));
+  Piece piece;
+  outcome = translate_piece(vcpu, linear, write, false, false, piece);
+  if (outcome != Outcome::kNext) return nullptr;
+  if (!piece.slot || (write && hits_code(piece, size))) {
+    engine.need_step = true;
+    outcome = Outcome::kExit;
+    return nullptr;
+  }
+  if (write) piece.slot->mark_dirty(piece.gpa);
+  fill(vcpu, linear, piece, write);
+  return pointer(piece);
+}
+
+uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome) {
+  Piece piece;
+  outcome = translate_piece(vcpu, linear, true, true, false, piece);
+  if (outcome != Outcome::kNext || !piece.slot || hits_code(piece, 1)) return nullptr;
+  piece.slot->mark_dirty(piece.gpa);
+  return pointer(piece);
+}
+
+void begin_step(Engine& engine) {
+  engine.stepping = true;
+  engine.need_step = false;
+  engine.fragment_next = 0;
+  engine.write_count = engine.write_next = 0;
+  engine.bounce_count = engine.bounce_used = 0;
+  engine.smc_count = 0;
+}
+
+void commit_step(VcpuState& vcpu) {
+  Engine& engine = engine_of(vcpu);
+  engine.stepping = false;
+  engine.fragment_count = engine.fragment_next = 0;
+  for (unsigned i = 0; i < engine.bounce_count; i++) {
+    Bounce& b = engine.bounces[i];
+    if (!b.write) continue;
+    Piece pieces[2];
+    unsigned first;
+    if (translate_both(vcpu, b.linear, b.size, true, b.system, false, pieces, first) != Outcome::kNext) continue;
+    write_piece(vcpu, pieces[0], first, engine.bounce_bytes + b.at);
+    if (first < b.size) write_piece(vcpu, pieces[1], b.size - first, engine.bounce_bytes + b.at + first);
+  }
+  engine.bounce_count = engine.bounce_used = 0;
+  // Devices inside the hypervisor take theirs at once, in order; from the first one that is not, the rest leaves.
+  while (engine.write_next < engine.write_count) {
+    Fragment& f = engine.writes[engine.write_next];
+    uint64_t value = 0;
+    copy_bytes(&value, f.data, f.size);
+    if (!device_mmio(vcpu, f.gpa, f.size, true, value)) break;
+    engine.write_next++;
+  }
+  if (engine.write_next == engine.write_count)
+    engine.write_count = engine.write_next = 0;
+  else
+    engine.writes_open = true;
+}
+
+void drop_open(Engine& engine) {
+  begin_step(engine);
+  engine.stepping = false;
+  engine.fragment_count = 0;
+  engine.fragment_open = engine.io_open = engine.io_answered = engine.writes_open = false;
+}
+
+Outcome read_linear(VcpuState& vcpu, uint64_t linear, void* out, unsigned size, bool system, bool stack) {
+  Piece pieces[2];
+  unsigned first;
+  Outcome o = translate_both(vcpu, linear, size, false, system, stack, pieces, first);
+  if (o != Outcome::kNext) return o;
+  o = read_piece(vcpu, pieces[0], first, static_cast<uint8_t*>(out));
+  if (o == Outcome::kNext && first < size) o = read_piece(vcpu, pieces[1], size - first, static_cast<uint8_t*>(out) + first);
+  return o;
+}
+
+namespace {
+Outcome check_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system, bool stack, Piece pieces[2], unsigned& first) {
+  Outcome o = translate_both(vcpu, linear, size, true, system, stack, pieces, first);
+  if (o != Outcome::kNext) return o;
+  Engine& engine = engine_of(vcpu);
+  bool plain = pieces[0].slot && !hits_code(pieces[0], first) &&
+               (first == size || (pieces[1].slot && !hits_code(pieces[1], size - first)));
+  if (!plain && !engine.stepping) {
+    engine.need_step = true;
+    return Outcome::kExit;
+  }
+  return Outcome::kNext;
+}
+}  // namespace
+
+Outcome write_linear(VcpuState& vcpu, uint64_t linear, const void* in, unsigned size, bool system, bool stack) {
+  Piece pieces[2];
+  unsigned first;
+  Outcome o = check_write(vcpu, linear, size, system, stack, pieces, first);
+  if (o != Outcome::kNext) return o;
+  write_piece(vcpu, pieces[0], first, static_cast<const uint8_t*>(in));
+  if (first < size) write_piece(vcpu, pieces[1], size - first, static_cast<const uint8_t*>(in) + first);
+  return Outcome::kNext;
+}
+
+Outcome probe_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system, bool stack) {
+  Piece pieces[2];
+  unsigned first;
+  return check_write(vcpu, linear, size, system, stack, pieces, first);
+}
+
+Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, unsigned size, AccessType type, uint64_t& linear) {
+  const Segment& segment = vcpu.segment[which];
+  uint8_t vector = which == kSS ? static_cast<uint8_t>(kSSv) : static_cast<uint8_t>(kGP);
+  if (vcpu.in_64bit()) {
+    linear = which >= kFS ? segment.base + offset : offset;
+    unsigned shift = vcpu.cr4 & kCr4La57 ? 7 : 16;
+    uint64_t last = linear + (size ? size - 1 : 0);
+    if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear ||
+        static_cast<uint64_t>(static_cast<int64_t>(last << shift) >> shift) != last)
+      return vcpu.raise(vector, 0);
+    return Outcome::kNext;
+  }
+  offset &= 0xffffffffull;
+  if (vcpu.protected_mode() && !vcpu.vm86()) {
+    if (segment.unusable || !segment.present()) return vcpu.raise(vector, 0);
+    bool code = segment.access & 8;
+    bool writable = !code && segment.access & 2;
+    bool readable = !code || segment.access & 2;
+    if (type != AccessType::kRead && !writable) return vcpu.raise(vector, 0);
+    if (type != AccessType::kWrite && !readable) return vcpu.raise(vector, 0);
+  }
+  uint64_t last = offset + (size ? size - 1 : 0);
+  bool expand_down = vcpu.protected_mode() && !vcpu.vm86() && (segment.access & 0xc) == 4;
+  if (expand_down) {
+    uint64_t top = segment.db() ? 0xffffffffull : 0xffff;
+    if (offset <= segment.limit || last > top) return vcpu.raise(vector, 0);
+  } else if (last > segment.limit) {
+    return vcpu.raise(vector, 0);
+  }
+  linear = (segment.base + offset) & 0xffffffffull;
+  return Outcome::kNext;
+}
+
+uint64_t effective_offset(const VcpuState& vcpu, const Insn& insn) {
+  uint64_t a = insn.displacement;
+  if (insn.rip_relative) a += vcpu.rip + insn.length;
+  if (insn.base != kNoRegister) a += vcpu.gpr[insn.base];
+  if (insn.index != kNoRegister) a += vcpu.gpr[insn.index] * insn.scale;
+  if (insn.address_size == 4) a &= 0xffffffffull;
+  if (insn.address_size == 2) a &= 0xffff;
+  return a;
+}
+
+Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessType type, uint64_t& linear) {
+  return linear_address(vcpu, static_cast<SegmentRegister>(insn.segment), effective_offset(vcpu, insn), size, type, linear);
+}
+
+void flush_tlb(VcpuState& vcpu, bool keep_global) {
+  Engine& engine = engine_of(vcpu);
+  for (unsigned v = 0; v < kViews; v++) {
+    TlbView& tlb = engine.tlb[v];
+    FillLog& log = engine.tlb_log[v];
+    if (log.count > FillLog::kCapacity) {
+      for (unsigned i = 0; i < kTlbEntries; i++) tlb.read[i] = tlb.write[i] = kInvalidTag;
+    } else {
+      for (unsigned i = 0; i < log.count; i++) tlb.read[log.index[i]] = tlb.write[log.index[i]] = kInvalidTag;
+    }
+    log.count = 0;
+  }
+  for (FetchEntry& f : engine.fetch) f.tag = kInvalidTag;
+  flush_all_jump_caches(vcpu);
+}
+
+void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
+  Engine& engine = engine_of(vcpu);
+  unsigned index = linear >> 12 & (kTlbEntries - 1);
+  for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
+  for (FetchEntry& f : engine.fetch)
+    if ((f.tag & kPageMask) == (linear & kPageMask)) {
+      f.tag = kInvalidTag;
+      flush_all_jump_caches(vcpu);
+    }
+}
+
+void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global) { flush_tlb(vcpu, keep_global); }
+
+void flush_write_tags(VcpuState& vcpu) {
+  Engine& engine = engine_of(vcpu);
+  for (unsigned v = 0; v < kViews; v++) {
+    TlbView& tlb = engine.tlb[v];
+    FillLog& log = engine.tlb_log[v];
+    if (log.count > FillLog::kCapacity) {
+      for (unsigned i = 0; i < kTlbEntries; i++) tlb.write[i] = kInvalidTag;
+    } else {
+      for (unsigned i = 0; i < log.count; i++) tlb.write[log.index[i]] = kInvalidTag;
+    }
+  }
+}
+
+void update_mode(VcpuState& vcpu) {
+  Engine& engine = engine_of(vcpu);
+  uint32_t mode = static_cast<uint32_t>(vcpu.code_mode());
+  auto flat = [](const Segment& s) { return !s.unusable && s.base == 0 && s.limit == 0xffffffff && s.present(); };
+  auto flat_data = [&](const Segment& s) { return flat(s) && !(s.access & 8) && s.access & 2 && !(s.access & 4); };
+  if (mode == kModeCode64) {
+    mode |= kModeStack32 | kModeFlatData | kModeFlatCode;
+  } else {
+    if (vcpu.segment[kSS].db()) mode |= kModeStack32;
+    if (flat(vcpu.segment[kCS])) mode |= kModeFlatCode;
+    if (flat_data(vcpu.segment[kDS]) && flat_data(vcpu.segment[kES]) && flat_data(vcpu.segment[kSS])) mode |= kModeFlatData;
+  }
+  unsigned view = vcpu.cpl == 3 ? kViewUser : vcpu.cr4 & kCr4Smap && vcpu.system_flags & kAC ? kViewSupervisorAc : kViewSupervisor;
+  mode |= view << kModeViewShift;
+  if (vcpu.cr0 & kCr0Ts) mode |= kModeTs;
+  if (vcpu.cr0 & kCr0Em) mode |= kModeEm;
+  if (vcpu.cr0 & kCr0Mp) mode |= kModeMp;
+  if (vcpu.cr4 & kCr4Osfxsr) mode |= kModeSse;
+  if (vcpu.cr4 & kCr4Osxsave && (vcpu.xcr0 & 6) == 6) mode |= kModeAvx;
+  if (vcpu.cr4 & kCr4Osxsave && (vcpu.xcr0 & 0xe6) == 0xe6) mode |= kModeAvx512;
+  if (vcpu.protected_mode()) mode |= kModeProtected;
+  if (vcpu.vm86()) mode |= kModeVm86;
+  // Alignment checking sends every user access through the access helper.
+  if (view == kViewUser && vcpu.cr0 & kCr0Am && vcpu.system_flags & kAC) mode &= ~kModeFlatData;
+  if (engine.view_mode[view] != mode) {
+    flush_jump_cache(vcpu, view);
+    engine.view_mode[view] = mode;
+  }
+  vcpu.mode = mode;
+  vcpu.seg_base_fs_copy = vcpu.segment[kFS].base;
+  vcpu.seg_base_gs_copy = vcpu.segment[kGS].base;
+}
+
+}  // namespace vireo::softkvm

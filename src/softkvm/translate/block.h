@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// A translated block and the table that finds it by guest physical address and mode. Lookups are lock-free and may run beside changes;
+// changes hold CodeCache::mutex. A block's memory is reused only after every vCPU has passed a safe point (CodeCache::flush).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "softkvm/cpu/insn.h"
+
+namespace vireo::softkvm {
+
+// A direct jump inside a page that can be patched to go straight to its target.
+struct Link {
+  uint32_t at;        // cache offset of the rel32
+  uint32_t unlinked;  // cache offset of the stub it jumps to when not linked
+  Link* next;         // of the same target
+};
+
+// Maps host code back to the guest instruction, for host exceptions.
+struct SideEntry {
+  uint32_t host;         // cache offset where the instruction's own bytes start ...
+  uint16_t guest;        // ... and its page offset
+  uint8_t host_flags;    // status flags are in the host's register there, else in the slot
+  uint8_t borrowed;      // bit n: borrow slot n holds the guest's value of borrow_reg[n]
+  uint8_t borrow_reg[4];
+};
+
+struct Block {
+  uint64_t gpa;           // of the first byte
+  uint8_t straddle;       // one instruction of this many bytes that reaches into the next page, else 0: its bytes are compared ...
+  uint8_t bytes[15];      // ... with these on every entry, and it is found by lookup only
+  uint32_t mode;
+  uint32_t guest_begin, guest_end;  // page offsets of the bytes it depends on: its own, and those its flag liveness was read from
+  uint32_t indirect_entry, linked_entry;  // cache offsets
+  uint32_t code_end;
+  uint32_t side_count;
+  SideEntry* side;
+  Link* incoming;         // links patched to this block
+  std::atomic<Block*> hash_next;
+  Block* page_next;
+  std::atomic<bool> valid;
+};
+
+// What a call-out gets: embedded in the block's code.
+struct CalloutRecord {
+  uint32_t page_offset;
+  uint32_t what;  // Callout
+  Insn insn;
+};
+enum class Callout : uint32_t { kSystem, kString, kSpecial, kUndefined, kNoDevice, kGeneralProtection };
+
+constexpr unsigned kHashBits = 16;
+struct BlockTable {
+  std::atomic<Block*> bucket[1u << kHashBits];
+
+  static unsigned hash(uint64_t gpa, uint32_t mode) {
+    uint64_t h = (gpa ^ (static_cast<uint64_t>(mode) << 40)) * 0x9e3779b97f4a7c15ull;
+    return h >> (64 - kHashBits);
+  }
+  Block* find(uint64_t gpa, uint32_t mode) const {
+    for (Block* b = bucket[hash(gpa, mode)].load(std::memory_order_acquire); b; b = b->hash_next.load(std::memory_order_acquire))
+      if (b->gpa == gpa && b->mode == mode && b->valid.load(std::memory_order_acquire)) return b;
+    return nullptr;
+  }
+};
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The VM's translated code: one bounded region, mapped twice (writable, executable; never both through one mapping), filled from the
+// front and dropped whole when full; links between blocks, and their invalidation by guest physical range.
+// Everything but table() and the fast lookups needs `mutex`.
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "softkvm/translate/block.h"
+
+namespace vireo::softkvm {
+
+class Vm;
+
+class CodeCache {
+ public:
+  static CodeCache* create(size_t bytes);
+  ~CodeCache();
+
+  const BlockTable& table() const { return *table_; }
+  const uint8_t* executable(uint32_t offset) const { return executable_ + offset; }
+  bool contains(const void* pc) const {
+    return static_cast<size_t>(static_cast<const uint8_t*>(pc) - executable_) < size_;
+  }
+  uint32_t offset_of(const void* pc) const { return static_cast<uint32_t>(static_cast<const uint8_t*>(pc) - executable_); }
+
+  // Room for one block being born: `room` bytes at the front, writable; null when the cache has to be flushed first.
+  uint8_t* begin(size_t room, uint32_t& offset);
+  // Takes the block in: `used` bytes of the room.
+  Block* finish(const Block& block, size_t used, const std::vector<SideEntry>& side);
+
+  // Patches the jump whose link record is `site` (as known by link_at) to `target`.
+  void link(uint32_t site, Block& target);
+  void add_site(uint32_t at, uint32_t unlinked) { sites_[at] = unlinked; }
+
+  // Drops all blocks that depend on a byte of [gpa, gpa+size) and gives the page's new chunk map.
+  uint64_t invalidate_page(uint64_t gpa, unsigned size);
+  bool page_has_code(uint64_t gpa) const { return pages_.contains(gpa >> 12); }
+  void drop(Block& block) { forget(block); }
+  bool full(size_t room) const { return used_ + room + 64 > size_; }
+  void invalidate_all();  // unlinks everything; memory stays until reset()
+  void reset();           // no vCPU may be in translated code
+
+  // The block whose code has `offset`, or null.
+  const Block* containing(uint32_t offset) const;
+  size_t used() const { return used_; }
+  uint64_t generation() const { return generation_; }
+
+  std::mutex mutex;
+
+ private:
+  CodeCache() = default;
+  void patch(uint32_t at, uint32_t destination);
+  void unlink_incoming(Block& block);
+  void forget(Block& block);
+
+  uint8_t *executable_ = nullptr, *writable_ = nullptr;
+  size_t size_ = 0, used_ = 0;
+  uint64_t generation_ = 0;
+  BlockTable* table_ = nullptr;
+  std::deque<Block> blocks_;  // in order of their code
+  std::deque<Link> links_;
+  std::deque<std::vector<SideEntry>> sides_;
+  std::unordered_map<uint64_t, Block*> pages_;       // page number to its first block
+  std::unordered_map<uint32_t, uint32_t> sites_;     // rel32 offset to its unlinked destination
+};
+
+}  // namespace vireo::softkvm

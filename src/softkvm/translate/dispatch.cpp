@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+// The FAST half of a vCPU's run: finding the next block, events between blocks, and the call-outs of translated code. General registers
+// only, no libc: the guest's SIMD and x87 state is live in the host's registers.
+#include "softkvm/mmu/access.h"
+#include "softkvm/mmu/slots.h"
+#include "softkvm/mmu/walk.h"
+#include "softkvm/translate/block.h"
+#include "softkvm/translate/code_cache.h"
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/events.h"
+#include "softkvm/translate/string_ops.h"
+
+extern "C" void softkvm_enter(const void* code, uint64_t linear);
+
+namespace vireo::softkvm {
+namespace {
+
+// Guest physical address of a fetch at `linear`; false: vcpu.fault.
+bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
+  Engine& engine = engine_of(vcpu);
+  bool user = vcpu.cpl == 3;
+  FetchEntry& entry = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
+  uint64_t tag = (linear & kPageMask) | (user ? 1 : 0);
+  if (entry.tag != tag) {
+    Translation t;
+    if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return false;
+    entry.tag = tag;
+    entry.gpa = t.gpa & kPageMask;
+  }
+  gpa = entry.gpa | (linear & 0xfff);
+  return true;
+}
+
+// Do the straddling instruction's bytes still stand where it was translated from? False with vcpu.fault.pending on a fetch fault.
+bool straddle_current(VcpuState& vcpu, const Block& block, uint64_t linear) {
+  Slots& slots = *vcpu.vm->slots;
+  unsigned first = 4096 - (linear & 0xfff);
+  uint64_t gpa;
+  if (!fetch_address(vcpu, linear + first, gpa)) return false;
+  const uint8_t* a = slots.host(block.gpa);
+  const uint8_t* b = slots.host(gpa);
+  if (!a || !b) return false;
+  for (unsigned i = 0; i < block.straddle; i++)
+    if (block.bytes[i] != (i < first ? a[i] : b[i - first])) return false;
+  return true;
+}
+
+// The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
+const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
+  Engine& engine = engine_of(vcpu);
+  engine.count_lookup++;
+  engine.target = linear;
+  if ((mode & kModeCodeMask) != kModeCode64 && !(mode & kModeFlatCode)) {
+    const Segment& cs = vcpu.segment[kCS];
+    if (static_cast<uint32_t>(linear - cs.base) > cs.limit) {
+      set_rip_linear(vcpu, linear);
+      vcpu.raise(kGP, 0);
+      engine.reason = kReasonFault;
+      return nullptr;
+    }
+  }
+  uint64_t gpa;
+  vcpu.fault.pending = false;
+  if (!fetch_address(vcpu, linear, gpa)) {
+    set_rip_linear(vcpu, linear);
+    engine.reason = kReasonFault;
+    return nullptr;
+  }
+  CodeCache& cache = *vcpu.vm->code;
+  Block* block = cache.table().find(gpa, mode);
+  if (block && block->straddle && !straddle_current(vcpu, *block, linear)) {
+    if (vcpu.fault.pending) {
+      set_rip_linear(vcpu, linear);
+      engine.reason = kReasonFault;
+      return nullptr;
+    }
+    block = nullptr;
+  }
+  if (!block) {
+    engine.reason = kReasonTranslate;
+    return nullptr;
+  }
+  const void* code = cache.executable(block->indirect_entry);
+  if (!block->straddle && !(mode & kModeStep)) {
+    unsigned view = view_of(mode), index = linear & (kJumpEntries - 1);
+    engine.jump[view][index] = {linear, code};
+    FillLog& log = engine.jump_log[view];
+    if (log.count < FillLog::kCapacity) log.index[log.count] = static_cast<uint16_t>(index);
+    log.count++;
+  }
+  return code;
+}
+
+extern "C" const void* softkvm_lookup(VcpuState* vcpu, uint64_t linear) {
+  if (vcpu->attention) {
+    engine_of(*vcpu).reason = kReasonAttention;
+    return nullptr;
+  }
+  return find_code(*vcpu, linear, vcpu->mode);
+}
+
+// A direct jump inside the page that is not linked yet. Linking needs the cache's mutex, which is had in the slow half; here it is
+// only noted which jump it was.
+extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void* site) {
+  engine_of(*vcpu).link_site = site;
+  engine_of(*vcpu).target = linear;
+  engine_of(*vcpu).reason = kReasonLink;
+  return nullptr;
+}
+
+// 0: go on behind the instruction; else translated code is left.
+extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record) {
+  Engine& engine = engine_of(*vcpu);
+  engine.count_callout++;
+  set_rip_linear(*vcpu, vcpu->page_base + record->page_offset);
+  uint32_t mode = vcpu->mode;
+  Outcome outcome;
+  engine.need_step = false;
+  switch (static_cast<Callout>(record->what)) {
+    case Callout::kSystem: outcome = execute_system(*vcpu, record->insn); break;
+    case Callout::kString: outcome = execute_string(*vcpu, record->insn); break;
+    case Callout::kSpecial: outcome = execute_special(*vcpu, record->insn); break;
+    case Callout::kNoDevice: outcome = vcpu->raise(kNM); break;
+    case Callout::kGeneralProtection: outcome = vcpu->raise(kGP, 0); break;
+    default: outcome = vcpu->raise(kUD); break;
+  }
+  if (engine.interrupt_waiting && vcpu->system_flags & kIF) vcpu->attention = 1;
+  switch (outcome) {
+    case Outcome::kNext:
+      if (vcpu->mode == mode) return 0;
+      set_rip_linear(*vcpu, vcpu->page_base + record->page_offset + record->insn.length);
+      engine.reason = kReasonJump;
+      break;
+    case Outcome::kJump: engine.reason = kReasonJump; break;
+    case Outcome::kFault: engine.reason = kReasonFault; break;
+    case Outcome::kExit: engine.reason = engine.need_step ? kReasonStep : kReasonExit; break;
+    case Outcome::kHalt: engine.reason = kReasonHalt; break;
+  }
+  return 1;
+}
+
+// Runs `deliver_it` so that its pushes may meet devices and code: like a step-mode instruction.
+template <class F>
+Outcome deliver_with(VcpuState& vcpu, F deliver_it) {
+  Engine& engine = engine_of(vcpu);
+  engine.fragment_count = 0;
+  begin_step(engine);
+  Outcome outcome = deliver_it();
+  commit_step(vcpu);
+  vcpu.fault.pending = false;
+  return outcome;
+}
+
+bool shadowed(const VcpuState& vcpu) {
+  return (vcpu.interrupt_shadow_sti || vcpu.interrupt_shadow_mov_ss) &&
+         (engine_of(vcpu).shadow_rip == vcpu.rip || engine_of(vcpu).shadow_rip == kAnyRip);
+}
+
+// Events due before the next instruction. kNext: none (left).
+Outcome take_events(Vcpu& vcpu) {
+  Engine& engine = engine_of(vcpu);
+  engine.interrupt_waiting = false;
+  if (vcpu.injected.pending) {
+    PendingException event = vcpu.injected;
+    vcpu.injected.pending = false;
+    vcpu.halted = false;
+    Outcome o = deliver_with(vcpu, [&] { return event.interrupt ? deliver_interrupt(vcpu, event.vector) : deliver(vcpu, event, 0); });
+    if (o == Outcome::kExit) return o;
+  }
+  if (vcpu.nmi_request.load(std::memory_order_relaxed)) {
+    vcpu.nmi_request.store(false);
+    vcpu.nmi_pending = true;
+  }
+  bool shadow = shadowed(vcpu);
+  if (!shadow) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
+  if (vcpu.nmi_pending && !vcpu.nmi_masked) {
+    if (shadow) {
+      vcpu.attention = 1;
+    } else {
+      vcpu.nmi_pending = false;
+      vcpu.halted = false;
+      Outcome o = deliver_with(vcpu, [&] { return deliver_nmi(vcpu); });
+      if (o == Outcome::kExit) return o;
+    }
+  }
+  if (interrupt_pending(vcpu)) {
+    if (vcpu.system_flags & kIF && !shadow) {
+      int vector = acknowledge_interrupt(vcpu);
+      if (vector >= 0) {
+        vcpu.halted = false;
+        Outcome o = deliver_with(vcpu, [&] { return deliver_interrupt(vcpu, static_cast<uint8_t>(vector)); });
+        if (o == Outcome::kExit) return o;
+        if (interrupt_pending(vcpu)) engine.interrupt_waiting = true;
+      }
+    } else {
+      engine.interrupt_waiting = true;
+      if (shadow) vcpu.attention = 1;
+    }
+  }
+  return Outcome::kNext;
+}
+
+}  // namespace
+
+void set_rip_linear(VcpuState& vcpu, uint64_t linear) {
+  if (vcpu.in_64bit()) {
+    vcpu.rip = linear;
+  } else {
+    uint32_t ip = static_cast<uint32_t>(linear - vcpu.segment[kCS].base);
+    vcpu.rip = vcpu.segment[kCS].db() ? ip : vcpu.protected_mode() ? ip & 0xffff : ip & 0xffff;
+  }
+}
+
+uint64_t rip_linear(const VcpuState& vcpu) {
+  return vcpu.in_64bit() ? vcpu.rip : (vcpu.segment[kCS].base + vcpu.rip) & 0xffffffffull;
+}
+
+void flush_jump_cache(VcpuState& vcpu, unsigned view) {
+  Engine& engine = engine_of(vcpu);
+  FillLog& log = engine.jump_log[view];
+  JumpEntry* table = engine.jump[view];
+  if (log.count > FillLog::kCapacity) {
+    for (unsigned i = 0; i < kJumpEntries; i++) table[i].tag = kInvalidTag;
+  } else {
+    for (unsigned i = 0; i < log.count; i++) table[log.index[i]].tag = kInvalidTag;
+  }
+  log.count = 0;
+}
+
+void flush_all_jump_caches(VcpuState& vcpu) {
+  for (unsigned v = 0; v < kViews; v++) flush_jump_cache(vcpu, v);
+}
+
+Action run_fast(Vcpu& vcpu) {
+  Engine& engine = engine_of(vcpu);
+  auto stop = [&](Action action) {
+    engine.running.store(0);
+    return action;
+  };
+  engine.running.store(1);
+  bool step = engine.step_next;  // the next instruction in step mode
+  engine.step_next = false;
+  for (;;) {
+    if (engine.requests.load() || vcpu.init_pending.load(std::memory_order_relaxed) || vcpu.sipi_pending.load(std::memory_order_relaxed)) {
+      engine.step_next = step;
+      return stop(Action::kRequests);
+    }
+    if (engine.exit_request.load(std::memory_order_relaxed) && !engine.completing) return stop(Action::kInterrupted);
+    vcpu.attention = 0;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (engine.requests.load() || (engine.exit_request.load() && !engine.completing)) continue;
+    if (!engine.completing) {
+      if (take_events(vcpu) == Outcome::kExit) return stop(Action::kExit);
+      if (engine.smc_count) {
+        engine.step_next = step;
+        return stop(Action::kInvalidate);
+      }
+      if (engine.writes_open) return stop(Action::kExit);
+      if (vcpu.halted) return stop(Action::kHalt);
+      if (window_exit(vcpu)) return stop(Action::kExit);
+    }
+    uint32_t mode = vcpu.mode;
+    bool trap = vcpu.system_flags & kTF;
+    bool debug_step = vcpu.guest_debug.control & KVM_GUESTDBG_SINGLESTEP && vcpu.guest_debug.control & KVM_GUESTDBG_ENABLE;
+    step |= trap || debug_step || engine.completing || vcpu.attention;
+    if (step) mode |= kModeStep;
+    uint64_t linear = rip_linear(vcpu);
+    const void* code = find_code(vcpu, linear, mode);
+    if (!code) {
+      if (engine.reason == kReasonTranslate) {
+        engine.target_mode = mode;
+        engine.step_next = step;
+        return stop(Action::kTranslate);
+      }
+    } else {
+      if (step) {
+        engine.count_step++;
+        begin_step(engine);
+      }
+      engine.link_site = nullptr;
+      softkvm_enter(code, linear);
+      engine.count_leave++;
+    }
+    switch (engine.reason) {
+      case kReasonAttention:
+        set_rip_linear(vcpu, engine.target);
+        step = false;
+        break;
+      case kReasonTranslate:
+      case kReasonLink:
+        set_rip_linear(vcpu, engine.target);
+        engine.target_mode = vcpu.mode;
+        engine.step_next = false;
+        return stop(Action::kTranslate);
+      case kReasonStep:
+        if (engine.stepping) return stop(Action::kStuck);
+        step = true;
+        continue;
+      case kReasonStepDone:
+        set_rip_linear(vcpu, engine.target);
+        [[fallthrough]];
+      case kReasonJump:
+      case kReasonHalt: {
+        bool was_stepping = engine.stepping;
+        if (was_stepping) commit_step(vcpu);
+        step = false;
+        engine.completing = false;
+        if (engine.reason == kReasonHalt) vcpu.halted = true;
+        if (was_stepping && (trap || debug_step)) {
+          if (debug_step) {
+            engine.debug_exit = true;
+            return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
+          }
+          PendingException event{};
+          event.pending = true;
+          event.vector = kDB;
+          event.payload = 1u << 14;
+          if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);
+        }
+        if (engine.smc_count) return stop(Action::kInvalidate);
+        if (engine.writes_open) return stop(Action::kExit);
+        break;
+      }
+      case kReasonFault:
+      case kReasonHostFault: {
+        PendingException event = vcpu.fault;
+        vcpu.fault.pending = false;
+        step = false;
+        engine.completing = false;
+        engine.io_answered = false;
+        if (debug_trap_exit(vcpu, event)) return stop(Action::kExit);
+        if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);
+        if (engine.smc_count) return stop(Action::kInvalidate);
+        if (engine.writes_open) return stop(Action::kExit);
+        break;
+      }
+      case kReasonExit:
+        engine.stepping = false;
+        engine.completing = false;
+        return stop(Action::kExit);
+      default: return stop(Action::kStuck);
+    }
+  }
+}
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes host instructions: the few fixed sequences that surround guest instructions. Register numbers are the hardware's.
+// Spec: Intel SDM vol 2, chapter 2.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+
+#include "softkvm/translate/layout.h"
+
+namespace vireo::softkvm {
+
+// Host registers with a part of their own (docs/engine.md): the guest's RSP, and two scratch registers.
+constexpr unsigned kHostRsp = 9, kScratch0 = 11, kScratch1 = 10;
+
+class Emitter {
+ public:
+  Emitter(uint8_t* begin, uint32_t offset) : begin_(begin), at_(begin), offset_(offset) {}
+
+  uint32_t here() const { return offset_ + static_cast<uint32_t>(at_ - begin_); }  // cache offset
+  size_t size() const { return at_ - begin_; }
+  uint8_t* pointer(uint32_t cache_offset) { return begin_ + (cache_offset - offset_); }
+
+  void u8(unsigned v) { *at_++ = static_cast<uint8_t>(v); }
+  void u16(unsigned v) { put(&v, 2); }
+  void u32(uint32_t v) { put(&v, 4); }
+  void u64(uint64_t v) { put(&v, 8); }
+  void put(const void* bytes, size_t n) {
+    memcpy(at_, bytes, n);
+    at_ += n;
+  }
+  void bytes(std::initializer_list<uint8_t> list) {
+    for (uint8_t b : list) *at_++ = b;
+  }
+
+  // op r64, gs:[at] and the like. `wide`: REX.W.
+  void gs(unsigned opcode, unsigned reg, uint32_t at, bool wide = true) {
+    u8(0x65);
+    rex(wide, reg, 0, 0);
+    u8(opcode);
+    bytes({static_cast<uint8_t>(0x04 | (reg & 7) << 3), 0x25});
+    u32(at);
+  }
+  // op r64, gs:[index*8 + at]
+  void gs_indexed(unsigned opcode, unsigned reg, unsigned index, uint32_t at) {
+    u8(0x65);
+    rex(true, reg, index, 0);
+    u8(opcode);
+    bytes({static_cast<uint8_t>(0x04 | (reg & 7) << 3), static_cast<uint8_t>(0xc5 | (index & 7) << 3)});
+    u32(at);
+  }
+  void load(unsigned reg, uint32_t at) { gs(0x8b, reg, at); }
+  void store(uint32_t at, unsigned reg) { gs(0x89, reg, at); }
+  void load_gpr(unsigned reg, unsigned guest) { load(reg, VCPU_GPR + guest * 8); }
+  void store_gpr(unsigned guest, unsigned reg) { store(VCPU_GPR + guest * 8, reg); }
+  void move(unsigned to, unsigned from) {
+    rex(true, from, 0, to);
+    bytes({0x89, static_cast<uint8_t>(0xc0 | (from & 7) << 3 | (to & 7))});
+  }
+  void move_imm(unsigned to, uint64_t value) {
+    if (value <= 0xffffffffull) {
+      rex(false, 0, 0, to);
+      u8(0xb8 | (to & 7));
+      u32(static_cast<uint32_t>(value));
+    } else if (static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(value))) == value) {
+      rex(true, 0, 0, to);
+      bytes({0xc7, static_cast<uint8_t>(0xc0 | (to & 7))});
+      u32(static_cast<uint32_t>(value));
+    } else {
+      rex(true, 0, 0, to);
+      u8(0xb8 | (to & 7));
+      u64(value);
+    }
+  }
+  // lea to, [base + index*scale + disp]; index 0xff none. `wide`: 64-bit result, else truncated to 32.
+  void lea(unsigned to, unsigned base, unsigned index, unsigned scale, int32_t disp, bool wide = true) {
+    memory_form(0x8d, to, base, index, scale, disp, wide);
+  }
+  // An instruction with a modrm memory operand [base + index*scale + disp]; base 0xff: none.
+  void memory_form(unsigned opcode, unsigned reg, unsigned base, unsigned index, unsigned scale, int32_t disp, bool wide) {
+    bool has_index = index != 0xff, has_base = base != 0xff;
+    rex(wide, reg, has_index ? index : 0, has_base ? base : 0);
+    u8(opcode);
+    unsigned shift = scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
+    unsigned sib = shift << 6 | (has_index ? index & 7 : 4) << 3 | (has_base ? base & 7 : 5);
+    unsigned r = (reg & 7) << 3;
+    if (!has_base) {
+      bytes({static_cast<uint8_t>(0x04 | r), static_cast<uint8_t>(sib)});
+      u32(disp);
+      return;
+    }
+    bool need_sib = has_index || (base & 7) == 4;
+    unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : disp >= -128 && disp <= 127 ? 1 : 2;
+    u8(mod << 6 | r | (need_sib ? 4 : base & 7));
+    if (need_sib) u8(sib);
+    if (mod == 1) u8(disp);
+    if (mod == 2) u32(disp);
+  }
+  void call_stub(unsigned stub) {
+    bytes({0x65, 0xff, 0x14, 0x25});
+    u32(ENGINE_STUBS + stub * 8);
+  }
+  void jump_stub(unsigned stub) {
+    bytes({0x65, 0xff, 0x24, 0x25});
+    u32(ENGINE_STUBS + stub * 8);
+  }
+  // jcc/jmp rel32 with the place of the rel32 given back, to be resolved.
+  uint32_t jcc(unsigned condition) {
+    bytes({0x0f, static_cast<uint8_t>(0x80 | condition)});
+    u32(0);
+    return here() - 4;
+  }
+  uint32_t jmp() {
+    u8(0xe9);
+    u32(0);
+    return here() - 4;
+  }
+  // The same with the rel32 on a 4-byte boundary: it will be patched while others run through it.
+  uint32_t patchable_jcc(unsigned condition) {
+    pad(2);
+    return jcc(condition);
+  }
+  uint32_t patchable_jmp() {
+    pad(1);
+    return jmp();
+  }
+  void resolve(uint32_t rel_at, uint32_t destination) {
+    uint32_t rel = destination - (rel_at + 4);
+    memcpy(pointer(rel_at), &rel, 4);
+  }
+  void jmp_to(uint32_t destination) { resolve(jmp(), destination); }
+
+  // Status flags to the slot and back; r10 is clobbered.
+  void save_flags() {
+    move(kScratch1, 0);
+    bytes({0x9f, 0x0f, 0x90, 0xc0});              // lahf; seto al
+    bytes({0x66, 0x65, 0x89, 0x04, 0x25});        // mov gs:[flags], ax
+    u32(VCPU_FLAGS);
+    move(0, kScratch1);
+  }
+  void restore_flags() {
+    move(kScratch1, 0);
+    bytes({0x65, 0x0f, 0xb7, 0x04, 0x25});        // movzx eax, word gs:[flags]
+    u32(VCPU_FLAGS);
+    bytes({0x04, 0x7f, 0x9e});                    // add al, 0x7f (OF from al); sahf
+    move(0, kScratch1);
+  }
+
+ private:
+  void rex(bool wide, unsigned reg, unsigned index, unsigned base) {
+    unsigned r = 0x40 | (wide ? 8 : 0) | (reg >> 3 & 1) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1);
+    if (r != 0x40) u8(r);
+  }
+  void pad(unsigned opcode_bytes) {
+    static constexpr uint8_t kNops[4][3] = {{}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
+    unsigned n = (4 - (here() + opcode_bytes) % 4) % 4;
+    for (unsigned i = 0; i < n; i++) u8(kNops[n][i]);
+  }
+
+  uint8_t *begin_, *at_;
+  uint32_t offset_;
+};
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine's side of interrupts, in-kernel devices, ports and time. FAST.
+#include "softkvm/translate/events.h"
+
+#include "softkvm/cpu/system.h"
+#include "softkvm/irqchip/ioeventfd.h"
+#include "softkvm/irqchip/irqchip.h"
+#include "softkvm/irqchip/lapic.h"
+#include "softkvm/mmu/access.h"
+#include "softkvm/mmu/slots.h"
+#include "softkvm/translate/engine.h"
+
+namespace vireo::softkvm {
+namespace {
+
+Vcpu& whole(VcpuState& vcpu) { return static_cast<Vcpu&>(vcpu); }
+
+}  // namespace
+
+bool interrupt_pending(Vcpu& vcpu) {
+  if (vcpu.user_interrupt >= 0) return true;
+  return vcpu.lapic && vcpu.lapic->has_interrupt();
+}
+
+int acknowledge_interrupt(Vcpu& vcpu) {
+  if (vcpu.user_interrupt >= 0) {
+    int vector = vcpu.user_interrupt;
+    vcpu.user_interrupt = -1;
+    return vector;
+  }
+  return vcpu.lapic ? vcpu.lapic->acknowledge() : -1;
+}
+
+bool window_exit(Vcpu& vcpu) {
+  if (vcpu.vm->irqchip || !vcpu.run->request_interrupt_window) return false;
+  if (!(vcpu.system_flags & kIF) || vcpu.user_interrupt >= 0) return false;
+  vcpu.run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+  return true;
+}
+
+bool debug_trap_exit(Vcpu& vcpu, const PendingException& event) {
+  uint32_t control = vcpu.guest_debug.control;
+  if (!(control & KVM_GUESTDBG_ENABLE)) return false;
+  bool wanted = (event.vector == kBP && control & KVM_GUESTDBG_USE_SW_BP) || (event.vector == kDB && control & KVM_GUESTDBG_USE_HW_BP);
+  if (!wanted) return false;
+  vcpu.run->exit_reason = KVM_EXIT_DEBUG;
+  vcpu.run->debug.arch.exception = event.vector;
+  vcpu.run->debug.arch.pc = rip_linear(vcpu);
+  vcpu.run->debug.arch.dr6 = 0xffff0ff0 | event.payload;
+  vcpu.run->debug.arch.dr7 = vcpu.dr7;
+  return true;
+}
+
+bool device_mmio(VcpuState& state, uint64_t gpa, unsigned size, bool write, uint64_t& value) {
+  Vcpu& vcpu = whole(state);
+  if (vcpu.lapic && vcpu.lapic->covers(gpa) && !vcpu.lapic->x2apic() && vcpu.lapic->present()) {
+    uint32_t offset = gpa & 0xfff;
+    if (write) vcpu.lapic->mmio_write(offset, size, value);
+    else value = vcpu.lapic->mmio_read(offset, size);
+    return true;
+  }
+  if (vcpu.vm->irqchip && vcpu.vm->irqchip->mmio(gpa, size, write, value)) return true;
+  return write && vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(false, gpa, size, value);
+}
+
+bool device_pio(VcpuState& state, uint16_t port, unsigned size, bool write, uint32_t& value) {
+  Vcpu& vcpu = whole(state);
+  if (vcpu.vm->irqchip && vcpu.vm->irqchip->pio(port, size, write, value)) return true;
+  return write && vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(true, port, size, value);
+}
+
+Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint32_t& value) {
+  Engine& engine = engine_of(vcpu);
+  if (engine.io_answered) {
+    engine.io_answered = false;
+    if (!write) value = engine.io_value;
+    return Outcome::kNext;
+  }
+  if (device_pio(vcpu, port, size, write, value)) return Outcome::kNext;
+  engine.io_open = true;
+  engine.io_port = port;
+  engine.io_size = static_cast<uint8_t>(size);
+  engine.io_write = write;
+  engine.io_value = value;
+  return Outcome::kExit;
+}
+
+uint64_t guest_tsc(const VcpuState& vcpu) { return __builtin_ia32_rdtsc() + vcpu.msr.tsc_offset; }
+
+uint64_t read_cr8(VcpuState& vcpu) { return whole(vcpu).lapic ? whole(vcpu).lapic->cr8() : whole(vcpu).user_cr8; }
+
+void write_cr8(VcpuState& vcpu, uint64_t value) {
+  Vcpu& v = whole(vcpu);
+  if (v.lapic) v.lapic->set_cr8(value);
+  else v.user_cr8 = value;
+  vcpu.attention = 1;
+}
+
+bool read_apic_msr(VcpuState& vcpu, uint32_t index, uint64_t& value) {
+  Vcpu& v = whole(vcpu);
+  if (v.lapic) return v.lapic->msr_read(index, value);
+  if (index != apic::kMsrBase) return false;
+  value = v.user_apic_base;
+  return true;
+}
+
+bool write_apic_msr(VcpuState& vcpu, uint32_t index, uint64_t value) {
+  Vcpu& v = whole(vcpu);
+  if (v.lapic) return v.lapic->msr_write(index, value);
+  if (index != apic::kMsrBase) return false;
+  v.user_apic_base = value;
+  return true;
+}
+
+void write_paravirtual_msr(VcpuState& vcpu, uint32_t, uint64_t) {
+  engine_of(vcpu).requests.fetch_or(kRequestParavirtual);
+  vcpu.attention = 1;
+}
+
+Outcome update_linear_byte(VcpuState& vcpu, uint64_t linear, uint8_t set, uint8_t clear) {
+  uint8_t byte;
+  Outcome o = probe_write(vcpu, linear, 1, true);
+  if (o == Outcome::kNext) o = read_linear(vcpu, linear, &byte, 1, true);
+  if (o != Outcome::kNext) return o;
+  Outcome unused = Outcome::kNext;
+  if (uint8_t* at = system_host_address(vcpu, linear, unused)) {
+    if (set) __atomic_fetch_or(at, set, __ATOMIC_SEQ_CST);
+    if (clear) __atomic_fetch_and(at, static_cast<uint8_t>(~clear), __ATOMIC_SEQ_CST);
+    return Outcome::kNext;
+  }
+  byte = static_cast<uint8_t>((byte | set) & ~clear);
+  return write_linear(vcpu, linear, &byte, 1, true);
+}
+
+bool read_physical(VcpuState& vcpu, uint64_t physical, void* out, unsigned size) { return vcpu.vm->read_physical(physical, out, size); }
+bool write_physical(VcpuState& vcpu, uint64_t physical, const void* in, unsigned size) {
+  return vcpu.vm->write_physical(physical, in, size);
+}
+
+bool Vm::read_physical(uint64_t gpa, void* out, size_t size) {
+  const Slot* slot = slots->find(gpa);
+  if (!slot || slot->gpa + slot->size - gpa < size) return false;
+  copy_bytes(out, slot->host + (gpa - slot->gpa), size);
+  return true;
+}
+
+bool Vm::write_physical(uint64_t gpa, const void* in, size_t size) {
+  const Slot* slot = slots->find(gpa);
+  if (!slot || slot->gpa + slot->size - gpa < size || !slot->writable()) return false;
+  copy_bytes(slot->host + (gpa - slot->gpa), in, size);
+  slot->mark_dirty(gpa);
+  slot->mark_dirty(gpa + size - 1);
+  return true;
+}
+
+}  // namespace vireo::softkvm

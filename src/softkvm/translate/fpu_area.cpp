@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/translate/fpu_area.h"
+
+#include "softkvm/cpu/cpuid.h"
+#include "softkvm/mmu/access.h"
+#include "softkvm/translate/engine.h"
+
+namespace vireo::softkvm {
+namespace {
+
+#define STEP(expression)                                            \
+  do {                                                              \
+    if (Outcome o_ = (expression); o_ != Outcome::kNext) return o_; \
+  } while (0)
+
+constexpr unsigned kAreaMax = 4096;
+constexpr uint64_t kSupported = 0xe7;  // x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM
+
+// The guest's area as host memory: its own bytes where they lie in one page of RAM, else a copy that commit() writes back.
+struct Area {
+  VcpuState& vcpu;
+  uint64_t linear;
+  unsigned size;
+  bool direct = false;
+  uint8_t* at = nullptr;
+  alignas(64) uint8_t copy[kAreaMax];
+
+  Area(VcpuState& v, uint64_t l, unsigned s) : vcpu(v), linear(l), size(s) {}
+  // `read`: its present bytes matter.
+  Outcome open(bool write, bool read) {
+    if (!engine_of(vcpu).stepping && (linear & 0xfff) + size <= 4096) {
+      Outcome o = Outcome::kNext;
+      at = host_address(vcpu, linear, size, write, o);
+      if (!at) return o;
+      direct = true;
+      return Outcome::kNext;
+    }
+    at = copy;
+    if (write) {
+      for (unsigned done = 0; done < size;) {
+        unsigned n = 4096 - ((linear + done) & 0xfff);
+        if (n > size - done) n = size - done;
+        STEP(probe_write(vcpu, linear + done, n));
+        done += n;
+      }
+    }
+    return read ? transfer(false) : Outcome::kNext;
+  }
+  Outcome commit() { return direct ? Outcome::kNext : transfer(true); }
+
+ private:
+  Outcome transfer(bool write) {
+    for (unsigned done = 0; done < size;) {
+      unsigned n = 4096 - ((linear + done) & 0xfff);
+      if (n > size - done) n = size - done;
+      STEP(write ? write_linear(vcpu, linear + done, at + done, n) : read_linear(vcpu, linear + done, at + done, n));
+      done += n;
+    }
+    return Outcome::kNext;
+  }
+};
+
+void clear(uint8_t* at, unsigned n) {
+  uint64_t count = n;
+  asm volatile("rep stosb" : "+D"(at), "+c"(count) : "a"(0) : "memory");
+}
+
+Outcome fxsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
+  if (linear & 15) return vcpu.raise(kGP, 0);
+  Area area(vcpu, linear, 512);
+  STEP(area.open(true, true));
+  if (vcpu.in_64bit()) {
+    if (insn.w) asm volatile("fxsave64 (%0)" : : "r"(area.at) : "memory");
+    else asm volatile("fxsave (%0)" : : "r"(area.at) : "memory");
+  } else {
+    // Outside of 64-bit mode XMM8 to XMM15 are not written.
+    alignas(16) uint8_t whole[512];
+    asm volatile("fxsave (%0)" : : "r"(whole) : "memory");
+    copy_bytes(area.at, whole, 160 + 128);
+  }
+  clear(area.at + 6, 18);  // FOP, FIP, FDP
+  return area.commit();
+}
+
+Outcome fxrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
+  if (linear & 15) return vcpu.raise(kGP, 0);
+  Area area(vcpu, linear, 512);
+  STEP(area.open(false, true));
+  alignas(16) uint8_t image[512];
+  if (!vcpu.in_64bit()) {
+    asm volatile("fxsave (%0)" : : "r"(image) : "memory");
+    copy_bytes(image, area.at, 160 + 128);
+  } else {
+    copy_bytes(image, area.at, 512);
+  }
+  uint32_t mxcsr;
+  copy_bytes(&mxcsr, image + 24, 4);
+  if (mxcsr & 0xffff0000u) return vcpu.raise(kGP, 0);
+  if (insn.w) asm volatile("fxrstor64 (%0)" : : "r"(image) : "memory");
+  else asm volatile("fxrstor (%0)" : : "r"(image) : "memory");
+  return Outcome::kNext;
+}
+
+struct Header {
+  uint64_t xstate, xcomp, reserved[6];
+};
+
+// Bytes of the standard format that a component set reaches to.
+unsigned standard_size(const VcpuState& vcpu, uint64_t components) { return vcpu.cpuid->xsave_size(components | 1); }
+unsigned compacted_size(const VcpuState& vcpu, uint64_t components) { return vcpu.cpuid->xsave_compacted_size(components); }
+
+Outcome xsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
+  if (linear & 63) return vcpu.raise(kGP, 0);
+  bool compact = insn.mnemonic == Mnemonic::kXsavec || insn.mnemonic == Mnemonic::kXsaves;
+  uint64_t asked = (vcpu.gpr[kRdx] << 32) | (vcpu.gpr[kRax] & 0xffffffffull);
+  uint64_t components = asked & vcpu.xcr0;  // IA32_XSS has no components here
+  unsigned size = compact ? compacted_size(vcpu, components) : standard_size(vcpu, components);
+  if (size > kAreaMax) return vcpu.raise(kGP, 0);
+  Area area(vcpu, linear, size);
+  STEP(area.open(true, true));
+  uint32_t low = static_cast<uint32_t>(components & kSupported), high = 0;
+  if (compact) {
+    if (insn.w) asm volatile("xsavec64 (%0)" : : "r"(area.at), "a"(low), "d"(high) : "memory");
+    else asm volatile("xsavec (%0)" : : "r"(area.at), "a"(low), "d"(high) : "memory");
+  } else {
+    if (insn.w) asm volatile("xsave64 (%0)" : : "r"(area.at), "a"(low), "d"(high) : "memory");
+    else asm volatile("xsave (%0)" : : "r"(area.at), "a"(low), "d"(high) : "memory");
+  }
+  if (components & 1) clear(area.at + 6, 18);
+  return area.commit();
+}
+
+Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
+  if (linear & 63) return vcpu.raise(kGP, 0);
+  uint64_t asked = (vcpu.gpr[kRdx] << 32) | (vcpu.gpr[kRax] & 0xffffffffull);
+  uint64_t components = asked & vcpu.xcr0;
+  Header header;
+  STEP(read_linear(vcpu, linear + 512, &header, sizeof header));
+  bool compact = header.xcomp >> 63;
+  bool supervisor = insn.mnemonic == Mnemonic::kXrstors;
+  if (supervisor && !compact) return vcpu.raise(kGP, 0);
+  if (header.xstate & ~vcpu.xcr0) return vcpu.raise(kGP, 0);
+  if (compact) {
+    uint64_t format = header.xcomp & ~(1ull << 63);
+    if (format & ~vcpu.xcr0 || header.xstate & ~format) return vcpu.raise(kGP, 0);
+    for (uint64_t r : header.reserved)
+      if (r) return vcpu.raise(kGP, 0);
+  } else if (header.xcomp || header.reserved[0]) {
+    return vcpu.raise(kGP, 0);
+  }
+  unsigned size = compact ? compacted_size(vcpu, header.xcomp & ~(1ull << 63)) : standard_size(vcpu, components);
+  if (size > kAreaMax) return vcpu.raise(kGP, 0);
+  // On a copy: what has been checked must be what the host's instruction sees.
+  Area area(vcpu, linear, size);
+  STEP(area.open(false, true));
+  alignas(64) uint8_t image[kAreaMax];
+  copy_bytes(image, area.at, size);
+  copy_bytes(image + 512, &header, sizeof header);
+  uint32_t mxcsr;
+  copy_bytes(&mxcsr, image + 24, 4);
+  bool loads_mxcsr = compact ? components & 2 && header.xstate & 2 : components & 6;
+  if (loads_mxcsr && mxcsr & 0xffff0000u) return vcpu.raise(kGP, 0);
+  uint32_t low = static_cast<uint32_t>(components & kSupported), high = 0;
+  if (insn.w) asm volatile("xrstor64 (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");
+  else asm volatile("xrstor (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");
+  return Outcome::kNext;
+}
+
+// The environment's pointer fields: behind the tag word.
+Outcome x87_environment(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
+  bool small = insn.operand_size == 2;
+  unsigned env = small ? 14 : 28, size = env;
+  bool whole = insn.mnemonic == Mnemonic::kFnsave || insn.mnemonic == Mnemonic::kFrstor;
+  if (whole) size += 80;
+  bool save = insn.mnemonic == Mnemonic::kFnsave || insn.mnemonic == Mnemonic::kFnstenv;
+  Area area(vcpu, linear, size);
+  STEP(area.open(save, !save));
+  switch (insn.mnemonic) {
+    case Mnemonic::kFnstenv:
+      if (small) asm volatile("fnstenvs (%0)" : : "r"(area.at) : "memory");
+      else asm volatile("fnstenvl (%0)" : : "r"(area.at) : "memory");
+      break;
+    case Mnemonic::kFldenv:
+      if (small) asm volatile("fldenvs (%0)" : : "r"(area.at) : "memory");
+      else asm volatile("fldenvl (%0)" : : "r"(area.at) : "memory");
+      break;
+    case Mnemonic::kFnsave:
+      if (small) asm volatile("fnsaves (%0)" : : "r"(area.at) : "memory");
+      else asm volatile("fnsavel (%0)" : : "r"(area.at) : "memory");
+      break;
+    default:
+      if (small) asm volatile("frstors (%0)" : : "r"(area.at) : "memory");
+      else asm volatile("frstorl (%0)" : : "r"(area.at) : "memory");
+  }
+  if (save) {
+    clear(area.at + (small ? 6 : 12), small ? 8 : 16);
+    return area.commit();
+  }
+  return Outcome::kNext;
+}
+
+}  // namespace
+
+Outcome execute_fpu_area(VcpuState& vcpu, const Insn& insn) {
+  switch (insn.mnemonic) {
+    case Mnemonic::kFxsave:
+    case Mnemonic::kFxrstor:
+      if (vcpu.cr0 & kCr0Em) return vcpu.raise(kNM);
+      if (vcpu.cr0 & kCr0Ts) return vcpu.raise(kNM);
+      break;
+    case Mnemonic::kFnstenv:
+    case Mnemonic::kFldenv:
+    case Mnemonic::kFnsave:
+    case Mnemonic::kFrstor:
+      if (vcpu.cr0 & (kCr0Em | kCr0Ts)) return vcpu.raise(kNM);
+      break;
+    case Mnemonic::kXsaves:
+    case Mnemonic::kXrstors:
+      if (!(vcpu.cr4 & kCr4Osxsave)) return vcpu.raise(kUD);
+      if (vcpu.cpl) return vcpu.raise(kGP, 0);
+      if (vcpu.cr0 & kCr0Ts) return vcpu.raise(kNM);
+      break;
+    default:
+      if (!(vcpu.cr4 & kCr4Osxsave)) return vcpu.raise(kUD);
+      if (vcpu.cr0 & kCr0Ts) return vcpu.raise(kNM);
+  }
+  uint64_t linear;
+  STEP(memory_operand(vcpu, insn, 1, AccessType::kRead, linear));
+  switch (insn.mnemonic) {
+    case Mnemonic::kFxsave: return fxsave(vcpu, insn, linear);
+    case Mnemonic::kFxrstor: return fxrstor(vcpu, insn, linear);
+    case Mnemonic::kXsave:
+    case Mnemonic::kXsaveopt:
+    case Mnemonic::kXsavec:
+    case Mnemonic::kXsaves: return xsave(vcpu, insn, linear);
+    case Mnemonic::kXrstor:
+    case Mnemonic::kXrstors: return xrstor(vcpu, insn, linear);
+    case Mnemonic::kFnstenv:
+    case Mnemonic::kFldenv:
+    case Mnemonic::kFnsave:
+    case Mnemonic::kFrstor: return x87_environment(vcpu, insn, linear);
+    default: return vcpu.raise(kUD);
+  }
+}
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/translate/host_faults.h"
+
+#include <signal.h>
+#include <ucontext.h>
+
+#include <mutex>
+
+#include "softkvm/translate/code_cache.h"
+#include "softkvm/translate/engine.h"
+
+extern "C" void softkvm_stub_host_fault();
+
+namespace vireo::softkvm {
+namespace {
+
+thread_local VcpuState* t_running = nullptr;
+struct sigaction g_previous[NSIG];
+
+const SideEntry* side_entry(const Block& block, uint32_t pc) {
+  const SideEntry* found = nullptr;
+  for (uint32_t i = 0; i < block.side_count; i++)
+    if (block.side[i].host <= pc && (!found || block.side[i].host > found->host)) found = &block.side[i];
+  return found;
+}
+
+greg_t& register_of(mcontext_t& m, unsigned r) {
+  static constexpr int kOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+  return m.gregs[kOrder[r]];
+}
+
+bool take(siginfo_t* info, ucontext_t* context) {
+  VcpuState* vcpu = t_running;
+  if (!vcpu) return false;
+  mcontext_t& m = context->uc_mcontext;
+  CodeCache& cache = *vcpu->vm->code;
+  const void* pc = reinterpret_cast<const void*>(m.gregs[REG_RIP]);
+  if (!cache.contains(pc)) return false;
+  uint32_t offset = cache.offset_of(pc);
+  const SideEntry* side;
+  {
+    std::lock_guard lock(cache.mutex);
+    const Block* block = cache.containing(offset);
+    side = block ? side_entry(*block, offset) : nullptr;
+  }
+  if (!side) return false;
+  Engine& engine = engine_of(*vcpu);
+  set_rip_linear(*vcpu, vcpu->page_base + side->guest);
+  for (unsigned i = 0; i < 4; i++)
+    if (side->borrowed >> i & 1) register_of(m, side->borrow_reg[i]) = static_cast<greg_t>(engine.borrow[i]);
+  if (side->host_flags) vcpu->set_status_flags(m.gregs[REG_EFL]);
+  vcpu->fault = PendingException{};
+  switch (m.gregs[REG_TRAPNO]) {
+    case 0: vcpu->raise(kDE); break;
+    case 6: vcpu->raise(kUD); break;
+    case 13: vcpu->raise(kGP, 0); break;
+    case 16: vcpu->raise(kMFv); break;
+    case 17: vcpu->raise(kACv, 0); break;
+    case 19: vcpu->raise(kXM); break;
+    case 14:
+      engine.memory_gone = true;  // the slot's host memory: not the guest's doing
+      break;
+    default: return false;
+  }
+  m.gregs[REG_EFL] &= ~static_cast<greg_t>(0x40400);  // DF, AC
+  m.gregs[REG_RIP] = reinterpret_cast<greg_t>(&softkvm_stub_host_fault);
+  return true;
+}
+
+void handler(int signal, siginfo_t* info, void* context) {
+  if (take(info, static_cast<ucontext_t*>(context))) return;
+  const struct sigaction& old = g_previous[signal];
+  if (old.sa_flags & SA_SIGINFO && old.sa_sigaction) return old.sa_sigaction(signal, info, context);
+  if (old.sa_handler == SIG_IGN) return;
+  if (old.sa_handler != SIG_DFL) return old.sa_handler(signal);
+  ::signal(signal, SIG_DFL);  // the instruction faults again and ends the process
+}
+
+}  // namespace
+
+void install_host_fault_handlers() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    for (int s : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) {
+      struct sigaction action = {};
+      action.sa_sigaction = handler;
+      action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+      sigaction(s, &action, &g_previous[s]);
+    }
+  });
+}
+
+void set_running_vcpu(VcpuState* vcpu) { t_running = vcpu; }
+
+}  // namespace vireo::softkvm

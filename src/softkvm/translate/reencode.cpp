@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Spec: Intel SDM vol 2, 2.1 (legacy), 2.3 (VEX), 2.7 (EVEX).
+#include "softkvm/translate/reencode.h"
+
+namespace vireo::softkvm {
+namespace {
+
+// Index of the first byte behind legacy prefixes (and REX).
+unsigned prefix_length(const Insn& insn) {
+  unsigned i = 0;
+  for (; i < insn.length; i++) {
+    uint8_t b = insn.bytes[i];
+    bool prefix = b == 0x26 || b == 0x2e || b == 0x36 || b == 0x3e || (b >= 0x64 && b <= 0x67) || b == 0xf0 || b == 0xf2 || b == 0xf3 ||
+                  (insn.mode == CodeMode::k64 && (b & 0xf0) == 0x40);
+    if (!prefix) break;
+  }
+  return i;
+}
+
+void modrm(Emitter& out, const Insn& insn, const Rename& rename) {
+  unsigned reg = rename.reg >= 0 ? rename.reg & 7 : insn.modrm >> 3 & 7;
+  if (rename.memory >= 0) {
+    out.u8(reg << 3 | (rename.memory & 7));  // never 4 or 5: plain [base]
+  } else {
+    unsigned rm = rename.rm >= 0 ? rename.rm & 7 : insn.modrm & 7;
+    out.u8(0xc0 | reg << 3 | rm);
+  }
+}
+
+void immediates(Emitter& out, const Insn& insn) {
+  unsigned n = insn.immediate_size + insn.immediate2_size;
+  out.put(insn.bytes + insn.length - n, n);
+}
+
+bool wants_66(const Insn& insn) {
+  if (insn.mode == CodeMode::k64 || (insn.mandatory_prefix && !insn.rep && !insn.repne)) return insn.opsize;
+  bool vector = false, word = false;
+  for (unsigned i = 0; i < insn.operand_count; i++) {
+    const Operand& o = insn.operands[i];
+    vector |= o.kind == OperandKind::kMmx || o.kind == OperandKind::kVector || o.kind == OperandKind::kX87 || o.kind == OperandKind::kMask;
+    word |= o.size == 2 && (o.kind == OperandKind::kGpr || o.kind == OperandKind::kMemory);
+  }
+  if (vector) return insn.opsize;
+  bool x87 = insn.map == OpcodeMap::kOneByte && insn.opcode >= 0xd8 && insn.opcode <= 0xdf;
+  return !x87 && word && insn.operand_size == 2;
+}
+
+void legacy(Emitter& out, const Insn& insn, const Rename& rename) {
+  if (insn.lock) out.u8(0xf0);
+  if (wants_66(insn)) out.u8(0x66);
+  if (insn.mandatory_prefix && insn.repne) out.u8(0xf2);
+  if (insn.mandatory_prefix && insn.rep && !insn.repne) out.u8(0xf3);
+
+  unsigned r = rename.reg >= 0 ? rename.reg >> 3 & 1 : insn.rex >> 2 & 1;
+  unsigned b = rename.memory >= 0 ? rename.memory >> 3 & 1
+               : rename.rm >= 0   ? rename.rm >> 3 & 1
+               : rename.low3 >= 0 ? rename.low3 >> 3 & 1
+                                  : insn.rex & 1;
+  unsigned rex = (insn.w ? 8 : 0) | r << 2 | b;
+  bool need = false;
+  for (unsigned i = 0; i < insn.operand_count; i++) {
+    const Operand& o = insn.operands[i];
+    if (o.kind != OperandKind::kGpr || o.size != 1 || o.high) continue;
+    int host = o.field == OperandField::kModrmReg    ? rename.reg
+               : o.field == OperandField::kModrmRm   ? rename.rm
+               : o.field == OperandField::kOpcodeLow3 ? rename.low3
+                                                      : -1;
+    need |= host >= 4 && host <= 7;
+  }
+  if (rex || need) out.u8(0x40 | rex);
+
+  unsigned opcode = insn.opcode;
+  if (insn.mode != CodeMode::k64 && insn.map == OpcodeMap::kOneByte && opcode >= 0x40 && opcode <= 0x4f) {
+    // INC and DEC by opcode became REX prefixes: FF /0 and /1.
+    out.bytes({0xff, static_cast<uint8_t>(0xc0 | (opcode >= 0x48 ? 8 : 0) | (rename.low3 & 7))});
+    return;
+  }
+  if (opcode == 0x82 && insn.map == OpcodeMap::kOneByte) opcode = 0x80;  // its alias, gone in 64-bit mode
+  if (insn.map != OpcodeMap::kOneByte) out.u8(0x0f);
+  if (insn.map == OpcodeMap::k0F38) out.u8(0x38);
+  if (insn.map == OpcodeMap::k0F3A) out.u8(0x3a);
+  if (rename.low3 >= 0) opcode = (opcode & ~7u) | (rename.low3 & 7);
+  out.u8(opcode);
+  if (insn.has_modrm) modrm(out, insn, rename);
+  immediates(out, insn);
+}
+
+void vex(Emitter& out, const Insn& insn, const Rename& rename) {
+  const uint8_t* p = insn.bytes + prefix_length(insn);
+  bool two = p[0] == 0xc5;
+  unsigned r = rename.reg >= 0 ? rename.reg >> 3 & 1 : (~p[1] >> 7 & 1);
+  unsigned b = rename.memory >= 0 ? rename.memory >> 3 & 1 : rename.rm >= 0 ? rename.rm >> 3 & 1 : two ? 0 : (~p[1] >> 5 & 1);
+  unsigned map = two ? 1 : p[1] & 0x1f;
+  unsigned last = two ? (p[1] & 0x7f) : p[2];  // W vvvv L pp
+  if (rename.vvvv >= 0) last = (last & ~0x78u) | (~rename.vvvv & 15u) << 3;
+  if (insn.mode != CodeMode::k64) last |= 0x40;  // vvvv's high bit is ignored there
+  out.u8(0xc4);
+  out.u8((r ^ 1) << 7 | 0x40 | (b ^ 1) << 5 | map);
+  out.u8(last);
+  out.u8(insn.opcode);
+  if (insn.has_modrm) modrm(out, insn, rename);
+  immediates(out, insn);
+}
+
+void evex(Emitter& out, const Insn& insn, const Rename& rename) {
+  const uint8_t* p = insn.bytes + prefix_length(insn);
+  unsigned p0 = p[1], p1 = p[2], p2 = p[3];
+  if (rename.reg >= 0) p0 = (p0 & ~0x90u) | 0x10 | (rename.reg & 8 ? 0 : 0x80);
+  if (rename.memory >= 0)
+    p0 = (p0 & ~0x60u) | 0x40 | (rename.memory & 8 ? 0 : 0x20);
+  else if (rename.rm >= 0)
+    p0 = (p0 & ~0x60u) | 0x40 | (rename.rm & 8 ? 0 : 0x20);
+  if (rename.vvvv >= 0) {
+    p1 = (p1 & ~0x78u) | (~rename.vvvv & 15u) << 3;
+    p2 |= 8;
+  }
+  out.bytes({0x62, static_cast<uint8_t>(p0), static_cast<uint8_t>(p1), static_cast<uint8_t>(p2)});
+  out.u8(insn.opcode);
+  modrm(out, insn, rename);
+  immediates(out, insn);
+}
+
+}  // namespace
+
+void reencode(Emitter& out, const Insn& insn, const Rename& rename) {
+  switch (insn.encoding) {
+    case Encoding::kLegacy: return legacy(out, insn, rename);
+    case Encoding::kVex: return vex(out, insn, rename);
+    case Encoding::kEvex: return evex(out, insn, rename);
+  }
+}
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The guest's instruction written again for the host: other register numbers in its fields, its memory operand replaced by [base].
+#pragma once
+
+#include "softkvm/cpu/insn.h"
+#include "softkvm/translate/emitter.h"
+
+namespace vireo::softkvm {
+
+// Host registers for the general registers in the fields of an encoding; -1: the field holds none, its bits stay.
+struct Rename {
+  int reg = -1, rm = -1, vvvv = -1, low3 = -1;
+  int memory = -1;  // base register of the memory operand
+};
+
+void reencode(Emitter& out, const Insn& insn, const Rename& rename);
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,851 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/translate/translator.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "softkvm/cpu/decoder.h"
+#include "softkvm/cpu/feature.h"
+#include "softkvm/cpu/feature_enabled.h"
+#include "softkvm/translate/emitter.h"
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/reencode.h"
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr uint32_t kBorrowSlots = 3;                       // slot 3 carries values over a second access
+constexpr uint32_t kCarry = ENGINE_BORROW + 3 * 8;
+
+int host_of(unsigned guest) { return guest == kRsp ? static_cast<int>(kHostRsp) : guest >= 9 && guest <= 11 ? -1 : static_cast<int>(guest); }
+
+uint32_t tlb_at(unsigned view, size_t array) {
+  return static_cast<uint32_t>(ENGINE + offsetof(Engine, tlb) + view * sizeof(TlbView) + array);
+}
+uint32_t jump_at(unsigned view, size_t member) {
+  return static_cast<uint32_t>(ENGINE + offsetof(Engine, jump) + view * sizeof(JumpEntry) * kJumpEntries + member);
+}
+
+CodeMode code_mode(uint32_t mode) {
+  switch (mode & kModeCodeMask) {
+    case kModeCode64: return CodeMode::k64;
+    case kModeCode32: return CodeMode::k32;
+    default: return CodeMode::k16;
+  }
+}
+
+// Where the status flags are.
+struct Flags {
+  bool host = true, slot = false;
+};
+
+class Translation {
+ public:
+  Translation(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, std::vector<SideEntry>& side,
+              std::vector<LinkSite>& sites)
+      : vcpu_(vcpu), source_(source), mode_(source.mode), view_(view_of(source.mode)), code_mode_(code_mode(source.mode)),
+        out_(out, offset), block_(block), side_(side), sites_(sites) {
+    step_ = mode_ & kModeStep;
+    long_ = code_mode_ == CodeMode::k64;
+    inline_stack_ = !step_ && mode_ & kModeFlatData && (long_ || (mode_ & kModeStack32 && code_mode_ == CodeMode::k32));
+  }
+
+  size_t run() {
+    decode_block();
+    liveness();
+    block_.indirect_entry = out_.here();
+    // Entered with r11 the linear address, flags in the slot.
+    out_.lea(kScratch1, kScratch0, 0xff, 1, -static_cast<int32_t>(start_));
+    out_.store(VCPU_PAGE_BASE, kScratch1);
+    if (!step_) {
+      poll_compare();
+      uint32_t away = out_.jcc(5);
+      later([this, away] {
+        out_.resolve(away, out_.here());
+        out_.jump_stub(STUB_POLL);
+      });
+    }
+    // Direct jumps come in here, flags in the host's; from the indirect entry they are loaded where somebody reads them.
+    if (live_in(0)) out_.restore_flags();
+    block_.linked_entry = out_.here();
+    flags_ = {true, false};
+    for (index_ = 0; index_ < count_; index_++) emit(insns_[index_]);
+    if (!ended_) exit_to(end_, false);
+    for (size_t i = 0; i < later_.size(); i++) later_[i]();
+    block_.gpa = source_.gpa;
+    block_.mode = mode_;
+    block_.straddle = source_.straddle ? insns_[0].insn.length : 0;
+    for (unsigned i = 0; i < 15; i++) block_.bytes[i] = source_.straddle ? source_.straddle[i] : 0;
+    block_.guest_begin = dependency_begin_;
+    block_.guest_end = std::min(dependency_end_, 4096u);
+    return out_.size();
+  }
+
+ private:
+  // --- decoding and liveness
+
+  struct Decoded {
+    Insn insn;
+    Callout callout = Callout::kSystem;
+    bool by_name = false;  // a call-out
+    bool bad = false;
+    uint32_t live_out = 0;
+    unsigned offset = 0;
+  };
+
+  void decode_block() {
+    start_ = source_.offset;
+    unsigned at = start_;
+    unsigned limit = step_ || source_.straddle ? 1 : kMaxBlockInsns;
+    dependency_begin_ = start_;
+    while (count_ < limit && at < 4096) {
+      Decoded& d = insns_[count_];
+      DecodeStatus status = source_.straddle ? decode(source_.straddle, 15, code_mode_, d.insn)
+                                             : decode(source_.page + at, 4096 - at, code_mode_, d.insn);
+      if (status == DecodeStatus::kTruncated) {
+        if (count_ == 0) d.bad = true, d.by_name = true, d.callout = Callout::kUndefined, d.insn.length = 1, d.offset = at, count_++;
+        break;  // the next block takes it as a straddling instruction
+      }
+      d.offset = at;
+      if (status != DecodeStatus::kOk) {
+        d.by_name = d.bad = true;
+        d.callout = status == DecodeStatus::kTooLong ? Callout::kGeneralProtection : Callout::kUndefined;
+        d.insn.length = std::max<uint8_t>(d.insn.length, 1);
+      } else {
+        classify(d);
+      }
+      at += d.insn.length;
+      count_++;
+      if (ends_block(d)) break;
+    }
+    end_ = at;
+    dependency_end_ = std::max(dependency_end_, at);
+  }
+
+  bool has_vector(const Insn& insn, bool& mmx) const {
+    bool vector = false;
+    mmx = false;
+    for (unsigned i = 0; i < insn.operand_count; i++) {
+      vector |= insn.operands[i].kind == OperandKind::kVector;
+      mmx |= insn.operands[i].kind == OperandKind::kMmx;
+    }
+    return vector;
+  }
+
+  // What the guest's mode makes of the encoding: run, #UD, #NM.
+  void classify(Decoded& d) {
+    Insn& insn = d.insn;
+    auto undefined = [&](Callout c) { d.by_name = true, d.bad = true, d.callout = c; };
+    if (insn.feature && !feature_enabled(vcpu_, static_cast<Feature>(insn.feature))) {
+      // CPUs without them ignore the prefix that makes LZCNT of BSR and TZCNT of BSF.
+      if (insn.mnemonic != Mnemonic::kLzcnt && insn.mnemonic != Mnemonic::kTzcnt) return undefined(Callout::kUndefined);
+      insn.mandatory_prefix = false;
+    }
+    bool mmx, vector = has_vector(insn, mmx), mask = false;
+    for (unsigned i = 0; i < insn.operand_count; i++) mask |= insn.operands[i].kind == OperandKind::kMask;
+    bool real = !(mode_ & kModeProtected) || mode_ & kModeVm86;
+    if (insn.encoding == Encoding::kEvex || (insn.encoding == Encoding::kVex && mask)) {
+      if (real || !(mode_ & kModeAvx512)) return undefined(Callout::kUndefined);
+      if (mode_ & kModeTs) return undefined(Callout::kNoDevice);
+    } else if (insn.encoding == Encoding::kVex) {
+      if (real) return undefined(Callout::kUndefined);
+      // VZEROUPPER, VZEROALL, VLDMXCSR and VSTMXCSR name no vector register.
+      if (vector || (insn.map == OpcodeMap::k0F && (insn.opcode == 0x77 || insn.opcode == 0xae))) {
+        if (!(mode_ & kModeAvx)) return undefined(Callout::kUndefined);
+        if (mode_ & kModeTs) return undefined(Callout::kNoDevice);
+      }
+    } else if (insn.map == OpcodeMap::kOneByte && insn.opcode >= 0xd8 && insn.opcode <= 0xdf) {
+      if (mode_ & (kModeTs | kModeEm)) return undefined(Callout::kNoDevice);
+    } else if (insn.mnemonic == Mnemonic::kFwait) {
+      if ((mode_ & (kModeTs | kModeMp)) == (kModeTs | kModeMp)) return undefined(Callout::kNoDevice);
+    } else if (vector || mmx || insn.mnemonic == Mnemonic::kEmms || insn.mnemonic == Mnemonic::kLdmxcsr ||
+               insn.mnemonic == Mnemonic::kStmxcsr) {
+      if (mode_ & kModeEm) return undefined(Callout::kUndefined);
+      if (!mmx && insn.mnemonic != Mnemonic::kEmms && !(mode_ & kModeSse)) return undefined(Callout::kUndefined);
+      if (mode_ & kModeTs) return undefined(Callout::kNoDevice);
+    }
+    switch (insn.form) {
+      case Form::kPlain: d.by_name = false; break;
+      case Form::kSystem: d.by_name = true, d.callout = Callout::kSystem; break;
+      case Form::kString: d.by_name = true, d.callout = Callout::kString; break;
+      case Form::kSpecial: d.by_name = true, d.callout = Callout::kSpecial; break;
+      case Form::kStack:
+      case Form::kBranch:
+        d.callout = Callout::kSpecial;
+        d.by_name = !emitted_inline(insn);
+        break;
+    }
+  }
+
+  // Stack and branch instructions that are emitted; the others are run by name.
+  bool emitted_inline(const Insn& insn) const {
+    bool full = long_ ? insn.operand_size == 8 : insn.operand_size == 4;
+    bool flat_code = mode_ & kModeFlatCode;
+    switch (insn.mnemonic) {
+      case Mnemonic::kPush: return inline_stack_ && full;
+      case Mnemonic::kPop: return inline_stack_ && full && !insn.memory_operand();
+      case Mnemonic::kLeave: return inline_stack_ && full;
+      case Mnemonic::kCall:
+      case Mnemonic::kRet: return inline_stack_ && full && flat_code;
+      case Mnemonic::kJmp:
+        if (insn.operands[0].kind == OperandKind::kRelative) return full || direct_in_page(insn);
+        return !step_ && full && flat_code && mode_ & kModeFlatData;
+      case Mnemonic::kJcc: return full || direct_in_page(insn);
+      case Mnemonic::kLoop:
+      case Mnemonic::kLoope:
+      case Mnemonic::kLoopne:
+      case Mnemonic::kJcxz: return insn.address_size != 2 && (full || direct_in_page(insn));
+      default: return false;
+    }
+  }
+  // With a 16-bit operand size the target wraps at 64 KiB: only jumps that stay in this page are emitted, and not from its first instruction
+  // bytes on, where offset and page may be misaligned.
+  bool direct_in_page(const Insn&) const { return false; }
+
+  static bool ends_block(const Decoded& d) {
+    if (d.bad) return true;
+    const Insn& insn = d.insn;
+    if (insn.form == Form::kBranch) {
+      if (d.by_name) return true;
+      return insn.mnemonic != Mnemonic::kJcc;
+    }
+    if (insn.form != Form::kSystem) return d.by_name && insn.mnemonic == Mnemonic::kPopf;
+    switch (insn.mnemonic) {
+      case Mnemonic::kCli:
+      case Mnemonic::kCld:
+      case Mnemonic::kStd:
+      case Mnemonic::kRdtsc:
+      case Mnemonic::kPause:
+      case Mnemonic::kRdmsr:
+      case Mnemonic::kSwapgs:
+      case Mnemonic::kSldt:
+      case Mnemonic::kStr:
+      case Mnemonic::kSgdt:
+      case Mnemonic::kSidt:
+      case Mnemonic::kRdrand:
+      case Mnemonic::kRdseed:
+      case Mnemonic::kRdtscp:
+      case Mnemonic::kRdpid: return false;
+      default: return true;
+    }
+  }
+
+  static uint32_t reads(const Decoded& d) { return d.by_name ? kStatusFlags : d.insn.flags_read & kStatusFlags; }
+  static uint32_t writes(const Decoded& d) { return d.by_name ? 0 : d.insn.flags_written & kStatusFlags; }
+
+  // Which status flags code at a page offset may read before it writes them.
+  uint32_t live_at(int64_t target) {
+    if (target < 0 || target >= 4096 || source_.straddle) return kStatusFlags;
+    if (std::abs(target - static_cast<int64_t>(start_)) > static_cast<int64_t>(kDependencyReach - 128)) return kStatusFlags;
+    uint32_t needed = 0, written = 0;
+    unsigned at = static_cast<unsigned>(target);
+    for (unsigned n = 0; n < 6 && written != kStatusFlags; n++) {
+      Decoded d;
+      if (decode(source_.page + at, 4096 - at, code_mode_, d.insn) != DecodeStatus::kOk) break;
+      dependency_begin_ = std::min(dependency_begin_, at);
+      at += d.insn.length;
+      dependency_end_ = std::max(dependency_end_, at);
+      bool plain = d.insn.form == Form::kPlain || (d.insn.form == Form::kStack && (d.insn.mnemonic == Mnemonic::kPush || d.insn.mnemonic == Mnemonic::kPop));
+      if (!plain) break;
+      needed |= d.insn.flags_read & ~written;
+      written |= d.insn.flags_written;
+      if (needed == kStatusFlags) break;
+    }
+    return (needed | ~written) & kStatusFlags;
+  }
+
+  static int64_t target_of(const Decoded& d) { return static_cast<int64_t>(d.offset) + d.insn.length + d.insn.immediate; }
+
+  void liveness() {
+    uint32_t live = kStatusFlags;
+    if (count_ && !ends_block(insns_[count_ - 1]) && !step_) live = live_at(end_);
+    for (unsigned i = count_; i-- > 0;) {
+      Decoded& d = insns_[i];
+      if (!d.by_name && d.insn.form == Form::kBranch && !step_) {
+        bool relative = d.insn.operand_count && d.insn.operands[0].kind == OperandKind::kRelative;
+        if (d.insn.mnemonic == Mnemonic::kJmp && relative) live = live_at(target_of(d));
+        else if (d.insn.mnemonic == Mnemonic::kJcc) live |= live_at(target_of(d));
+        else live = kStatusFlags;
+      }
+      d.live_out = live;
+      live = (live & ~writes(d)) | reads(d);
+    }
+    live_first_ = live;
+  }
+  uint32_t live_in(unsigned i) const {
+    if (i == 0) return live_first_;
+    const Decoded& d = insns_[i];
+    return (d.live_out & ~writes(d)) | reads(d);
+  }
+
+  // --- flags
+
+  void want_flags_in_slot() {
+    if (!flags_.slot && flags_.host) out_.save_flags();
+    flags_.slot = true;
+  }
+  void want_flags_in_host() {
+    if (!flags_.host) out_.restore_flags();
+    flags_.host = true;
+  }
+  // Before code that clobbers the host's flags, while `live` of them are still needed.
+  void give_up_flags(uint32_t live) {
+    if (live && flags_.host && !flags_.slot) want_flags_in_slot();
+    flags_.host = false;
+  }
+
+  // --- pieces
+
+  template <class F>
+  void later(F f) {
+    later_.push_back(std::function<void()>(std::move(f)));
+  }
+
+  void poll_compare() {
+    out_.bytes({0x65, 0x83, 0x3c, 0x25});  // cmp dword gs:[attention], 0
+    out_.u32(VCPU_ATTENTION);
+    out_.u8(0);
+  }
+
+  // r11 = linear address of a page offset (which may lie outside of the page).
+  void linear_of(int64_t page_offset) {
+    out_.load(kScratch0, VCPU_PAGE_BASE);
+    out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(page_offset), long_);
+  }
+
+  // r11 = the memory operand's offset. r10 is clobbered. With `linear`, FS and GS bases are added (64-bit mode).
+  void address(const Insn& insn, bool linear) {
+    bool wide = insn.address_size == 8;
+    if (insn.rip_relative) {
+      linear_of(0);
+      out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(current_->offset + insn.length + insn.displacement), wide);
+    } else {
+      int base = 0xff, index = 0xff;
+      if (insn.base != kNoRegister) {
+        base = host_of(insn.base);
+        if (base < 0) out_.load_gpr(base = kScratch0, insn.base);
+      }
+      if (insn.index != kNoRegister) {
+        index = host_of(insn.index);
+        if (index < 0) out_.load_gpr(index = kScratch1, insn.index);
+      }
+      if (base == 0xff && index == 0xff)
+        out_.move_imm(kScratch0, wide ? static_cast<uint64_t>(insn.displacement) : static_cast<uint32_t>(insn.displacement));
+      else
+        out_.lea(kScratch0, base, index, insn.scale, static_cast<int32_t>(insn.displacement), wide);
+      if (insn.address_size == 2) out_.bytes({0x45, 0x0f, 0xb7, 0xdb});  // movzx r11d, r11w
+    }
+    if (linear && long_ && insn.segment >= kFS) {
+      out_.load(kScratch1, insn.segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE);
+      out_.lea(kScratch0, kScratch0, kScratch1, 1, 0);
+    }
+  }
+
+  bool by_tlb(unsigned segment) const {
+    return !step_ && mode_ & kModeFlatData && (long_ || segment == kDS || segment == kES || segment == kSS);
+  }
+
+  // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
+  void translate_address(unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
+    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment);
+    give_up_flags(live);
+    if (!by_tlb(segment)) {
+      out_.move_imm(kScratch1, descriptor);
+      out_.call_stub(STUB_ACCESS);
+      return;
+    }
+    uint32_t tags = tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read));
+    out_.move(kScratch1, kScratch0);
+    out_.bytes({0x49, 0xc1, 0xea, 12});                      // shr r10, 12
+    out_.bytes({0x45, 0x0f, 0xb7, 0xd2});                    // movzx r10d, r10w
+    out_.gs_indexed(0x33, kScratch0, kScratch1, tags);       // xor r11, tag
+    out_.bytes({0x49, 0x81, 0xfb});                          // cmp r11, 4096 - size
+    out_.u32(4096 - size);
+    uint32_t miss = out_.jcc(7);                             // ja
+    out_.gs_indexed(0x03, kScratch0, kScratch1, tlb_at(view_, offsetof(TlbView, addend)));
+    uint32_t back = out_.here();
+    later([this, miss, back, tags, descriptor] {
+      out_.resolve(miss, out_.here());
+      out_.gs_indexed(0x33, kScratch0, kScratch1, tags);     // the address again
+      out_.move_imm(kScratch1, descriptor);
+      out_.call_stub(STUB_MISS);
+      out_.jmp_to(back);
+    });
+  }
+
+  void memory(const Insn& insn, unsigned size, bool read, bool write, uint32_t live) {
+    address(insn, by_tlb(insn.segment));
+    translate_address(size, read, write, insn.segment, live);
+  }
+
+  // --- leaving the block
+
+  void indirect_exit() {  // r11 the linear address
+    want_flags_in_slot();
+    flags_.host = false;
+    if (step_) return out_.jump_stub(STUB_STEP_DONE);
+    out_.bytes({0x45, 0x0f, 0xb7, 0xd3});                    // movzx r10d, r11w
+    out_.bytes({0x41, 0xc1, 0xe2, 4});                       // shl r10d, 4
+    auto gs_r10 = [this](std::initializer_list<uint8_t> opcode, unsigned reg, uint32_t at) {
+      out_.bytes(opcode);
+      out_.u8(0x82 | (reg & 7) << 3);  // [r10 + disp32]
+      out_.u32(at);
+    };
+    gs_r10({0x65, 0x4d, 0x3b}, kScratch0, jump_at(view_, offsetof(JumpEntry, tag)));  // cmp r11, gs:[r10 + tag]
+    uint32_t miss = out_.jcc(5);
+    gs_r10({0x65, 0x41, 0xff}, 4, jump_at(view_, offsetof(JumpEntry, code)));         // jmp gs:[r10 + code]
+    later([this, miss] {
+      out_.resolve(miss, out_.here());
+      out_.jump_stub(STUB_LOOKUP);
+    });
+  }
+
+  // A direct exit to a page offset. `poll`: it may close a loop.
+  void exit_to(int64_t target, bool poll) {
+    if (step_ || target < 0 || target >= 4096 || source_.straddle) {
+      want_flags_in_slot();
+      linear_of(target);
+      return indirect_exit();
+    }
+    uint32_t live = live_at(target);
+    if (poll) {
+      if (live) want_flags_in_slot();
+      flags_.host = false;
+      poll_compare();
+      uint32_t away = out_.jcc(5);
+      later([this, away, target] {
+        out_.resolve(away, out_.here());
+        linear_of(target);
+        out_.jump_stub(STUB_POLL);
+      });
+    }
+    if (live) want_flags_in_host();
+    link_site(out_.patchable_jmp(), target);
+  }
+
+  void link_site(uint32_t at, int64_t target) {
+    later([this, at, target] {
+      uint32_t stub = out_.here();
+      out_.resolve(at, stub);
+      sites_.push_back({at, stub});
+      out_.bytes({0x4c, 0x8d, 0x15});  // lea r10, [rip + the rel32]
+      out_.u32(at - (out_.here() + 4));
+      linear_of(target);
+      out_.jump_stub(STUB_LINK);
+    });
+  }
+
+  // --- instructions
+
+  void emit(Decoded& d) {
+    current_ = &d;
+    if (d.by_name) return call_out(d);
+    switch (d.insn.form) {
+      case Form::kStack: return stack(d);
+      case Form::kBranch: return branch(d);
+      default: return plain(d);
+    }
+  }
+
+  void call_out(Decoded& d) {
+    want_flags_in_slot();
+    flags_.host = false;
+    out_.bytes({0x4c, 0x8d, 0x1d});  // lea r11, [rip + record]
+    uint32_t rel = out_.here();
+    out_.u32(0);
+    out_.call_stub(STUB_CALLOUT);
+    later([this, rel, &d] {
+      while (out_.here() % 8) out_.u8(0xcc);
+      out_.resolve(rel, out_.here());
+      CalloutRecord record{d.offset, static_cast<uint32_t>(d.callout), d.insn};
+      out_.put(&record, sizeof record);
+    });
+    if (d.bad) ended_ = true, out_.bytes({0x0f, 0x0b});
+    else if (d.insn.form == Form::kBranch) ended_ = true, out_.bytes({0x0f, 0x0b});  // those always leave with kJump
+  }
+
+  // The side entry for what may raise a host exception at the next emitted byte.
+  void note_side(const Decoded& d, const SideEntry* borrowed = nullptr) {
+    SideEntry e{};
+    if (borrowed) e = *borrowed;
+    e.host = out_.here();
+    e.guest = static_cast<uint16_t>(d.offset);
+    e.host_flags = flags_.host && !flags_.slot;
+    side_.push_back(e);
+  }
+
+  // A register of the guest's that the instruction does not touch, for use as a temporary.
+  int borrow(const Insn& insn, uint32_t& taken) {
+    for (unsigned r : {15u, 14u, 13u, 12u, 3u, 5u, 7u, 6u, 8u, 2u, 1u}) {
+      if (taken >> r & 1) continue;
+      bool used = false;
+      for (unsigned i = 0; i < insn.operand_count; i++)
+        used |= insn.operands[i].kind == OperandKind::kGpr && insn.operands[i].reg == r;
+      if (used) continue;
+      taken |= 1u << r;
+      return static_cast<int>(r);
+    }
+    abort();
+  }
+
+  void plain(Decoded& d) {
+    const Insn& insn = d.insn;
+    const Operand* mem = insn.memory_operand();
+    const Operand* moffs = nullptr;
+    for (unsigned i = 0; i < insn.operand_count; i++)
+      if (insn.operands[i].kind == OperandKind::kMoffs) moffs = &insn.operands[i];
+
+    switch (insn.mnemonic) {
+      case Mnemonic::kNop:
+      case Mnemonic::kEndbr32:
+      case Mnemonic::kEndbr64:
+      case Mnemonic::kPrefetch:
+      case Mnemonic::kPrefetchw:
+      case Mnemonic::kPrefetchwt1:
+      case Mnemonic::kPrefetchnta:
+      case Mnemonic::kPrefetcht0:
+      case Mnemonic::kPrefetcht1:
+      case Mnemonic::kPrefetcht2: return;  // no fault, no effect
+      default: break;
+    }
+    if (insn.mnemonic == Mnemonic::kLea) return lea(d);
+    if (moffs) return move_offset(d, *moffs);
+
+    Rename rename;
+    uint32_t taken = 0;
+    SideEntry borrowed{};
+    unsigned borrows = 0;
+    bool high = false;
+    for (unsigned i = 0; i < insn.operand_count; i++) high |= insn.operands[i].kind == OperandKind::kGpr && insn.operands[i].high;
+
+    if (mem) {
+      bool read = static_cast<unsigned>(mem->access) & 1, write = static_cast<unsigned>(mem->access) & 2;
+      unsigned size = mem->size;
+      if (!read && !write) read = true;  // clflush and its like: an address that has to be readable
+      if (!size) size = 1;
+      memory(insn, size, read, write, live_in(index_));
+      rename.memory = kScratch0;
+    }
+
+    // Displaced registers and their temporaries.
+    struct Temp {
+      int guest, host;
+      bool read, write;
+    } temps[6];
+    unsigned temp_count = 0;
+    int free_scratch[2] = {static_cast<int>(kScratch1), mem ? -1 : static_cast<int>(kScratch0)};
+    auto borrow_one = [&] {
+      int r = borrow(insn, taken);
+      out_.store(ENGINE_BORROW + borrows * 8, r);
+      borrowed.borrowed |= 1u << borrows;
+      borrowed.borrow_reg[borrows++] = static_cast<uint8_t>(r);
+      return r;
+    };
+    for (unsigned i = 0; i < insn.operand_count; i++) {
+      const Operand& o = insn.operands[i];
+      if (o.kind != OperandKind::kGpr || o.field == OperandField::kImplicit || o.field == OperandField::kNone) continue;
+      int host = o.high ? static_cast<int>(o.reg) + 4 : host_of(o.reg);  // AH..BH are encoded 4-7
+      if (host < 0) {
+        bool read = static_cast<unsigned>(o.access) & 1 || o.size < 4, write = static_cast<unsigned>(o.access) & 2;
+        Temp* t = nullptr;
+        for (unsigned k = 0; k < temp_count; k++)
+          if (temps[k].guest == o.reg) t = &temps[k];
+        if (!t) {
+          int h = free_scratch[0] >= 0 ? std::exchange(free_scratch[0], -1)
+                  : free_scratch[1] >= 0 ? std::exchange(free_scratch[1], -1)
+                                         : borrow_one();
+          t = &temps[temp_count++];
+          *t = {o.reg, h, false, false};
+        }
+        t->read |= read;
+        t->write |= write;
+        host = t->host;
+      }
+      switch (o.field) {
+        case OperandField::kModrmReg: rename.reg = host; break;
+        case OperandField::kModrmRm: rename.rm = host; break;
+        case OperandField::kVvvv: rename.vvvv = host; break;
+        case OperandField::kOpcodeLow3: rename.low3 = host; break;
+        default: break;
+      }
+    }
+    if (mem && high) {
+      // AH to BH cannot stand beside a REX prefix: the address goes to a low register.
+      int r = 0;
+      for (unsigned c : {7u, 6u}) if (!(taken >> c & 1)) r = static_cast<int>(c);
+      out_.store(ENGINE_BORROW + borrows * 8, r);
+      borrowed.borrowed |= 1u << borrows;
+      borrowed.borrow_reg[borrows++] = static_cast<uint8_t>(r);
+      out_.move(r, kScratch0);
+      rename.memory = r;
+    }
+
+    uint32_t through = insn.flags_written || insn.flags_maybe ? d.live_out & ~insn.flags_written : 0;
+    bool load_flags = !flags_.host && ((insn.flags_read & kStatusFlags) || through);
+    if (load_flags) {
+      // restore_flags() needs r10: before the temporaries are loaded.
+      want_flags_in_host();
+    }
+    for (unsigned k = 0; k < temp_count; k++)
+      if (temps[k].read) out_.load_gpr(temps[k].host, temps[k].guest);
+    note_side(d, &borrowed);
+    reencode(out_, insn, rename);
+    for (unsigned k = 0; k < temp_count; k++)
+      if (temps[k].write) out_.store_gpr(temps[k].guest, temps[k].host);
+    for (unsigned k = 0; k < borrows; k++) out_.load(borrowed.borrow_reg[k], ENGINE_BORROW + k * 8);
+    if ((insn.flags_written | insn.flags_maybe) & kStatusFlags) flags_ = {true, false};
+  }
+
+  void lea(Decoded& d) {
+    const Insn& insn = d.insn;
+    address(insn, false);
+    unsigned guest = insn.operands[0].reg;
+    int host = host_of(guest);
+    unsigned size = insn.operands[0].size;
+    if (size == 2) {
+      if (host < 0) {
+        out_.bytes({0x65, 0x66, 0x44, 0x89, 0x1c, 0x25});  // mov gs:[slot], r11w
+        out_.u32(VCPU_GPR + guest * 8);
+      } else {
+        out_.u8(0x66);
+        out_.bytes({static_cast<uint8_t>(0x44 | (host >> 3 & 1)), 0x89, static_cast<uint8_t>(0xc0 | 3 << 3 | (host & 7))});
+      }
+      return;
+    }
+    if (size == 4) out_.bytes({0x45, 0x89, 0xdb});  // mov r11d, r11d
+    if (host < 0) out_.store_gpr(guest, kScratch0);
+    else out_.move(host, kScratch0);
+  }
+
+  void move_offset(Decoded& d, const Operand& moffs) {
+    const Insn& insn = d.insn;
+    bool write = static_cast<unsigned>(moffs.access) & 2;
+    out_.move_imm(kScratch0, static_cast<uint64_t>(insn.displacement));
+    if (long_ && by_tlb(insn.segment) && insn.segment >= kFS) {
+      out_.load(kScratch1, insn.segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE);
+      out_.lea(kScratch0, kScratch0, kScratch1, 1, 0);
+    }
+    translate_address(moffs.size, !write, write, insn.segment, live_in(index_));
+    note_side(d);
+    if (moffs.size == 2) out_.u8(0x66);
+    out_.u8(moffs.size == 8 ? 0x49 : 0x41);
+    out_.bytes({static_cast<uint8_t>((write ? 0x88 : 0x8a) | (moffs.size > 1)), 0x03});  // al/ax/eax/rax, [r11]
+  }
+
+  // --- stack
+
+  unsigned stack_size() const { return long_ ? 8 : 4; }
+
+  // r11 = host address of the new top after pushing.
+  void push_address(uint32_t live) {
+    out_.lea(kScratch0, kHostRsp, 0xff, 1, -static_cast<int32_t>(stack_size()), long_);
+    translate_address(stack_size(), false, true, kSS, live);
+  }
+  void move_rsp(int32_t by) { out_.lea(kHostRsp, kHostRsp, 0xff, 1, by, long_); }
+  void store_top(unsigned reg) { out_.memory_form(0x89, reg, kScratch0, 0xff, 1, 0, long_); }
+  void load_top(unsigned reg) { out_.memory_form(0x8b, reg, kScratch0, 0xff, 1, 0, long_); }
+
+  void stack(Decoded& d) {
+    const Insn& insn = d.insn;
+    uint32_t live = live_in(index_);
+    const Operand& o = insn.operands[0];
+    switch (insn.mnemonic) {
+      case Mnemonic::kPush:
+        if (o.kind == OperandKind::kMemory) {
+          memory(insn, stack_size(), true, false, live);
+          note_side(d);
+          load_top(kScratch1);
+          out_.store(kCarry, kScratch1);
+          push_address(live);
+          out_.load(kScratch1, kCarry);
+          note_side(d);
+          store_top(kScratch1);
+        } else if (o.kind == OperandKind::kImmediate) {
+          push_address(live);
+          note_side(d);
+          out_.u8(long_ ? 0x49 : 0x41);
+          out_.bytes({0xc7, 0x03});  // mov [r11], imm32
+          out_.u32(static_cast<uint32_t>(insn.immediate));
+        } else {
+          push_address(live);
+          int host = host_of(o.reg);
+          if (host < 0) out_.load_gpr(host = kScratch1, o.reg);
+          note_side(d);
+          store_top(host);
+        }
+        move_rsp(-static_cast<int32_t>(stack_size()));
+        break;
+      case Mnemonic::kPop: {
+        out_.lea(kScratch0, kHostRsp, 0xff, 1, 0, long_);
+        translate_address(stack_size(), true, false, kSS, live);
+        note_side(d);
+        load_top(kScratch1);
+        move_rsp(static_cast<int32_t>(stack_size()));
+        put(o.reg, kScratch1);
+        break;
+      }
+      default:  // LEAVE
+        out_.lea(kScratch0, kRbp, 0xff, 1, 0, long_);
+        translate_address(stack_size(), true, false, kSS, live);
+        note_side(d);
+        load_top(kScratch1);
+        out_.lea(kHostRsp, kRbp, 0xff, 1, static_cast<int32_t>(stack_size()), long_);
+        out_.move(kRbp, kScratch1);
+    }
+  }
+  void put(unsigned guest, unsigned host) {
+    int to = host_of(guest);
+    if (to < 0) out_.store_gpr(guest, host);
+    else out_.move(to, host);
+  }
+
+  // --- near branches
+
+  void branch(Decoded& d) {
+    const Insn& insn = d.insn;
+    uint32_t live = live_in(index_);
+    int64_t next = static_cast<int64_t>(d.offset) + insn.length;
+    int64_t target = insn.operand_count && insn.operands[0].kind == OperandKind::kRelative ? target_of(d) : 0;
+    bool relative = insn.operand_count && insn.operands[0].kind == OperandKind::kRelative;
+    auto backward = [&](int64_t t) { return t <= d.offset; };
+    switch (insn.mnemonic) {
+      case Mnemonic::kJcc: {
+        want_flags_in_host();
+        unsigned condition = insn.opcode & 15;
+        bool in_page = !step_ && target >= 0 && target < 4096 && !source_.straddle;
+        if (in_page && !backward(target)) {
+          // live_at(target) is part of live_out, so the flags are where the target wants them.
+          link_site(out_.patchable_jcc(condition), target);
+        } else {
+          uint32_t over = out_.jcc(condition ^ 1);
+          Flags before = flags_;
+          exit_to(target, in_page);
+          flags_ = before;
+          out_.resolve(over, out_.here());
+        }
+        if (step_) exit_to(next, false), ended_ = true;
+        return;
+      }
+      case Mnemonic::kLoop:
+      case Mnemonic::kLoope:
+      case Mnemonic::kLoopne:
+      case Mnemonic::kJcxz: {
+        bool jcxz = insn.mnemonic == Mnemonic::kJcxz;
+        want_flags_in_host();
+        bool wide = insn.address_size == 8;
+        if (!jcxz) out_.lea(kRcx, kRcx, 0xff, 1, -1, wide);
+        // jrcxz/jecxz over a rel32 jump
+        auto if_zero = [&](unsigned skip) {
+          if (!wide) out_.u8(0x67);
+          out_.bytes({0xe3, static_cast<uint8_t>(skip)});
+        };
+        uint32_t out1 = 0, out2 = 0;
+        if (jcxz) {
+          if_zero(5);
+          out1 = out_.jmp();
+        } else {
+          if_zero(2);
+          out_.bytes({0xeb, 5});  // not zero: over the jump out
+          out1 = out_.jmp();
+          if (insn.mnemonic != Mnemonic::kLoop) out2 = out_.jcc(insn.mnemonic == Mnemonic::kLoope ? 5 : 4);
+        }
+        Flags before = flags_;
+        exit_to(target, backward(target));
+        flags_ = before;
+        out_.resolve(out1, out_.here());
+        if (out2) out_.resolve(out2, out_.here());
+        exit_to(next, false);
+        ended_ = true;
+        return;
+      }
+      case Mnemonic::kJmp:
+        if (relative) {
+          exit_to(target, backward(target));
+        } else {
+          near_target(d, live);
+          indirect_exit();
+        }
+        break;
+      case Mnemonic::kCall:
+        if (!relative) {
+          near_target(d, live);
+          out_.store(kCarry, kScratch0);
+        }
+        want_flags_in_slot();
+        push_address(kStatusFlags);
+        out_.load(kScratch1, VCPU_PAGE_BASE);
+        out_.lea(kScratch1, kScratch1, 0xff, 1, static_cast<int32_t>(next), long_);
+        note_side(d);
+        store_top(kScratch1);
+        move_rsp(-static_cast<int32_t>(stack_size()));
+        if (relative) {
+          exit_to(target, backward(target));
+        } else {
+          out_.load(kScratch0, kCarry);
+          indirect_exit();
+        }
+        break;
+      default: {  // RET
+        out_.lea(kScratch0, kHostRsp, 0xff, 1, 0, long_);
+        want_flags_in_slot();
+        translate_address(stack_size(), true, false, kSS, live);
+        note_side(d);
+        load_top(kScratch0);
+        move_rsp(static_cast<int32_t>(stack_size() + (insn.immediate_size ? insn.immediate & 0xffff : 0)));
+        indirect_exit();
+      }
+    }
+    ended_ = true;
+  }
+
+  // r11 = the target of an indirect near branch.
+  void near_target(Decoded& d, uint32_t live) {
+    const Operand& o = d.insn.operands[0];
+    if (o.kind == OperandKind::kMemory) {
+      memory(d.insn, stack_size(), true, false, live);
+      note_side(d);
+      load_top(kScratch0);
+      return;
+    }
+    int host = host_of(o.reg);
+    if (host < 0) out_.load_gpr(kScratch0, o.reg);
+    else out_.lea(kScratch0, static_cast<unsigned>(host), 0xff, 1, 0, long_);
+    if (host < 0 && !long_) out_.bytes({0x45, 0x89, 0xdb});
+  }
+
+  const Vcpu& vcpu_;
+  const Source& source_;
+  uint32_t mode_;
+  unsigned view_;
+  CodeMode code_mode_;
+  bool step_ = false, long_ = false, inline_stack_ = false, ended_ = false;
+  Emitter out_;
+  Block& block_;
+  std::vector<SideEntry>& side_;
+  std::vector<LinkSite>& sites_;
+  std::vector<std::function<void()>> later_;
+  Decoded insns_[kMaxBlockInsns];
+  Decoded* current_ = nullptr;
+  unsigned count_ = 0, index_ = 0, start_ = 0, end_ = 0;
+  unsigned dependency_begin_ = 0, dependency_end_ = 0;
+  uint32_t live_first_ = 0;
+  Flags flags_;
+};
+
+}  // namespace
+
+size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, std::vector<SideEntry>& side,
+                 std::vector<LinkSite>& sites) {
+  Translation t(vcpu, source, out, offset, block, side, sites);
+  return t.run();
+}
+
+bool straddles(const uint8_t* page, unsigned offset, CodeMode mode) {
+  Insn insn;
+  return 4096 - offset < kMaxInsnLength && decode(page + offset, 4096 - offset, mode, insn) == DecodeStatus::kTruncated;
+}
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Translation of one block: guest code bytes to host code in the cache. How it looks is told in docs/engine.md.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "softkvm/translate/block.h"
+#include "softkvm/vm.h"
+
+namespace vireo::softkvm {
+
+// Where the code is and what it may look at.
+struct Source {
+  const uint8_t* page;      // a copy of the page's bytes
+  unsigned offset;          // of the first instruction
+  uint64_t gpa;             // of the first byte
+  const uint8_t* straddle;  // the first instruction's bytes (15) when it reaches into the next page, else null
+  uint32_t mode;
+};
+
+constexpr size_t kBlockRoom = 32768;       // no block is larger
+constexpr unsigned kMaxBlockInsns = 24;    // guest instructions a block may have
+constexpr unsigned kDependencyReach = 512; // how far from its start a block reads bytes, in both directions
+
+// Emits at `out` (which lies at cache offset `offset`) and fills `block`, `side` and the patchable jumps. Gives the bytes used.
+struct LinkSite {
+  uint32_t at, unlinked;
+};
+size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, std::vector<SideEntry>& side,
+                 std::vector<LinkSite>& sites);
+
+// Is the first instruction at `offset` cut by the page's end?
+bool straddles(const uint8_t* page, unsigned offset, CodeMode mode);
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,518 @@
+// SPDX-License-Identifier: Apache-2.0
+// The slow half of a vCPU's run: translation, exits to user space and their completion, halting, requests of other threads. Here the
+// guest's SIMD and x87 state is in the XSAVE area and ordinary C++ may run.
+#include <linux/futex.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstring>
+#include <new>
+
+#include "base/log.h"
+#include "softkvm/cpu/cpuid.h"
+#include "softkvm/cpu/system.h"
+#include "softkvm/irqchip/lapic.h"
+#include "softkvm/mmu/access.h"
+#include "softkvm/mmu/slots.h"
+#include "softkvm/mmu/walk.h"
+#include "softkvm/translate/code_cache.h"
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/host_faults.h"
+#include "softkvm/translate/paravirtual.h"
+#include "softkvm/translate/safe_point.h"
+#include "softkvm/translate/translator.h"
+
+#include <asm/prctl.h>
+#include <cpuid.h>
+#include <immintrin.h>
+
+extern "C" {
+void softkvm_stub_miss();
+void softkvm_stub_access();
+void softkvm_stub_callout();
+void softkvm_stub_lookup();
+void softkvm_stub_link();
+void softkvm_stub_poll();
+void softkvm_stub_step_done();
+const void* softkvm_lookup(vireo::softkvm::VcpuState*, uint64_t);
+const void* softkvm_link(vireo::softkvm::VcpuState*, uint64_t, const void*);
+uint32_t softkvm_callout(vireo::softkvm::VcpuState*, const vireo::softkvm::CalloutRecord*);
+}
+
+namespace vireo::softkvm {
+
+static_assert(sizeof(Vcpu) <= ENGINE);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Winvalid-offsetof"
+static_assert(offsetof(VcpuState, gpr) == VCPU_GPR);
+static_assert(offsetof(VcpuState, rip) == VCPU_RIP);
+static_assert(offsetof(VcpuState, flag_of) == VCPU_FLAGS && offsetof(VcpuState, flag_ah) == VCPU_FLAGS + 1);
+static_assert(offsetof(VcpuState, attention) == VCPU_ATTENTION && offsetof(VcpuState, mode) == VCPU_MODE);
+static_assert(offsetof(VcpuState, page_base) == VCPU_PAGE_BASE);
+static_assert(offsetof(VcpuState, seg_base_fs_copy) == VCPU_FS_BASE && offsetof(VcpuState, seg_base_gs_copy) == VCPU_GS_BASE);
+static_assert(ENGINE + offsetof(Engine, self) == ENGINE_SELF && ENGINE + offsetof(Engine, host_rsp) == ENGINE_HOST_RSP);
+static_assert(ENGINE + offsetof(Engine, scratch) == ENGINE_SCRATCH && ENGINE + offsetof(Engine, target) == ENGINE_TARGET);
+static_assert(ENGINE + offsetof(Engine, reason) == ENGINE_REASON && ENGINE + offsetof(Engine, borrow) == ENGINE_BORROW);
+static_assert(ENGINE + offsetof(Engine, stubs) == ENGINE_STUBS && ENGINE + offsetof(Engine, helpers) == ENGINE_HELPERS);
+#pragma GCC diagnostic pop
+
+namespace {
+
+constexpr uint64_t kComponents = 0xe7;  // x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM
+
+uint64_t host_xcr0() {
+  uint32_t a, d;
+  asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+  return static_cast<uint64_t>(d) << 32 | a;
+}
+
+// The guest's SIMD and x87 state in and out of the host's registers.
+void load_fpu(Engine& engine) {
+  uint64_t mask = Vcpu::supported_xcr0();
+  asm volatile("xrstor64 (%0)" : : "r"(engine.xsave), "a"(static_cast<uint32_t>(mask)), "d"(0) : "memory");
+}
+void save_fpu(Engine& engine) {
+  uint64_t mask = Vcpu::supported_xcr0();
+  asm volatile("xsave64 (%0)" : : "r"(engine.xsave), "a"(static_cast<uint32_t>(mask)), "d"(0) : "memory");
+  static const uint32_t kMxcsr = 0x1f80;
+  static const uint16_t kControl = 0x37f;
+  if (mask & 4) asm volatile("vzeroupper");
+  asm volatile("fninit; fldcw %0; ldmxcsr %1" : : "m"(kControl), "m"(kMxcsr));
+}
+
+// GS base while KVM_RUN is on this thread.
+class GsBase {
+ public:
+  explicit GsBase(const void* base) {
+    old_ = get();
+    set(reinterpret_cast<uint64_t>(base));
+  }
+  ~GsBase() { set(old_); }
+
+ private:
+  static bool instruction() {
+    static const bool has = getauxval(AT_HWCAP2) & 2;
+    return has;
+  }
+  static uint64_t get() {
+    uint64_t v;
+    if (instruction()) asm volatile("rdgsbase %0" : "=r"(v));
+    else syscall(SYS_arch_prctl, ARCH_GET_GS, &v);
+    return v;
+  }
+  static void set(uint64_t v) {
+    if (instruction()) asm volatile("wrgsbase %0" : : "r"(v));
+    else syscall(SYS_arch_prctl, ARCH_SET_GS, v);
+  }
+  uint64_t old_;
+};
+
+void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+}
+long futex_wake(std::atomic<uint32_t>& word) {
+  long result;
+  register long r10 asm("r10") = 0;
+  asm volatile("syscall" : "=a"(result) : "a"(SYS_futex), "D"(&word), "S"(FUTEX_WAKE_PRIVATE), "d"(1), "r"(r10) : "rcx", "r11", "memory");
+  return result;
+}
+
+}  // namespace
+
+uint64_t Vcpu::supported_xcr0() {
+  static const uint64_t mask = host_xcr0() & kComponents;
+  return mask;
+}
+
+unsigned Vcpu::xsave_size() {
+  static const unsigned size = [] {
+    unsigned end = 576;
+    for (unsigned i = 2; i < 64; i++) {
+      if (!(supported_xcr0() >> i & 1)) continue;
+      unsigned a, b, c, d;
+      __cpuid_count(0xd, i, a, b, c, d);
+      if (a + b > end) end = a + b;
+    }
+    return end;
+  }();
+  return size;
+}
+
+std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
+  static_assert(sizeof(VcpuFrame) >= ENGINE + sizeof(Engine));
+  void* memory = mmap(nullptr, sizeof(VcpuFrame), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  std::unique_ptr<Vcpu> vcpu(new (memory) Vcpu);
+  vcpu->vm = &vm;
+  vcpu->id = id;
+  vcpu->run = run;
+  // The big arrays stay untouched zero pages where they can: their tags of zero name the page at 0, so only the entry for that must be
+  // made invalid by hand, and zero is no valid linear address of a jump target but 0 itself.
+  auto* engine = reinterpret_cast<Engine*>(static_cast<uint8_t*>(memory) + ENGINE);
+  vcpu->engine = engine;
+  engine->self = vcpu.get();
+  engine->shadow_rip = kAnyRip;
+  auto stub = [](void (*f)()) { return reinterpret_cast<const void*>(f); };
+  engine->stubs[STUB_MISS] = stub(softkvm_stub_miss);
+  engine->stubs[STUB_ACCESS] = stub(softkvm_stub_access);
+  engine->stubs[STUB_CALLOUT] = stub(softkvm_stub_callout);
+  engine->stubs[STUB_LOOKUP] = stub(softkvm_stub_lookup);
+  engine->stubs[STUB_LINK] = stub(softkvm_stub_link);
+  engine->stubs[STUB_POLL] = stub(softkvm_stub_poll);
+  engine->stubs[STUB_STEP_DONE] = stub(softkvm_stub_step_done);
+  engine->helpers[HELPER_MISS] = reinterpret_cast<const void*>(&softkvm_tlb_miss);
+  engine->helpers[HELPER_ACCESS] = reinterpret_cast<const void*>(&softkvm_access);
+  engine->helpers[HELPER_CALLOUT] = reinterpret_cast<const void*>(&softkvm_callout);
+  engine->helpers[HELPER_LOOKUP] = reinterpret_cast<const void*>(&softkvm_lookup);
+  engine->helpers[HELPER_LINK] = reinterpret_cast<const void*>(&softkvm_link);
+  for (TlbView& view : engine->tlb) view.read[0] = view.write[0] = kInvalidTag;
+  for (auto& table : engine->jump) table[0].tag = kInvalidTag;
+  for (FetchEntry& f : engine->fetch) f.tag = kInvalidTag;
+  // FXSAVE image of a reset FPU.
+  uint16_t control = 0x37f;
+  uint32_t mxcsr = 0x1f80;
+  memcpy(engine->xsave, &control, 2);
+  memcpy(engine->xsave + 24, &mxcsr, 4);
+  reset_cpu(*vcpu);
+  update_mode(*vcpu);
+  return vcpu;
+}
+
+Vcpu::~Vcpu() = default;
+
+void Vcpu::operator delete(void* memory) { munmap(memory, sizeof(VcpuFrame)); }
+
+uint8_t* Vcpu::xsave_area() { return engine->xsave; }
+
+void Vcpu::kick() {
+  __atomic_store_n(&attention, 1u, __ATOMIC_SEQ_CST);
+  engine->wake.fetch_add(1);
+  if (engine->sleeping.load()) futex_wake(engine->wake);
+}
+
+void Vcpu::request_exit() {
+  engine->exit_request.store(true);
+  kick();
+}
+
+void Vcpu::state_changed() {
+  drop_open(*engine);
+  engine->step_next = engine->completing = false;
+  engine->shadow_rip = rip;
+  if (!interrupt_shadow_sti && !interrupt_shadow_mov_ss) engine->shadow_rip = kAnyRip;
+  halted = false;
+  flush_tlb(*this, false);
+  for (uint32_t& m : engine->view_mode) m = ~0u;
+  update_mode(*this);
+  attention = 1;
+}
+
+namespace {
+
+// Makes sure that writes to a page about to be translated are seen: no vCPU keeps a write tag for it.
+void watch_page(Vcpu& vcpu, const Slot& slot, uint64_t gpa, uint64_t chunks) {
+  uint64_t before = slot.code_of(gpa).fetch_or(chunks);
+  if (before) return;
+  uint8_t writers = slot.writers_of(gpa).load();
+  if (!writers) return;
+  flush_write_tags(vcpu);
+  if (writers & ~(1u << (vcpu.id & 7)) || vcpu.vm->vcpus.size() > 8) reach_safe_points(*vcpu.vm, kRequestFlushWrites, &vcpu);
+  slot.writers_of(gpa).store(0);
+}
+
+// KVM_EXIT_INTERNAL_ERROR for what cannot be run.
+int internal_error(Vcpu& vcpu) {
+  vcpu.run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+  vcpu.run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+  vcpu.run->internal.ndata = 0;
+  return 0;
+}
+
+enum class Made { kYes, kNoMemory, kFault };
+
+// Translates the block at engine.target in engine.target_mode, and links the jump that asked for it.
+Made translate_target(Vcpu& vcpu) {
+  Engine& engine = *vcpu.engine;
+  Vm& vm = *vcpu.vm;
+  uint64_t linear = engine.target;
+  uint32_t mode = engine.target_mode;
+  bool user = vcpu.cpl == 3;
+  Translation t;
+  vcpu.fault.pending = false;
+  if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return Made::kFault;
+  const Slot* slot = vm.slots->find(t.gpa);
+  if (!slot) return Made::kNoMemory;
+  const void* site = engine.link_site;
+  engine.link_site = nullptr;
+  Block* block = vm.code->table().find(t.gpa, mode);
+  if (!block || block->straddle) {
+    engine.count_translated++;
+    unsigned offset = linear & 0xfff;
+    unsigned first = offset > kDependencyReach ? (offset - kDependencyReach) / 64 : 0;
+    unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
+    uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
+    watch_page(vcpu, *slot, t.gpa, chunks);
+
+    uint8_t page[4096], cut[16] = {};
+    std::lock_guard lock(vm.code->mutex);
+    slot->code_of(t.gpa).fetch_or(chunks);  // an invalidation may have cleared it meanwhile
+    memcpy(page, slot->host + ((t.gpa & kPageMask) - slot->gpa), 4096);
+    Source source{page, offset, t.gpa, nullptr, mode};
+    if (straddles(page, offset, mode & 1 ? CodeMode::k32 : mode & 2 ? CodeMode::k64 : CodeMode::k16)) {
+      Translation next;
+      uint64_t second = (linear & kPageMask) + 4096;
+      if (!vcpu.in_64bit()) second &= 0xffffffffull;
+      if (walk(vcpu, second, Want::kFetch, user, false, false, next) != Outcome::kNext) return Made::kFault;
+      const uint8_t* more = vm.slots->host(next.gpa);
+      if (!more) return Made::kNoMemory;
+      unsigned here = 4096 - offset;
+      memcpy(cut, page + offset, here);
+      memcpy(cut + here, more, 15 - here);
+      source.straddle = cut;
+      if (block) vm.code->drop(*block);
+    }
+    uint32_t at;
+    uint8_t* room = vm.code->begin(kBlockRoom, at);
+    if (!room) return Made::kYes;  // full: the caller flushes and comes again
+    Block made{};
+    std::vector<SideEntry> side;
+    std::vector<LinkSite> sites;
+    size_t used = translate(vcpu, source, room, at, made, side, sites);
+    block = vm.code->finish(made, used, side);
+    for (const LinkSite& s : sites) vm.code->add_site(s.at, s.unlinked);
+    if (site && !block->straddle) vm.code->link(vm.code->offset_of(site), *block);
+    return Made::kYes;
+  }
+  if (site) {
+    std::lock_guard lock(vm.code->mutex);
+    vm.code->link(vm.code->offset_of(site), *block);
+  }
+  return Made::kYes;
+}
+
+void flush_code(Vcpu& vcpu) {
+  Vm& vm = *vcpu.vm;
+  {
+    std::lock_guard lock(vm.code->mutex);
+    if (!vm.code->full(kBlockRoom)) return;  // another vCPU was faster
+    vm.code->invalidate_all();
+  }
+  flush_all_jump_caches(vcpu);
+  reach_safe_points(vm, kRequestFlushCode, &vcpu);
+  std::lock_guard lock(vm.code->mutex);
+  if (vm.code->full(kBlockRoom)) vm.code->reset();
+}
+
+// The open device access into kvm_run.
+void fill_exit(Vcpu& vcpu) {
+  Engine& engine = *vcpu.engine;
+  kvm_run& run = *vcpu.run;
+  if (engine.debug_exit) {
+    engine.debug_exit = false;
+    run.exit_reason = KVM_EXIT_DEBUG;
+    run.debug.arch.exception = kDB;
+    run.debug.arch.pc = rip_linear(vcpu);
+    run.debug.arch.dr6 = 0xffff4ff0;
+    run.debug.arch.dr7 = vcpu.dr7;
+  } else if (engine.io_open) {
+    run.exit_reason = KVM_EXIT_IO;
+    run.io.direction = engine.io_write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
+    run.io.size = engine.io_size;
+    run.io.port = engine.io_port;
+    run.io.count = 1;
+    run.io.data_offset = 4096;
+    if (engine.io_write) memcpy(reinterpret_cast<uint8_t*>(&run) + 4096, &engine.io_value, engine.io_size);
+  } else if (engine.fragment_open || engine.writes_open) {
+    const Fragment& f = engine.fragment_open ? engine.fragments[engine.fragment_count - 1] : engine.writes[engine.write_next];
+    run.exit_reason = KVM_EXIT_MMIO;
+    run.mmio.phys_addr = f.gpa;
+    run.mmio.len = f.size;
+    run.mmio.is_write = !engine.fragment_open;
+    memset(run.mmio.data, 0, 8);
+    if (run.mmio.is_write) memcpy(run.mmio.data, f.data, f.size);
+  }
+}
+
+// Takes user space's answer to the last exit. True: more writes have to leave first (kvm_run is filled).
+bool take_answer(Vcpu& vcpu) {
+  Engine& engine = *vcpu.engine;
+  kvm_run& run = *vcpu.run;
+  if (engine.io_open) {
+    engine.io_open = false;
+    engine.io_answered = true;
+    engine.completing = true;
+    if (!engine.io_write) {
+      engine.io_value = 0;
+      memcpy(&engine.io_value, reinterpret_cast<uint8_t*>(&run) + 4096, engine.io_size);
+    }
+  }
+  if (engine.fragment_open) {
+    engine.fragment_open = false;
+    Fragment& f = engine.fragments[engine.fragment_count - 1];
+    memcpy(f.data, run.mmio.data, f.size);
+    f.done = true;
+    engine.completing = true;
+  }
+  if (engine.writes_open) {
+    engine.write_next++;
+    while (engine.write_next < engine.write_count) {
+      Fragment& f = engine.writes[engine.write_next];
+      uint64_t value = 0;
+      memcpy(&value, f.data, f.size);
+      if (!device_mmio(vcpu, f.gpa, f.size, true, value)) {
+        fill_exit(vcpu);
+        return true;
+      }
+      engine.write_next++;
+    }
+    engine.writes_open = false;
+    engine.write_count = engine.write_next = 0;
+  }
+  if (vcpu.open_exit != VcpuState::OpenExit::kNone) engine.completing = true;
+  return false;
+}
+
+// INIT, SIPI and what other threads asked for.
+void do_requests(Vcpu& vcpu) {
+  Engine& engine = *vcpu.engine;
+  uint32_t r = engine.requests.exchange(0);
+  if (r & kRequestFlushTlb) flush_tlb(vcpu, false);
+  if (r & (kRequestFlushTlb | kRequestFlushWrites)) flush_write_tags(vcpu);
+  if (r & kRequestFlushCode) flush_all_jump_caches(vcpu);
+  if (r & kRequestParavirtual) update_paravirtual(vcpu);
+  if (vcpu.init_pending.exchange(false)) {
+    init_cpu(vcpu);
+    if (vcpu.lapic) vcpu.lapic->reset(true);
+    vcpu.state_changed();
+    vcpu.mp_state = vcpu.is_bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
+  }
+  if (vcpu.mp_state == KVM_MP_STATE_INIT_RECEIVED && vcpu.sipi_pending.exchange(false)) {
+    uint8_t vector = vcpu.sipi_vector;
+    vcpu.segment[kCS].selector = static_cast<uint16_t>(vector << 8);
+    vcpu.segment[kCS].base = static_cast<uint64_t>(vector) << 12;
+    vcpu.rip = 0;
+    vcpu.state_changed();
+    vcpu.mp_state = KVM_MP_STATE_RUNNABLE;
+  } else if (vcpu.mp_state == KVM_MP_STATE_RUNNABLE) {
+    vcpu.sipi_pending = false;
+  }
+}
+
+bool has_event(Vcpu& vcpu) {
+  Engine& e = *vcpu.engine;
+  if (e.requests.load() || e.exit_request.load() || vcpu.init_pending || vcpu.sipi_pending) return true;
+  if (vcpu.mp_state == KVM_MP_STATE_UNINITIALIZED || vcpu.mp_state == KVM_MP_STATE_INIT_RECEIVED) return false;
+  if (vcpu.nmi_request || (vcpu.nmi_pending && !vcpu.nmi_masked) || vcpu.smi_request || vcpu.injected.pending) return true;
+  if (vcpu.user_interrupt >= 0 && vcpu.user_interrupt_soft) return true;
+  return vcpu.system_flags & kIF && (vcpu.user_interrupt >= 0 || (vcpu.lapic && vcpu.lapic->has_interrupt()));
+}
+
+// Sleeps until something happens. False: a signal or an exit request came.
+bool sleep(Vcpu& vcpu) {
+  Engine& engine = *vcpu.engine;
+  for (;;) {
+    uint32_t seen = engine.wake.load();
+    engine.sleeping.store(true);
+    if (has_event(vcpu)) break;
+    errno = 0;
+    futex_wait(engine.wake, seen);
+    if (errno == EINTR) {
+      engine.sleeping.store(false);
+      return false;
+    }
+  }
+  engine.sleeping.store(false);
+  return !engine.exit_request.load();
+}
+
+}  // namespace
+
+int Vcpu::run_guest() {
+  Engine& e = *engine;
+  auto interrupted = [&] {
+    e.exit_request.store(false);
+    return -EINTR;
+  };
+  if (take_answer(*this)) return 0;
+  if (run->immediate_exit) {
+    e.exit_request.store(true);
+    attention = 1;
+  }
+  if (mp_state == KVM_MP_STATE_HALTED) {
+    halted = true;
+    mp_state = KVM_MP_STATE_RUNNABLE;
+  }
+  GsBase gs(this);
+  set_running_vcpu(this);
+  struct Reset {
+    ~Reset() { set_running_vcpu(nullptr); }
+  } reset;
+  for (;;) {
+    do_requests(*this);
+    if (mp_state == KVM_MP_STATE_UNINITIALIZED || mp_state == KVM_MP_STATE_INIT_RECEIVED) {
+      if (e.exit_request.load()) return interrupted();
+      if (!sleep(*this)) return interrupted();
+      continue;
+    }
+    load_fpu(e);
+    Action action = run_fast(*this);
+    save_fpu(e);
+    if (e.memory_gone) {
+      e.memory_gone = false;
+      return -EFAULT;
+    }
+    switch (action) {
+      case Action::kTranslate:
+        switch (translate_target(*this)) {
+          case Made::kYes: break;
+          case Made::kNoMemory: return internal_error(*this);
+          case Made::kFault: break;  // found again, and delivered, by the run loop
+        }
+        {
+          bool full;
+          {
+            std::lock_guard lock(vm->code->mutex);
+            full = vm->code->full(kBlockRoom);
+          }
+          if (full) flush_code(*this);
+        }
+        break;
+      case Action::kExit:
+        fill_exit(*this);
+        if (e.exit_request.load() && run->immediate_exit) e.exit_request.store(false);
+        return 0;
+      case Action::kHalt:
+        if (!vm->irqchip) {
+          halted = false;
+          run->exit_reason = KVM_EXIT_HLT;
+          return 0;
+        }
+        if (!sleep(*this)) {
+          if (halted) mp_state = KVM_MP_STATE_HALTED, halted = false;
+          return interrupted();
+        }
+        break;
+      case Action::kInterrupted:
+        if (halted && vm->irqchip) mp_state = KVM_MP_STATE_HALTED, halted = false;
+        return interrupted();
+      case Action::kInvalidate:
+        for (unsigned i = 0; i < e.smc_count; i++) invalidate_code(*vm, e.smc[i].gpa, e.smc[i].size);
+        e.smc_count = 0;
+        flush_all_jump_caches(*this);
+        reach_safe_points(*vm, kRequestFlushCode, this);
+        if (e.writes_open || e.debug_exit) {
+          fill_exit(*this);
+          return 0;
+        }
+        break;
+      case Action::kRequests: break;
+      case Action::kStuck: return internal_error(*this);
+    }
+  }
+}
+
+}  // namespace vireo::softkvm
