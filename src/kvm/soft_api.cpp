@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// softkvm's functions as an Api table; built only where the library is.
+#include "kvm/api.h"
+#include "softkvm/softkvm.h"
+
+namespace vireo::kvm {
+namespace {
+
+softkvm::Doorbell translate(const DirectDoorbell& d) {
+  return {.address = d.address, .size = d.size, .pio = d.pio, .match = d.match, .value = d.value, .call = d.call, .context = d.context};
+}
+int add_doorbell(int vm_fd, const DirectDoorbell& doorbell) { return softkvm::add_doorbell(vm_fd, translate(doorbell)); }
+int remove_doorbell(int vm_fd, const DirectDoorbell& doorbell) { return softkvm::remove_doorbell(vm_fd, translate(doorbell)); }
+
+constexpr Api kSoft{"soft",
+                    softkvm::open_system,
+                    softkvm::ioctl,
+                    softkvm::close,
+                    softkvm::interrupt_this_thread,
+                    softkvm::notice_write,
+                    add_doorbell,
+                    remove_doorbell};
+
+}  // namespace
+
+const Api* soft_api() { return &kSoft; }
+
+}  // namespace vireo::kvm

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// One virtual machine of a hypervisor: memory slots, interrupt controllers, doorbells. Spec: api.rst.
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <memory>
+
+#include "kvm/api.h"
+#include "kvm/system.h"
+
+namespace vireo::kvm {
+
+class Vcpu;
+
+// State of PIC, IOAPIC and PIT, taken after creation and put back at reset.
+struct ChipState {
+  kvm_irqchip chips[3] = {};
+  kvm_pit_state2 pit = {};
+  bool has_pit = false;
+};
+
+class Vm {
+ public:
+  const System& system() const { return *system_; }
+  int fd() const { return handle_.fd(); }
+  int extension(unsigned capability) const;  // as this VM has it
+
+  // Size 0 deletes the slot.
+  Result<> set_memory(unsigned slot, uint64_t guest_address, uint64_t size, const void* host, uint32_t flags = 0);
+  Result<> set_tss_address(uint64_t address);
+  Result<> set_identity_map_address(uint64_t address);
+  Result<> create_irqchip();
+  Result<> create_pit();
+  Result<> set_boot_cpu(unsigned id);
+  Result<ChipState> chip_state() const;
+  Result<> set_chip_state(const ChipState& state);
+
+  Result<> irq_line(unsigned gsi, bool level) const;
+  // True when the message reached an APIC that took it.
+  Result<bool> signal_msi(uint64_t address, uint32_t data) const;
+
+  Result<> ioeventfd(int event_fd, uint64_t address, uint32_t size, bool pio, bool match, uint64_t value, bool remove) const;
+  // softkvm's direct call; kUnsupported where the hypervisor has none.
+  Result<> doorbell(const DirectDoorbell& doorbell, bool remove) const;
+  bool has_direct_doorbells() const { return handle_.api().add_doorbell; }
+
+  void notice_write(const void* host, size_t size) const;
+
+  Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned id);
+
+ private:
+  friend class System;
+  Vm(const System& system, Handle handle) : system_(&system), handle_(std::move(handle)) {}
+  const System* system_;
+  Handle handle_;
+};
+
+}  // namespace vireo::kvm

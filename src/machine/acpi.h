@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ACPI tables of a board: RSDP, XSDT, FADT, FACS, MADT, DSDT, and MCFG, SRAT, SLIT where they apply. Spec: ACPI 6.5, chapter 5.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/result.h"
+#include "machine/aml.h"
+#include "memory/guest_memory.h"
+
+namespace vireo {
+
+struct NumaNode {
+  std::vector<unsigned> cpus;
+  struct Range {
+    uint64_t start, size;
+  };
+  std::vector<Range> memory;
+};
+
+struct AcpiConfig {
+  unsigned cpus = 1;
+  uint32_t ioapic_address = 0xfec00000;
+  uint32_t lapic_address = 0xfee00000;
+  uint16_t pm_base = 0x600;
+  unsigned sci = 9;
+  std::vector<unsigned> level_high_irqs;  // ISA interrupts that are level-triggered besides the SCI
+  struct Ecam {
+    uint64_t address;
+    uint8_t last_bus;
+  };
+  std::optional<Ecam> ecam;
+  bool i8042 = true;
+  std::vector<NumaNode> numa;
+  aml::Bytes dsdt;  // the board's definition block, without the header
+};
+
+// Writes the tables into guest memory from `start`, below `end`; returns the RSDP's address.
+Result<GuestAddress> write_acpi(GuestMemory& memory, const AcpiConfig& config, GuestAddress start, GuestAddress end);
+
+}  // namespace vireo

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// An address space of devices: ports or memory-mapped I/O. Regions may come and go while vCPUs run (PCI BARs move); each device
+// has a lock of its own, which the bus holds during an access.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <span>
+#include <unordered_map>
+
+#include "base/result.h"
+#include "devices/device.h"
+
+namespace vireo {
+
+class Bus {
+ public:
+  // Maps [start, start+size). `base` is the device's offset of the first byte. Fails when it overlaps another region.
+  Result<> add(uint64_t start, uint64_t size, Device& device, uint64_t base = 0);
+  void remove(uint64_t start);
+
+  // Addresses nobody decodes read as all ones and swallow writes.
+  void read(uint64_t address, std::span<std::byte> data);
+  void write(uint64_t address, std::span<const std::byte> data);
+
+  // For work on a device outside an access (reset, save): the same lock the accesses take.
+  std::unique_lock<std::mutex> lock(Device& device);
+
+ private:
+  struct Region {
+    uint64_t start, size, base;
+    Device* device;
+    std::shared_ptr<std::mutex> mutex;
+  };
+  bool find(uint64_t address, size_t size, Region& region) const;
+
+  mutable std::shared_mutex mutex_;
+  std::map<uint64_t, Region> regions_;
+  std::unordered_map<Device*, std::shared_ptr<std::mutex>> locks_;
+};
+
+}  // namespace vireo

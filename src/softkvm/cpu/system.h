@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// What instructions run by name need and give: the functions below are FAST (general registers only, no libc). On kFault and
+// kExit nothing of the guest's registers has changed, so the instruction can be run again from its start.
+#pragma once
+
+#include "softkvm/cpu/insn.h"
+#include "softkvm/cpu/vcpu_state.h"
+
+namespace vireo::softkvm {
+
+// --- given by cpu/
+
+// Runs one instruction of Form::kSystem (and far transfers). `insn` is at vcpu.rip; vcpu.rip is left alone on kNext.
+Outcome execute_system(VcpuState& vcpu, const Insn& insn);
+
+// Delivers vcpu.fault or another event through IVT, IDT (16, 32, 64 bit gates, task gates), with privilege change, IST, error codes;
+// contributory faults become #DF, then shutdown (returns kExit with KVM_EXIT_SHUTDOWN filled in).
+Outcome deliver(VcpuState& vcpu, const PendingException& event, unsigned insn_length);
+Outcome deliver_interrupt(VcpuState& vcpu, uint8_t vector);  // external, maskable
+Outcome deliver_nmi(VcpuState& vcpu);
+
+// Loads a segment register in the current mode, with all checks (mov/pop sreg; not CS).
+Outcome load_segment(VcpuState& vcpu, SegmentRegister which, uint16_t selector);
+Outcome popf(VcpuState& vcpu, uint64_t value, unsigned size);  // size 2, 4, 8: privilege rules of POPF, VM86 with VME
+Outcome pushf_image(VcpuState& vcpu, unsigned size, uint64_t& value);
+
+bool read_msr(VcpuState& vcpu, uint32_t index, uint64_t& value, bool host);    // false: #GP (guest) or refused (host: KVM_GET_MSRS)
+bool write_msr(VcpuState& vcpu, uint32_t index, uint64_t value, bool host);
+bool io_permitted(VcpuState& vcpu, uint16_t port, unsigned size, Outcome& outcome);  // IOPL and the TSS bitmap; false: outcome is a fault
+
+void reset_cpu(VcpuState& vcpu);  // power-on / INIT values (Intel SDM vol 3, table 10-1)
+void init_cpu(VcpuState& vcpu);   // INIT: what survives it stays
+
+// --- given by the engine (mmu/, translate/)
+
+enum class AccessType : uint8_t { kRead, kWrite, kReadWrite };
+
+// Linear memory as the guest sees it, any size to 4096, page crossing included. `system`: as supervisor whatever the CPL (descriptor
+// tables, TSS). kNext, kFault (#PF, or #GP/#SS for non-canonical by `stack`), kExit (device memory: run again later).
+// A write to device memory is queued and leaves when the instruction has ended.
+Outcome read_linear(VcpuState& vcpu, uint64_t linear, void* out, unsigned size, bool system = false, bool stack = false);
+Outcome write_linear(VcpuState& vcpu, uint64_t linear, const void* in, unsigned size, bool system = false, bool stack = false);
+// Would a write succeed? For instructions that must check before they change anything.
+Outcome probe_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system = false, bool stack = false);
+
+// segment:offset to linear, with limit, rights and canonical checks (#GP/#SS) for `size` bytes.
+Outcome linear_address(VcpuState& vcpu, SegmentRegister segment, uint64_t offset, unsigned size, AccessType type, uint64_t& linear);
+// The offset of the instruction's modrm memory operand, in its address size.
+uint64_t effective_offset(const VcpuState& vcpu, const Insn& insn);
+// Both of the above.
+Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessType type, uint64_t& linear);
+
+// To be called by whoever changes CR0/3/4, EFER, segments, CPL, flags that the mode depends on.
+void update_mode(VcpuState& vcpu);
+void flush_tlb(VcpuState& vcpu, bool keep_global);
+void flush_tlb_page(VcpuState& vcpu, uint64_t linear);
+void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global);
+
+// Port I/O of an already permitted access: in-kernel devices and doorbells answer at once (kNext); else kExit with KVM_EXIT_IO, and the
+// repeated call gives user space's answer. `value` in and out.
+Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint32_t& value);
+
+// Exits to user space that are not memory or ports (KVM_EXIT_X86_RDMSR ... use kvm_run directly).
+uint64_t guest_tsc(const VcpuState& vcpu);
+
+// The interrupt controller as the CPU sees it (irqchip/): TPR by CR8, APIC base and x2APIC MSRs; false: #GP.
+uint64_t read_cr8(VcpuState& vcpu);
+void write_cr8(VcpuState& vcpu, uint64_t value);
+bool read_apic_msr(VcpuState& vcpu, uint32_t index, uint64_t& value);
+bool write_apic_msr(VcpuState& vcpu, uint32_t index, uint64_t value);
+// kvmclock and friends changed: the engine's host half updates guest memory.
+void write_paravirtual_msr(VcpuState& vcpu, uint32_t index, uint64_t value);
+
+}  // namespace vireo::softkvm

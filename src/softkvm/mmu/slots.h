@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory slots: guest physical ranges and their host memory, read-only and dirty-log flags, and per page which 64-byte chunks
+// translated code was made from. Lookups are lock-free; the table is replaced whole. Spec: KVM API, 4.35.
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace vireo::softkvm {
+
+constexpr uint64_t kPageSize = 4096, kPageMask = ~0xfffull;
+
+struct Slot {
+  uint64_t gpa, size;
+  uint8_t* host;
+  uint32_t id, flags;
+  std::atomic<uint64_t>* code;   // per page: bit n set when bytes [64n, 64n+64) were translated
+  std::atomic<uint64_t>* dirty;  // the dirty bitmap, or null
+
+  bool writable() const { return !(flags & KVM_MEM_READONLY); }
+  std::atomic<uint64_t>& code_of(uint64_t address) const { return code[(address - gpa) >> 12]; }
+  void mark_dirty(uint64_t address) const {
+    if (!dirty) return;
+    uint64_t page = (address - gpa) >> 12;
+    dirty[page / 64].fetch_or(1ull << page % 64, std::memory_order_relaxed);
+  }
+};
+
+struct SlotTable {
+  unsigned count = 0;
+  const Slot* slots = nullptr;  // sorted by gpa
+};
+
+class Slots {
+ public:
+  // Null when no slot has the address. General registers only; the slot stays valid until the caller's next safe point.
+  const Slot* find(uint64_t gpa) const {
+    const SlotTable* table = table_.load(std::memory_order_acquire);
+    for (unsigned i = 0; i < table->count; i++) {
+      const Slot& slot = table->slots[i];
+      if (gpa - slot.gpa < slot.size) return &slot;
+    }
+    return nullptr;
+  }
+  uint8_t* host(uint64_t gpa) const {
+    const Slot* slot = find(gpa);
+    return slot ? slot->host + (gpa - slot->gpa) : nullptr;
+  }
+  const SlotTable& table() const { return *table_.load(std::memory_order_acquire); }
+
+  Slots();
+  ~Slots();
+
+  // 0 or -errno. `changed` tells that vCPUs have to drop what they derived. The caller calls retire() once they have.
+  int set(const kvm_userspace_memory_region& region, bool& changed);
+  void retire();
+  const Slot* by_id(uint32_t id) const;
+
+ private:
+  struct Generation;
+  std::atomic<const SlotTable*> table_;
+  std::unique_ptr<Generation> current_;
+  std::vector<std::unique_ptr<Generation>> retired_;
+  std::mutex mutex_;
+};
+
+}  // namespace vireo::softkvm

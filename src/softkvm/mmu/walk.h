@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The page walker: linear to guest physical with every right checked and accessed/dirty bits set.
+// Spec: Intel SDM vol 3, chapter 4.
+#pragma once
+
+#include "softkvm/cpu/vcpu_state.h"
+#include "softkvm/mmu/slots.h"
+
+namespace vireo::softkvm {
+
+enum class Want : uint8_t { kRead, kWrite, kFetch };
+
+struct Translation {
+  uint64_t gpa = 0;
+  bool writable = false;  // a write would be allowed now and the dirty bit is set: a write tag may be filled
+};
+
+// `user`: with user rights; `ac`: supervisor may touch user pages although SMAP is on. kNext, or kFault with #PF (or for non-canonical
+// addresses #GP, #SS when `stack`) in vcpu.fault.
+Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, Translation& out);
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// One vCPU's derived state: TLB, jump cache, the open parts of a device access, and the doors to translated code. Everything in it can
+// be dropped at a safe point but the open fragments. Touched by the vCPU's own thread only; others post requests.
+// The arrays' sizes follow docs/engine.md: an index of 16 address bits costs one MOVZX and makes conflicts rare.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "softkvm/translate/layout.h"
+#include "softkvm/translate/mode.h"
+#include "softkvm/vm.h"
+
+namespace vireo::softkvm {
+
+// Why translated code was left (Engine::reason).
+enum Reason : uint32_t {
+  kReasonNone = 0,
+  kReasonAttention = REASON_ATTENTION,    // target holds the linear address to go on at
+  kReasonStepDone = REASON_STEP_DONE,     // a step-mode instruction has ended; target as above
+  kReasonHostFault = REASON_HOST_FAULT,   // the signal handler filled fault and rip
+  kReasonTranslate,  // target has no block yet
+  kReasonFault,      // vcpu.fault is pending, rip is its instruction's
+  kReasonStep,       // the instruction at rip has to run in step mode
+  kReasonJump,       // rip holds the place to go on at
+  kReasonExit,       // kvm_run is filled
+  kReasonHalt,
+};
+
+// What a memory access site tells its helper (r10d).
+constexpr unsigned kAccessSizeShift = 12, kAccessWrite = 1u << 22, kAccessRead = 1u << 23, kAccessSegmentShift = 24;  // 3 bits
+constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool read, bool write, unsigned segment) {
+  return page_offset | size << kAccessSizeShift | (write ? kAccessWrite : 0) | (read ? kAccessRead : 0) |
+         segment << kAccessSegmentShift;
+}
+
+constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address has it
+constexpr unsigned kTlbBits = 16, kTlbEntries = 1u << kTlbBits;
+constexpr unsigned kJumpBits = 16, kJumpEntries = 1u << kJumpBits;
+constexpr unsigned kFetchEntries = 512;
+
+struct TlbView {
+  uint64_t read[kTlbEntries];    // linear page, or kInvalidTag
+  uint64_t write[kTlbEntries];
+  uint64_t addend[kTlbEntries];  // host page
+};
+
+struct JumpEntry {
+  uint64_t tag;  // linear address, or kInvalidTag
+  const void* code;
+};
+
+struct FetchEntry {
+  uint64_t tag = kInvalidTag;  // linear page | view
+  uint64_t gpa = 0;
+};
+
+// A piece of a device access that user space has to do, at most 8 bytes.
+struct Fragment {
+  uint64_t gpa;
+  uint8_t size;
+  bool done;
+  uint8_t data[8];
+};
+
+// An access of the step-mode instruction that runs on a bounce buffer.
+struct Bounce {
+  uint64_t linear;
+  uint32_t size;
+  bool write, system;
+  uint32_t at;  // in Engine::bounce_bytes
+};
+
+struct FillLog {
+  static constexpr unsigned kCapacity = 8192;
+  uint32_t count = 0;
+  uint16_t index[kCapacity];
+};
+
+constexpr unsigned kMaxFragments = 1024, kMaxBounces = 4;
+
+struct Engine {
+  VcpuState* self = nullptr;
+  uint64_t host_rsp = 0;
+  uint64_t scratch = 0;
+  uint64_t target = 0;
+  uint32_t reason = 0, pad = 0;
+  uint64_t pad2 = 0;
+  uint64_t borrow[4] = {};
+  const void* stubs[16] = {};
+  const void* helpers[8] = {};
+
+  // --- requests from other threads
+  std::atomic<uint32_t> requests{0};   // kRequest*
+  std::atomic<uint32_t> running{0};    // 1 while translated code or its helpers may use the TLB
+  std::atomic<bool> exit_request{false};
+  std::atomic<uint32_t> wake{0};       // futex of a halted vCPU
+
+  bool interrupt_waiting = false;      // an interrupt waits for IF
+  uint64_t shadow_rip = ~0ull;         // the interrupt shadow holds while rip is this
+
+  // --- device accesses of the instruction at hand
+  bool stepping = false;     // running in step mode: accesses may be bounced
+  bool need_step = false;    // an access outside of step mode met a device
+  bool io_open = false, io_answered = false;  // a port access is with user space / has come back
+  bool fragment_open = false;                 // fragments[fragment_next] is with user space
+  bool writes_open = false;                   // queued writes are leaving one by one; the instruction is over
+  uint16_t io_port = 0;
+  uint8_t io_size = 0;
+  bool io_write = false;
+  uint32_t io_value = 0;
+  unsigned fragment_count = 0, fragment_next = 0;
+  Fragment fragments[kMaxFragments];
+  unsigned write_count = 0, write_next = 0;
+  Fragment writes[kMaxFragments];
+  unsigned bounce_count = 0, bounce_used = 0;
+  Bounce bounces[kMaxBounces];
+  struct { uint64_t gpa; uint32_t size; } smc[8];  // code this instruction has overwritten
+  unsigned smc_count = 0;
+  alignas(64) uint8_t bounce_bytes[8192];
+
+  // --- what update_mode() last saw, per view
+  uint32_t view_mode[kViews] = {};
+
+  FetchEntry fetch[kFetchEntries];
+  FillLog tlb_log[kViews];
+  FillLog jump_log[kViews];
+
+  alignas(4096) uint8_t xsave[16384];
+  alignas(4096) TlbView tlb[kViews];
+  alignas(4096) JumpEntry jump[kViews][kJumpEntries];
+
+  // statistics
+  uint64_t count_translated = 0, count_miss = 0, count_lookup = 0, count_step = 0, count_leave = 0, count_callout = 0;
+};
+
+constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4;
+
+// The vCPU as it lies in memory: GS base points at it while KVM_RUN runs.
+struct VcpuFrame {
+  alignas(4096) unsigned char vcpu[ENGINE];
+  Engine engine;
+};
+
+inline Engine& engine_of(VcpuState& vcpu) {
+  return *reinterpret_cast<Engine*>(reinterpret_cast<uint8_t*>(&vcpu) + ENGINE);
+}
+
+// --- the FAST half (dispatch.cpp)
+enum class Action : uint8_t { kTranslate, kExit, kHalt, kInterrupted, kInvalidate, kRequests };
+// Runs the guest until something needs the slow half. General registers only; the guest's SIMD state is live.
+Action run_fast(Vcpu& vcpu);
+void flush_jump_cache(VcpuState& vcpu, unsigned view);
+void flush_all_jump_caches(VcpuState& vcpu);
+void flush_write_tags(VcpuState& vcpu);
+void set_rip_linear(VcpuState& vcpu, uint64_t linear);
+uint64_t rip_linear(const VcpuState& vcpu);
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Offsets off the vCPU (the GS base while KVM_RUN runs), shared by the assembly stubs and C++; engine.cpp asserts them.
+#pragma once
+
+#define VCPU_GPR 0
+#define VCPU_RIP 128
+#define VCPU_FLAGS 136          /* al = OF, ah = LAHF */
+#define VCPU_ATTENTION 144
+#define VCPU_MODE 148
+#define VCPU_PAGE_BASE 152
+#define VCPU_FS_BASE 160
+#define VCPU_GS_BASE 168
+
+#define ENGINE 0x4000           /* struct Engine behind the vCPU */
+#define ENGINE_SELF (ENGINE + 0)
+#define ENGINE_HOST_RSP (ENGINE + 8)
+#define ENGINE_SCRATCH (ENGINE + 16)
+#define ENGINE_TARGET (ENGINE + 24)
+#define ENGINE_REASON (ENGINE + 32)
+#define ENGINE_BORROW (ENGINE + 48)   /* 4 words */
+#define ENGINE_STUBS (ENGINE + 80)    /* 16 words */
+#define ENGINE_HELPERS (ENGINE + 208) /* 8 words */
+
+/* stubs, by index in ENGINE_STUBS */
+#define STUB_MISS 0
+#define STUB_ACCESS 1
+#define STUB_CALLOUT 2
+#define STUB_LOOKUP 3
+#define STUB_LINK 4
+#define STUB_POLL 5
+#define STUB_STEP_DONE 6
+
+/* helpers, by index in ENGINE_HELPERS */
+#define HELPER_MISS 0
+#define HELPER_ACCESS 1
+#define HELPER_CALLOUT 2
+#define HELPER_LOOKUP 3
+#define HELPER_LINK 4
+
+#define REASON_ATTENTION 1
+#define REASON_STEP_DONE 2
+#define REASON_HOST_FAULT 3

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// A virtual machine and its vCPUs inside softkvm: what the ioctl layer (abi/) drives. The engine (mmu/, translate/) implements
+// these. Calls on a Vcpu come one at a time (abi/ holds the vCPU's mutex as the kernel does); calls on a Vm may come from any thread.
+#pragma once
+
+#include <linux/kvm.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "softkvm/cpu/vcpu_state.h"
+
+namespace vireo::softkvm {
+
+class Irqchip;   // irqchip/irqchip.h
+class Slots;     // mmu/slots.h: memory slots
+class CodeCache; // translate/code_cache.h
+struct Engine;   // translate/engine.h: one vCPU's TLBs, jump cache and translated-code entry
+
+class Vm {
+ public:
+  static std::unique_ptr<Vm> create();
+  ~Vm();
+
+  // KVM_SET_USER_MEMORY_REGION: 0 or -errno with the kernel's checks. Returns when no vCPU can use an old mapping.
+  int set_memory_region(const kvm_userspace_memory_region& region);
+  // KVM_GET_DIRTY_LOG / KVM_CLEAR_DIRTY_LOG. 0 or -errno.
+  int get_dirty_log(uint32_t slot, void* bitmap, bool clear);
+  int clear_dirty_log(uint32_t slot, uint64_t first_page, uint32_t num_pages, const void* bitmap);
+  // Host code wrote this memory.
+  void notice_write(const void* host, size_t size);
+  // Plain access to guest physical RAM for the hypervisor's own writes (kvmclock pages ...). False: not RAM.
+  bool read_physical(uint64_t gpa, void* out, size_t size);
+  bool write_physical(uint64_t gpa, const void* in, size_t size);
+
+  std::unique_ptr<Slots> slots;
+  std::unique_ptr<CodeCache> code;
+  Irqchip* irqchip = nullptr;      // set by abi/ on KVM_CREATE_IRQCHIP; owned there
+  bool pit_present = false;
+  std::mutex vcpus_mutex;
+  std::vector<class Vcpu*> vcpus;  // by index of creation
+
+ private:
+  Vm();
+};
+
+class Vcpu : public VcpuState {
+ public:
+  static std::unique_ptr<Vcpu> create(Vm& vm, unsigned id, kvm_run* run);
+  ~Vcpu();
+
+  // KVM_RUN, without the signal mask (abi/ sets that around it): runs until an exit; 0 with kvm_run filled, or -errno (-EINTR).
+  int run_guest();
+
+  // Makes the vCPU leave translated code or its halt soon and look at its events again. From any thread, async-signal-safe.
+  void kick();
+  // Makes a running KVM_RUN return -EINTR at its next safe point. From any thread, async-signal-safe.
+  void request_exit();
+
+  // SIMD and x87 state, in the XSAVE standard (non-compacted) format; valid while KVM_RUN is not running.
+  uint8_t* xsave_area();
+  static unsigned xsave_size();  // bytes of the standard format for all components this host passes on
+  static uint64_t supported_xcr0();
+
+  // To be called after any KVM_SET_*: the engine drops what it derived from the old state.
+  void state_changed();
+
+  // mp_state as KVM has it (KVM_MP_STATE_*): runnable, uninitialized (waiting for INIT), init received (waiting for SIPI), halted.
+  std::atomic<uint32_t> mp_state{0};
+  std::atomic<bool> init_pending{false}, sipi_pending{false};
+  std::atomic<uint8_t> sipi_vector{0};
+  std::atomic<bool> nmi_request{false}, smi_request{false};
+
+  // KVM_SET_GUEST_DEBUG as given; state_changed() after a change.
+  kvm_guest_debug guest_debug{};
+  // KVM_INTERRUPT without an in-kernel irqchip: vector waiting, or -1.
+  int user_interrupt = -1;
+  class Lapic* lapic = nullptr;  // irqchip/, owned there
+
+  Engine* engine = nullptr;
+};
+
+}  // namespace vireo::softkvm
