@@ -61,8 +61,15 @@ size_t Chain::put(uint64_t offset, std::span<const std::byte> in) {
 }
 
 Queue::Queue(GuestMemory& memory, const Config& config, std::function<void()> on_broken)
-    : memory_(memory), config_(config), on_broken_(std::move(on_broken)), packed_(config.format == Format::kPacked) {
-  if (!placed()) fail("the rings are not in RAM, misaligned or of a bad size");
+    : Queue(memory, config, std::move(on_broken), State{}) {}
+
+Queue::Queue(GuestMemory& memory, const Config& config, std::function<void()> on_broken, const State& state)
+    : memory_(memory), config_(config), on_broken_(std::move(on_broken)), packed_(config.format == Format::kPacked), state_(state) {
+  if (!placed())
+    fail("the rings are not in RAM, misaligned or of a bad size");
+  else if (packed_ && (state_.next_avail >= config_.size || state_.next_used >= config_.size))
+    // A saved state is outside data as well.
+    fail("saved ring position outside the ring");
 }
 
 bool Queue::placed() const {
@@ -92,8 +99,8 @@ Queue::Descriptor Queue::load(const std::byte* from) {
 }
 
 void Queue::fail(const char* reason) {
-  if (broken_) return;
-  broken_ = true;
+  if (state_.broken) return;
+  state_.broken = true;
   static RateLimit limit;
   if (limit.allow()) log(LogLevel::kWarning, "virtio: the guest's driver broke a queue: %s", reason);
   if (on_broken_) on_broken_();
@@ -136,7 +143,7 @@ bool Queue::add(Chain::Body& body, uint64_t address, uint32_t length, bool writa
 }
 
 std::optional<Chain> Queue::pop() {
-  if (broken_) return std::nullopt;
+  if (state_.broken) return std::nullopt;
   auto body = packed_ ? pop_packed() : pop_split();
   if (!body) return std::nullopt;
   in_flight_ += body->descriptors;
@@ -147,12 +154,12 @@ void Queue::restore(Chain chain) {
   unsigned count = chain.body_->descriptors;
   in_flight_ -= count;
   if (!packed_) {
-    --next_avail_;
-  } else if (next_avail_ >= count) {
-    next_avail_ -= count;
+    --state_.next_avail;
+  } else if (state_.next_avail >= count) {
+    state_.next_avail -= count;
   } else {
-    next_avail_ += config_.size - count;
-    avail_wrap_ = !avail_wrap_;
+    state_.next_avail += config_.size - count;
+    state_.avail_wrap = !state_.avail_wrap;
   }
   spare_.push_back(std::move(chain.body_));
 }
@@ -167,39 +174,37 @@ void Queue::push(Chain chain, uint32_t used, uint64_t touched) {
     memory_.notice_write(address, n);
     left -= n;
   }
-  if (!broken_) packed_ ? push_packed(*body, used) : push_split(*body, used);
+  if (!state_.broken) packed_ ? push_packed(*body, used) : push_split(*body, used);
   spare_.push_back(std::move(body));
 }
 
 bool Queue::needs_interrupt() {
-  if (broken_ || unsignalled_ == 0) return false;
+  if (state_.broken || state_.unsignalled == 0) return false;
   // The used entries must be visible before the driver's wish is read, or both sides could wait (2.7.7.2, 2.8.10).
   std::atomic_thread_fence(std::memory_order_seq_cst);
   bool wanted = packed_ ? needs_interrupt_packed() : needs_interrupt_split();
-  unsignalled_ = 0;
-  ever_signalled_ = true;
+  state_.unsignalled = 0;
+  state_.ever_signalled = true;
   return wanted;
 }
 
 void Queue::disable_notifications() {
-  if (!broken_) packed_ ? disable_packed() : disable_split();
+  if (!state_.broken) packed_ ? disable_packed() : disable_split();
 }
 
 bool Queue::enable_notifications() {
-  if (broken_) return false;
+  if (state_.broken) return false;
   return packed_ ? enable_packed() : enable_split();
 }
 
-void Queue::fields(Archive& archive) {
-  archive.field(1, "next_avail", next_avail_);
-  archive.field(2, "next_used", next_used_);
-  archive.field(3, "avail_wrap", avail_wrap_);
-  archive.field(4, "used_wrap", used_wrap_);
-  archive.field(5, "unsignalled", unsignalled_);
-  archive.field(6, "ever_signalled", ever_signalled_);
-  archive.field(7, "broken", broken_);
-  // A saved state is outside data as well.
-  if (packed_ && config_.size && (next_avail_ >= config_.size || next_used_ >= config_.size)) fail("saved ring position outside the ring");
+void Queue::State::fields(Archive& archive, unsigned first_number) {
+  archive.field(first_number + 0, "next_avail", next_avail);
+  archive.field(first_number + 1, "next_used", next_used);
+  archive.field(first_number + 2, "avail_wrap", avail_wrap);
+  archive.field(first_number + 3, "used_wrap", used_wrap);
+  archive.field(first_number + 4, "unsignalled", unsignalled);
+  archive.field(first_number + 5, "ever_signalled", ever_signalled);
+  archive.field(first_number + 6, "broken", broken);
 }
 
 }  // namespace vireo::virtio

@@ -66,15 +66,28 @@ class Queue {
     bool event_idx = false;  // VIRTIO_F_EVENT_IDX accepted
     bool indirect = false;   // VIRTIO_F_INDIRECT_DESC accepted
   };
+  // Where the device is in the ring; complete while nothing is in flight.
+  struct State {
+    // Split: free-running counters. Packed: ring positions with their wrap counters.
+    uint16_t next_avail = 0;
+    uint16_t next_used = 0;
+    bool avail_wrap = true;
+    bool used_wrap = true;
+    uint16_t unsignalled = 0;  // used slots since the last decision about an interrupt
+    bool ever_signalled = false;
+    bool broken = false;
+    void fields(Archive& archive, unsigned first_number);  // takes 7 numbers
+  };
   static constexpr unsigned kMaxSize = 32768;
   // Longest indirect table taken. The driver should stay below the queue size (2.7.5.3.1), but not all do.
   static constexpr unsigned kMaxIndirect = 1024;
 
   // `on_broken` is called once when the queue breaks, on the thread that uses it (also from here, for impossible rings).
   Queue(GuestMemory& memory, const Config& config, std::function<void()> on_broken);
+  Queue(GuestMemory& memory, const Config& config, std::function<void()> on_broken, const State& state);
 
   uint16_t size() const { return config_.size; }
-  bool broken() const { return broken_; }
+  bool broken() const { return state_.broken; }
   // The device found nonsense in a request that leaves it no way to answer. Breaks the queue.
   void fail(const char* reason);
 
@@ -103,7 +116,7 @@ class Queue {
   }
 
   unsigned in_flight() const { return in_flight_; }
-  void fields(Archive& archive);  // the ring's place; valid while nothing is in flight
+  const State& state() const { return state_; }
 
  private:
   struct Descriptor {
@@ -140,14 +153,7 @@ class Queue {
   Config config_;
   std::function<void()> on_broken_;
   bool packed_;
-  bool broken_ = false;
-  // Split: free-running counters. Packed: ring positions with their wrap counters.
-  uint16_t next_avail_ = 0;
-  uint16_t next_used_ = 0;
-  bool avail_wrap_ = true;
-  bool used_wrap_ = true;
-  uint16_t unsignalled_ = 0;       // used slots since the last decision about an interrupt
-  bool ever_signalled_ = false;
+  State state_;
   unsigned in_flight_ = 0;         // ring slots popped and not yet pushed
   std::vector<std::unique_ptr<Chain::Body>> spare_;  // kept for their capacity
 };

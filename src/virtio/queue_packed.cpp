@@ -25,15 +25,15 @@ void store16(std::byte* at, uint16_t value, int order = __ATOMIC_RELAXED) {
 }  // namespace
 
 bool Queue::packed_available() const {
-  uint16_t flags = load16(ring(config_.descriptors, 16ull * next_avail_ + kFlagsOffset, 2), __ATOMIC_ACQUIRE);
-  return !!(flags & kAvail) == avail_wrap_ && !!(flags & kUsed) != avail_wrap_;
+  uint16_t flags = load16(ring(config_.descriptors, 16ull * state_.next_avail + kFlagsOffset, 2), __ATOMIC_ACQUIRE);
+  return !!(flags & kAvail) == state_.avail_wrap && !!(flags & kUsed) != state_.avail_wrap;
 }
 
 std::unique_ptr<Chain::Body> Queue::pop_packed() {
   if (!packed_available()) return nullptr;
   auto body = make_body();
-  uint16_t position = next_avail_;
-  bool wrap = avail_wrap_;
+  uint16_t position = state_.next_avail;
+  bool wrap = state_.avail_wrap;
   for (unsigned count = 1;; ++count) {
     // The rest of a chain is in place when its first descriptor is (2.8.21), so its flags need no turn check.
     if (in_flight_ + count > config_.size) return fail("more descriptors in flight than the ring holds"), nullptr;
@@ -50,8 +50,8 @@ std::unique_ptr<Chain::Body> Queue::pop_packed() {
     if (!add(*body, d.address, d.length, flags & VRING_DESC_F_WRITE)) return nullptr;
     if (!(flags & VRING_DESC_F_NEXT)) break;
   }
-  next_avail_ = position;
-  avail_wrap_ = wrap;
+  state_.next_avail = position;
+  state_.avail_wrap = wrap;
   return body;
 }
 
@@ -69,30 +69,30 @@ bool Queue::walk_packed_indirect(Chain::Body& body, const Descriptor& table) {
 }
 
 void Queue::push_packed(const Chain::Body& body, uint32_t used) {
-  uint64_t offset = 16ull * next_used_;
+  uint64_t offset = 16ull * state_.next_used;
   std::byte* slot = ring(config_.descriptors, offset, 16);
   __atomic_store_n(reinterpret_cast<uint32_t*>(slot + 8), used, __ATOMIC_RELAXED);
   store16(slot + 12, body.id);
-  uint16_t flags = (used_wrap_ ? kAvail | kUsed : 0) | (body.written.empty() ? 0 : VRING_DESC_F_WRITE);
+  uint16_t flags = (state_.used_wrap ? kAvail | kUsed : 0) | (body.written.empty() ? 0 : VRING_DESC_F_WRITE);
   store16(slot + kFlagsOffset, flags, __ATOMIC_RELEASE);
   memory_.notice_write(config_.descriptors + offset, 16);
-  next_used_ += body.descriptors;
-  unsignalled_ += body.descriptors;
-  if (next_used_ >= config_.size) {
-    next_used_ -= config_.size;
-    used_wrap_ = !used_wrap_;
+  state_.next_used += body.descriptors;
+  state_.unsignalled += body.descriptors;
+  if (state_.next_used >= config_.size) {
+    state_.next_used -= config_.size;
+    state_.used_wrap = !state_.used_wrap;
   }
 }
 
 bool Queue::needs_interrupt_packed() {
   uint16_t flags = load16(ring(config_.driver, 2, 2), __ATOMIC_ACQUIRE);
   if (flags == VRING_PACKED_EVENT_FLAG_DISABLE) return false;
-  if (flags != VRING_PACKED_EVENT_FLAG_DESC || !config_.event_idx || !ever_signalled_) return true;
-  if (unsignalled_ >= config_.size) return true;
+  if (flags != VRING_PACKED_EVENT_FLAG_DESC || !config_.event_idx || !state_.ever_signalled) return true;
+  if (state_.unsignalled >= config_.size) return true;
   uint16_t place = load16(ring(config_.driver, 0, 2));
   uint16_t event = place & (kWrapBit - 1);
-  if (!!(place & kWrapBit) != used_wrap_) event -= config_.size;
-  return vring_need_event(event, next_used_, next_used_ - unsignalled_);
+  if (!!(place & kWrapBit) != state_.used_wrap) event -= config_.size;
+  return vring_need_event(event, state_.next_used, state_.next_used - state_.unsignalled);
 }
 
 void Queue::disable_packed() {
@@ -102,7 +102,7 @@ void Queue::disable_packed() {
 
 bool Queue::enable_packed() {
   if (config_.event_idx) {
-    store16(ring(config_.device, 0, 2), next_avail_ | (avail_wrap_ ? kWrapBit : 0));
+    store16(ring(config_.device, 0, 2), state_.next_avail | (state_.avail_wrap ? kWrapBit : 0));
     store16(ring(config_.device, 2, 2), VRING_PACKED_EVENT_FLAG_DESC, __ATOMIC_RELEASE);
   } else {
     store16(ring(config_.device, 2, 2), VRING_PACKED_EVENT_FLAG_ENABLE);

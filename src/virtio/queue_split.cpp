@@ -21,18 +21,18 @@ void store16(std::byte* at, uint16_t value, int order = __ATOMIC_RELAXED) {
 
 std::unique_ptr<Chain::Body> Queue::pop_split() {
   uint16_t idx = load16(ring(config_.driver, 2, 2), __ATOMIC_ACQUIRE);
-  uint16_t waiting = idx - next_avail_;
+  uint16_t waiting = idx - state_.next_avail;
   if (waiting == 0) return nullptr;
   if (waiting > config_.size) return fail("the available index ran ahead of the ring"), nullptr;
   // Buffers given again before they came back would make in-flight requests unbounded.
   if (in_flight_ >= config_.size) return fail("more buffers in flight than the ring holds"), nullptr;
-  uint16_t slot = next_avail_ & (config_.size - 1);
+  uint16_t slot = state_.next_avail & (config_.size - 1);
   uint16_t head = load16(ring(config_.driver, 4 + 2ull * slot, 2));
   auto body = make_body();
   body->id = head;
   body->descriptors = 1;  // a head holds one place in the used ring, however long its chain
   if (!walk_split(*body, head)) return nullptr;
-  ++next_avail_;
+  ++state_.next_avail;
   return body;
 }
 
@@ -73,23 +73,23 @@ bool Queue::walk_split_indirect(Chain::Body& body, const Descriptor& table) {
 }
 
 void Queue::push_split(const Chain::Body& body, uint32_t used) {
-  uint16_t slot = next_used_ & (config_.size - 1);
+  uint16_t slot = state_.next_used & (config_.size - 1);
   uint64_t offset = 4 + 8ull * slot;
   auto* element = reinterpret_cast<uint32_t*>(ring(config_.device, offset, 8));
   __atomic_store_n(element, body.id, __ATOMIC_RELAXED);
   __atomic_store_n(element + 1, used, __ATOMIC_RELAXED);
   memory_.notice_write(config_.device + offset, 8);
-  ++next_used_;
-  ++unsignalled_;
-  store16(ring(config_.device, 2, 2), next_used_, __ATOMIC_RELEASE);
+  ++state_.next_used;
+  ++state_.unsignalled;
+  store16(ring(config_.device, 2, 2), state_.next_used, __ATOMIC_RELEASE);
   memory_.notice_write(config_.device + 2, 2);
 }
 
 bool Queue::needs_interrupt_split() {
   if (!config_.event_idx) return !(load16(ring(config_.driver, 0, 2)) & VRING_AVAIL_F_NO_INTERRUPT);
-  if (!ever_signalled_ || unsignalled_ >= config_.size) return true;
+  if (!state_.ever_signalled || state_.unsignalled >= config_.size) return true;
   uint16_t event = load16(ring(config_.driver, 4 + 2ull * config_.size, 2));
-  return vring_need_event(event, next_used_, next_used_ - unsignalled_);
+  return vring_need_event(event, state_.next_used, state_.next_used - state_.unsignalled);
 }
 
 void Queue::disable_split() {
@@ -102,14 +102,14 @@ void Queue::disable_split() {
 bool Queue::enable_split() {
   if (config_.event_idx) {
     uint64_t offset = 4 + 8ull * config_.size;
-    store16(ring(config_.device, offset, 2), next_avail_);
+    store16(ring(config_.device, offset, 2), state_.next_avail);
     memory_.notice_write(config_.device + offset, 2);
   } else {
     store16(ring(config_.device, 0, 2), 0);
     memory_.notice_write(config_.device, 2);
   }
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  return load16(ring(config_.driver, 2, 2)) != next_avail_;
+  return load16(ring(config_.driver, 2, 2)) != state_.next_avail;
 }
 
 }  // namespace vireo::virtio
