@@ -12,6 +12,7 @@
 
 #include "softkvm/abi/capability.h"
 #include "softkvm/abi/user_memory.h"
+#include "softkvm/abi/vcpu_file.h"
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/cpu/system.h"
 
@@ -35,6 +36,8 @@ void synchronize_tsc(VcpuState& vcpu, uint64_t value) {
 
 namespace abi {
 namespace {
+
+constexpr uint32_t kSystemTimeMsr = 0x4b564d01;
 
 uint64_t clock_ns(clockid_t clock) {
   timespec time;
@@ -75,7 +78,7 @@ void sample(uint64_t& tsc, uint64_t& ns) {
 }
 
 uint32_t measured_tsc_khz() {
-  uint64_t tsc0, ns0, tsc1, ns1;
+  uint64_t tsc0 = 0, ns0 = 0, tsc1 = 0, ns1 = 0;
   sample(tsc0, ns0);
   do {
     timespec pause{0, 5000000};
@@ -151,13 +154,15 @@ int set_clock(VmFile& vm, uintptr_t argument) {
     if (now > data.realtime) clock += now - data.realtime;
   }
   vm.vm->clock_offset = clock - clock_ns(CLOCK_BOOTTIME);
+  std::lock_guard lock(vm.mutex);
+  for (const auto& vcpu : vm.vcpus) write_paravirtual_msr(*vcpu->vcpu, kSystemTimeMsr, vcpu->vcpu->msr.system_time);
   return 0;
 }
 
 int kvmclock_ctrl(VcpuFile& file) {
   if (!(file.vcpu->msr.system_time & 1)) return -EINVAL;
   file.vcpu->guest_stopped = true;
-  file.vcpu->state_changed();
+  write_paravirtual_msr(*file.vcpu, kSystemTimeMsr, file.vcpu->msr.system_time);  // the page is written anew
   return 0;
 }
 
@@ -190,7 +195,7 @@ int set_vcpu_attribute(VcpuFile& file, uintptr_t argument) {
   if (!copy_in(offset, attribute.addr)) return -EFAULT;
   file.vcpu->msr.tsc_offset = offset;
   if (file.has_lapic()) file.vcpu->lapic->tsc_changed();
-  file.vcpu->state_changed();
+  write_paravirtual_msr(*file.vcpu, kSystemTimeMsr, file.vcpu->msr.system_time);
   return 0;
 }
 

@@ -173,7 +173,7 @@ int interrupt(VcpuFile& file, uintptr_t argument) {
   }
   v.user_interrupt = static_cast<int>(in.irq);
   v.user_interrupt_soft = false;
-  v.state_changed();
+  v.kick();  // not state_changed(): an access that waits for user space's answer stays open
   return 0;
 }
 
@@ -215,8 +215,7 @@ int set_mp_state(VcpuFile& file, uintptr_t argument) {
   if (starting && (v.in_smm || v.smi_pending)) return -EINVAL;
   if (in.mp_state == KVM_MP_STATE_SIPI_RECEIVED) v.sipi_pending = true;
   v.mp_state = in.mp_state == KVM_MP_STATE_SIPI_RECEIVED ? KVM_MP_STATE_INIT_RECEIVED : in.mp_state;
-  v.halted = in.mp_state == KVM_MP_STATE_HALTED;
-  v.state_changed();
+  v.kick();
   return 0;
 }
 

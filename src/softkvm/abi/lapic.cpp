@@ -42,7 +42,7 @@ int set_external_vector(VcpuFile& file, uint8_t vector) {
   Lapic& lapic = *file.vcpu->lapic;
   if (!lapic.external_vector_free()) return -EEXIST;
   lapic.set_external_vector(vector);
-  file.vcpu->state_changed();
+  file.vcpu->kick();
   return 0;
 }
 
@@ -77,7 +77,7 @@ int set_lapic(VcpuFile& file, uintptr_t argument) {
   kvm_lapic_state state;
   if (!copy_in(state, argument)) return -EFAULT;
   int result = file.vcpu->lapic->set_state(state);
-  file.vcpu->state_changed();
+  file.vcpu->kick();
   return result;
 }
 

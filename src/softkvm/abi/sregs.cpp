@@ -92,7 +92,6 @@ int load_common(VcpuFile& file, const Sregs& in) {
   // Old callers reset a boot processor by its registers alone and expect a halted one to wake.
   if (v.is_bsp && v.rip == 0xfff0 && in.cs.selector == 0xf000 && in.cs.base == 0xffff0000 && !v.protected_mode()) {
     v.mp_state = KVM_MP_STATE_RUNNABLE;
-    v.halted = false;
   }
   return 0;
 }

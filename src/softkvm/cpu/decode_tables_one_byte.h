@@ -79,7 +79,7 @@ constexpr Row kOneByte[] = {
     plain(0x8D, kLea, {w(Gv), na(M)}),
     sys(0x8E, kMov, {w(Sw), Ew}),
     stack(0x8F | R(0), kPop, {w(Ev)}, kDefault64),
-    plain(0x90 | NP | P66 | PF2, kNop, {}),  // with REX.B it is xchg r8, rAX: the decoder takes row 91
+    plain(0x90 | NP | P66 | PF2, kNop, {}),  // with REX.B and no F3 it is xchg r8, rAX: the decoder takes row 91
     sys(0x90 | PF3, kPause, {}),
     plain(0x91, kXchg, {rw(Zv), rw(rAX)}),
     plain(0x92, kXchg, {rw(Zv), rw(rAX)}),
@@ -140,8 +140,8 @@ constexpr Row kOneByte[] = {
     sys(0xCD, kInt, {Ib}, fInt),
     sys(0xCE | N64, kInto, {}, fInt),
     sys(0xCF, kIret, {}, fWriteAll),
-    sys(0xD4 | N64, kAam, {rw(AX), Ib}, fArith),
-    sys(0xD5 | N64, kAad, {rw(AX), Ib}, fArith),
+    sys(0xD4 | N64, kAam, {Ib, rw(AX)}, fArith),
+    sys(0xD5 | N64, kAad, {Ib, rw(AX)}, fArith),
     sys(0xD6 | N64, kSalc, {w(AL)}, fReadCF),
     special(0xD7, kXlat, {rw(AL)}),
     branch(0xE0, kLoopne, {Jb}, fReadZF, kForce64),

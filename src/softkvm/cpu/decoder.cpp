@@ -221,6 +221,7 @@ DecodeStatus Decoder::evex() {
     ext_rr = a & 0x10 ? 0 : 16;
   }
   ext_vv = c & 8 ? 0 : 16;
+  if (!mode64 && ext_vv) return DecodeStatus::kInvalid;
   out.map = map < 4 ? OpcodeMap(map) : map == 5 ? OpcodeMap::kMap5 : OpcodeMap::kMap6;
   out.w = b >> 7;
   out.vvvv = (~b >> 3 & 15) | ext_vv;
@@ -433,7 +434,7 @@ DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out)
     }
   }
   unsigned number = kRowNumbers[slot.base + index];
-  if (opcode == 0x90 && d.ext_b && map == kLegacyOneByte) number = kRowNumbers[kSlots[kLegacyOneByte][0x91].base];  // xchg r8, rAX
+  if (opcode == 0x90 && d.ext_b && map == kLegacyOneByte && !out.rep) number = kRowNumbers[kSlots[kLegacyOneByte][0x91].base];  // xchg r8, rAX
   if (number == 0) return DecodeStatus::kInvalid;
   const Row& row = kRows[number];
   const uint32_t attributes = row.attributes;
@@ -542,6 +543,7 @@ DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out)
     const unsigned reg = (info.source == kFromSpec ? spec.reg : numbers[info.source]) & info.mask;
     if (reg > info.limit) return DecodeStatus::kInvalid;
     o.reg = uint8_t(reg);
+    if (i == 0 && out.opmask && !out.zeroing && o.kind == OperandKind::kVector) o.access = OperandAccess(uint8_t(o.access) | 1);  // merging keeps elements
     if (o.kind == OperandKind::kGpr && o.size == 1 && reg - 4 < 4 && (!out.rex || info.source == kFromSpec)) {
       o.reg -= 4;
       o.high = true;

@@ -24,7 +24,7 @@ constexpr uint32_t kFeatureList[] = {kArchCapabilities, kBiosSignId, kPlatformIn
 bool host_is_amd() {
   unsigned eax, ebx, ecx, edx;
   __cpuid(0, eax, ebx, ecx, edx);
-  return ebx == signature_AMD_ebx || ebx == signature_HYGON_ebx;
+  return ebx == signature_AMD_ebx || ebx == 0x6f677948 /*Hygo*/;
 }
 
 }  // namespace
