@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "base/log.h"
 #include "memory/guest_memory.h"
 
 namespace vireo::virtio {
@@ -167,6 +168,12 @@ void Transport::transport_fields(Archive& archive) {
     states_[i].fields(archive, number + 10);
   }
   device_->fields(archive);
+  if (driver_features_ & ~offered_features()) {
+    log(LogLevel::kWarning, "virtio: the saved device %u used features that this one lacks; its driver must reset it", device_->type());
+    driver_features_ = 0;
+    status_.fetch_and(~VIRTIO_CONFIG_S_FEATURES_OK);
+    status_.fetch_or(VIRTIO_CONFIG_S_NEEDS_RESET);
+  }
   if (driver_ok() && !paused_) activate();
 }
 
