@@ -14,6 +14,7 @@
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "cli/console.h"
+#include "cli/devices.h"
 #include "cli/terminal.h"
 #include "machine/board.h"
 #include "machine/char_fd.h"
@@ -120,8 +121,7 @@ Result<int> run(const RunOptions& options) {
   auto loop = TRY(EventLoop::create());
   SerialEnd serial = TRY(open_serial(options.serial, *loop, "--serial"));
   auto machine = TRY(Machine::create(options.machine, *choice.api, *loop, serial.backend.get()));
-  if (!options.disks.empty() || !options.nets.empty() || options.rng || options.virtio_console)
-    return fail(ErrorKind::kUnsupported, "--disk, --net, --rng, --console: not wired yet");
+  TRY_VOID(add_devices(*machine, options));
   Terminal terminal = serial.stdio ? TRY(Terminal::raw()) : TRY(Terminal::none());
   std::unique_ptr<Console> console;
   if (terminal.active()) console = std::make_unique<Console>(*machine, *serial.backend);
