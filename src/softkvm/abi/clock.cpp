@@ -99,6 +99,8 @@ bool host_rate(uint64_t khz) {
 const Capability kClockCapabilities[] = {
     {KVM_CAP_GET_TSC_KHZ},
     {KVM_CAP_VCPU_ATTRIBUTES},
+    {KVM_CAP_CLOCKSOURCE},
+    {KVM_CAP_KVMCLOCK_CTRL},
     {KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE},
 };
 CAPABILITIES(clock_capabilities, kClockCapabilities)
@@ -133,6 +135,8 @@ int get_vm_tsc_khz(VmFile& vm) {
   std::lock_guard lock(vm.mutex);
   return static_cast<int>(vm.tsc_khz);
 }
+
+void start_clock(Vm& vm) { vm.clock_offset = -clock_ns(CLOCK_BOOTTIME); }
 
 int get_clock(VmFile& vm, uintptr_t argument) {
   kvm_clock_data data{};

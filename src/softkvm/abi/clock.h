@@ -10,6 +10,7 @@ namespace vireo::softkvm::abi {
 
 uint32_t host_tsc_khz();
 
+void start_clock(Vm& vm);  // a new VM's clock is zero
 int get_clock(VmFile& vm, uintptr_t argument);
 int set_clock(VmFile& vm, uintptr_t argument);
 int set_vm_tsc_khz(VmFile& vm, uintptr_t khz);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // KVM_SET_CPUID(2), KVM_GET_CPUID2: the leaves of one vCPU. Once it has run they may be given again but not change.
-#include "softkvm/cpu/cpuid.h"
+#include "softkvm/cpu/cpuid_supported.h"
 
 #include <cerrno>
 #include <memory>
@@ -39,8 +39,9 @@ bool same_answers(VcpuFile& file, const CpuidTable& other) {
   return same;
 }
 
-int install(VcpuFile& file, std::unique_ptr<CpuidTable> table) {
-  table->seal();
+int install(VcpuFile& file, const std::vector<CpuidEntry>& entries) {
+  auto table = make_cpuid_table(entries);
+  if (!table) return -E2BIG;
   if (const CpuidEntry* sizes = table->find(0x80000008, 0)) {
     unsigned linear = sizes->eax >> 8 & 0xff;
     if (linear != 0 && linear != 48 && linear != 57) return -EINVAL;
@@ -64,13 +65,9 @@ int set_cpuid2(VcpuFile& file, uintptr_t argument) {
   if (header.nent > CpuidTable::kMaxEntries) return -E2BIG;
   std::vector<kvm_cpuid_entry2> entries(header.nent);
   if (!copy_in(entries.data(), argument + sizeof header, entries.size() * sizeof(kvm_cpuid_entry2))) return -EFAULT;
-  auto table = std::make_unique<CpuidTable>();
-  table->count = header.nent;
-  for (unsigned i = 0; i < header.nent; i++) {
-    const kvm_cpuid_entry2& e = entries[i];
-    table->entries[i] = {e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx};
-  }
-  return install(file, std::move(table));
+  std::vector<CpuidEntry> table;
+  for (const kvm_cpuid_entry2& e : entries) table.push_back({e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx});
+  return install(file, table);
 }
 
 // The older form: one entry a leaf.
@@ -80,13 +77,9 @@ int set_cpuid(VcpuFile& file, uintptr_t argument) {
   if (header.nent > CpuidTable::kMaxEntries) return -E2BIG;
   std::vector<kvm_cpuid_entry> entries(header.nent);
   if (!copy_in(entries.data(), argument + sizeof header, entries.size() * sizeof(kvm_cpuid_entry))) return -EFAULT;
-  auto table = std::make_unique<CpuidTable>();
-  table->count = header.nent;
-  for (unsigned i = 0; i < header.nent; i++) {
-    const kvm_cpuid_entry& e = entries[i];
-    table->entries[i] = {e.function, 0, 0, e.eax, e.ebx, e.ecx, e.edx};
-  }
-  return install(file, std::move(table));
+  std::vector<CpuidEntry> table;
+  for (const kvm_cpuid_entry& e : entries) table.push_back({e.function, 0, 0, e.eax, e.ebx, e.ecx, e.edx});
+  return install(file, table);
 }
 
 int get_cpuid2(VcpuFile& file, uintptr_t argument) {

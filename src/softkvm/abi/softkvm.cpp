@@ -26,7 +26,7 @@ std::shared_ptr<VmFile> find_vm(int fd) {
 Ring ring_of(const Doorbell& d) {
   Ring ring;
   ring.address = d.address, ring.value = d.value, ring.size = d.size;
-  ring.pio = d.pio, ring.match = d.match;
+  ring.bus = d.pio ? Ring::kPio : Ring::kMmio, ring.match = d.match;
   ring.call = d.call, ring.context = d.context;
   return ring;
 }

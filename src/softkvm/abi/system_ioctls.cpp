@@ -14,14 +14,10 @@
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vcpu_file.h"
 #include "softkvm/abi/vm_file.h"
-#include "softkvm/cpu/cpuid.h"
+#include "softkvm/cpu/cpuid_supported.h"
 #include "softkvm/cpu/msrs.h"
 
-namespace vireo::softkvm {
-
-std::span<const CpuidEntry> supported_cpuid();  // cpu/
-
-namespace abi {
+namespace vireo::softkvm::abi {
 namespace {
 
 constexpr int kApiVersion = 12;
@@ -56,7 +52,12 @@ int copy_cpuid(uintptr_t argument, std::span<const CpuidEntry> list) {
   return copy_out(argument, &header, sizeof header) ? 0 : -EFAULT;
 }
 
-int get_supported_cpuid(uintptr_t argument) { return copy_cpuid(argument, supported_cpuid()); }
+int get_supported_cpuid(uintptr_t argument) {
+  CpuidOptions options;
+  options.paravirtual = kParavirtualClock;
+  options.xcr0 = Vcpu::supported_xcr0();
+  return copy_cpuid(argument, supported_cpuid(CpuidHost::bare(), options));
+}
 
 // Nothing is offered that the guest's CPUID would not show as a feature of the CPU.
 int get_emulated_cpuid(uintptr_t argument) { return copy_cpuid(argument, {}); }
@@ -111,5 +112,4 @@ int system_ioctl(unsigned long request, uintptr_t argument) {
   }
 }
 
-}  // namespace abi
-}  // namespace vireo::softkvm
+}  // namespace vireo::softkvm::abi

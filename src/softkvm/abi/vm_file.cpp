@@ -33,6 +33,7 @@ int VmFile::create() {
   auto file = std::make_shared<VmFile>();
   if (!file->vm) return -ENOMEM;
   file->vm->ioeventfds = &file->ioeventfds;
+  start_clock(*file->vm);
   int fd = make_descriptor(*file, "kvm-vm", 0);
   if (fd >= 0) install(fd, std::move(file));
   return fd;

@@ -117,6 +117,14 @@ void write_paravirtual_msr(VcpuState& vcpu, uint32_t, uint64_t) {
   vcpu.attention = 1;
 }
 
+Outcome hypercall(VcpuState&, uint64_t number, const uint64_t (&)[4], uint64_t& result) {
+  // KVM_HC_VAPIC_POLL_IRQ asks only to be looked at; the others come with features that are not offered.
+  constexpr uint64_t kVapicPollIrq = 1;
+  constexpr int64_t kEnosys = -1000;
+  result = number == kVapicPollIrq ? 0 : static_cast<uint64_t>(kEnosys);
+  return Outcome::kNext;
+}
+
 Outcome update_linear_byte(VcpuState& vcpu, uint64_t linear, uint8_t set, uint8_t clear) {
   uint8_t byte;
   Outcome o = probe_write(vcpu, linear, 1, true);

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+// KVM_RUN as its callers see it. Guest code is real mode and trivial: what runs where is the engine's tests' matter.
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <ctime>
+#include <thread>
+
+#include "softkvm/abi/backend_test.h"
+
+namespace vireo::softkvm::test {
+namespace {
+
+class Run : public ::testing::TestWithParam<const Backend*> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == &kKernel && !kernel_present()) GTEST_SKIP() << "no /dev/kvm";
+  }
+  const Backend& backend() { return *GetParam(); }
+};
+
+INSTANTIATE_TEST_SUITE_P(On, Run, ::testing::Values(&kSoftkvm, &kKernel), [](const auto& info) { return info.param->name; });
+
+TEST_P(Run, AnArgumentIsInvalid) {
+  Machine m(backend());
+  EXPECT_EQ(m.vcpu(KVM_RUN, uintptr_t{1}), -EINVAL);
+}
+
+TEST_P(Run, HltWithoutAnIrqchipExits) {
+  Machine m(backend());
+  m.real_mode(0x1000, {0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  EXPECT_EQ(m.run->if_flag, 0);
+  EXPECT_EQ(m.run->ready_for_interrupt_injection, 0);
+  kvm_regs regs;
+  m.vcpu(KVM_GET_REGS, &regs);
+  EXPECT_EQ(regs.rip, 0x1001u);
+}
+
+TEST_P(Run, APortWriteExitsWithItsData) {
+  Machine m(backend());
+  m.real_mode(0x1000, {0xb0, 0x5a, 0xe6, 0x80, 0xf4});  // mov al,5a; out 80,al; hlt
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+  EXPECT_EQ(m.run->io.direction, KVM_EXIT_IO_OUT);
+  EXPECT_EQ(m.run->io.size, 1);
+  EXPECT_EQ(m.run->io.port, 0x80);
+  EXPECT_EQ(m.run->io.count, 1u);
+  EXPECT_EQ(reinterpret_cast<uint8_t*>(m.run)[m.run->io.data_offset], 0x5a);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+}
+
+TEST_P(Run, APortReadTakesTheAnswer) {
+  Machine m(backend());
+  m.real_mode(0x1000, {0xe4, 0x81, 0xf4});  // in al,81; hlt
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+  reinterpret_cast<uint8_t*>(m.run)[m.run->io.data_offset] = 0x77;
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  kvm_regs regs;
+  m.vcpu(KVM_GET_REGS, &regs);
+  EXPECT_EQ(regs.rax & 0xff, 0x77u);
+}
+
+// A caller may look at, and write back, the registers of a vCPU whose port read is open; vmport does so.
+TEST_P(Run, SettingTheSameRegistersKeepsAnOpenPortRead) {
+  Machine m(backend());
+  m.real_mode(0x1000, {0xe4, 0x81, 0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+  kvm_regs regs;
+  m.vcpu(KVM_GET_REGS, &regs);
+  m.vcpu(KVM_SET_REGS, &regs);
+  reinterpret_cast<uint8_t*>(m.run)[m.run->io.data_offset] = 0x77;
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+}
+
+TEST_P(Run, ADeviceReadStaysOpenOverKvmInterrupt) {
+  Machine m(backend());
+  m.memory[0x40 * 4 + 1] = 0x20;  // IVT entry 0x40: 0000:2000
+  m.memory[0x2000] = 0xf4;
+  m.real_mode(0x1000, {0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xa0, 0x10, 0x00, 0xeb, 0xfe});  // mov ax,ffff; mov ds,ax; mov al,[10]; jmp $
+  kvm_regs regs;
+  m.vcpu(KVM_GET_REGS, &regs);
+  regs.rflags |= 0x200;
+  m.vcpu(KVM_SET_REGS, &regs);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_MMIO));
+  EXPECT_EQ(m.run->mmio.phys_addr, 0x100000u);
+  EXPECT_EQ(m.run->mmio.len, 1u);
+  EXPECT_EQ(m.run->mmio.is_write, 0);
+  m.run->mmio.data[0] = 0x77;
+  kvm_interrupt irq{0x40};
+  ASSERT_EQ(m.vcpu(KVM_INTERRUPT, &irq), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  m.vcpu(KVM_GET_REGS, &regs);
+  EXPECT_EQ(regs.rax & 0xff, 0x77u);
+  EXPECT_EQ(regs.rip, 0x2001u);
+}
+
+TEST_P(Run, ImmediateExitReturnsAtOnce) {
+  Machine m(backend());
+  m.real_mode(0x1000, {0xeb, 0xfe});
+  m.run->immediate_exit = 1;
+  EXPECT_EQ(m.vcpu(KVM_RUN), -EINTR);
+}
+
+TEST_P(Run, SyncedRegistersComeAndGoWithKvmRun) {
+  Machine m(backend());
+  m.real_mode(0x1000, {0x40, 0xf4});  // inc ax; hlt
+  m.vcpu(KVM_GET_REGS, &m.run->s.regs.regs);
+  m.run->s.regs.regs.rax = 0x41;
+  m.run->kvm_dirty_regs = KVM_SYNC_X86_REGS;
+  m.run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  EXPECT_EQ(m.run->s.regs.regs.rax, 0x42u);
+  EXPECT_EQ(m.run->s.regs.regs.rip, 0x1002u);
+  EXPECT_EQ(m.run->kvm_dirty_regs, 0u);
+  kvm_sregs sregs;
+  m.vcpu(KVM_GET_SREGS, &sregs);
+  EXPECT_EQ(std::memcmp(&sregs, &m.run->s.regs.sregs, sizeof sregs), 0);
+}
+
+TEST_P(Run, UnknownSyncedRegistersAreInvalid) {
+  Machine m(backend());
+  m.run->kvm_valid_regs = 8;
+  EXPECT_EQ(m.vcpu(KVM_RUN), -EINVAL);
+  m.run->kvm_valid_regs = 0;
+  m.run->kvm_dirty_regs = 8;
+  EXPECT_EQ(m.vcpu(KVM_RUN), -EINVAL);
+}
+
+TEST_P(Run, AWriteInACoalescedZoneDoesNotExit) {
+  Machine m(backend());
+  kvm_coalesced_mmio_zone zone{};
+  zone.addr = 0x70, zone.size = 1, zone.pio = 1;
+  ASSERT_EQ(m.vm(KVM_REGISTER_COALESCED_MMIO, &zone), 0);
+  m.real_mode(0x1000, {0xb0, 0x5a, 0xe6, 0x70, 0xb0, 0x5b, 0xe6, 0x70, 0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  auto* ring = reinterpret_cast<kvm_coalesced_mmio_ring*>(reinterpret_cast<char*>(m.run) + KVM_COALESCED_MMIO_PAGE_OFFSET * 4096);
+  EXPECT_EQ(ring->first, 0u);
+  ASSERT_EQ(ring->last, 2u);
+  EXPECT_EQ(ring->coalesced_mmio[0].phys_addr, 0x70u);
+  EXPECT_EQ(ring->coalesced_mmio[0].len, 1u);
+  EXPECT_EQ(ring->coalesced_mmio[0].pio, 1u);
+  EXPECT_EQ(ring->coalesced_mmio[0].data[0], 0x5a);
+  EXPECT_EQ(ring->coalesced_mmio[1].data[0], 0x5b);
+}
+
+TEST_P(Run, AFullCoalescedRingLetsTheWriteOut) {
+  Machine m(backend());
+  kvm_coalesced_mmio_zone zone{};
+  zone.addr = 0x70, zone.size = 1, zone.pio = 1;
+  ASSERT_EQ(m.vm(KVM_REGISTER_COALESCED_MMIO, &zone), 0);
+  auto* ring = reinterpret_cast<kvm_coalesced_mmio_ring*>(reinterpret_cast<char*>(m.run) + KVM_COALESCED_MMIO_PAGE_OFFSET * 4096);
+  ring->first = 1, ring->last = 0;
+  m.real_mode(0x1000, {0xe6, 0x70, 0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+  ring->last = 0xffffffff;
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+}
+
+TEST_P(Run, APendingTripleFaultShutsDown) {
+  Machine m(backend());
+  kvm_enable_cap cap{};
+  cap.cap = KVM_CAP_X86_TRIPLE_FAULT_EVENT, cap.args[0] = 1;
+  ASSERT_EQ(m.vm(KVM_ENABLE_CAP, &cap), 0);
+  kvm_vcpu_events events;
+  ASSERT_EQ(m.vcpu(KVM_GET_VCPU_EVENTS, &events), 0);
+  events.flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+  events.triple_fault.pending = 1;
+  ASSERT_EQ(m.vcpu(KVM_SET_VCPU_EVENTS, &events), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_SHUTDOWN));
+}
+
+TEST_P(Run, KvmInterruptIsDeliveredWithInterruptsEnabled) {
+  Machine m(backend());
+  m.memory[0x40 * 4 + 1] = 0x20;  // IVT entry 0x40: 0000:2000
+  m.memory[0x2000] = 0xf4;
+  m.real_mode(0x1000, {0xfb, 0x90, 0xeb, 0xfe});  // sti; nop; jmp $
+  kvm_regs regs;
+  m.vcpu(KVM_GET_REGS, &regs);
+  regs.rflags |= 0x200;
+  m.vcpu(KVM_SET_REGS, &regs);
+  kvm_interrupt irq{0x40};
+  ASSERT_EQ(m.vcpu(KVM_INTERRUPT, &irq), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  m.vcpu(KVM_GET_REGS, &regs);
+  EXPECT_EQ(regs.rip, 0x2001u);
+}
+
+TEST_P(Run, AnUninitializedProcessorWaitsForItsStart) {
+  Machine m(backend(), Machine::Irqchip::kKernel);
+  m.add_vcpu(1);
+  kvm_mp_state state{};
+  ASSERT_EQ(m.vcpu(KVM_GET_MP_STATE, &state), 0);
+  EXPECT_EQ(state.mp_state, static_cast<uint32_t>(KVM_MP_STATE_UNINITIALIZED));
+  m.run->immediate_exit = 1;
+  EXPECT_EQ(m.vcpu(KVM_RUN), -EINTR);
+}
+
+// The signal is blocked but for KVM_RUN: it ends KVM_RUN, its handler does not run, and it is still pending.
+TEST_P(Run, ASignalThatOnlyTheRunMaskLetsThroughStaysPending) {
+  static std::atomic<int> handled{0};
+  handled = 0;
+  struct sigaction action = {}, old;
+  action.sa_handler = [](int) { handled++; };
+  ::sigaction(SIGUSR1, &action, &old);
+  sigset_t blocked, before;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGUSR1);
+  ::pthread_sigmask(SIG_BLOCK, &blocked, &before);
+
+  Machine m(backend());
+  m.real_mode(0x1000, {0xeb, 0xfe});
+  struct {
+    uint32_t len;  // kvm_signal_mask
+    uint64_t bits;
+  } __attribute__((packed)) mask{};
+  mask.len = 8;
+  ASSERT_EQ(m.vcpu(KVM_SET_SIGNAL_MASK, &mask), 0);
+  pthread_t self = ::pthread_self();
+  std::thread sender([self] {
+    ::usleep(20000);
+    sigval value{.sival_int = 4711};
+    ::pthread_sigqueue(self, SIGUSR1, value);
+  });
+  EXPECT_EQ(m.vcpu(KVM_RUN), -EINTR);
+  sender.join();
+  EXPECT_EQ(handled, 0);
+  timespec none{};
+  siginfo_t info{};
+  EXPECT_EQ(::sigtimedwait(&blocked, &info, &none), SIGUSR1);
+  EXPECT_EQ(info.si_value.sival_int, 4711);
+  EXPECT_EQ(::sigtimedwait(&blocked, &info, &none), -1);
+
+  // One that is pending already ends KVM_RUN at once.
+  ::raise(SIGUSR1);
+  EXPECT_EQ(m.vcpu(KVM_RUN), -EINTR);
+  EXPECT_EQ(::sigtimedwait(&blocked, &info, &none), SIGUSR1);
+  // Outside of KVM_RUN the handler is the caller's own.
+  ::raise(SIGUSR1);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  EXPECT_EQ(handled, 1);
+  ::sigaction(SIGUSR1, &old, nullptr);
+}
+
+TEST(SoftkvmRun, AHandlerMayInterruptItsThread) {
+  struct sigaction action = {}, old;
+  action.sa_handler = [](int) { interrupt_this_thread(); };
+  ::sigaction(SIGUSR2, &action, &old);
+  Machine m(kSoftkvm);
+  m.real_mode(0x1000, {0xeb, 0xfe});
+  pthread_t self = ::pthread_self();
+  std::thread sender([self] {
+    ::usleep(20000);
+    ::pthread_kill(self, SIGUSR2);
+  });
+  EXPECT_EQ(m.vcpu(KVM_RUN), -EINTR);
+  sender.join();
+  interrupt_this_thread();  // outside of KVM_RUN: nothing
+  ::sigaction(SIGUSR2, &old, nullptr);
+}
+
+TEST(SoftkvmRun, ADoorbellIsCalledInsteadOfAnExit) {
+  Machine m(kSoftkvm);
+  int rings = 0;
+  Doorbell bell{};
+  bell.address = 0x90, bell.size = 1, bell.pio = true;
+  bell.call = [](void* context) { ++*static_cast<int*>(context); };
+  bell.context = &rings;
+  ASSERT_EQ(add_doorbell(m.vm.fd(), bell), 0);
+  m.real_mode(0x1000, {0xe6, 0x90, 0xe6, 0x90, 0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  EXPECT_EQ(rings, 2);
+  ASSERT_EQ(remove_doorbell(m.vm.fd(), bell), 0);
+  m.real_mode(0x1000, {0xe6, 0x90, 0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+}
+
+}  // namespace
+}  // namespace vireo::softkvm::test
