@@ -43,6 +43,10 @@ void LoopDevice::serve_pending() {
   }
 }
 
+void LoopDevice::serve_again(unsigned index) {
+  if (rung_.fetch_or(1ull << index) == 0) loop_.post([this] { serve_pending(); });
+}
+
 void LoopDevice::stop() {
   loop_.call([&] {
     if (!running()) return;
@@ -52,6 +56,7 @@ void LoopDevice::stop() {
     interrupt_ = nullptr;
     queues_.clear();
   });
+  loop_.call([] {});  // what stopping() posted names parts that the caller may be about to destroy
 }
 
 void LoopDevice::signal(unsigned index) {

@@ -42,6 +42,8 @@ class LoopDevice : public Device {
   void signal(unsigned index);
   void signal_later(unsigned index);
   void signal_config();  // thread-safe
+  // serve(index) comes once more, after what else waits.
+  void serve_again(unsigned index);
 
  private:
   void serve_pending();

@@ -164,18 +164,46 @@ void Queue::restore(Chain chain) {
   spare_.push_back(std::move(chain.body_));
 }
 
-void Queue::push(Chain chain, uint32_t used, uint64_t touched) {
-  auto body = std::move(chain.body_);
-  in_flight_ -= body->descriptors;
-  uint64_t left = std::max<uint64_t>(used, touched);
-  for (auto [address, size] : body->written) {
-    if (left == 0) break;
-    uint64_t n = std::min(size, left);
+void Queue::notice(const Chain::Body& body, uint64_t size) {
+  for (auto [address, part] : body.written) {
+    if (size == 0) break;
+    uint64_t n = std::min(part, size);
     memory_.notice_write(address, n);
-    left -= n;
+    size -= n;
   }
-  if (!state_.broken) packed_ ? push_packed(*body, used) : push_split(*body, used);
+}
+
+void Queue::retire(std::unique_ptr<Chain::Body> body) {
+  in_flight_ -= body->descriptors;
   spare_.push_back(std::move(body));
+}
+
+void Queue::push(Chain chain, uint32_t used, uint64_t touched) {
+  notice(*chain.body_, std::max<uint64_t>(used, touched));
+  if (!state_.broken) {
+    if (packed_) {
+      publish_packed(fill_packed(*chain.body_, used));
+    } else {
+      fill_split(*chain.body_, used);
+      publish_split();
+    }
+  }
+  retire(std::move(chain.body_));
+}
+
+void Queue::push_together(std::span<Filled> chains) {
+  for (Filled& filled : chains) notice(*filled.chain.body_, filled.used);
+  if (!state_.broken && !chains.empty()) {
+    if (packed_) {
+      PackedSlot first = fill_packed(*chains[0].chain.body_, chains[0].used);
+      for (Filled& filled : chains.subspan(1)) publish_packed(fill_packed(*filled.chain.body_, filled.used));
+      publish_packed(first);
+    } else {
+      for (Filled& filled : chains) fill_split(*filled.chain.body_, filled.used);
+      publish_split();
+    }
+  }
+  for (Filled& filled : chains) retire(std::move(filled.chain.body_));
 }
 
 bool Queue::needs_interrupt() {

@@ -97,6 +97,12 @@ class Queue {
   // Gives the chain back with `used` bytes written from the start of its writable part. `touched` says up to where bytes
   // may have changed, when that is further.
   void push(Chain chain, uint32_t used, uint64_t touched = 0);
+  // Gives several chains back so that the driver sees all of them or none.
+  struct Filled {
+    Chain chain;
+    uint32_t used;
+  };
+  void push_together(std::span<Filled> chains);
   // After one or several push(): must the driver be interrupted?
   bool needs_interrupt();
 
@@ -136,7 +142,11 @@ class Queue {
   std::unique_ptr<Chain::Body> pop_split();
   bool walk_split(Chain::Body& body, uint16_t head);
   bool walk_split_indirect(Chain::Body& body, const Descriptor& table);
-  void push_split(const Chain::Body& body, uint32_t used);
+  void notice(const Chain::Body& body, uint64_t size);
+  void retire(std::unique_ptr<Chain::Body> body);
+  // Filled entries become visible by publish: of a group in a split ring with one call, in a packed one the first slot last.
+  void fill_split(const Chain::Body& body, uint32_t used);
+  void publish_split();
   bool needs_interrupt_split();
   void disable_split();
   bool enable_split();
@@ -144,7 +154,12 @@ class Queue {
   bool packed_available() const;
   std::unique_ptr<Chain::Body> pop_packed();
   bool walk_packed_indirect(Chain::Body& body, const Descriptor& table);
-  void push_packed(const Chain::Body& body, uint32_t used);
+  struct PackedSlot {
+    uint64_t offset;
+    uint16_t flags;
+  };
+  PackedSlot fill_packed(const Chain::Body& body, uint32_t used);
+  void publish_packed(PackedSlot slot);
   bool needs_interrupt_packed();
   void disable_packed();
   bool enable_packed();

@@ -68,20 +68,24 @@ bool Queue::walk_packed_indirect(Chain::Body& body, const Descriptor& table) {
   return true;
 }
 
-void Queue::push_packed(const Chain::Body& body, uint32_t used) {
+Queue::PackedSlot Queue::fill_packed(const Chain::Body& body, uint32_t used) {
   uint64_t offset = 16ull * state_.next_used;
   std::byte* slot = ring(config_.descriptors, offset, 16);
   __atomic_store_n(reinterpret_cast<uint32_t*>(slot + 8), used, __ATOMIC_RELAXED);
   store16(slot + 12, body.id);
   uint16_t flags = (state_.used_wrap ? kAvail | kUsed : 0) | (body.written.empty() ? 0 : VRING_DESC_F_WRITE);
-  store16(slot + kFlagsOffset, flags, __ATOMIC_RELEASE);
-  memory_.notice_write(config_.descriptors + offset, 16);
   state_.next_used += body.descriptors;
   state_.unsignalled += body.descriptors;
   if (state_.next_used >= config_.size) {
     state_.next_used -= config_.size;
     state_.used_wrap = !state_.used_wrap;
   }
+  return {offset, flags};
+}
+
+void Queue::publish_packed(PackedSlot slot) {
+  store16(ring(config_.descriptors, slot.offset + kFlagsOffset, 2), slot.flags, __ATOMIC_RELEASE);
+  memory_.notice_write(config_.descriptors + slot.offset, 16);
 }
 
 bool Queue::needs_interrupt_packed() {

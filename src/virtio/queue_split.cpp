@@ -72,7 +72,7 @@ bool Queue::walk_split_indirect(Chain::Body& body, const Descriptor& table) {
   }
 }
 
-void Queue::push_split(const Chain::Body& body, uint32_t used) {
+void Queue::fill_split(const Chain::Body& body, uint32_t used) {
   uint16_t slot = state_.next_used & (config_.size - 1);
   uint64_t offset = 4 + 8ull * slot;
   auto* element = reinterpret_cast<uint32_t*>(ring(config_.device, offset, 8));
@@ -81,6 +81,9 @@ void Queue::push_split(const Chain::Body& body, uint32_t used) {
   memory_.notice_write(config_.device + offset, 8);
   ++state_.next_used;
   ++state_.unsignalled;
+}
+
+void Queue::publish_split() {
   store16(ring(config_.device, 2, 2), state_.next_used, __ATOMIC_RELEASE);
   memory_.notice_write(config_.device + 2, 2);
 }
