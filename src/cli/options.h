@@ -40,6 +40,7 @@ struct NetOptions {
   };
   std::vector<Forward> forwards;
   std::string interface, mac;
+  std::string text;  // as the user wrote it
 };
 struct SerialOptions {
   enum class Kind { kStdio, kFile, kNull, kPty } kind = Kind::kStdio;
