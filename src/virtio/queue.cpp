@@ -19,19 +19,29 @@ constexpr uint64_t kMaxChainBytes = UINT32_MAX;
 
 bool Chain::take(std::span<std::byte> out) {
   if (out.size() > body_->readable_size) return false;
-  body_->readable_size -= out.size();
-  size_t whole = 0;
-  for (iovec& part : body_->readable) {
-    if (out.empty()) break;
+  size_t count = out.size();
+  for (const iovec& part : body_->readable) {
     size_t n = std::min(part.iov_len, out.size());
+    if (n == 0) break;
     memcpy(out.data(), part.iov_base, n);
     out = out.subspan(n);
+  }
+  skip(count);
+  return true;
+}
+
+void Chain::skip(uint64_t count) {
+  size_t whole = 0;
+  for (iovec& part : body_->readable) {
+    size_t n = std::min<uint64_t>(part.iov_len, count);
     part.iov_base = static_cast<std::byte*>(part.iov_base) + n;
     part.iov_len -= n;
-    if (part.iov_len == 0) ++whole;
+    body_->readable_size -= n;
+    count -= n;
+    if (part.iov_len > 0) break;
+    ++whole;
   }
   body_->readable.erase(body_->readable.begin(), body_->readable.begin() + static_cast<ptrdiff_t>(whole));
-  return true;
 }
 
 std::byte* Chain::take_last_writable() {

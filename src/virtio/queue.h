@@ -37,6 +37,8 @@ class Chain {
   bool take_value(T& out) {
     return take(std::as_writable_bytes(std::span(&out, 1)));
   }
+  // Drops bytes off the front of the readable part, at most as many as there are.
+  void skip(uint64_t count);
   // Cuts the last byte off the writable part: the place of a status byte. Null when nothing is writable.
   std::byte* take_last_writable();
   // Copies to the writable part from its byte `offset` on; returns how much fitted.
