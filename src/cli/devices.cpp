@@ -3,12 +3,15 @@
 
 #include <cstdio>
 
+#include "cli/backend_port.h"
 #include "machine/board.h"
 #include "network/tap.h"
 #include "network/user.h"
 #include "storage/raw.h"
 #include "virtio/blk.h"
+#include "virtio/console.h"
 #include "virtio/net.h"
+#include "virtio/rng.h"
 
 namespace vireo::cli {
 namespace {
@@ -61,13 +64,21 @@ Result<> add_net(Machine& machine, const NetOptions& options, unsigned index) {
 
 }  // namespace
 
-Result<> add_devices(Machine& machine, const RunOptions& options) {
+Result<> add_devices(Machine& machine, const RunOptions& options, CharBackend* console) {
   for (const DiskOptions& disk : options.disks)
     if (auto result = add_disk(machine, disk); !result) return std::unexpected(std::move(result).error().within("--disk " + disk.path));
   for (unsigned i = 0; i < options.nets.size(); i++)
     if (auto result = add_net(machine, options.nets[i], i); !result) return std::unexpected(std::move(result).error().within("--net " + options.nets[i].text));
-  if (options.rng || options.virtio_console)
-    return fail(ErrorKind::kUnsupported, "--rng, --console: not in this build");
+  if (options.rng) {
+    auto rng = TRY(virtio::Rng::create({}, {machine.loop(), machine.loop(), machine.loop()}));
+    TRY_VOID(machine.board().add(std::move(rng)));
+  }
+  if (console) {
+    std::vector<std::unique_ptr<virtio::ConsolePort>> ends;
+    ends.push_back(std::make_unique<BackendPort>(*console));
+    auto device = TRY(virtio::Console::create({}, {machine.loop()}, std::move(ends)));
+    TRY_VOID(machine.board().add(std::move(device)));
+  }
   return {};
 }
 

@@ -54,7 +54,7 @@ struct RunOptions {
   std::vector<NetOptions> nets;
   SerialOptions serial;
   bool virtio_console = false;
-  std::string virtio_console_to;
+  SerialOptions console;  // of the virtio console
   bool rng = false;
 };
 
