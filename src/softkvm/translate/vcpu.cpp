@@ -200,8 +200,15 @@ void Vcpu::request_exit() {
 }
 
 void Vcpu::state_changed() {
-  drop_open(*engine);
-  engine->step_next = engine->completing = false;
+  // An access that waits for user space's answer goes on if the vCPU is still at its instruction, as with the kernel's KVM: callers read
+  // registers and write them back while an IN is open.
+  Engine& e = *engine;
+  bool waits = e.io_open || e.fragment_open || e.writes_open || open_exit != OpenExit::kNone;
+  if (!waits || rip != e.open_rip) {
+    drop_open(e);
+    e.step_next = e.completing = false;
+    open_exit = OpenExit::kNone;
+  }
   engine->shadow_rip = rip;
   if (!interrupt_shadow_sti && !interrupt_shadow_mov_ss) engine->shadow_rip = kAnyRip;
   halted = false;
@@ -310,6 +317,7 @@ void flush_code(Vcpu& vcpu) {
 // The open device access into kvm_run.
 void fill_exit(Vcpu& vcpu) {
   Engine& engine = *vcpu.engine;
+  engine.open_rip = vcpu.rip;
   kvm_run& run = *vcpu.run;
   if (engine.debug_exit) {
     engine.debug_exit = false;
