@@ -457,8 +457,14 @@ int Vcpu::run_guest() {
   GsBase gs(this);
   set_running_vcpu(this);
   struct Reset {
-    ~Reset() { set_running_vcpu(nullptr); }
-  } reset;
+    Vcpu& vcpu;
+    ~Reset() {
+      set_running_vcpu(nullptr);
+      // The flags are looked at lazily; user space sees them as they are.
+      uint64_t shadow_rip = vcpu.engine->shadow_rip;
+      if (shadow_rip != vcpu.rip && shadow_rip != kAnyRip) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
+    }
+  } reset{*this};
   for (;;) {
     do_requests(*this);
     if (mp_state == KVM_MP_STATE_UNINITIALIZED || mp_state == KVM_MP_STATE_INIT_RECEIVED) {
