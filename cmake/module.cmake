@@ -9,8 +9,11 @@ option(VIREO_VERIFY_BLOCKS "decode and check every emitted block" OFF)
 set(VIREO_SANITIZE "" CACHE STRING "value for -fsanitize=")
 
 set(VIREO_WARNINGS -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers -Wno-psabi)
-set(VIREO_FAST_FLAGS -mgeneral-regs-only -fno-exceptions -fno-rtti -fno-tree-loop-distribute-patterns
+set(VIREO_FAST_FLAGS -mgeneral-regs-only -fno-exceptions -fno-rtti
     -fno-stack-protector -mno-red-zone -fcf-protection=none -fno-builtin-memcpy -fno-builtin-memset)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  list(APPEND VIREO_FAST_FLAGS -fno-tree-loop-distribute-patterns)
+endif()
 
 add_library(vireo_flags INTERFACE)
 target_include_directories(vireo_flags BEFORE INTERFACE ${CMAKE_SOURCE_DIR}/src/base/linux_headers ${CMAKE_SOURCE_DIR}/src)
