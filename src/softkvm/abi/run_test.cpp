@@ -355,6 +355,28 @@ TEST(SoftkvmRun, AHandlerMayInterruptItsThread) {
   ::sigaction(SIGUSR2, &old, nullptr);
 }
 
+// STI keeps interrupts off for one instruction more (SDM vol 2, STI), also where that jumps to itself.
+TEST(SoftkvmRun, AWaitingInterruptComesOneInstructionAfterSti) {
+  for (bool loop : {false, true}) {
+    Machine m(kSoftkvm);
+    m.memory[0x40 * 4 + 1] = 0x20;
+    m.memory[0x2000] = 0xf4;
+    if (loop) {
+      m.real_mode(0x1000, {0xfb, 0xeb, 0xfe});  // sti; jmp $
+    } else {
+      m.real_mode(0x1000, {0xfb, 0x40, 0x40, 0x40, 0xeb, 0xfe});  // sti; inc ax; inc ax; inc ax; jmp $
+    }
+    kvm_interrupt irq{0x40};
+    ASSERT_EQ(m.vcpu(KVM_INTERRUPT, &irq), 0);
+    ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+    ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+    kvm_regs regs;
+    m.vcpu(KVM_GET_REGS, &regs);
+    EXPECT_EQ(regs.rip, 0x2001u);
+    EXPECT_EQ(regs.rax & 0xffff, loop ? 0u : 1u);
+  }
+}
+
 TEST(SoftkvmRun, ADoorbellIsCalledInsteadOfAnExit) {
   Machine m(kSoftkvm);
   int rings = 0;

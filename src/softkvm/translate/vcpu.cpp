@@ -210,7 +210,6 @@ void Vcpu::state_changed() {
     open_exit = OpenExit::kNone;
   }
   engine->shadow_rip = rip;
-  if (!interrupt_shadow_sti && !interrupt_shadow_mov_ss) engine->shadow_rip = kAnyRip;
   halted = false;
   flush_tlb(*this, false);
   for (uint32_t& m : engine->view_mode) m = ~0u;
@@ -461,8 +460,7 @@ int Vcpu::run_guest() {
     ~Reset() {
       set_running_vcpu(nullptr);
       // The flags are looked at lazily; user space sees them as they are.
-      uint64_t shadow_rip = vcpu.engine->shadow_rip;
-      if (shadow_rip != vcpu.rip && shadow_rip != kAnyRip) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
+      if (vcpu.engine->shadow_rip != vcpu.rip) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
     }
   } reset{*this};
   for (;;) {
