@@ -122,10 +122,11 @@ Result<int> run(const RunOptions& options) {
   SerialEnd serial = TRY(open_serial(options.serial, *loop, "--serial"));
   SerialEnd virtio_console;
   if (options.virtio_console) virtio_console = TRY(open_serial(options.console, *loop, "--console"));
-  auto machine = TRY(Machine::create(options.machine, *choice.api, *loop, serial.backend.get()));
-  TRY_VOID(add_devices(*machine, options, virtio_console.backend.get()));
+  // Before the hypervisor installs its fault handlers: those pass on what is not theirs to the ones they found.
   bool stdio = serial.stdio || virtio_console.stdio;
   Terminal terminal = stdio ? TRY(Terminal::raw()) : TRY(Terminal::none());
+  auto machine = TRY(Machine::create(options.machine, *choice.api, *loop, serial.backend.get()));
+  TRY_VOID(add_devices(*machine, options, virtio_console.backend.get()));
   std::unique_ptr<Console> console;
   if (terminal.active()) console = std::make_unique<Console>(*machine, serial.stdio ? *serial.backend : *virtio_console.backend);
   Signals signals(*loop, *machine);
