@@ -7,6 +7,7 @@
 
 namespace vireo::cli {
 
-Result<> add_devices(Machine& machine, const RunOptions& options);
+// `console`: the host's end of a virtio console, or null for none.
+Result<> add_devices(Machine& machine, const RunOptions& options, CharBackend* console);
 
 }  // namespace vireo::cli

@@ -4,7 +4,7 @@
 #include "machine/acpi.h"
 #include "machine/machine.h"
 #include "machine/smbios.h"
-#include "virtio/device.h"
+#include "virtio/pci.h"
 
 namespace vireo {
 namespace {
@@ -62,7 +62,12 @@ Result<> Q35::build(CharBackend* serial) {
 }
 
 Result<> Q35::add(std::unique_ptr<virtio::Device> device) {
-  return fail(ErrorKind::kUnsupported, "q35: virtio devices are not wired yet");
+  for (unsigned slot = 1; slot < kLpcSlot; slot++) {
+    if (pci_->occupied(slot)) continue;
+    auto transport = virtio::Pci::create(std::move(device), {machine_.memory(), {&machine_.msi(), &machine_.irq(gsi_of(slot))}});
+    return pci_->add(slot, 0, std::move(transport));
+  }
+  return fail(ErrorKind::kInvalid, "--board q35: no PCI slot is free");
 }
 
 void Q35::reset(ResetKind kind) {

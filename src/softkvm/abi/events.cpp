@@ -14,7 +14,6 @@ namespace vireo::softkvm::abi {
 
 const Capability kEventsCapabilities[] = {
     {KVM_CAP_VCPU_EVENTS},
-    {KVM_CAP_INTR_SHADOW},
     {KVM_CAP_MP_STATE},
     {KVM_CAP_USER_NMI},
     {KVM_CAP_EXCEPTION_PAYLOAD},
@@ -184,7 +183,7 @@ int nmi(VcpuFile& file) {
 }
 
 int smi(VcpuFile& file) {
-  if (!kSmmOffered) return -EINVAL;
+  if (!kSmmOffered) return -ENOTTY;
   file.vcpu->smi_request = true;
   file.vcpu->kick();
   return 0;

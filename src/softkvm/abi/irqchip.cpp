@@ -48,8 +48,6 @@ int create(VmFile& vm, const Irqchip::Config& config, IrqchipMode mode) {
   return 0;
 }
 
-constexpr uint32_t kReservedPinsMax = KVM_IOAPIC_NUM_PINS;
-
 }  // namespace
 
 int create_irqchip(VmFile& vm) {
@@ -59,7 +57,7 @@ int create_irqchip(VmFile& vm) {
 
 int enable_split_irqchip(VmFile& vm, uint64_t reserved_pins) {
   std::lock_guard lock(vm.mutex);
-  if (reserved_pins > kReservedPinsMax) return -EINVAL;
+  if (reserved_pins > kMaxRoutes) return -EINVAL;
   return create(vm, {.split = true, .reserved_pins = static_cast<uint32_t>(reserved_pins)}, IrqchipMode::kSplit);
 }
 
@@ -156,7 +154,8 @@ int signal_msi(VmFile& vm, uintptr_t argument) {
   kvm_msi msi;
   if (!copy_in(msi, argument)) return -EFAULT;
   if (!vm.has_lapics()) return -EINVAL;
-  return vm.irqchip->signal_msi(msi);
+  int result = vm.irqchip->signal_msi(msi);
+  return result == 0 && vm.vcpu_count == 0 ? -1 : result;  // as the kernel: nobody to send it to is -1, which callers see as EPERM
 }
 
 int irqfd(VmFile& vm, uintptr_t argument) {

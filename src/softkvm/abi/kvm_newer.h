@@ -7,6 +7,10 @@
 
 #include <cstdint>
 
+// See base/linux_headers/linux/stddef.h.
+static_assert(sizeof(kvm_cpuid2) == 8 && sizeof(kvm_msrs) == 8 && sizeof(kvm_msr_list) == 4 && sizeof(kvm_signal_mask) == 4 &&
+              sizeof(kvm_irq_routing) == 8 && sizeof(kvm_xsave) == 4096 && sizeof(kvm_coalesced_mmio_ring) == 8);
+
 #ifndef KVM_CAP_USER_MEMORY2
 #define KVM_CAP_USER_MEMORY2 231
 #define KVM_MEM_GUEST_MEMFD (1UL << 2)

@@ -34,6 +34,10 @@ uint64_t apic_base(VcpuFile& file) { return file.has_lapic() ? file.vcpu->lapic-
 
 bool set_apic_base(VcpuFile& file, uint64_t value) {
   if (file.has_lapic()) return file.vcpu->lapic->set_base(value, true);
+  // Nobody looks at it but user space; still only what an APIC could have: EXTD needs EN and the feature.
+  const uint64_t reserved = ~0ull << file.vcpu->physical_bits | 0x2ff;
+  const bool x2apic = value & apic::kBaseX2apic;
+  if ((value & reserved) || (x2apic && (!(value & apic::kBaseEnable) || !file.cpuid.has(kCpuidX2apic)))) return false;
   file.vcpu->user_apic_base = value;
   return true;
 }
@@ -84,7 +88,6 @@ int set_lapic(VcpuFile& file, uintptr_t argument) {
 // KVM_CAP_VAPIC (a TPR that 32-bit Windows patches into memory) is not offered, as on CPUs that virtualize the APIC: accesses to the TPR
 // are not reported, and nothing asks for the page. Callers that set it all the same are let on.
 int tpr_access_reporting(VcpuFile& file, uintptr_t argument) {
-  if (!file.has_lapic()) return -EINVAL;
   kvm_tpr_access_ctl control;
   if (!copy_in(control, argument)) return -EFAULT;
   if (control.flags != 0) return -EINVAL;

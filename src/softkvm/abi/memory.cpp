@@ -26,6 +26,9 @@ namespace {
 int set_region(VmFile& vm, const kvm_userspace_memory_region& region) {
   // The upper half of the slot number is an address space; there is one.
   if (region.slot >= kMaxSlots) return -EINVAL;
+  // User space ends here (with four-level paging); the kernel asks access_ok().
+  constexpr uint64_t kUserEnd = 0x7ffffffff000;
+  if (region.memory_size != 0 && (region.userspace_addr > kUserEnd || region.memory_size > kUserEnd - region.userspace_addr)) return -EINVAL;
   std::lock_guard lock(vm.slots_mutex);
   return vm.vm->set_memory_region(region);
 }

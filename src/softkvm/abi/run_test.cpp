@@ -200,6 +200,88 @@ TEST_P(Run, KvmInterruptIsDeliveredWithInterruptsEnabled) {
   EXPECT_EQ(regs.rip, 0x2001u);
 }
 
+TEST_P(Run, AFilteredMsrLeavesAndTakesTheAnswer) {
+  Machine m(backend());
+  kvm_enable_cap cap{};
+  cap.cap = KVM_CAP_X86_USER_SPACE_MSR, cap.args[0] = KVM_MSR_EXIT_REASON_FILTER;
+  ASSERT_EQ(m.vm(KVM_ENABLE_CAP, &cap), 0);
+  uint8_t denied[8] = {};
+  kvm_msr_filter filter{};
+  filter.ranges[0] = {KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE, 8, 0x170, denied};
+  ASSERT_EQ(m.vm(KVM_X86_SET_MSR_FILTER, &filter), 0);
+  // mov ecx,174; rdmsr; wrmsr; hlt
+  m.real_mode(0x1000, {0x66, 0xb9, 0x74, 0x01, 0x00, 0x00, 0x0f, 0x32, 0x0f, 0x30, 0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_X86_RDMSR));
+  EXPECT_EQ(m.run->msr.index, 0x174u);
+  EXPECT_EQ(m.run->msr.reason, static_cast<uint32_t>(KVM_MSR_EXIT_REASON_FILTER));
+  m.run->msr.data = 0x1122334455667788;
+  m.run->msr.error = 0;
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_X86_WRMSR));
+  EXPECT_EQ(m.run->msr.index, 0x174u);
+  EXPECT_EQ(m.run->msr.data, 0x1122334455667788u);
+  m.run->msr.error = 0;
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+}
+
+// What immediate_exit is for: the answer is taken, nothing more is run, and the registers can be saved.
+TEST_P(Run, ImmediateExitCompletesAnOpenPortRead) {
+  Machine m(backend());
+  m.real_mode(0x1000, {0xe4, 0x81, 0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+  reinterpret_cast<uint8_t*>(m.run)[m.run->io.data_offset] = 0x77;
+  m.run->immediate_exit = 1;
+  ASSERT_EQ(m.vcpu(KVM_RUN), -EINTR);
+  kvm_regs regs;
+  m.vcpu(KVM_GET_REGS, &regs);
+  EXPECT_EQ(regs.rip, 0x1002u);
+  EXPECT_EQ(regs.rax & 0xff, 0x77u);
+}
+
+TEST_P(Run, TheInterruptWindowOpensWithInterruptsEnabled) {
+  Machine m(backend());
+  m.real_mode(0x1000, {0xfb, 0x90, 0xeb, 0xfe});  // sti; nop; jmp $
+  m.run->request_interrupt_window = 1;
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IRQ_WINDOW_OPEN));
+  EXPECT_EQ(m.run->ready_for_interrupt_injection, 1);
+  EXPECT_EQ(m.run->if_flag, 1);
+}
+
+TEST_P(Run, ANonMaskableInterruptIsDelivered) {
+  Machine m(backend());
+  m.memory[2 * 4 + 1] = 0x20;
+  m.memory[0x2000] = 0xf4;
+  m.real_mode(0x1000, {0xeb, 0xfe});
+  ASSERT_EQ(m.vcpu(KVM_NMI), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  kvm_regs regs;
+  m.vcpu(KVM_GET_REGS, &regs);
+  EXPECT_EQ(regs.rip, 0x2001u);
+  kvm_vcpu_events events;
+  m.vcpu(KVM_GET_VCPU_EVENTS, &events);
+  EXPECT_EQ(events.nmi.masked, 1);
+}
+
+// #DE by way of the ABI: an exception that was on its way into the guest when its state was saved.
+TEST_P(Run, AnInjectedExceptionIsDelivered) {
+  Machine m(backend());
+  m.memory[1] = 0x20;
+  m.memory[0x2000] = 0xf4;
+  m.real_mode(0x1000, {0xeb, 0xfe});
+  kvm_vcpu_events events{};
+  events.exception.injected = 1;
+  ASSERT_EQ(m.vcpu(KVM_SET_VCPU_EVENTS, &events), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  m.vcpu(KVM_GET_VCPU_EVENTS, &events);
+  EXPECT_EQ(events.exception.injected, 0);
+}
+
 TEST_P(Run, AnUninitializedProcessorWaitsForItsStart) {
   Machine m(backend(), Machine::Irqchip::kKernel);
   m.add_vcpu(1);
@@ -271,6 +353,28 @@ TEST(SoftkvmRun, AHandlerMayInterruptItsThread) {
   sender.join();
   interrupt_this_thread();  // outside of KVM_RUN: nothing
   ::sigaction(SIGUSR2, &old, nullptr);
+}
+
+// STI keeps interrupts off for one instruction more (SDM vol 2, STI), also where that jumps to itself.
+TEST(SoftkvmRun, AWaitingInterruptComesOneInstructionAfterSti) {
+  for (bool loop : {false, true}) {
+    Machine m(kSoftkvm);
+    m.memory[0x40 * 4 + 1] = 0x20;
+    m.memory[0x2000] = 0xf4;
+    if (loop) {
+      m.real_mode(0x1000, {0xfb, 0xeb, 0xfe});  // sti; jmp $
+    } else {
+      m.real_mode(0x1000, {0xfb, 0x40, 0x40, 0x40, 0xeb, 0xfe});  // sti; inc ax; inc ax; inc ax; jmp $
+    }
+    kvm_interrupt irq{0x40};
+    ASSERT_EQ(m.vcpu(KVM_INTERRUPT, &irq), 0);
+    ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+    ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+    kvm_regs regs;
+    m.vcpu(KVM_GET_REGS, &regs);
+    EXPECT_EQ(regs.rip, 0x2001u);
+    EXPECT_EQ(regs.rax & 0xffff, loop ? 0u : 1u);
+  }
 }
 
 TEST(SoftkvmRun, ADoorbellIsCalledInsteadOfAnExit) {

@@ -36,6 +36,7 @@ int build(VmFile& vm, VcpuFile& file, int fd, unsigned id) {
   v.run = &file.run();
   v.id = id;
   v.is_bsp = id == vm.boot_cpu_id;
+  v.user_apic_base = apic::kDefaultBase | apic::kBaseEnable | (v.is_bsp ? apic::kBaseBsp : 0);
   v.cpuid = &file.cpuid;
   v.physical_bits = file.cpuid.physical_bits;
   v.tsc_khz = vm.tsc_khz;

@@ -15,18 +15,13 @@ namespace {
 
 constexpr uint64_t kMsrExitReasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
 
-int max_vcpus(const VmFile* vm) {
-  if (vm == nullptr || vm->max_vcpu_ids == 0) return kMaxVcpuIds;
-  return static_cast<int>(vm->max_vcpu_ids);
-}
-
 }  // namespace
 
 const Capability kVmCapabilities[] = {
     {KVM_CAP_ENABLE_CAP},
     {KVM_CAP_ENABLE_CAP_VM},
     {KVM_CAP_MAX_VCPUS, kMaxVcpus},
-    {KVM_CAP_MAX_VCPU_ID, 0, max_vcpus},
+    {KVM_CAP_MAX_VCPU_ID, kMaxVcpuIds},
     {KVM_CAP_SET_BOOT_CPU_ID},
     {KVM_CAP_SET_TSS_ADDR},
     {KVM_CAP_SET_IDENTITY_MAP_ADDR},

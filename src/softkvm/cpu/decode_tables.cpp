@@ -2,8 +2,6 @@
 // Joins the tables of the opcode maps and computes the slots.
 #include "softkvm/cpu/decode_tables.h"
 
-#include <array>
-
 #include "softkvm/cpu/decode_tables_0f.h"
 #include "softkvm/cpu/decode_tables_0f38.h"
 #include "softkvm/cpu/decode_tables_0f3a.h"
@@ -14,6 +12,12 @@
 
 namespace vireo::softkvm {
 namespace {
+
+// Not std::array: clang refuses its headers without floating point registers.
+template <class T, size_t N>
+struct Table {
+  T at[N] = {};
+};
 
 struct Part {
   DecodeMap map;
@@ -40,10 +44,10 @@ constexpr size_t count_rows() {
 }
 
 constexpr auto join_rows() {
-  std::array<Row, count_rows()> rows{};
+  Table<Row, count_rows()> rows{};
   size_t n = 1;
   for (const Part& p : kParts)
-    for (size_t i = 0; i < p.count; i++) rows[n++] = p.rows[i];
+    for (size_t i = 0; i < p.count; i++) rows.at[n++] = p.rows[i];
   return rows;
 }
 
@@ -81,19 +85,19 @@ struct Layout {
 
 constexpr Layout lay_out() {
   Layout l;
-  std::array<std::array<bool, 256>, kDecodeMaps> used{};
+  bool used[kDecodeMaps][256] = {};
   for (const Part& p : kParts)
     for (size_t i = 0; i < p.count; i++)
       for (unsigned k = 0; k < spread_of(p.rows[i]); k++) {
         const unsigned opcode = (p.rows[i].match + k) & match::kOpcode;
-        l.slots[p.map][opcode].choices |= choices_of(p.rows[i]);
+        l.slots.at[p.map][opcode].choices |= choices_of(p.rows[i]);
         used[p.map][opcode] = true;
       }
   for (unsigned m = 0; m < kDecodeMaps; m++)
     for (unsigned i = 0; i < 256; i++)
       if (used[m][i]) {
-        l.slots[m][i].base = uint16_t(l.numbers);
-        l.numbers += numbers_of(l.slots[m][i].choices);
+        l.slots.at[m][i].base = uint16_t(l.numbers);
+        l.numbers += numbers_of(l.slots.at[m][i].choices);
       }
   return l;
 }
@@ -121,7 +125,7 @@ constexpr bool matches(uint32_t m, unsigned choices, unsigned index) {
 }
 
 struct Numbers {
-  std::array<uint16_t, kLayout.numbers> at{};
+  uint16_t at[kLayout.numbers] = {};
   unsigned clash_map = 0, clash_opcode = 0;  // where two rows match one encoding
   unsigned modrm_map = 0, modrm_opcode = 0;  // where rows differ about the modrm byte
 };
@@ -135,7 +139,7 @@ constexpr Numbers number_rows() {
       const Row& r = p.rows[i];
       for (unsigned k = 0; k < spread_of(r); k++) {
         const unsigned opcode = (r.match + k) & match::kOpcode;
-        const Slot s = kLayout.slots[p.map][opcode];
+        const Slot s = kLayout.slots.at[p.map][opcode];
         if (s.choices & kHasModrm && !(r.attributes & kModrm)) n.modrm_map = p.map, n.modrm_opcode = opcode | 0x100;
         const unsigned end = numbers_of(s.choices);
         for (unsigned j = 0; j < end; j++) {
@@ -159,10 +163,10 @@ constexpr auto kJoinedRows = join_rows();
 }  // namespace
 
 const Slots& kSlots = kLayout.slots;
-const uint16_t* const kRowNumbers = kNumbers.at.data();
-const Row* const kRows = kJoinedRows.data();
+const uint16_t* const kRowNumbers = kNumbers.at;
+const Row* const kRows = kJoinedRows.at;
 
-size_t decode_row_count() { return kJoinedRows.size() - 1; }
+size_t decode_row_count() { return count_rows() - 1; }
 
 DecodeMap decode_row_map(size_t row) {
   size_t n = 1;

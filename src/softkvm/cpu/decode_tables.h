@@ -4,7 +4,6 @@
 // where two rows that match one encoding are an error.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -27,7 +26,9 @@ struct Slot {
   uint8_t choices = 0;
 };
 
-using Slots = std::array<std::array<Slot, 256>, kDecodeMaps>;
+struct Slots {
+  Slot at[kDecodeMaps][256] = {};
+};
 extern const Slots& kSlots;
 extern const uint16_t* const kRowNumbers;
 extern const Row* const kRows;  // row 0 is no instruction

@@ -3,6 +3,8 @@
 // and REX, 2.3 VEX, 2.7 EVEX). Where Intel and AMD differ (66 on near branches in 64-bit mode) this follows Intel.
 #include "softkvm/cpu/decoder.h"
 
+#include <initializer_list>
+
 #include "softkvm/cpu/decode_tables.h"
 #include "softkvm/cpu/decode_words.h"
 
@@ -31,11 +33,6 @@ constexpr ByteClasses kByteClasses = [] {
   return c;
 }();
 
-inline uint64_t load(const uint8_t* p, unsigned size) {
-  uint64_t v = 0;
-  for (unsigned i = 0; i < size; i++) v |= uint64_t(p[i]) << (8 * i);
-  return v;
-}
 inline uint64_t load2(const uint8_t* p) { uint16_t v; __builtin_memcpy(&v, p, 2); return v; }
 inline uint64_t load4(const uint8_t* p) { uint32_t v; __builtin_memcpy(&v, p, 4); return v; }
 inline uint64_t load8(const uint8_t* p) { uint64_t v; __builtin_memcpy(&v, p, 8); return v; }
@@ -334,12 +331,24 @@ DecodeStatus Decoder::immediate(ImmediateKind kind) {
   return DecodeStatus::kOk;
 }
 
-constexpr Insn kBlank{};
+// Blanks `out`: by plain stores, which beat the string instruction a compiler takes for this size.
+inline void blank(Insn& out) {
+  static_assert(sizeof(Insn) % 8 == 0);
+  uint8_t* p = reinterpret_cast<uint8_t*>(&out);
+  constexpr uint64_t kZero = 0;
+#pragma GCC unroll 64
+  for (unsigned i = 0; i < sizeof(Insn); i += 8) __builtin_memcpy(p + i, &kZero, 8);
+  out.segment_prefix = kNoRegister;
+  out.base = kNoRegister;
+  out.index = kNoRegister;
+  out.scale = 1;
+  out.segment = kDS;
+}
 
 }  // namespace
 
 DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {
-  out = kBlank;
+  blank(out);
   const bool mode64 = mode == CodeMode::k64;
   if (size > kMaxInsnLength) size = kMaxInsnLength;
   Decoder d{.p = bytes, .start = bytes, .end = bytes + size, .size = size, .out = out, .mode64 = mode64};
@@ -410,7 +419,7 @@ DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out)
   // The row.
   const bool legacy = out.encoding == Encoding::kLegacy;
   const unsigned prefix = out.rep ? 2 : out.repne ? 3 : out.opsize ? 1 : 0;
-  const Slot slot = kSlots[map][opcode];
+  const Slot slot = kSlots.at[map][opcode];
   unsigned index = 0;
   if (slot.choices) {
     unsigned mod = 0;
@@ -434,7 +443,7 @@ DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out)
     }
   }
   unsigned number = kRowNumbers[slot.base + index];
-  if (opcode == 0x90 && d.ext_b && map == kLegacyOneByte && !out.rep) number = kRowNumbers[kSlots[kLegacyOneByte][0x91].base];  // xchg r8, rAX
+  if (opcode == 0x90 && d.ext_b && map == kLegacyOneByte && !out.rep) number = kRowNumbers[kSlots.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
   if (number == 0) return DecodeStatus::kInvalid;
   const Row& row = kRows[number];
   const uint32_t attributes = row.attributes;

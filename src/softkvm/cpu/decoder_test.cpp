@@ -4,8 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include <string_view>
 #include <vector>
+
+#include "softkvm/cpu/decode_tables.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -41,6 +42,90 @@ TEST(Decoder, RefusesLockOnARegister) {
 TEST(Decoder, SaysTruncatedAndTooLong) {
   EXPECT_EQ(status_of({0x48, 0x81, 0xC0, 1, 2, 3}), DecodeStatus::kTruncated);
   EXPECT_EQ(status_of({0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66}), DecodeStatus::kTooLong);
+}
+
+TEST(Decoder, ListsImplicitRegistersAfterTheExplicitOnes) {
+  const Insn i = must_decode({0x48, 0xF7, 0x23});  // mul qword [rbx]
+  ASSERT_EQ(i.operand_count, 3);
+  EXPECT_EQ(i.memory_operand(), &i.operands[0]);
+  EXPECT_EQ(i.operands[1].reg, 0);
+  EXPECT_EQ(i.operands[1].access, OperandAccess::kReadWrite);
+  EXPECT_EQ(i.operands[2].reg, 2);
+  EXPECT_EQ(i.operands[2].field, OperandField::kImplicit);
+}
+
+TEST(Decoder, TellsSplFromAh) {
+  Insn i = must_decode({0x88, 0xE0});  // mov al, ah
+  EXPECT_TRUE(i.operands[1].high);
+  EXPECT_EQ(i.operands[1].reg, 0);
+  i = must_decode({0x40, 0x88, 0xE0});  // mov al, spl
+  EXPECT_FALSE(i.operands[1].high);
+  EXPECT_EQ(i.operands[1].reg, 4);
+}
+
+TEST(Decoder, KeepsFlagsOfAShiftThatMayNotHappen) {
+  EXPECT_EQ(must_decode({0xD3, 0xE0}).flags_written, 0u);  // shl eax, cl
+  EXPECT_EQ(must_decode({0xD3, 0xE0}).flags_maybe, kStatusFlags);
+  EXPECT_EQ(must_decode({0xC1, 0xE0, 0x20}).flags_written, 0u);        // shl eax, 32: the count is masked to 0
+  EXPECT_EQ(must_decode({0x48, 0xC1, 0xE0, 0x20}).flags_written, kStatusFlags);
+  EXPECT_EQ(must_decode({0xF3, 0xA6}).flags_maybe, kStatusFlags);      // repe cmpsb with rCX = 0
+  EXPECT_EQ(must_decode({0x77, 0x00}).flags_read, kCF | kZF);          // ja
+}
+
+TEST(Decoder, IgnoresOperandSizeOnNearBranchesIn64BitMode) {
+  const Insn i = must_decode({0x66, 0xE9, 1, 2, 3, 4});
+  EXPECT_EQ(i.immediate, 0x04030201);
+  EXPECT_EQ(must_decode({0x66, 0xE9, 1, 2, 3, 4}, CodeMode::k16).immediate, 0x04030201);
+  EXPECT_EQ(must_decode({0x66, 0xE9, 1, 2}, CodeMode::k32).immediate, 0x0201);
+}
+
+TEST(Decoder, ScalesAnEvexDisplacementByTheOperand) {
+  EXPECT_EQ(must_decode({0x62, 0xF1, 0x7C, 0x48, 0x10, 0x40, 0x01}).displacement, 64);  // vmovups zmm0, [rax + 64]
+  EXPECT_EQ(must_decode({0x62, 0xF1, 0x7C, 0x58, 0x58, 0x40, 0xFF}).displacement, -4);  // vaddps zmm0, zmm0, [rax - 4]{1to16}
+}
+
+TEST(Decoder, CallsAMaskedMemoryOperandSpecial) {
+  EXPECT_EQ(must_decode({0x62, 0xF1, 0x7C, 0x48, 0x10, 0x00}).form, Form::kPlain);
+  EXPECT_EQ(must_decode({0x62, 0xF1, 0x7C, 0x49, 0x10, 0x00}).form, Form::kSpecial);
+  EXPECT_EQ(must_decode({0x62, 0xF1, 0x7C, 0x49, 0x10, 0xC1}).form, Form::kPlain);
+}
+
+TEST(Decoder, CallsABitTestByRegisterOnMemorySpecial) {
+  EXPECT_EQ(must_decode({0x0F, 0xA3, 0x08}).form, Form::kSpecial);
+  EXPECT_EQ(must_decode({0x0F, 0xA3, 0xC8}).form, Form::kPlain);
+  EXPECT_EQ(must_decode({0x0F, 0xBA, 0x20, 0x05}).form, Form::kPlain);
+}
+
+TEST(Decoder, SaysSystemWhereACopyWouldReachTheHost) {
+  const std::vector<std::vector<uint8_t>> kCases = {
+      {0x0F, 0x05}, {0x0F, 0x34}, {0xCD, 0x80}, {0xCC}, {0xF1}, {0x0F, 0xA2}, {0x0F, 0x31}, {0x0F, 0x01, 0xF9}, {0xF3, 0x0F, 0xC7, 0xF8},
+      {0x0F, 0xC7, 0xF0}, {0x0F, 0xC7, 0xF8}, {0x0F, 0x01, 0xD0}, {0x0F, 0x01, 0xEE}, {0x8E, 0xD8}, {0x8C, 0xD8}, {0x0F, 0x00, 0xC8}, {0x0F, 0x01, 0xE0},
+      {0xF3, 0x48, 0x0F, 0xAE, 0xC0}, {0x0F, 0x01, 0xF8}, {0xFA}, {0xFB}, {0xFC}, {0xFD}, {0xF4}, {0xE4, 0x60}, {0xEC}, {0xCB}, {0xCF}, {0xFF, 0x18}, {0x0F, 0x20, 0xC0},
+      {0x0F, 0x30}, {0x0F, 0x32}, {0x0F, 0x0B}, {0xF3, 0x90}, {0x0F, 0x01, 0xD5}, {0x0F, 0xA0}, {0x0F, 0xA1}, {0x0F, 0x02, 0xC0}, {0x0F, 0x33}};
+  for (const auto& bytes : kCases) EXPECT_EQ(must_decode(bytes).form, Form::kSystem) << int(bytes[0]) << " " << int(bytes.back());
+}
+
+TEST(Decoder, HasARowForEveryMnemonic) {
+  std::vector<bool> seen(size_t(Mnemonic::kCount));
+  for (size_t i = 1; i <= decode_row_count(); i++) seen[size_t(kRows[i].mnemonic)] = true;
+  EXPECT_FALSE(seen[0]);
+  for (size_t m = 1; m < seen.size(); m++) EXPECT_TRUE(seen[m]) << mnemonic_name(Mnemonic(m));
+}
+
+TEST(Decoder, GivesCopiedRowsOneModrmMemoryOperandAtMost) {
+  for (size_t i = 1; i <= decode_row_count(); i++) {
+    const Row& r = kRows[i];
+    if (r.form != Form::kPlain) continue;
+    unsigned memory = 0;
+    for (unsigned k = 0; k < r.operand_count; k++) {
+      const OperandClass c = r.operands[k].cls;
+      memory += c == OperandClass::kM || c == OperandClass::kE || c == OperandClass::kW || c == OperandClass::kQ || c == OperandClass::kMaskE || c == OperandClass::kMoffs;
+      EXPECT_TRUE(c != OperandClass::kVsib && c != OperandClass::kX && c != OperandClass::kY && c != OperandClass::kSegment && c != OperandClass::kControl &&
+                  c != OperandClass::kDebug && c != OperandClass::kFixedSegment && c != OperandClass::kFar && c != OperandClass::kRelative)
+          << mnemonic_name(r.mnemonic);
+    }
+    EXPECT_LE(memory, 1u) << mnemonic_name(r.mnemonic);
+  }
 }
 
 }  // namespace

@@ -52,6 +52,8 @@ constexpr Permitted kPermitted[] = {
     {"validity", "vcvt*sh*si", "(invalid)", "SDM vol 2, VCVTSH2SI: EVEX.W is ignored outside 64-bit mode; so does a CPU"},
     {"validity", "vcvt*si2sh", "(invalid)", "SDM vol 2, VCVTSI2SH: as VCVTSH2SI"},
     {"validity", "vcvt*si2sd", "(invalid)", "SDM vol 2, VCVTSI2SD: outside 64-bit mode W is ignored, so the conversion is exact and EVEX.b too; so does a CPU"},
+    {"operand 0 segment", "call", "call", "SDM vol 1, 17.3.1.1: 3E is NOTRACK only where CET is enabled; without it DS stays DS"},
+    {"operand 0 segment", "jmp", "jmp", "as call"},
     {"operand 0 read", "vcmp*h", "vcmp*h", "SDM vol 2, VCMPPH: bits masked off become 0, none is kept"},
     {"operand 0 read", "vfpclass*h", "vfpclass*h", "SDM vol 2, VFPCLASSPH: as VCMPPH"},
     {"flags written", "vptest", "vptest", "SDM vol 2, PTEST: OF AF PF SF are cleared"},

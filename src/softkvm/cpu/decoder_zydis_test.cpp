@@ -140,10 +140,13 @@ const char* compare_operand(const Insn& i, const Operand& o, const ZydisDecodedI
     if (rip != i.rip_relative) return "rip-relative";
     const unsigned base = z.mem.base == ZYDIS_REGISTER_NONE || rip ? kNoRegister : unsigned(ZydisRegisterGetId(z.mem.base));
     const unsigned index = z.mem.index == ZYDIS_REGISTER_NONE ? kNoRegister : unsigned(ZydisRegisterGetId(z.mem.index));
-    if (base != i.base) return "base";
+    // SDM vol 2, table 2-5: with mod 0, SIB base 5 is no base whatever REX.B says; Zydis 4.0 has r13d and
+    // no displacement there with a 67 prefix.
+    const bool no_base = i.address_size == 4 && i.modrm < 0x40 && i.has_sib && (i.sib & 7) == 5 && i.base == kNoRegister && base == 13;
+    if (base != i.base && !no_base) return "base";
     if (index != i.index) return "index";
     if (index != kNoRegister && (z.mem.scale ? z.mem.scale : 1) != i.scale) return "scale";
-    if (z.mem.disp.value != i.displacement) return "displacement";
+    if ((no_base ? zi.raw.disp.value : z.mem.disp.value) != i.displacement) return "displacement";
     if (o.access != OperandAccess::kNone && z.mem.segment != ZYDIS_REGISTER_NONE && unsigned(ZydisRegisterGetId(z.mem.segment)) != i.segment) return "segment";
     if (o.access == OperandAccess::kNone) return o.size ? "size" : nullptr;
     if (o.kind == K::kVectorMemory) return o.size == z.element_size / 8u ? nullptr : "element size";

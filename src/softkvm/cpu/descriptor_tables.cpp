@@ -139,7 +139,8 @@ Outcome lar_lsl(VcpuState& vcpu, const Insn& insn, bool limit) {
   if (!d.conforming() || !d.s()) valid = valid && vcpu.cpl <= d.dpl() && (selector & 3u) <= d.dpl();
   set_zf(vcpu, valid);
   if (!valid) return Outcome::kNext;
-  uint64_t result = limit ? d.limit() : d.low >> 32 & 0x00f0ff00;
+  // LAR leaves the four limit bits undefined; CPUs give them.
+  uint64_t result = limit ? d.limit() : d.low >> 32 & 0x00ffff00;
   write_gpr(vcpu, insn.reg & 15, insn.operand_size, result);
   return Outcome::kNext;
 }

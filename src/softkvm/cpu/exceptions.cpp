@@ -29,7 +29,7 @@ struct Event {
   uint32_t idt_error() const { return vector * 8u + 2; }
 };
 
-constexpr uint64_t kDr6Bd = 1 << 13, kDr6Bs = 1 << 14;
+constexpr uint64_t kDr6Bd = 1 << 13;
 constexpr uint64_t kDr6ActiveLow = 0xffff0ff0;  // bits that read as one, cleared to report (RTM, bus lock)
 
 // The RFLAGS image a handler finds: RF is set for faults, but for those of instruction breakpoints.
@@ -276,8 +276,14 @@ Outcome interrupt_vm86_program(VcpuState& vcpu, uint8_t vector, uint64_t rip) {
 }  // namespace
 
 Outcome deliver(VcpuState& vcpu, const PendingException& event, unsigned insn_length) {
-  Event e{event.vector, event.software ? EventKind::kSoftware : EventKind::kException, event.has_error, event.error, event.payload,
-          event.software ? next_rip(vcpu, insn_length) : vcpu.rip};
+  bool software = event.software;
+  // #BP and #OF come of one-byte instructions alone: user space that injects one has rip at the instruction.
+  if (event.vector == kBP || event.vector == kOFv) {
+    software = true;
+    if (!insn_length) insn_length = 1;
+  }
+  Event e{event.vector, software ? EventKind::kSoftware : EventKind::kException, event.has_error, event.error, event.payload,
+          software ? next_rip(vcpu, insn_length) : vcpu.rip};
   return deliver_event(vcpu, e);
 }
 
@@ -289,6 +295,15 @@ Outcome deliver_nmi(VcpuState& vcpu) { return deliver_event(vcpu, Event{kNMI, Ev
 
 Outcome software_interrupt(VcpuState& vcpu, uint8_t vector, SoftwareInterrupt kind, unsigned length) {
   uint64_t rip = next_rip(vcpu, length);
+  if (kind == SoftwareInterrupt::kInt3 && vcpu.breakpoint_exits && vcpu.run) {
+    uint64_t linear = vcpu.in_64bit() ? vcpu.rip : static_cast<uint32_t>(vcpu.segment[kCS].base + vcpu.rip);
+    vcpu.run->exit_reason = KVM_EXIT_DEBUG;
+    vcpu.run->debug.arch.exception = kBP;
+    vcpu.run->debug.arch.pc = linear;
+    vcpu.run->debug.arch.dr6 = vcpu.dr6;
+    vcpu.run->debug.arch.dr7 = vcpu.dr7;
+    return Outcome::kExit;
+  }
   if (kind == SoftwareInterrupt::kIntN && vcpu.vm86()) {
     bool to_monitor = true;
     if (vcpu.cr4 & kCr4Vme) STEP(redirected(vcpu, vector, to_monitor));

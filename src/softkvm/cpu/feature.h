@@ -2,6 +2,7 @@
 // The CPUID bit an encoding needs. The guest's CPUID decides which of them are there: an encoding without its bit is #UD, except where
 // older CPUs ignored a prefix (lzcnt is bsr, tzcnt is bsf) or had hint NOPs. Names follow the bits' names in Intel SDM vol 2A, CPUID, and
 // AMD APM vol 3, appendix E. EVEX forms shorter than 512 bits need AVX512VL too: Insn::needs_vl says so.
+// VEX forms of AES, PCLMULQDQ, GFNI, VAES and VPCLMULQDQ need AVX as well, EVEX forms AVX512F.
 #pragma once
 
 #include <cstdint>

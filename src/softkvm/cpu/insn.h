@@ -113,6 +113,7 @@ struct Insn {
   uint8_t address_size = 0;     // effective, bytes: 2 4 8
   uint8_t operand_count = 0;
   Operand operands[kMaxOperands]{};  // explicit ones first, in Intel order; then implicit registers
+                                      // (not rSP and the stack, nor the index and count registers of string instructions)
 
   uint32_t flags_read = 0;      // status flags (and DF) it may read
   uint32_t flags_written = 0;   // status flags it sets, clears or leaves undefined on every path (for liveness: these are dead before it)

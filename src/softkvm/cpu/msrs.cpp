@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The model-specific registers: what each holds, which bits are reserved, who may touch it.
 // Spec: Intel SDM vol 4; vol 3, 11.11 (MTRRs), 11.12 (PAT), 15.3 (machine check), 17.17 (TSC); AMD APM vol 2, appendix A.
-#include "softkvm/cpu/msrs.h"
-
 #include "softkvm/cpu/cpuid.h"
 #include "softkvm/cpu/descriptor.h"
 #include "softkvm/cpu/msr_index.h"
+#include "softkvm/cpu/msr_values.h"
 
 namespace vireo::softkvm {
 
@@ -58,7 +57,9 @@ bool inert(uint32_t index) {
 }
 
 bool write_efer(VcpuState& v, uint64_t value, bool host) {
-  if (!valid_efer(v, value) && !host) return false;
+  // A host may set what the guest's CPUID does not show, but no bit that no CPU has.
+  constexpr uint64_t kKnown = kEferSce | kEferLme | kEferLma | kEferNx | kEferSvme | kEferFfxsr;
+  if ((value & ~kKnown) || (!valid_efer(v, value) && !host)) return false;
   if (!host) {
     if ((v.cr0 & kCr0Pg) && ((value ^ v.efer) & kEferLme)) return false;
     value = (value & ~kEferLma) | (v.efer & kEferLma);
@@ -93,7 +94,8 @@ bool write_variable_mtrr(VcpuState& v, uint32_t index, uint64_t value) {
   bool mask = index & 1;
   uint64_t reserved = ~0ull << v.physical_bits | (mask ? 0x7ff : 0xf00);
   if ((value & reserved) || (!mask && !valid_mtrr_type(value & 0xff))) return false;
-  (mask ? v.msr.mtrr_mask : v.msr.mtrr_base)[at] = value;
+  uint64_t& slot = mask ? v.msr.mtrr_mask[at] : v.msr.mtrr_base[at];
+  slot = value;
   return true;
 }
 
@@ -223,7 +225,8 @@ bool read_msr(VcpuState& v, uint32_t index, uint64_t& value, bool host) {
   }
   if (index >= kX2apicFirst && index <= kX2apicLast) return read_apic_msr(v, index, value);
   if (index >= kMtrrPhysbase0 && index <= kMtrrPhysmask7) {
-    value = (index & 1 ? m.mtrr_mask : m.mtrr_base)[(index - kMtrrPhysbase0) / 2];
+    unsigned at = (index - kMtrrPhysbase0) / 2;
+    value = index & 1 ? m.mtrr_mask[at] : m.mtrr_base[at];
     return true;
   }
   if (int at = fixed_mtrr(index); at >= 0) {
@@ -302,7 +305,7 @@ bool write_msr(VcpuState& v, uint32_t index, uint64_t value, bool host) {
       return true;
     case kXss:
       if (!host && !has(v, kCpuidXsaves)) return false;
-      if (value & ~(v.cpuid ? v.cpuid->xss_supported : 0)) return false;
+      if (value && (!v.cpuid || (value & ~v.cpuid->xss_supported))) return false;
       m.xss = value;
       return true;
     case kFeatureControl:
@@ -367,7 +370,7 @@ bool write_msr(VcpuState& v, uint32_t index, uint64_t value, bool host) {
       return true;
     case kDeCfg: return host || !(value & ~2ull);
     case kMcgCap: case kMtrrCap: case kPerfStatus: case kEbcFrequencyId: case kFsbFreq: case kOsvwLength: case kOsvwStatus: {
-      uint64_t now;
+      uint64_t now = 0;
       return host && read_msr(v, index, now, true) && now == value;
     }
     case kBblCrCtl3: return true;

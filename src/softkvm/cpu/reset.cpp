@@ -3,7 +3,7 @@
 #include <initializer_list>
 
 #include "softkvm/cpu/cpuid.h"
-#include "softkvm/cpu/msrs.h"
+#include "softkvm/cpu/msr_values.h"
 #include "softkvm/cpu/system.h"
 
 namespace vireo::softkvm {

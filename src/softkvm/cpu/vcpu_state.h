@@ -129,6 +129,7 @@ struct VcpuState {
   uint8_t physical_bits = 40, linear_bits = 48;
   bool vendor_is_amd = false;  // decides where AMD and Intel differ
   bool is_bsp = false;         // APIC_BASE.BSP; who starts at the reset vector
+  bool breakpoint_exits = false;    // KVM_GUESTDBG_ENABLE with KVM_GUESTDBG_USE_SW_BP: INT3 leaves with KVM_EXIT_DEBUG
   uint32_t disabled_quirks = 0;     // KVM_CAP_DISABLE_QUIRKS2
   uint32_t msr_exit_reasons = 0;    // KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_*
   uint32_t tsc_khz = 0;

@@ -38,9 +38,8 @@ uint32_t Ioapic::read_indirect() const {
     case 2: return (id_ & 0xf) << 24;  // the arbitration id is the id
     case 1: return kVersion;
   }
-  if (select_ < 0x10) return 0;
   const unsigned pin = (select_ - 0x10) / 2;
-  if (pin >= kPins) return ~0u;
+  if (select_ < 0x10 || pin >= kPins) return ~0u;
   return static_cast<uint32_t>(select_ & 1 ? redirection_[pin] >> 32 : redirection_[pin]);
 }
 
@@ -95,10 +94,10 @@ void Ioapic::write_redirection(unsigned pin, bool high, uint32_t value) {
     mask_changed = ((old ^ entry) & kMasked) != 0;
     pending = (entry & kLevel) && (irr_ >> pin & 1) && !masked && !(entry & kRemoteIrr);
   }
-  if (mask_changed) events_.mask_changed(KVM_IRQCHIP_IOAPIC, pin, masked);
+  if (mask_changed) router_.mask_changed(KVM_IRQCHIP_IOAPIC, pin, masked);
   if (!pending) return;
   // The line may have gone down while the pin was masked without anybody telling us: a resampled irqfd can be asked.
-  if (events_.resample(KVM_IRQCHIP_IOAPIC, pin)) return;
+  if (router_.resample(KVM_IRQCHIP_IOAPIC, pin)) return;
   SpinGuard guard(lock_);
   if (irr_ >> pin & 1) service(pin, false);
 }
@@ -161,7 +160,7 @@ void Ioapic::eoi(uint8_t vector, bool level, bool directed) {
   for (unsigned pin = 0; pin < kPins; ++pin) {
     if (!(matching >> pin & 1)) continue;
     // First those who listen: a resampled line goes down here, so that it is not taken as still asserted below.
-    events_.acked(KVM_IRQCHIP_IOAPIC, pin);
+    router_.acked(KVM_IRQCHIP_IOAPIC, pin);
     if (!level || directed) continue;
     SpinGuard guard(lock_);
     uint64_t& entry = redirection_[pin];

@@ -20,7 +20,7 @@ class Ioapic {
   static constexpr uint64_t kDefaultBase = 0xfec00000, kSize = 0x100;
   static constexpr unsigned kPins = KVM_IOAPIC_NUM_PINS;
 
-  Ioapic(ApicBus& bus, PinEvents& events) : bus_(bus), events_(events) { reset(); }
+  Ioapic(ApicBus& bus, Router& router) : bus_(bus), router_(router) { reset(); }
 
   bool covers(uint64_t address) const { return address - base_.load(std::memory_order_relaxed) < kSize; }
   uint64_t mmio_read(uint32_t offset, unsigned size);
@@ -47,7 +47,7 @@ class Ioapic {
   void note_vectors();
 
   ApicBus& bus_;
-  PinEvents& events_;
+  Router& router_;
   SpinLock lock_;
   std::atomic<uint64_t> base_{kDefaultBase};
   uint32_t select_ = 0;  // any value may have been set by KVM_SET_IRQCHIP

@@ -11,7 +11,8 @@ namespace vireo::softkvm {
 using namespace apic;
 
 Lapic::Lapic(ApicBus& bus, TimerQueue& timers, VcpuSignal& signal, uint32_t id, bool bsp)
-    : bus_(bus), timers_(timers), signal_(signal), id_(id), bsp_(bsp), base_(0) {
+    : HostTimer([](HostTimer& timer, uint64_t now_ns) { static_cast<Lapic&>(timer).expire(now_ns); }),
+      bus_(bus), timers_(timers), signal_(signal), id_(id), bsp_(bsp), base_(0) {
   reset(false);
 }
 

@@ -136,7 +136,7 @@ class Lapic final : private HostTimer {
   void send_ipi(uint32_t low, uint32_t destination);
 
   // timer; all under timer_lock_
-  void expire(uint64_t now_ns) override;
+  void expire(uint64_t now_ns);
   void write_lvt_timer(uint32_t value);
   void update_timer_mode();
   void write_initial_count(uint32_t value);

@@ -243,7 +243,10 @@ int Lapic::get_state(kvm_lapic_state& state) const {
   for (uint32_t offset = 0; offset < KVM_APIC_REG_SIZE; offset += 4) put(offset, reg(offset));
   put(kPpr, ppr());
   put(kTmcct, current_count());
-  if (x2apic() && !bus_.ids_are_32bit.load()) put(kId, id_ << 24);
+  if (x2apic()) {
+    if (!bus_.ids_are_32bit.load()) put(kId, id_ << 24);
+    put(kIcr + 4, reg(kIcr2));  // KVM keeps one 64-bit register there, and the xAPIC's half besides
+  }
   return 0;
 }
 
@@ -260,6 +263,7 @@ int Lapic::set_state(const kvm_lapic_state& state) {
     stop_timer();
   }
   for (uint32_t offset = 0; offset < KVM_APIC_REG_SIZE; offset += 4) set(offset, get(offset));
+  set(kIcr + 4, 0);
   if (x2apic()) {
     set(kId, id_);
     set(kLdr, x2apic_ldr(id_));

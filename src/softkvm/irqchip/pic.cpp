@@ -25,7 +25,7 @@ struct Pic::Work {
   bool rise = false;          // of INTR
 };
 
-Pic::Pic(ApicBus& bus, PinEvents& events) : bus_(bus), events_(events), chips_{} {
+Pic::Pic(ApicBus& bus, Router& router) : bus_(bus), router_(router), chips_{} {
   // IRQ 0, 1, 2, 8 and 13 are edge-triggered for good.
   chips_[0].elcr_mask = 0xf8;
   chips_[1].elcr_mask = 0xde;
@@ -34,8 +34,8 @@ Pic::Pic(ApicBus& bus, PinEvents& events) : bus_(bus), events_(events), chips_{}
 void Pic::finish(const Work& work) {
   for (unsigned pin = 0; pin < 16; ++pin) {
     const unsigned chip = pin < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
-    if (work.acked >> pin & 1) events_.acked(chip, pin);
-    if (work.mask_changed >> pin & 1) events_.mask_changed(chip, pin, work.masked >> pin & 1);
+    if (work.acked >> pin & 1) router_.acked(chip, pin);
+    if (work.mask_changed >> pin & 1) router_.mask_changed(chip, pin, work.masked >> pin & 1);
   }
   if (work.rise) bus_.kick_extint();
 }
@@ -214,13 +214,14 @@ void Pic::initialize(unsigned index, uint8_t icw1, Work& work) {
   chip.last_irr = 0;
   chip.irr &= chip.elcr;
   chip.imr = chip.priority_add = chip.special_mask = chip.read_reg_select = 0;
-  chip.isr = 0;
+  chip.isr = 0;  // as PCs behave; the kernel's PIC keeps ISR and priorities, contrary to the datasheet
   chip.poll = 0;
   if (!chip.init4) chip.special_fully_nested_mode = chip.auto_eoi = 0;
   chip.init_state = 1;
   // Edges that are thrown away count as acknowledged, or the PIT would wait for them for ever.
   work.acked |= static_cast<uint32_t>(edges) << (index * 8);
-  update(work);
+  // The cascade needs a new edge now: a request of the slave is not passed on again.
+  output_.store(pending(chips_[0]) >= 0);
 }
 
 void Pic::command(unsigned index, uint8_t value, Work& work) {

@@ -17,7 +17,7 @@ namespace vireo::softkvm {
 
 class Pic {
  public:
-  Pic(ApicBus& bus, PinEvents& events);
+  Pic(ApicBus& bus, Router& router);
 
   // Ports 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1. False: not ours. Only bytes mean anything.
   static bool covers(uint16_t port);
@@ -46,7 +46,7 @@ class Pic {
   void finish(const Work& work);
 
   ApicBus& bus_;
-  PinEvents& events_;
+  Router& router_;
   SpinLock lock_;
   kvm_pic_state chips_[2];
   uint8_t sources_[16] = {};

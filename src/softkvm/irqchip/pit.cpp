@@ -17,7 +17,8 @@ uint64_t scale(uint64_t value, uint64_t multiply, uint64_t divide) {
 }  // namespace
 
 Pit::Pit(TimerQueue& timers, Router& router, ApicBus& bus, bool speaker)
-    : timers_(timers), router_(router), bus_(bus), speaker_(speaker) {
+    : HostTimer([](HostTimer& timer, uint64_t now_ns) { static_cast<Pit&>(timer).expire(now_ns); }),
+      timers_(timers), router_(router), bus_(bus), speaker_(speaker) {
   for (unsigned i = 0; i < 3; ++i) {
     channels_[i].mode = 0xff;  // not programmed
     channels_[i].gate = i != 2;

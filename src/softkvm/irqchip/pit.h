@@ -38,7 +38,7 @@ class Pit final : private HostTimer {
  private:
   using Channel = kvm_pit_channel_state;
 
-  void expire(uint64_t now_ns) override;
+  void expire(uint64_t now_ns);
   uint64_t elapsed_ticks(unsigned channel) const;
   uint16_t count(unsigned channel) const;
   bool out(unsigned channel) const;

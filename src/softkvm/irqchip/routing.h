@@ -19,18 +19,6 @@ class Pit;
 // Who drives a pin: a pin is high while any of its sources holds it.
 enum class IrqSource : uint8_t { kUser = 0, kResample = 1, kPit = 2 };
 
-// Pins report here, never under a lock of theirs.
-class PinEvents {
- public:
-  virtual void acked(unsigned chip, unsigned pin) = 0;
-  // A level pin with a pending interrupt was unmasked: true if the pin has been lowered and its devices asked to raise it again.
-  virtual bool resample(unsigned chip, unsigned pin) = 0;
-  virtual void mask_changed(unsigned chip, unsigned pin, bool masked) = 0;
-
- protected:
-  ~PinEvents() = default;
-};
-
 struct Route {
   uint32_t type;  // KVM_IRQ_ROUTING_IRQCHIP, _MSI
   uint32_t chip, pin;
@@ -48,7 +36,7 @@ struct RouteTable {
 
 ApicMessage decode_msi(uint32_t address_lo, uint32_t address_hi, uint32_t data, bool extended_id);
 
-class Router final : public PinEvents {
+class Router {
  public:
   static constexpr unsigned kMaxGsis = 4096;  // KVM_CAP_IRQ_ROUTING
 
@@ -59,9 +47,11 @@ class Router final : public PinEvents {
   // As KVM_SIGNAL_MSI.
   int send_msi(uint32_t address_lo, uint32_t address_hi, uint32_t data);
 
-  void acked(unsigned chip, unsigned pin) override;
-  bool resample(unsigned chip, unsigned pin) override;
-  void mask_changed(unsigned chip, unsigned pin, bool masked) override;
+  // PIC and IOAPIC report here, never under a lock of theirs.
+  void acked(unsigned chip, unsigned pin);
+  // A level pin with a pending interrupt was unmasked: true if the pin has been lowered and its devices asked to raise it again.
+  bool resample(unsigned chip, unsigned pin);
+  void mask_changed(unsigned chip, unsigned pin, bool masked);
   bool is_level_vector(uint8_t vector);
 
   Published<RouteTable>& table() { return table_; }

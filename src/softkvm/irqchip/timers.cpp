@@ -53,7 +53,7 @@ uint64_t TimerQueue::run_expired() {
   const uint64_t now = clock_.now_ns();
   for (HostTimer* timer = first_; timer != nullptr; timer = timer->next_) {
     uint64_t deadline = timer->deadline_.load();
-    if (deadline <= now && timer->deadline_.compare_exchange_strong(deadline, HostTimer::kNever)) timer->expire(now);
+    if (deadline <= now && timer->deadline_.compare_exchange_strong(deadline, HostTimer::kNever)) timer->expire_(*timer, now);
   }
   uint64_t next = HostTimer::kNever;
   for (HostTimer* timer = first_; timer != nullptr; timer = timer->next_) {

@@ -25,19 +25,22 @@ class TimerQueue;
 class HostTimer {
  public:
   static constexpr uint64_t kNever = ~0ull;
+  // Called on the event thread, the timer being disarmed. (No virtual function: FAST code is compiled without RTTI.)
+  using Expire = void (*)(HostTimer& timer, uint64_t now_ns);
 
   // From any thread. A deadline in the past fires at once (on the event thread).
   void arm(uint64_t deadline_ns);
-  // expire() may still be running or about to run: an owner that cares checks its own deadline there, under its own lock.
+  // It may still be expiring: an owner that cares checks its own deadline there, under its own lock.
   void cancel() { deadline_.store(kNever); }
   uint64_t deadline() const { return deadline_.load(); }
 
  protected:
+  explicit HostTimer(Expire expire) : expire_(expire) {}
   ~HostTimer() = default;
 
  private:
   friend class TimerQueue;
-  virtual void expire(uint64_t now_ns) = 0;  // on the event thread; the timer is disarmed
+  const Expire expire_;
   std::atomic<uint64_t> deadline_{kNever};
   TimerQueue* queue_ = nullptr;
   HostTimer* next_ = nullptr;
@@ -49,11 +52,11 @@ class TimerQueue {
   explicit TimerQueue(const MonotonicClock& clock, int timer_fd = -1) : clock_(clock), timer_fd_(timer_fd) {}
 
   uint64_t now_ns() const { return clock_.now_ns(); }
-  // After detach() the timer's expire() is not running and will not be called. Not from inside expire().
+  // After detach() the timer is not expiring and will not. Not from inside an expiry.
   void attach(HostTimer& timer);
   void detach(HostTimer& timer);
 
-  // Calls expire() of every timer that is due and programs the timerfd for the next. Returns its deadline.
+  // Expires every timer that is due and programs the timerfd for the next. Returns its deadline.
   uint64_t run_expired();
 
  private:

@@ -116,6 +116,9 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   uint32_t mode = vcpu->mode;
   Outcome outcome;
   engine.need_step = false;
+  // A shadow that an earlier instruction cast is over, or is over after this one; a new one is told apart from it.
+  const bool sti = vcpu->interrupt_shadow_sti, mov_ss = vcpu->interrupt_shadow_mov_ss;
+  vcpu->interrupt_shadow_sti = vcpu->interrupt_shadow_mov_ss = false;
   switch (static_cast<Callout>(record->what)) {
     case Callout::kSystem: outcome = execute_system(*vcpu, record->insn); break;
     case Callout::kString: outcome = execute_string(*vcpu, record->insn); break;
@@ -123,6 +126,12 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
     case Callout::kNoDevice: outcome = vcpu->raise(kNM); break;
     case Callout::kGeneralProtection: outcome = vcpu->raise(kGP, 0); break;
     default: outcome = vcpu->raise(kUD); break;
+  }
+  if (outcome == Outcome::kExit || outcome == Outcome::kFault) {
+    vcpu->interrupt_shadow_sti = sti;  // not done
+    vcpu->interrupt_shadow_mov_ss = mov_ss;
+  } else if (vcpu->interrupt_shadow_sti || vcpu->interrupt_shadow_mov_ss) {
+    engine.shadow_rip = vcpu->rip + (outcome == Outcome::kNext ? record->insn.length : 0);
   }
   if (engine.interrupt_waiting && vcpu->system_flags & kIF) vcpu->attention = 1;
   switch (outcome) {
@@ -152,8 +161,7 @@ Outcome deliver_with(VcpuState& vcpu, F deliver_it) {
 }
 
 bool shadowed(const VcpuState& vcpu) {
-  return (vcpu.interrupt_shadow_sti || vcpu.interrupt_shadow_mov_ss) &&
-         (engine_of(vcpu).shadow_rip == vcpu.rip || engine_of(vcpu).shadow_rip == kAnyRip);
+  return (vcpu.interrupt_shadow_sti || vcpu.interrupt_shadow_mov_ss) && engine_of(vcpu).shadow_rip == vcpu.rip;
 }
 
 // Events due before the next instruction. kNext: none (left).
@@ -264,6 +272,8 @@ Action run_fast(Vcpu& vcpu) {
     bool debug_step = vcpu.guest_debug.control & KVM_GUESTDBG_SINGLESTEP && vcpu.guest_debug.control & KVM_GUESTDBG_ENABLE;
     step |= trap || debug_step || engine.completing || vcpu.attention;
     if (step) mode |= kModeStep;
+    const uint64_t entry_rip = vcpu.rip;
+    const bool in_shadow = shadowed(vcpu);
     uint64_t linear = rip_linear(vcpu);
     const void* code = find_code(vcpu, linear, mode);
     if (!code) {
@@ -303,6 +313,10 @@ Action run_fast(Vcpu& vcpu) {
       case kReasonHalt: {
         bool was_stepping = engine.stepping;
         if (was_stepping) commit_step(vcpu);
+        // The instruction in the shadow is done, even if it jumped to itself.
+        if (was_stepping && in_shadow && engine.shadow_rip == entry_rip) {
+          vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
+        }
         step = false;
         engine.completing = false;
         if (engine.reason == kReasonHalt) vcpu.halted = true;

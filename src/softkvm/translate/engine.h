@@ -113,6 +113,7 @@ struct Engine {
   bool need_step = false;    // an access outside of step mode met a device
   bool io_open = false, io_answered = false;  // a port access is with user space / has come back
   bool fragment_open = false;                 // fragments[fragment_next] is with user space
+  uint64_t open_rip = 0;                      // rip when the access was left open
   bool writes_open = false;                   // queued writes are leaving one by one; the instruction is over
   uint16_t io_port = 0;
   uint8_t io_size = 0;

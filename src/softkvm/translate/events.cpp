@@ -32,8 +32,13 @@ int acknowledge_interrupt(Vcpu& vcpu) {
 }
 
 bool window_exit(Vcpu& vcpu) {
-  if (vcpu.vm->irqchip || !vcpu.run->request_interrupt_window) return false;
+  if (!vcpu.run->request_interrupt_window || (vcpu.vm->irqchip && !vcpu.vm->irqchip->split())) return false;
   if (!(vcpu.system_flags & kIF) || vcpu.user_interrupt >= 0) return false;
+  if (vcpu.lapic && !(vcpu.lapic->takes_extint() && vcpu.lapic->external_vector_free())) return false;
+  if (vcpu.interrupt_shadow_sti || vcpu.interrupt_shadow_mov_ss) {
+    vcpu.attention = 1;  // after the next instruction
+    return false;
+  }
   vcpu.run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
   return true;
 }

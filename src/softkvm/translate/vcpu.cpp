@@ -200,10 +200,16 @@ void Vcpu::request_exit() {
 }
 
 void Vcpu::state_changed() {
-  drop_open(*engine);
-  engine->step_next = engine->completing = false;
+  // An access that waits for user space's answer goes on if the vCPU is still at its instruction, as with the kernel's KVM: callers read
+  // registers and write them back while an IN is open.
+  Engine& e = *engine;
+  bool waits = e.io_open || e.fragment_open || e.writes_open || open_exit != OpenExit::kNone;
+  if (!waits || rip != e.open_rip) {
+    drop_open(e);
+    e.step_next = e.completing = false;
+    open_exit = OpenExit::kNone;
+  }
   engine->shadow_rip = rip;
-  if (!interrupt_shadow_sti && !interrupt_shadow_mov_ss) engine->shadow_rip = kAnyRip;
   halted = false;
   flush_tlb(*this, false);
   for (uint32_t& m : engine->view_mode) m = ~0u;
@@ -310,6 +316,7 @@ void flush_code(Vcpu& vcpu) {
 // The open device access into kvm_run.
 void fill_exit(Vcpu& vcpu) {
   Engine& engine = *vcpu.engine;
+  engine.open_rip = vcpu.rip;
   kvm_run& run = *vcpu.run;
   if (engine.debug_exit) {
     engine.debug_exit = false;
@@ -449,8 +456,13 @@ int Vcpu::run_guest() {
   GsBase gs(this);
   set_running_vcpu(this);
   struct Reset {
-    ~Reset() { set_running_vcpu(nullptr); }
-  } reset;
+    Vcpu& vcpu;
+    ~Reset() {
+      set_running_vcpu(nullptr);
+      // The flags are looked at lazily; user space sees them as they are.
+      if (vcpu.engine->shadow_rip != vcpu.rip) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
+    }
+  } reset{*this};
   for (;;) {
     do_requests(*this);
     if (mp_state == KVM_MP_STATE_UNINITIALIZED || mp_state == KVM_MP_STATE_INIT_RECEIVED) {
