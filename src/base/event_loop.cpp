@@ -55,7 +55,7 @@ struct EventLoop::Impl {
   bool wake_pending = false;
   bool stopping = false;
   unsigned waiters = 0;
-  std::thread::id owner;  // the loop's thread, or none
+  std::atomic<std::thread::id> owner{};  // the loop's thread, or none; written with the mutex held
   unsigned depth = 0;
   uint64_t next_id = 2;
   std::unordered_map<uint64_t, std::shared_ptr<Watch>> watches;  // by id, so that a reused fd is not mistaken for the old
@@ -129,7 +129,7 @@ struct EventLoop::Impl {
   // Both with the mutex held. Between them the calling thread is the loop's.
   void enter(std::unique_lock<std::mutex>& lock) {
     auto self = std::this_thread::get_id();
-    if (owner != self) changed.wait(lock, [&] { return owner == std::thread::id(); });
+    if (owner.load() != self) changed.wait(lock, [&] { return owner.load() == std::thread::id(); });
     owner = self;
     ++depth;
   }
@@ -144,6 +144,7 @@ struct EventLoop::Impl {
 
   void round(std::unique_lock<std::mutex>& lock, int timeout_ms) {
     epoll_event events[kEventsPerRound];
+    if (!posts.empty()) timeout_ms = 0;
     lock.unlock();
     int count = epoll_wait(epoll.get(), events, kEventsPerRound, timeout_ms);
     if (count < 0 && errno != EINTR) panic("event loop: epoll_wait: %s", strerror(errno));
@@ -152,11 +153,9 @@ struct EventLoop::Impl {
       uint64_t id = events[i].data.u64;
       if (id == kWakeId) {
         uint64_t value;
-        // Read before the posts are taken: a post that comes in between wakes us once more.
         if (::read(wake_fd.get(), &value, sizeof value) < 0 && errno != EAGAIN)
           panic("event loop: eventfd: %s", strerror(errno));
         wake_pending = false;
-        run_posts(lock);
       } else if (id == kTimerId) {
         uint64_t value;
         if (::read(timer_fd.get(), &value, sizeof value) < 0 && errno != EAGAIN)
@@ -170,6 +169,7 @@ struct EventLoop::Impl {
         lock.lock();
       }
     }
+    if (!posts.empty()) run_posts(lock);
   }
 };
 
@@ -252,13 +252,14 @@ void EventLoop::unwatch(int fd) {
 void EventLoop::post(std::function<void()> call) {
   std::lock_guard lock(impl_->mutex);
   impl_->posts.push_back(std::move(call));
-  impl_->wake();
+  // On its own thread the loop looks at the posts before it sleeps.
+  if (!on_loop_thread()) impl_->wake();
 }
 
 void EventLoop::call(const std::function<void()>& call) {
   std::unique_lock lock(impl_->mutex);
   auto self = std::this_thread::get_id();
-  if (impl_->owner == self) {
+  if (impl_->owner.load() == self) {
     lock.unlock();
     call();
     return;
@@ -273,7 +274,7 @@ void EventLoop::call(const std::function<void()>& call) {
   ++impl_->waiters;
   impl_->wake();
   while (!done) {
-    if (impl_->owner == std::thread::id()) {
+    if (impl_->owner.load() == std::thread::id()) {
       impl_->enter(lock);
       impl_->run_posts(lock);
       impl_->leave(lock);
@@ -284,10 +285,7 @@ void EventLoop::call(const std::function<void()>& call) {
   --impl_->waiters;
 }
 
-bool EventLoop::on_loop_thread() const {
-  std::lock_guard lock(impl_->mutex);
-  return impl_->owner == std::this_thread::get_id();
-}
+bool EventLoop::on_loop_thread() const { return impl_->owner.load() == std::this_thread::get_id(); }
 
 void EventLoop::run() {
   std::unique_lock lock(impl_->mutex);

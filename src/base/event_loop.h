@@ -47,7 +47,8 @@ class EventLoop : public Clock, public Timers {
   void change(int fd, uint32_t events);
   void unwatch(int fd);
 
-  // From any thread: runs `call` on the loop's thread, in order.
+  // From any thread: runs `call` on the loop's thread, in order. From the loop's own thread it costs no system call and
+  // runs when the callbacks of this round are done.
   void post(std::function<void()> call);
 
   // Runs `call` on the loop's thread and returns when it is done, after every call posted before it. On the loop's thread

@@ -52,7 +52,10 @@ TEST(EventLoop, PostsFromManyThreadsAllArrive) {
 
 TEST(EventLoop, CallRunsOnTheLoopThreadAndWaits) {
   auto loop = make_loop();
+  std::atomic<bool> running = false;
+  loop->post([&] { running = true; });
   std::thread runner([&] { loop->run(); });
+  while (!running) std::this_thread::yield();  // before that call() would stand in
   std::thread::id where;
   loop->call([&] { where = std::this_thread::get_id(); });
   EXPECT_EQ(where, runner.get_id());

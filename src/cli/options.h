@@ -40,6 +40,7 @@ struct NetOptions {
   };
   std::vector<Forward> forwards;
   std::string interface, mac;
+  std::string text;  // as the user wrote it
 };
 struct SerialOptions {
   enum class Kind { kStdio, kFile, kNull, kPty } kind = Kind::kStdio;
@@ -53,7 +54,7 @@ struct RunOptions {
   std::vector<NetOptions> nets;
   SerialOptions serial;
   bool virtio_console = false;
-  std::string virtio_console_to;
+  SerialOptions console;  // of the virtio console
   bool rng = false;
 };
 

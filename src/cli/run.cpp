@@ -14,6 +14,7 @@
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "cli/console.h"
+#include "cli/devices.h"
 #include "cli/terminal.h"
 #include "machine/board.h"
 #include "machine/char_fd.h"
@@ -119,12 +120,14 @@ Result<int> run(const RunOptions& options) {
   if (!choice.note.empty()) log(LogLevel::kWarning, "%s", choice.note.c_str());
   auto loop = TRY(EventLoop::create());
   SerialEnd serial = TRY(open_serial(options.serial, *loop, "--serial"));
+  SerialEnd virtio_console;
+  if (options.virtio_console) virtio_console = TRY(open_serial(options.console, *loop, "--console"));
   auto machine = TRY(Machine::create(options.machine, *choice.api, *loop, serial.backend.get()));
-  if (!options.disks.empty() || !options.nets.empty() || options.rng || options.virtio_console)
-    return fail(ErrorKind::kUnsupported, "--disk, --net, --rng, --console: not wired yet");
-  Terminal terminal = serial.stdio ? TRY(Terminal::raw()) : TRY(Terminal::none());
+  TRY_VOID(add_devices(*machine, options, virtio_console.backend.get()));
+  bool stdio = serial.stdio || virtio_console.stdio;
+  Terminal terminal = stdio ? TRY(Terminal::raw()) : TRY(Terminal::none());
   std::unique_ptr<Console> console;
-  if (terminal.active()) console = std::make_unique<Console>(*machine, *serial.backend);
+  if (terminal.active()) console = std::make_unique<Console>(*machine, serial.stdio ? *serial.backend : *virtio_console.backend);
   Signals signals(*loop, *machine);
   TRY_VOID(signals.start());
   int status = 0;
@@ -135,6 +138,7 @@ Result<int> run(const RunOptions& options) {
   TRY_VOID(machine->start());
   loop->run();
   serial.backend->flush();
+  if (virtio_console.backend) virtio_console.backend->flush();
   return status;
 }
 

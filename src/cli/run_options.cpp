@@ -125,9 +125,8 @@ Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
   if (!raw.serial.empty()) run.serial = TRY(parse_serial(raw.serial, "--serial"));
   if (!raw.console.empty()) {
     run.virtio_console = true;
-    run.virtio_console_to = raw.console;
-    SerialOptions console = TRY(parse_serial(raw.console, "--console"));
-    if (console.kind == SerialOptions::Kind::kStdio) {
+    run.console = TRY(parse_serial(raw.console, "--console"));
+    if (run.console.kind == SerialOptions::Kind::kStdio) {
       if (raw.serial == "stdio") return fail(ErrorKind::kInvalid, "--console stdio: --serial has it already");
       if (raw.serial.empty()) run.serial.kind = SerialOptions::Kind::kNull;
     }

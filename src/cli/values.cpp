@@ -157,6 +157,7 @@ Result<NetOptions> parse_net(const std::string& text) {
   const std::string option = "--net";
   WordList words = TRY(split_words(text, option));
   NetOptions net;
+  net.text = text;
   if (words.first == "user")
     net.kind = NetOptions::Kind::kUser;
   else if (words.first == "tap")

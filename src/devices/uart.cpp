@@ -30,7 +30,8 @@ void Uart::reset(ResetKind) {
   lcr_ = kReset8n1;
   lsr_ = UART_LSR_THRE | UART_LSR_TEMT;
   divisor_ = 12;
-  fifo_start_ = fifo_used_ = last_received_ = 0;
+  fifo_ = {};
+  fifo_start_ = fifo_used_ = last_received_ = held_ = 0;
   holding_ = thre_pending_ = false;
   update_irq();
 }

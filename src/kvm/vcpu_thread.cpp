@@ -87,6 +87,7 @@ void VcpuThread::request_pause() {
   if (wish_ != Wish::kRun) return;
   wish_ = Wish::kPause;
   kick();
+  changed_.notify_all();  // it may be waiting in a halt
 }
 
 void VcpuThread::wait_paused() {

@@ -79,7 +79,6 @@ Bytes fadt(const AcpiConfig& config, uint64_t facs, uint64_t dsdt) {
   put_gas(t, 116, 1, 8, 1, 0xcf9);
   t[128] = 0x06;  // RESET_VALUE
   t[131] = 5;     // minor version
-  put_at<uint64_t>(t, 132, facs);
   put_at<uint64_t>(t, 140, dsdt);
   put_gas(t, 148, 1, 32, 2, pm + AcpiPm::kPm1Status);
   put_gas(t, 172, 1, 16, 2, pm + AcpiPm::kPm1Control);

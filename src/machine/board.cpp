@@ -3,14 +3,17 @@
 
 #include "machine/machine.h"
 #include "machine/microvm.h"
+#include "machine/q35.h"
 
 namespace vireo {
 
 Result<std::unique_ptr<Board>> Board::create(Machine& machine, CharBackend* serial) {
   if (machine.config().board == MachineConfig::BoardKind::kMicrovm) return TRY(Microvm::create(machine, serial));
-  return fail(ErrorKind::kUnsupported, "--board q35: not wired yet");
+  return TRY(Q35::create(machine, serial));
 }
 
-uint64_t Board::low_memory_limit(const MachineConfig& config) { return Microvm::kLowMemoryLimit; }
+uint64_t Board::low_memory_limit(const MachineConfig& config) {
+  return config.board == MachineConfig::BoardKind::kMicrovm ? Microvm::kLowMemoryLimit : Q35::kLowMemoryLimit;
+}
 
 }  // namespace vireo

@@ -23,11 +23,12 @@ Result<BootImage> BootImage::open(const BootConfig& config) {
   bool multiboot = find_multiboot_header(image.kernel_).has_value();
   uint32_t magic = 0;
   bool bzimage = !image.elf_ && image.kernel_.get(kLinuxMagicOffset, magic) && magic == kLinuxMagic;
-  bool pvh = false;
+  bool pvh = false, elf64 = false;
   if (image.elf_) {
     auto elf = ElfImage::parse(image.kernel_);
     if (!elf) return std::unexpected(std::move(elf).error().within("--kernel " + config.kernel));
     pvh = elf->pvh_entry.has_value();
+    elf64 = elf->is64;
   }
   image.protocol_ = config.protocol;
   switch (config.protocol) {
@@ -46,6 +47,8 @@ Result<BootImage> BootImage::open(const BootConfig& config) {
     case BootProtocol::kLinux64:
     case BootProtocol::kLinux32:
       if (!bzimage && !image.elf_) return fail(ErrorKind::kInvalid, image.kernel_named("not a Linux kernel"));
+      if (config.protocol == BootProtocol::kLinux32 && elf64)
+        return fail(ErrorKind::kInvalid, image.kernel_named("a 64-bit ELF kernel has no 32-bit Linux entry (pvh may be one)"));
       break;
     case BootProtocol::kPvh:
       if (!pvh) return fail(ErrorKind::kInvalid, image.kernel_named("has no PVH entry note"));

@@ -46,7 +46,9 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   int most = system_->extension(KVM_CAP_MAX_VCPUS);
   if (config_.cpus < 1 || (most > 0 && config_.cpus > static_cast<unsigned>(most)))
     return fail(ErrorKind::kInvalid, "--cpus " + std::to_string(config_.cpus) + ": 1 to " + std::to_string(most) + " are possible");
-  memory_ = TRY(GuestMemory::create(config_.memory, Board::low_memory_limit(config_)));
+  auto memory = GuestMemory::create(config_.memory, Board::low_memory_limit(config_));
+  if (!memory) return fail(memory.error().kind, "--memory " + memory.error().message, memory.error().code);
+  memory_ = std::move(*memory);
   vm_ = TRY(system_->create_vm());
   TRY_VOID(vm_->set_identity_map_address(kIdentityMap));
   TRY_VOID(vm_->set_tss_address(kTssAddress));
@@ -60,6 +62,7 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
     if (!bytes.empty()) vm_->notice_write(bytes.data(), bytes.size());
   });
   msi_ = std::make_unique<VmMsiSink>(*vm_);
+  doorbells_ = std::make_unique<Doorbells>(*vm_, loop_);
   TRY_VOID(create_vcpus());
   reset_chips_ = TRY(vm_->chip_state());
   board_ = TRY(Board::create(*this, serial));

@@ -19,6 +19,7 @@
 #include "kvm/vm.h"
 #include "machine/boot.h"
 #include "machine/bus.h"
+#include "machine/doorbells.h"
 #include "machine/irq_lines.h"
 #include "memory/guest_memory.h"
 
@@ -66,6 +67,7 @@ class Machine final : private kvm::ExitHandler {
   Bus& mmio() { return mmio_; }
   IrqLine& irq(unsigned gsi) { return irq_lines_.input(gsi); }
   MsiSink& msi() { return *msi_; }
+  Doorbells& doorbells() { return *doorbells_; }
   uint64_t exits() const;
   bool running() const { return state_ == State::kRunning; }
 
@@ -99,6 +101,7 @@ class Machine final : private kvm::ExitHandler {
   Bus ports_, mmio_;
   IrqLines irq_lines_;
   std::unique_ptr<MsiSink> msi_;
+  std::unique_ptr<Doorbells> doorbells_;
   BootImage image_;
   std::unique_ptr<Board> board_;
   std::vector<std::unique_ptr<kvm::VcpuThread>> threads_;

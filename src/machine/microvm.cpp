@@ -3,7 +3,7 @@
 
 #include "machine/acpi.h"
 #include "machine/machine.h"
-#include "virtio/device.h"
+#include "virtio/mmio.h"
 
 namespace vireo {
 
@@ -14,7 +14,14 @@ Result<std::unique_ptr<Microvm>> Microvm::create(Machine& machine, CharBackend* 
 }
 
 Result<> Microvm::add(std::unique_ptr<virtio::Device> device) {
-  return fail(ErrorKind::kUnsupported, "microvm: virtio devices are not wired yet");
+  if (slots_.size() == kMostDevices) return fail(ErrorKind::kInvalid, "--board microvm: at most " + std::to_string(kMostDevices) + " virtio devices");
+  Slot slot{.address = kWindow + slots_.size() * kStride, .gsi = gsi_of(slots_.size()), .transport = {}};
+  auto transport = virtio::Mmio::create(std::move(device), {machine_.memory(), machine_.irq(slot.gsi)});
+  TRY_VOID(machine_.mmio().add(slot.address, virtio::Mmio::kRegionSize, *transport));
+  machine_.doorbells().attach(slot.address, false, transport->doorbells());
+  slot.transport = std::move(transport);
+  slots_.push_back(std::move(slot));
+  return {};
 }
 
 void Microvm::reset(ResetKind kind) {

@@ -21,7 +21,7 @@ class Microvm final : public Board {
   void press_power_button() override { pc_->pm().power_button(); }
 
  private:
-  static constexpr uint64_t kWindow = 0xd0000000, kStride = 0x200;
+  static constexpr uint64_t kWindow = 0xd0000000, kStride = 0x200;  // a page holds eight
   static constexpr unsigned kMostDevices = 32;
   struct Slot {
     uint64_t address;

@@ -23,6 +23,7 @@ constexpr uint64_t kHugeAlign = 2u << 20;
 constexpr uint64_t kHighStart = 1ull << 32;
 
 std::string in_words(uint64_t bytes) {
+  if (bytes % (1ull << 40) == 0) return std::to_string(bytes >> 40) + "T";
   if (bytes % (1ull << 30) == 0) return std::to_string(bytes >> 30) + "G";
   if (bytes % (1ull << 20) == 0) return std::to_string(bytes >> 20) + "M";
   return std::to_string(bytes >> 10) + "K";
@@ -34,9 +35,9 @@ Result<OwnedFd> open_backing(const MemoryConfig& config) {
   OwnedFd fd;
   if (config.backing == Backing::kFile) {
     fd.reset(::open(config.path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    if (!fd.valid()) return fail_errno("memory backing file " + config.path);
+    if (!fd.valid()) return fail_errno("backing file " + config.path);
     struct stat st;
-    if (fstat(fd.get(), &st)) return fail_errno("memory backing file " + config.path);
+    if (fstat(fd.get(), &st)) return fail_errno("backing file " + config.path);
     if (S_ISREG(st.st_mode) && static_cast<uint64_t>(st.st_size) >= config.size) return fd;
   } else {
     unsigned flags = MFD_CLOEXEC;
@@ -45,10 +46,10 @@ Result<OwnedFd> open_backing(const MemoryConfig& config) {
       if (config.huge_page_size) flags |= static_cast<unsigned>(std::countr_zero(config.huge_page_size)) << MAP_HUGE_SHIFT;
     }
     fd.reset(memfd_create("vireo-ram", flags));
-    if (!fd.valid()) return fail_errno("memory backing memfd");
+    if (!fd.valid()) return fail_errno("backing memfd");
   }
   if (ftruncate(fd.get(), static_cast<off_t>(config.size)))
-    return fail_errno("memory size " + in_words(config.size) + ": sizing the backing");
+    return fail_errno(in_words(config.size) + ": sizing the backing");
   return fd;
 }
 
@@ -77,13 +78,13 @@ Result<> GuestMemory::Impl::map(const MemoryConfig& config) {
   void* reservation = mmap(nullptr, reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (reservation == MAP_FAILED) {
     reserved_size = 0;
-    return fail_errno("memory size " + in_words(config.size) + ": more than this host can map");
+    return fail_errno(in_words(config.size) + ": more than this host can map");
   }
   reserved = static_cast<std::byte*>(reservation);
   auto* start = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(reserved) + align - 1) & ~(align - 1));
   int flags = MAP_FIXED | (fd.valid() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
   if (mmap(start, config.size, PROT_READ | PROT_WRITE, flags, fd.get(), 0) == MAP_FAILED)
-    return fail_errno("memory size " + in_words(config.size) + (hugetlb ? ": not enough free huge pages" : ": more than this host has"));
+    return fail_errno(in_words(config.size) + (hugetlb ? ": not enough free huge pages" : ": more than this host has"));
   regions.push_back({GuestAddress{0}, config.size, start});
   return tune(start, config);
 }
@@ -93,17 +94,17 @@ Result<> GuestMemory::Impl::tune(std::byte* start, const MemoryConfig& config) {
   if (config.numa_node >= 0) {
     constexpr unsigned kBits = 8 * sizeof(unsigned long);
     std::array<unsigned long, 1024 / kBits> nodes{};
-    if (config.numa_node >= 1024) return fail(ErrorKind::kInvalid, "memory numa=" + std::to_string(config.numa_node) + ": no such host node");
+    if (config.numa_node >= 1024) return fail(ErrorKind::kInvalid, "numa=" + std::to_string(config.numa_node) + ": no such host node");
     nodes[config.numa_node / kBits] |= 1ul << (config.numa_node % kBits);
     if (syscall(SYS_mbind, start, config.size, MPOL_BIND, nodes.data(), 1025ul, 0u))
-      return fail_errno("memory numa=" + std::to_string(config.numa_node));
+      return fail_errno("numa=" + std::to_string(config.numa_node));
   }
-  if (config.mergeable && madvise(start, config.size, MADV_MERGEABLE)) return fail_errno("memory mergeable");
+  if (config.mergeable && madvise(start, config.size, MADV_MERGEABLE)) return fail_errno("mergeable");
   // A kernel without transparent huge pages refuses the advice; that costs speed alone.
   if (!hugetlb) madvise(start, config.size, config.transparent_huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   madvise(start, config.size, MADV_DONTDUMP);
   if (config.prealloc && madvise(start, config.size, MADV_POPULATE_WRITE))
-    return fail_errno("memory size " + in_words(config.size) + ": prealloc");
+    return fail_errno(in_words(config.size) + ": prealloc");
   return {};
 }
 
@@ -112,14 +113,14 @@ GuestMemory::~GuestMemory() = default;
 
 Result<std::unique_ptr<GuestMemory>> GuestMemory::create(const MemoryConfig& config, uint64_t low_limit) {
   if (config.size == 0 || config.size % kPage)
-    return fail(ErrorKind::kInvalid, "memory size " + std::to_string(config.size) + " bytes: must be a multiple of 4 KiB and not zero");
-  if (config.size > 1ull << 46) return fail(ErrorKind::kInvalid, "memory size " + in_words(config.size) + ": beyond 64 TiB");
+    return fail(ErrorKind::kInvalid, std::to_string(config.size) + " bytes: must be a multiple of 4 KiB and not zero");
+  if (config.size > 1ull << 46) return fail(ErrorKind::kInvalid, in_words(config.size) + ": beyond 64 TiB");
   if (config.backing == MemoryConfig::Backing::kHugetlb) {
     uint64_t page = config.huge_page_size ? config.huge_page_size : 2u << 20;
     if (!std::has_single_bit(page) || page < kHugeAlign)
-      return fail(ErrorKind::kInvalid, "memory hugetlb page size " + in_words(page) + ": 2M or 1G");
+      return fail(ErrorKind::kInvalid, "hugetlb page size " + in_words(page) + ": 2M or 1G");
     if (config.size % page)
-      return fail(ErrorKind::kInvalid, "memory size " + in_words(config.size) + ": not a multiple of its " + in_words(page) + " pages");
+      return fail(ErrorKind::kInvalid, in_words(config.size) + ": not a multiple of its " + in_words(page) + " pages");
   }
   std::unique_ptr<GuestMemory> memory(new GuestMemory);
   memory->impl_->fd = TRY(open_backing(config));

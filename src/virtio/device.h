@@ -32,6 +32,8 @@ class Device {
   virtual uint16_t type() const = 0;            // virtio device id
   virtual uint64_t features() const = 0;        // device's own; the transport adds the ring's
   virtual std::vector<uint16_t> queue_sizes() const = 0;  // the maximum of each queue
+  // Bytes past the device's config space are left as they are. Must be consistent in itself against the device's own thread;
+  // the transport finds out about changes between two reads.
   virtual void read_config(uint64_t offset, std::span<std::byte> data) = 0;
   virtual void write_config(uint64_t offset, std::span<const std::byte> data) {}
 
@@ -39,8 +41,12 @@ class Device {
   virtual void activate(uint64_t accepted_features, std::span<Queue* const> queues, Interrupt& interrupt) = 0;
   // The driver rang queue `index`. Comes on the thread that took the notification; must not block on I/O.
   virtual void notify(unsigned index) = 0;
-  // Stops using queues and guest memory and returns only when no request is in flight.
+  // Stops using queues and guest memory and returns only when no request is in flight. The device's state stays: a
+  // transport also quiets a device this way to save it, and activates it again.
   virtual void deactivate() = 0;
+  // The driver reset the device, after deactivate(): back to what create() made.
+  virtual void reset() {}
+  // What activate() does not give back, numbers 1 to 99. While not active.
   virtual void fields(Archive& archive) = 0;
 };
 

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+# Completion for bash: source this file, or put it into /usr/share/bash-completion/completions/vireo.
+_vireo() {
+  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
+  COMPREPLY=()
+  if ((COMP_CWORD == 1)); then
+    mapfile -t COMPREPLY < <(compgen -W 'run --version --help' -- "$word")
+    return
+  fi
+  case $before in
+    --kernel | --initrd | --config | --disk) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    --board) mapfile -t COMPREPLY < <(compgen -W 'q35 microvm' -- "$word") ;;
+    --accel) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft' -- "$word") ;;
+    --net) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'user tap,ifname= none' -- "$word") ;;
+    --serial | --console) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'stdio file: null pty' -- "$word") ;;
+    --boot-protocol) mapfile -t COMPREPLY < <(compgen -W 'auto linux64 linux32 pvh multiboot' -- "$word") ;;
+    --help) mapfile -t COMPREPLY < <(compgen -W 'memory disk net serial accel board config exit' -- "$word") ;;
+    --append | --memory | --cpus | --cpu-affinity | --debug-exit) ;;
+    *) mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --boot-protocol --memory --cpus
+         --cpu-affinity --board --accel --disk --net --serial --console --rng --no-reboot --config --debug-exit
+         --testdev --help' -- "$word") ;;
+  esac
+}
+complete -F _vireo vireo

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/devices.h"
+
+#include <cstdio>
+
+#include "cli/backend_port.h"
+#include "machine/board.h"
+#include "network/tap.h"
+#include "network/user.h"
+#include "storage/raw.h"
+#include "virtio/blk.h"
+#include "virtio/console.h"
+#include "virtio/net.h"
+#include "virtio/rng.h"
+
+namespace vireo::cli {
+namespace {
+
+Result<> add_disk(Machine& machine, const DiskOptions& options) {
+  if (!options.format.empty() && options.format != "raw")
+    return fail(ErrorKind::kUnsupported, "format " + options.format + " is not known (raw is)");
+  const std::string& cache = options.cache;
+  storage::RawConfig raw{.path = options.path,
+                         .read_only = options.readonly,
+                         .direct = cache == "none" || cache == "directsync",
+                         .no_flush = cache == "unsafe"};
+  auto disk = TRY(storage::Raw::create(raw, machine.loop()));
+  virtio::BlkConfig blk{.serial = options.serial,
+                        .queues = static_cast<uint16_t>(options.queues),
+                        .write_cache = cache != "writethrough" && cache != "directsync"};
+  auto device = TRY(virtio::Blk::create(blk, {machine.loop()}, std::move(disk)));
+  return machine.board().add(std::move(device));
+}
+
+// Spec: IEEE 802, a unicast address in the usual notation.
+Result<virtio::Mac> parse_mac(const std::string& text) {
+  virtio::Mac mac{};
+  unsigned bytes[6];
+  int end = 0;
+  if (sscanf(text.c_str(), "%2x:%2x:%2x:%2x:%2x:%2x%n", &bytes[0], &bytes[1], &bytes[2], &bytes[3], &bytes[4], &bytes[5], &end) != 6 ||
+      static_cast<size_t>(end) != text.size() || (bytes[0] & 1))
+    return fail(ErrorKind::kInvalid, "mac " + text + ": not a unicast hardware address");
+  for (size_t i = 0; i < mac.size(); i++) mac[i] = static_cast<uint8_t>(bytes[i]);
+  return mac;
+}
+
+Result<> add_net(Machine& machine, const NetOptions& options, unsigned index) {
+  std::unique_ptr<network::Backend> backend;
+  if (options.kind == NetOptions::Kind::kTap) {
+    if (options.interface.empty()) return fail(ErrorKind::kInvalid, "tap needs ifname=NAME");
+    backend = TRY(network::Tap::create({.name = options.interface}, machine.loop()));
+  } else {
+    network::UserConfig user;
+    for (const NetOptions::Forward& f : options.forwards)
+      user.forwards.push_back({.udp = f.udp, .host_address = f.host_address, .host_port = f.host_port, .guest_address = {}, .guest_port = f.guest_port});
+    backend = TRY(network::User::create(user, machine.loop()));
+  }
+  // Locally administered addresses of our own when the user gives none; alike on every start, so that guests keep their names.
+  virtio::NetConfig net{.mac = {0x52, 0x54, 0x00, 0x56, 0x49, static_cast<uint8_t>(index + 1)}};
+  if (!options.mac.empty()) net.mac = TRY(parse_mac(options.mac));
+  auto device = TRY(virtio::Net::create(net, {machine.loop()}, std::move(backend)));
+  return machine.board().add(std::move(device));
+}
+
+}  // namespace
+
+Result<> add_devices(Machine& machine, const RunOptions& options, CharBackend* console) {
+  for (const DiskOptions& disk : options.disks)
+    if (auto result = add_disk(machine, disk); !result) return std::unexpected(std::move(result).error().within("--disk " + disk.path));
+  for (unsigned i = 0; i < options.nets.size(); i++)
+    if (auto result = add_net(machine, options.nets[i], i); !result) return std::unexpected(std::move(result).error().within("--net " + options.nets[i].text));
+  if (options.rng) {
+    auto rng = TRY(virtio::Rng::create({}, {machine.loop(), machine.loop(), machine.loop()}));
+    TRY_VOID(machine.board().add(std::move(rng)));
+  }
+  if (console) {
+    std::vector<std::unique_ptr<virtio::ConsolePort>> ends;
+    ends.push_back(std::make_unique<BackendPort>(*console));
+    auto device = TRY(virtio::Console::create({}, {machine.loop()}, std::move(ends)));
+    TRY_VOID(machine.board().add(std::move(device)));
+  }
+  return {};
+}
+
+}  // namespace vireo::cli

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// From options to the virtio devices of a machine.
+#pragma once
+
+#include "base/result.h"
+#include "cli/options.h"
+
+namespace vireo::cli {
+
+// `console`: the host's end of a virtio console, or null for none.
+Result<> add_devices(Machine& machine, const RunOptions& options, CharBackend* console);
+
+}  // namespace vireo::cli

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/options.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+namespace vireo::cli {
+namespace {
+
+Result<std::optional<RunOptions>> parse(std::vector<std::string> words) {
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  return parse_run(static_cast<int>(argv.size()), argv.data());
+}
+
+std::string error_of(std::vector<std::string> words) {
+  auto result = parse(std::move(words));
+  return result ? "" : result.error().message;
+}
+
+TEST(Options, SizesTakeLettersAndDefaultToMiB) {
+  EXPECT_EQ(*parse_size("512M", "x"), 512ull << 20);
+  EXPECT_EQ(*parse_size("2g", "x"), 2ull << 30);
+  EXPECT_EQ(*parse_size("64", "x"), 64ull << 20);
+  for (const char* bad : {"", "M", "0", "-1", "1X", "1.5G", "99999999999999999999", "99999999T"}) EXPECT_FALSE(parse_size(bad, "x")) << bad;
+}
+
+TEST(Options, DoubledCommasAreCommas) {
+  auto disk = parse_disk("a,,b.img,readonly,serial=x");
+  ASSERT_TRUE(disk);
+  EXPECT_EQ(disk->path, "a,b.img");
+  EXPECT_TRUE(disk->readonly);
+  EXPECT_EQ(disk->serial, "x");
+}
+
+TEST(Options, CpuListsHaveRanges) {
+  EXPECT_EQ(*parse_cpu_list("0-2,5", "x"), (std::vector<int>{0, 1, 2, 5}));
+  for (const char* bad : {"", "a", "3-1", "1,", "9999"}) EXPECT_FALSE(parse_cpu_list(bad, "x")) << bad;
+}
+
+TEST(Options, ForwardsNameBothPorts) {
+  auto net = parse_net("user,forward=tcp:127.0.0.1:2222:22,forward=udp:53:53");
+  ASSERT_TRUE(net);
+  ASSERT_EQ(net->forwards.size(), 2u);
+  EXPECT_EQ(net->forwards[0].host_address, "127.0.0.1");
+  EXPECT_EQ(net->forwards[0].host_port, 2222);
+  EXPECT_EQ(net->forwards[0].guest_port, 22);
+  EXPECT_TRUE(net->forwards[1].udp);
+  EXPECT_FALSE(parse_net("user,forward=22"));
+  EXPECT_FALSE(parse_net("user,forward=tcp:1:99999"));
+}
+
+TEST(Options, MemoryWordsReachTheConfig) {
+  auto memory = parse_memory("1G,hugetlb=2M,prealloc,numa=1");
+  ASSERT_TRUE(memory);
+  EXPECT_EQ(memory->backing, MemoryConfig::Backing::kHugetlb);
+  EXPECT_EQ(memory->huge_page_size, 2u << 20);
+  EXPECT_TRUE(memory->prealloc);
+  EXPECT_EQ(memory->numa_node, 1);
+  EXPECT_EQ(parse_memory("1G,file=/x")->path, "/x");
+  EXPECT_FALSE(parse_memory("1G,colour=red"));
+}
+
+TEST(Options, ErrorsNameOptionAndValue) {
+  EXPECT_NE(error_of({"--frobnicate"}).find("--frobnicate"), std::string::npos);
+  EXPECT_NE(error_of({"--kernel", "k", "--cpus", "0"}).find("--cpus 0"), std::string::npos);
+  EXPECT_NE(error_of({"--kernel", "k", "--accel", "warp"}).find("--accel warp"), std::string::npos);
+  EXPECT_NE(error_of({"--kernel", "k", "stray"}).find("stray"), std::string::npos);
+  EXPECT_NE(error_of({}).find("--kernel"), std::string::npos);
+}
+
+TEST(Options, TheCommandLineWinsOverTheFile) {
+  char path[] = "/tmp/vireo-config-XXXXXX";
+  int fd = mkstemp(path);
+  ASSERT_GE(fd, 0);
+  close(fd);
+  std::ofstream(path) << "# a machine\nkernel = /k\nmemory = 1G\ncpus = 4\nappend = console=ttyS0 a=b\nrng = on\ndisk = a.img\ndisk = b.img,readonly\n";
+  auto run = parse({"--config", path, "--cpus", "2"});
+  ASSERT_TRUE(run) << run.error().message;
+  EXPECT_EQ((*run)->machine.cpus, 2u);
+  EXPECT_EQ((*run)->machine.memory.size, 1ull << 30);
+  EXPECT_EQ((*run)->machine.boot.append, "console=ttyS0 a=b");
+  EXPECT_TRUE((*run)->rng);
+  EXPECT_EQ((*run)->disks.size(), 2u);
+  std::ofstream(path) << "kernel = /k\ncolour = red\n";
+  EXPECT_NE(error_of({"--config", path}).find("colour"), std::string::npos);
+  unlink(path);
+}
+
+}  // namespace
+}  // namespace vireo::cli

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Expected values: ACPI 6.5, 4.8.3.
+#include "devices/acpi_pm.h"
+
+#include <gtest/gtest.h>
+
+#include "base/fake_clock.h"
+
+namespace vireo {
+namespace {
+
+struct Line final : IrqLine {
+  void set(bool l) override { level = l; }
+  bool level = false;
+};
+
+class AcpiPmTest : public testing::Test {
+ protected:
+  template <class T>
+  T in(uint64_t offset) {
+    T value;
+    pm.read({offset}, std::as_writable_bytes(std::span(&value, 1)));
+    return value;
+  }
+  template <class T>
+  void out(uint64_t offset, T value) {
+    pm.write({offset}, std::as_bytes(std::span(&value, 1)));
+  }
+  FakeClock clock;
+  Line sci;
+  int offs = 0;
+  AcpiPm pm{{sci, clock, clock, [this] { offs++; }}};
+};
+
+TEST_F(AcpiPmTest, TimerRunsAt3579545Hz) {
+  uint32_t before = in<uint32_t>(8);
+  clock.advance(1'000'000'000);
+  EXPECT_NEAR(in<uint32_t>(8) - before, 3579545, 1);
+}
+
+TEST_F(AcpiPmTest, TimerHas24Bits) {
+  clock.advance(100'000'000'000);
+  EXPECT_LT(in<uint32_t>(8), 1u << 24);
+}
+
+TEST_F(AcpiPmTest, TimerCarryInterruptsWhenEnabled) {
+  out<uint16_t>(2, 1);
+  clock.advance(2'400'000'000);  // bit 23 changes every 2.34 s
+  EXPECT_TRUE(sci.level);
+  out<uint16_t>(0, 1);
+  EXPECT_FALSE(sci.level);
+}
+
+TEST_F(AcpiPmTest, PowerButtonInterruptsAndIsClearedByWritingOne) {
+  pm.power_button();
+  EXPECT_FALSE(sci.level);
+  out<uint16_t>(2, 1 << 8);
+  EXPECT_TRUE(sci.level);
+  EXPECT_EQ(in<uint16_t>(0) & 1 << 8, 1 << 8);
+  out<uint16_t>(0, 1 << 8);
+  EXPECT_FALSE(sci.level);
+}
+
+TEST_F(AcpiPmTest, OnlySoftOffSwitchesOff) {
+  out<uint16_t>(4, 1 << 13 | 1 << 10);
+  EXPECT_EQ(offs, 0);
+  out<uint16_t>(4, 1 << 13 | AcpiPm::kSoftOff << 10);
+  EXPECT_EQ(offs, 1);
+  EXPECT_EQ(in<uint16_t>(4) & 1 << 13, 0);
+  EXPECT_EQ(in<uint16_t>(4) & 1, 1);  // SCI_EN
+}
+
+}  // namespace
+}  // namespace vireo

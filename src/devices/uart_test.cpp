@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// Expected values: PC16550D data sheet, tables 1 to 4.
+#include "devices/uart.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace vireo {
+namespace {
+
+struct Line final : IrqLine {
+  void set(bool l) override { level = l; }
+  bool level = false;
+};
+
+struct Host final : CharBackend {
+  void connect(CharFrontend*) override {}
+  bool write(std::byte b) override {
+    if (full) return false;
+    sent += static_cast<char>(b);
+    return true;
+  }
+  void room_made() override { wakes++; }
+  std::string sent;
+  bool full = false;
+  int wakes = 0;
+};
+
+class UartTest : public testing::Test {
+ protected:
+  uint8_t in(unsigned offset) {
+    std::byte b{0xff};
+    uart.read({offset}, {&b, 1});
+    return std::to_integer<uint8_t>(b);
+  }
+  void out(unsigned offset, uint8_t value) {
+    std::byte b{value};
+    uart.write({offset}, {&b, 1});
+  }
+  size_t type(const std::string& text) { return uart.receive(std::as_bytes(std::span(text))); }
+  void listen() {
+    out(2, 0x07);  // FIFO on and cleared
+    out(4, 0x0b);  // DTR, RTS, OUT2
+  }
+  Line line;
+  Host host;
+  Uart uart{{line, &host}};
+};
+
+TEST_F(UartTest, TransmitterIsEmptyAfterReset) { EXPECT_EQ(in(5), 0x60); }
+
+TEST_F(UartTest, BytesGoToTheHost) {
+  for (char c : std::string("hello")) out(0, static_cast<uint8_t>(c));
+  EXPECT_EQ(host.sent, "hello");
+  EXPECT_EQ(in(5), 0x60);
+}
+
+TEST_F(UartTest, FullHostHoldsTheByteUntilReady) {
+  host.full = true;
+  out(0, 'x');
+  EXPECT_EQ(in(5) & 0x60, 0);
+  host.full = false;
+  uart.transmit_ready();
+  EXPECT_EQ(host.sent, "x");
+  EXPECT_EQ(in(5) & 0x60, 0x60);
+}
+
+TEST_F(UartTest, DivisorLatchHidesDataAndInterruptEnable) {
+  out(3, 0x83);
+  out(0, 0x01);
+  out(1, 0x02);
+  EXPECT_EQ(in(0), 0x01);
+  EXPECT_EQ(in(1), 0x02);
+  out(3, 0x03);
+  EXPECT_EQ(in(1), 0x00);
+  EXPECT_TRUE(host.sent.empty());
+}
+
+TEST_F(UartTest, NothingIsTakenBeforeTheDriverListens) {
+  EXPECT_EQ(type("abc"), 0u);
+  listen();
+  EXPECT_GT(host.wakes, 0);
+  EXPECT_EQ(type("abc"), 3u);
+  EXPECT_EQ(in(5) & 1, 1);
+  EXPECT_EQ(in(0), 'a');
+}
+
+TEST_F(UartTest, FifoTakesSixteenAndNoMore) {
+  listen();
+  EXPECT_EQ(type(std::string(40, 'x')), 16u);
+  EXPECT_EQ(uart.receive_room(), 0u);
+  for (int i = 0; i < 16; i++) EXPECT_EQ(in(0), 'x');
+  EXPECT_EQ(in(5) & 3, 0);  // neither data nor overrun
+}
+
+TEST_F(UartTest, ReceiveInterruptFollowsTriggerAndTimeout) {
+  listen();
+  out(2, 0x81);  // trigger at eight
+  out(1, 0x01);
+  type("abc");
+  EXPECT_TRUE(line.level);
+  EXPECT_EQ(in(2), 0xcc);  // character timeout
+  type("defgh");
+  EXPECT_EQ(in(2), 0xc4);  // data available
+  for (int i = 0; i < 8; i++) in(0);
+  EXPECT_FALSE(line.level);
+  EXPECT_EQ(in(2), 0xc1);
+}
+
+TEST_F(UartTest, TransmitInterruptIsClearedByReadingIir) {
+  listen();
+  out(1, 0x02);
+  EXPECT_TRUE(line.level);
+  EXPECT_EQ(in(2), 0xc2);
+  EXPECT_FALSE(line.level);
+  out(0, 'y');
+  EXPECT_TRUE(line.level);
+}
+
+TEST_F(UartTest, Out2GatesTheLine) {
+  out(1, 0x02);
+  EXPECT_FALSE(line.level);
+  out(4, 0x08);
+  EXPECT_TRUE(line.level);
+}
+
+TEST_F(UartTest, LoopbackReturnsDataAndModemLines) {
+  out(4, 0x1a);  // LOOP, OUT2, RTS
+  EXPECT_EQ(in(6) & 0xf0, 0x90);  // DCD from OUT2, CTS from RTS
+  out(0, 'q');
+  EXPECT_EQ(in(0), 'q');
+  EXPECT_TRUE(host.sent.empty());
+}
+
+TEST_F(UartTest, ModemStatusDeltasClearOnRead) {
+  EXPECT_EQ(in(6), 0xb0);
+  out(4, 0x10);
+  EXPECT_EQ(in(6) & 0x0f, 0x0b);  // CTS, DSR and DCD fell
+  EXPECT_EQ(in(6) & 0x0f, 0x00);
+}
+
+TEST_F(UartTest, ScratchKeepsItsByte) {
+  out(7, 0x5a);
+  EXPECT_EQ(in(7), 0x5a);
+}
+
+}  // namespace
+}  // namespace vireo

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole machines with multiboot kernels of a few instructions, on every board and hypervisor there is.
+#include "machine/machine.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "kvm/system.h"
+
+namespace vireo {
+namespace {
+
+using Board = MachineConfig::BoardKind;
+
+struct Sink final : CharBackend {
+  void connect(CharFrontend*) override {}
+  bool write(std::byte b) override {
+    text += static_cast<char>(b);
+    return true;
+  }
+  void room_made() override {}
+  std::string text;
+};
+
+// A file with a multiboot header that gives its addresses: loads at 1 MiB, starts right behind the header.
+class Kernel {
+ public:
+  explicit Kernel(std::initializer_list<std::initializer_list<uint8_t>> parts) {
+    constexpr uint32_t kMagic = 0x1badb002, kFlags = 1u << 16, kLoad = 0x100000;
+    uint32_t header[8] = {kMagic, kFlags, 0u - kMagic - kFlags, kLoad, kLoad, 0, 0, kLoad + 32};
+    int fd = mkstemp(path_);
+    EXPECT_EQ(write(fd, header, sizeof header), static_cast<ssize_t>(sizeof header));
+    for (auto& part : parts) EXPECT_EQ(write(fd, part.begin(), part.size()), static_cast<ssize_t>(part.size()));
+    close(fd);
+  }
+  ~Kernel() { unlink(path_); }
+  std::string path() const { return path_; }
+
+ private:
+  char path_[32] = "/tmp/vireo-kernel-XXXXXX";
+};
+
+struct Case {
+  const kvm::Api* api;
+  Board board;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  std::vector<const kvm::Api*> apis;
+  if (kvm::System::open(kvm::kernel_api())) apis.push_back(&kvm::kernel_api());
+  if (kvm::soft_api()) apis.push_back(kvm::soft_api());
+  for (const kvm::Api* api : apis)
+    for (Board board : {Board::kMicrovm, Board::kQ35}) all.push_back({api, board});
+  return all;
+}
+
+class MachineTest : public testing::TestWithParam<Case> {
+ protected:
+  int run(const Kernel& kernel, bool reboot = true) {
+    auto loop = std::move(*EventLoop::create());
+    MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}, .reboot = reboot, .debug_exit = 0xf4};
+    auto machine = Machine::create(config, *GetParam().api, *loop, &serial);
+    EXPECT_TRUE(machine) << machine.error().message;
+    if (!machine) return -1;
+    int status = -1;
+    (*machine)->set_on_end([&](int value) {
+      status = value;
+      loop->stop();
+    });
+    auto started = (*machine)->start();
+    EXPECT_TRUE(started) << started.error().message;
+    if (started) loop->run();
+    return status;
+  }
+  Sink serial;
+};
+
+// Pieces of 32-bit code.
+#define OUT8(port, value) {0x66, 0xba, (port)&0xff, (port) >> 8, 0xb0, value, 0xee}  // mov dx,port; mov al,value; out dx,al
+#define EXIT(value) {0xb0, value, 0xe6, 0xf4, 0xeb, 0xfe}                            // mov al,value; out 0xf4,al; jmp $
+
+TEST_P(MachineTest, MultibootKernelSpeaksAndExits) {
+  Kernel kernel({OUT8(0x3f8, 'o'), OUT8(0x3f8, 'k'), EXIT(5)});
+  EXPECT_EQ(run(kernel), 11);
+  EXPECT_EQ(serial.text, "ok");
+}
+
+TEST_P(MachineTest, MagicAndInformationArePassed) {
+  // cmp eax,0x2badb002; jne fail; test dword [ebx],1; jz fail; exit 1; fail: exit 2
+  Kernel kernel({{0x3d, 0x02, 0xb0, 0xad, 0x2b, 0x75, 0x0e, 0xf7, 0x03, 0x01, 0x00, 0x00, 0x00, 0x74, 0x06}, EXIT(1), EXIT(2)});
+  EXPECT_EQ(run(kernel), 3);
+}
+
+TEST_P(MachineTest, AcpiSoftOffEndsWithStatusZero) {
+  // mov dx,0x604; mov ax,SLP_EN | S5; out dx,ax; jmp $
+  Kernel kernel({{0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20 | 7 << 2, 0x66, 0xef, 0xeb, 0xfe}});
+  EXPECT_EQ(run(kernel), 0);
+}
+
+// The first boot finds zero in an NVRAM byte, sets it and resets; the second one exits.
+#define SECOND_BOOT_EXITS                                                                                   \
+  OUT8(0x70, 0x40), {0xe4, 0x71, 0x84, 0xc0, 0x74, 0x06}, EXIT(9), /* in al,0x71; test al,al; jz next */    \
+      OUT8(0x70, 0x40), OUT8(0x71, 1), OUT8(0x3f8, 'r')
+
+TEST_P(MachineTest, ResetRegisterBootsAgain) {
+  Kernel kernel({SECOND_BOOT_EXITS, OUT8(0xcf9, 6), {0xeb, 0xfe}});
+  EXPECT_EQ(run(kernel), 19);
+  EXPECT_EQ(serial.text, "r");
+}
+
+TEST_P(MachineTest, KeyboardControllerBootsAgain) {
+  Kernel kernel({SECOND_BOOT_EXITS, OUT8(0x64, 0xfe), {0xeb, 0xfe}});
+  EXPECT_EQ(run(kernel), 19);
+}
+
+TEST_P(MachineTest, NoRebootTurnsResetIntoTheEnd) {
+  Kernel kernel({OUT8(0xcf9, 6), {0xeb, 0xfe}});
+  EXPECT_EQ(run(kernel, false), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, MachineTest, testing::ValuesIn(cases()), [](const auto& info) {
+  return std::string(info.param.api->name) + (info.param.board == Board::kQ35 ? "_q35" : "_microvm");
+});
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(MachineTest);
+
+TEST(BootImage, RefusesWhatIsNoKernelByName) {
+  auto missing = BootImage::open({.kernel = "/nowhere/vmlinuz"});
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().message, "--kernel /nowhere/vmlinuz: No such file or directory");
+  auto text = BootImage::open({.kernel = "/proc/self/comm"});
+  ASSERT_FALSE(text);
+  EXPECT_NE(text.error().message.find("--kernel /proc/self/comm"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace vireo

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// PCI bus 0: finds functions for configuration accesses through ports 0xcf8/0xcfc or ECAM, and keeps their BARs mapped where the guest
+// puts them. Spec: PCI Local Bus 3.0, 3.2.2.3.2; PCI Express Base 5.0, 7.2.2.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "devices/device.h"
+#include "devices/pci_device.h"
+#include "machine/bus.h"
+#include "machine/doorbells.h"
+
+namespace vireo {
+
+class PciRoot final : public PciParent {
+ public:
+  static constexpr unsigned kSlots = 32, kFunctions = 8;
+
+  // `reset_control` answers at port 0xcf9, inside the address register.
+  PciRoot(Bus& ports, Bus& mmio, Doorbells& doorbells, Device& reset_control);
+  ~PciRoot() override;
+
+  Result<> map(uint64_t ecam_address, uint64_t ecam_size);
+  Result<> add(unsigned slot, unsigned function, std::unique_ptr<PciDevice> device);
+  bool occupied(unsigned slot) const;
+  void reset(ResetKind kind);
+  void decoding_changed(PciDevice& device) override;
+
+  // Gives every BAR a place and switches decoding on, as firmware does before it starts a kernel.
+  struct Windows {
+    uint64_t io, io_end, memory, memory_end, high, high_end;
+  };
+  void assign(Windows windows, const std::function<uint8_t(unsigned slot)>& interrupt_line);
+
+ private:
+  // One BAR as the buses see it.
+  class Window final : public Device {
+   public:
+    void read(Access access, std::span<std::byte> data) override {
+      std::lock_guard lock(*mutex);
+      device->read(bar, access, data);
+    }
+    void write(Access access, std::span<const std::byte> data) override {
+      std::lock_guard lock(*mutex);
+      device->write(bar, access, data);
+    }
+    void reset(ResetKind) override {}
+    void fields(Archive&) override {}
+
+    PciDevice* device = nullptr;
+    std::recursive_mutex* mutex = nullptr;
+    unsigned bar = 0;
+    uint64_t mapped_at = PciDevice::kNotDecoded;
+    bool io = false;
+  };
+  struct Function {
+    std::unique_ptr<PciDevice> device;
+    // Recursive: a write through a function's own configuration window comes back to it.
+    std::recursive_mutex mutex;
+    std::array<Window, PciDevice::kBars> windows;
+  };
+  class ConfigPorts;
+  class Ecam;
+
+  Function* find(unsigned bus, unsigned slot, unsigned function);
+  void config_read(unsigned bus, unsigned devfn, unsigned offset, std::span<std::byte> data);
+  void config_write(unsigned bus, unsigned devfn, unsigned offset, std::span<const std::byte> data);
+  void unmap(Window& window);
+
+  Bus& ports_;
+  Bus& mmio_;
+  Doorbells& doorbells_;
+  std::array<std::unique_ptr<Function>, kSlots * kFunctions> functions_;
+  std::unique_ptr<Device> config_ports_, ecam_;
+};
+
+}  // namespace vireo

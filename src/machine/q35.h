@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// The default board: a PC with PCI Express in the manner of Intel's Q35 with its ICH9. Spec: Intel 3 Series Express Chipset Family and
+// ICH9 data sheets.
+#pragma once
+
+#include <memory>
+
+#include "machine/board.h"
+#include "machine/pc_devices.h"
+#include "machine/pci_root.h"
+
+namespace vireo {
+
+class Q35 final : public Board {
+ public:
+  static constexpr uint64_t kLowMemoryLimit = 0x80000000;
+  static Result<std::unique_ptr<Q35>> create(Machine& machine, CharBackend* serial);
+
+  Result<> add(std::unique_ptr<virtio::Device> device) override;
+  void reset(ResetKind kind) override;
+  Result<BootEnvironment> prepare_boot() override;
+  void press_power_button() override { pc_->pm().power_button(); }
+
+ private:
+  static constexpr uint64_t kEcam = 0xb0000000, kEcamSize = 0x10000000;
+  static constexpr uint32_t kWindow = 0xc0000000, kWindowEnd = 0xfebfffff;
+  static constexpr uint16_t kIoWindow = 0xc000, kIoWindowEnd = 0xffff;
+  static constexpr uint64_t kHighWindowSize = 16ull << 30;
+  static constexpr unsigned kLpcSlot = 31, kLinks = 8;
+  // INTA# of slot n goes to link n modulo 8, on IOAPIC pin 16 and up.
+  static unsigned gsi_of(unsigned slot) { return 16 + slot % kLinks; }
+
+  explicit Q35(Machine& machine) : machine_(machine) {}
+  Result<> build(CharBackend* serial);
+  aml::Bytes describe() const;
+  uint64_t high_window() const;
+
+  Machine& machine_;
+  std::unique_ptr<PcDevices> pc_;
+  std::unique_ptr<PciRoot> pci_;
+};
+
+}  // namespace vireo
