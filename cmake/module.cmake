@@ -29,7 +29,7 @@ target_compile_options(vireo_flags INTERFACE ${VIREO_WARNINGS} -fno-omit-frame-p
 target_compile_definitions(vireo_flags INTERFACE _GNU_SOURCE $<$<BOOL:${VIREO_VERIFY_BLOCKS}>:VIREO_VERIFY_BLOCKS>)
 if(VIREO_SANITIZE)
   # GCC's own manual: the sanitizers' extra code makes this warning fire where nothing is wrong.
-  target_compile_options(vireo_flags INTERFACE -Wno-maybe-uninitialized)
+  target_compile_options(vireo_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   # vptr checks need type information, which the parts built without RTTI do not have.
   target_compile_options(vireo_flags INTERFACE -fsanitize=${VIREO_SANITIZE} -fno-sanitize=vptr)
   target_link_options(vireo_flags INTERFACE -fsanitize=${VIREO_SANITIZE})
