@@ -116,16 +116,9 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   uint32_t mode = vcpu->mode;
   Outcome outcome;
   engine.need_step = false;
-<<<<<<< HEAD
-  // STI and MOV SS open a shadow over the next instruction; whatever shadow there was ends here.
-  bool sti = vcpu->interrupt_shadow_sti, mov_ss = vcpu->interrupt_shadow_mov_ss;
-  vcpu->interrupt_shadow_sti = vcpu->interrupt_shadow_mov_ss = false;
-  uint64_t after = vcpu->rip + record->insn.length;
-=======
   // A shadow that an earlier instruction cast is over, or is over after this one; a new one is told apart from it.
   const bool sti = vcpu->interrupt_shadow_sti, mov_ss = vcpu->interrupt_shadow_mov_ss;
   vcpu->interrupt_shadow_sti = vcpu->interrupt_shadow_mov_ss = false;
->>>>>>> main
   switch (static_cast<Callout>(record->what)) {
     case Callout::kSystem: outcome = execute_system(*vcpu, record->insn); break;
     case Callout::kString: outcome = execute_string(*vcpu, record->insn); break;
@@ -134,18 +127,11 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
     case Callout::kGeneralProtection: outcome = vcpu->raise(kGP, 0); break;
     default: outcome = vcpu->raise(kUD); break;
   }
-<<<<<<< HEAD
-  if (vcpu->interrupt_shadow_sti || vcpu->interrupt_shadow_mov_ss) {
-    engine.shadow_rip = after;
-  } else if (outcome == Outcome::kExit) {
-    vcpu->interrupt_shadow_sti = sti, vcpu->interrupt_shadow_mov_ss = mov_ss;
-=======
   if (outcome == Outcome::kExit || outcome == Outcome::kFault) {
     vcpu->interrupt_shadow_sti = sti;  // not done
     vcpu->interrupt_shadow_mov_ss = mov_ss;
   } else if (vcpu->interrupt_shadow_sti || vcpu->interrupt_shadow_mov_ss) {
     engine.shadow_rip = vcpu->rip + (outcome == Outcome::kNext ? record->insn.length : 0);
->>>>>>> main
   }
   if (engine.interrupt_waiting && vcpu->system_flags & kIF) vcpu->attention = 1;
   switch (outcome) {
@@ -175,12 +161,7 @@ Outcome deliver_with(VcpuState& vcpu, F deliver_it) {
 }
 
 bool shadowed(const VcpuState& vcpu) {
-<<<<<<< HEAD
-  return (vcpu.interrupt_shadow_sti || vcpu.interrupt_shadow_mov_ss) &&
-         engine_of(vcpu).shadow_rip == vcpu.rip;
-=======
   return (vcpu.interrupt_shadow_sti || vcpu.interrupt_shadow_mov_ss) && engine_of(vcpu).shadow_rip == vcpu.rip;
->>>>>>> main
 }
 
 // Events due before the next instruction. kNext: none (left).

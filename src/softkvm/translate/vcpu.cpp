@@ -459,11 +459,7 @@ int Vcpu::run_guest() {
     Vcpu& vcpu;
     ~Reset() {
       set_running_vcpu(nullptr);
-<<<<<<< HEAD
-      // What KVM_GET_VCPU_EVENTS tells must not be a shadow that is over.
-=======
       // The flags are looked at lazily; user space sees them as they are.
->>>>>>> main
       if (vcpu.engine->shadow_rip != vcpu.rip) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
     }
   } reset{*this};
