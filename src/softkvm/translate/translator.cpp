@@ -17,7 +17,7 @@
 namespace vireo::softkvm {
 namespace {
 
-constexpr uint32_t kBorrowSlots = 3;                       // slot 3 carries values over a second access
+[[maybe_unused]] constexpr uint32_t kBorrowSlots = 3;                       // slot 3 carries values over a second access
 constexpr uint32_t kCarry = ENGINE_BORROW + 3 * 8;
 
 int host_of(unsigned guest) { return guest == kRsp ? static_cast<int>(kHostRsp) : guest >= 9 && guest <= 11 ? -1 : static_cast<int>(guest); }
