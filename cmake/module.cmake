@@ -15,13 +15,21 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND VIREO_FAST_FLAGS -fno-tree-loop-distribute-patterns)
 endif()
 
+if(VIREO_FUZZ AND CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  # clang does not take the standard library's headers without floating point; the fuzz targets run no translated code.
+  list(REMOVE_ITEM VIREO_FAST_FLAGS -mgeneral-regs-only)
+endif()
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  list(APPEND VIREO_WARNINGS -Wno-deprecated-declarations)  # std::stable_sort of libstdc++ 12 makes one
+endif()
+
 add_library(vireo_flags INTERFACE)
 target_include_directories(vireo_flags BEFORE INTERFACE ${CMAKE_SOURCE_DIR}/src/base/linux_headers ${CMAKE_SOURCE_DIR}/src)
 target_compile_options(vireo_flags INTERFACE ${VIREO_WARNINGS} -fno-omit-frame-pointer)
 target_compile_definitions(vireo_flags INTERFACE _GNU_SOURCE $<$<BOOL:${VIREO_VERIFY_BLOCKS}>:VIREO_VERIFY_BLOCKS>)
 if(VIREO_SANITIZE)
   # GCC's own manual: the sanitizers' extra code makes this warning fire where nothing is wrong.
-  target_compile_options(vireo_flags INTERFACE -Wno-maybe-uninitialized)
+  target_compile_options(vireo_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   # vptr checks need type information, which the parts built without RTTI do not have.
   target_compile_options(vireo_flags INTERFACE -fsanitize=${VIREO_SANITIZE} -fno-sanitize=vptr)
   target_link_options(vireo_flags INTERFACE -fsanitize=${VIREO_SANITIZE})

@@ -23,7 +23,7 @@ constexpr unsigned kDefaultThreads = 4;
 
 int64_t perform(const FileOp& op) {
   auto offset = static_cast<off_t>(op.offset);
-  int64_t result;
+  int64_t result = -1;
   do switch (op.kind) {
       case FileOp::Kind::kRead: result = preadv(op.fd, op.parts, static_cast<int>(op.part_count), offset); break;
       case FileOp::Kind::kWrite: result = pwritev(op.fd, op.parts, static_cast<int>(op.part_count), offset); break;

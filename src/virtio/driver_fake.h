@@ -8,6 +8,7 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -105,15 +106,24 @@ class FakeDriver {
     }
   }
 
+  // Ring fields are handed over like a real driver's: with acquire and release.
   template <class T>
   T get(GuestAddress at) {
+    auto bytes = heap_.memory.range(at, sizeof(T));
+    if (bytes.empty()) throw std::out_of_range("driver reads outside RAM");
+    if constexpr (std::is_integral_v<T>)
+      if (raw(at) % sizeof(T) == 0) return __atomic_load_n(reinterpret_cast<const T*>(bytes.data()), __ATOMIC_ACQUIRE);
     T value;
-    EXPECT_TRUE(heap_.memory.read(at, std::as_writable_bytes(std::span(&value, 1))));
+    memcpy(&value, bytes.data(), sizeof value);
     return value;
   }
   template <class T>
   void put(GuestAddress at, T value) {
-    EXPECT_TRUE(heap_.memory.write(at, std::as_bytes(std::span(&value, 1))));
+    auto bytes = heap_.memory.range(at, sizeof(T));
+    if (bytes.empty()) throw std::out_of_range("driver writes outside RAM");
+    if constexpr (std::is_integral_v<T>)
+      if (raw(at) % sizeof(T) == 0) return __atomic_store_n(reinterpret_cast<T*>(bytes.data()), value, __ATOMIC_RELEASE);
+    memcpy(bytes.data(), &value, sizeof value);
   }
   std::string text(GuestAddress at, size_t size) {
     std::string out(size, 0);
@@ -202,9 +212,14 @@ class FakeDriver {
       bool last = i + 1 == direct.size();
       uint16_t flags =
           extra | turn(avail_wrap_) | (direct[i].writable ? VRING_DESC_F_WRITE : 0) | (last ? 0 : VRING_DESC_F_NEXT);
-      uint16_t stale = get<uint16_t>(config.descriptors + 16 * next_ + 14);
-      if (i == 0) first_flags = flags;
-      put(config.descriptors + 16 * next_, Raw{raw(direct[i].address), direct[i].size, id, i == 0 ? stale : flags});
+      GuestAddress slot = config.descriptors + 16 * next_;
+      put<uint64_t>(slot, raw(direct[i].address));
+      put<uint32_t>(slot + 8, direct[i].size);
+      put<uint16_t>(slot + 12, id);
+      if (i == 0)
+        first_flags = flags;  // last of all
+      else
+        put<uint16_t>(slot + 14, flags);
       if (++next_ == config.size) next_ = 0, avail_wrap_ = !avail_wrap_;
     }
     put<uint16_t>(config.descriptors + 16 * first + 14, first_flags);

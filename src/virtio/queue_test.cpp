@@ -406,6 +406,7 @@ TEST_P(QueueTest, ConcurrentDriverLosesNoWakeUp) {
     }
   });
   GuestAddress out = heap.take(8), in = heap.take(8);
+  driver->put<uint64_t>(out, 41);
   unsigned sent = 0, received = 0;
   driver->want_interrupts(true);
   // The first enabling of the bell belongs to the device.
@@ -414,7 +415,6 @@ TEST_P(QueueTest, ConcurrentDriverLosesNoWakeUp) {
   while (received < kRequests) {
     unsigned before = interrupt.load();
     while (sent < kRequests && sent - received < 6) {
-      driver->put<uint64_t>(out, 41);
       driver->add({{out, 8, false}, {in, 8, true}});
       ++sent;
       if (driver->must_notify()) {

@@ -61,7 +61,7 @@ void save_events(VcpuFile& file, kvm_vcpu_events& out) {
     v.injected_has_payload = false;
   }
   const PendingException& e = v.injected;
-  if (e.pending && !e.software) {
+  if (e.pending && !e.software && !e.interrupt) {
     out.exception.pending = payloads && v.injected_is_pending;
     out.exception.injected = !out.exception.pending;
     out.exception.nr = e.vector;
@@ -74,6 +74,10 @@ void save_events(VcpuFile& file, kvm_vcpu_events& out) {
   }
   out.interrupt.injected = v.user_interrupt >= 0 && !v.user_interrupt_soft;
   out.interrupt.nr = out.interrupt.injected ? static_cast<uint8_t>(v.user_interrupt) : 0;
+  if (e.pending && e.interrupt) {
+    out.interrupt.injected = 1;
+    out.interrupt.nr = e.vector;
+  }
   out.interrupt.shadow = static_cast<uint8_t>((v.interrupt_shadow_mov_ss ? KVM_X86_SHADOW_INT_MOV_SS : 0) |
                                               (v.interrupt_shadow_sti ? KVM_X86_SHADOW_INT_STI : 0));
   out.nmi.injected = v.nmi_injected;

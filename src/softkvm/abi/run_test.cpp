@@ -267,6 +267,22 @@ TEST_P(Run, ANonMaskableInterruptIsDelivered) {
   EXPECT_EQ(events.nmi.masked, 1);
 }
 
+// The same by way of the ABI: one that was on its way in when its vCPU was saved, so NMIs are masked already.
+TEST_P(Run, AnInjectedNonMaskableInterruptIsDelivered) {
+  Machine m(backend());
+  m.memory[2 * 4 + 1] = 0x20;
+  m.memory[0x2000] = 0xf4;
+  m.real_mode(0x1000, {0xeb, 0xfe});
+  kvm_vcpu_events events{};
+  events.nmi.injected = 1, events.nmi.masked = 1;
+  ASSERT_EQ(m.vcpu(KVM_SET_VCPU_EVENTS, &events), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  kvm_regs regs;
+  m.vcpu(KVM_GET_REGS, &regs);
+  EXPECT_EQ(regs.rip, 0x2001u);
+}
+
 // #DE by way of the ABI: an exception that was on its way into the guest when its state was saved.
 TEST_P(Run, AnInjectedExceptionIsDelivered) {
   Machine m(backend());

@@ -9,6 +9,7 @@
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/cpu/system.h"
+#include "softkvm/mmu/slots.h"
 
 namespace vireo::softkvm::abi {
 
@@ -49,6 +50,16 @@ Segment from_abi(const kvm_segment& in) {
 }
 
 bool pae_paging(const VcpuState& v) { return (v.cr0 & kCr0Pg) && (v.cr4 & kCr4Pae) && !(v.efer & kEferLma); }
+
+// PAE's four entries, from guest memory. That is user space's mapping, which may have gone: then they stay what they are.
+void load_pdpte(VcpuFile& file) {
+  Vcpu& v = *file.vcpu;
+  uint64_t entries[4];
+  std::lock_guard lock(file.vm.slots_mutex);
+  const uint64_t table = v.cr3 & 0xffffffe0;  // aligned: all four in one page, so in one slot
+  const uint8_t* host = file.vm.vm->slots->host(table);
+  if (host != nullptr && copy_in(entries, reinterpret_cast<uintptr_t>(host))) std::memcpy(v.pdpte, entries, sizeof entries);
+}
 
 // `Sregs`: kvm_sregs or kvm_sregs2, whose common members have the same names.
 template <class Sregs>
@@ -112,10 +123,7 @@ void save_sregs(VcpuFile& file, kvm_sregs& out) {
 int load_sregs(VcpuFile& file, const kvm_sregs& in) {
   if (int error = load_common(file, in)) return error;
   Vcpu& v = *file.vcpu;
-  if (pae_paging(v)) {
-    uint64_t entries[4];
-    if (file.vm.vm->read_physical(v.cr3 & 0xffffffe0, entries, sizeof entries)) std::memcpy(v.pdpte, entries, sizeof entries);
-  }
+  if (pae_paging(v)) load_pdpte(file);
   for (unsigned word = 0; word < 4; word++) {
     if (in.interrupt_bitmap[word] == 0) continue;
     v.user_interrupt = static_cast<int>(word * 64 + static_cast<unsigned>(__builtin_ctzll(in.interrupt_bitmap[word])));
@@ -160,8 +168,7 @@ int set_sregs2(VcpuFile& file, uintptr_t argument) {
   if (has_pdptrs) {
     std::memcpy(v.pdpte, in.pdptrs, sizeof v.pdpte);
   } else if (pae) {
-    uint64_t entries[4];
-    if (file.vm.vm->read_physical(v.cr3 & 0xffffffe0, entries, sizeof entries)) std::memcpy(v.pdpte, entries, sizeof entries);
+    load_pdpte(file);
   }
   v.state_changed();
   return 0;

@@ -191,7 +191,8 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
   unsigned first;
   Outcome o = translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
   if (o != Outcome::kNext) {
-    set_reason(*vcpu, o);
+    if (descriptor & kAccessMasked) engine.reason = kReasonStep;
+    else set_reason(*vcpu, o);
     return nullptr;
   }
   bool plain = pieces[0].slot && !(write && hits_code(pieces[0], first));
@@ -209,6 +210,36 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
   return pointer(pieces[0]);
 }
 
+namespace {
+
+// A masked access of which one page (or the only one) must not be touched: laid over the edge of the guard pages, with what may be read
+// copied in. Null: there is no such page.
+uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write) {
+  Engine& engine = engine_of(vcpu);
+  unsigned first = 4096 - (linear & 0xfff);
+  if (first > size) first = size;
+  Piece piece[2];
+  bool good[2] = {false, false};
+  for (unsigned i = 0; i < (first < size ? 2u : 1u); i++) {
+    good[i] = translate_piece(vcpu, i ? wrap(vcpu, linear + first) : linear, write, false, false, piece[i]) == Outcome::kNext;
+    if (!good[i] && (i == 0 || good[0])) engine.masked_fault = vcpu.fault;
+  }
+  vcpu.fault.pending = false;
+  if (good[0] && (first == size || good[1])) return nullptr;
+  uint8_t* at = engine.guard;  // nothing of it may be touched
+  if (good[0]) at = engine.guard + 2 * 4096 - first;
+  if (first < size && good[1]) at = engine.guard + 4096 - first;
+  for (unsigned i = 0; i < 2; i++) {
+    if (!good[i]) continue;
+    unsigned skip = i ? first : 0, n = i ? size - first : first;
+    if (read_piece(vcpu, piece[i], n, at + skip) != Outcome::kNext) continue;
+    if (write && engine.bounce_count < kMaxBounces) engine.bounces[engine.bounce_count++] = {linear + skip, n, true, at + skip};
+  }
+  return at;
+}
+
+}  // namespace
+
 extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t descriptor) {
   Engine& engine = engine_of(*vcpu);
   unsigned size = descriptor >> kAccessSizeShift & 0x3ff;
@@ -221,6 +252,8 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   unsigned first;
   if (o == Outcome::kNext && vcpu->cpl == 3 && size > 1 && size <= 8 && vcpu->system_flags & kAC && vcpu->cr0 & kCr0Am && linear & (size - 1))
     o = vcpu->raise(kACv, 0);
+  if (o == Outcome::kNext && descriptor & kAccessMasked && engine.stepping)
+    if (uint8_t* at = masked_access(*vcpu, linear, size, write)) return at;
   if (o == Outcome::kNext) o = translate_both(*vcpu, linear, size, write, false, segment == kSS, pieces, first);
   if (o != Outcome::kNext) {
     set_reason(*vcpu, o);
@@ -258,7 +291,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
       return nullptr;
     }
   }
-  engine.bounces[engine.bounce_count++] = {linear, size, write, false, at};
+  engine.bounces[engine.bounce_count++] = {linear, size, write, bytes};
   engine.bounce_used = at + size;
   return bytes;
 }
@@ -308,9 +341,9 @@ void commit_step(VcpuState& vcpu) {
     if (!b.write) continue;
     Piece pieces[2];
     unsigned first;
-    if (translate_both(vcpu, b.linear, b.size, true, b.system, false, pieces, first) != Outcome::kNext) continue;
-    write_piece(vcpu, pieces[0], first, engine.bounce_bytes + b.at);
-    if (first < b.size) write_piece(vcpu, pieces[1], b.size - first, engine.bounce_bytes + b.at + first);
+    if (translate_both(vcpu, b.linear, b.size, true, false, false, pieces, first) != Outcome::kNext) continue;
+    write_piece(vcpu, pieces[0], first, b.at);
+    if (first < b.size) write_piece(vcpu, pieces[1], b.size - first, b.at + first);
   }
   engine.bounce_count = engine.bounce_used = 0;
   // Devices inside the hypervisor take theirs at once, in order; from the first one that is not, the rest leaves.
@@ -448,6 +481,9 @@ void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
       flush_all_jump_caches(vcpu);
     }
 }
+
+// The TLB's entries have no PCID: another address space starts with none.
+void switch_address_space(VcpuState& vcpu) { flush_tlb(vcpu, true); }
 
 void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global) { flush_tlb(vcpu, keep_global); }
 

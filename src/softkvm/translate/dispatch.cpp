@@ -175,6 +175,11 @@ Outcome take_events(Vcpu& vcpu) {
     Outcome o = deliver_with(vcpu, [&] { return event.interrupt ? deliver_interrupt(vcpu, event.vector) : deliver(vcpu, event, 0); });
     if (o == Outcome::kExit) return o;
   }
+  if (vcpu.nmi_injected) {
+    vcpu.nmi_injected = false;
+    Outcome o = deliver_with(vcpu, [&] { return deliver_nmi(vcpu); });
+    if (o == Outcome::kExit) return o;
+  }
   if (vcpu.nmi_request.load(std::memory_order_relaxed)) {
     vcpu.nmi_request.store(false);
     vcpu.nmi_pending = true;

@@ -30,6 +30,7 @@ enum Reason : uint32_t {
 
 // What a memory access site tells its helper (r10d).
 constexpr unsigned kAccessSizeShift = 12, kAccessWrite = 1u << 22, kAccessRead = 1u << 23, kAccessSegmentShift = 24;  // 3 bits
+constexpr unsigned kAccessMasked = 1u << 27;  // elements may be masked off: those do not fault
 constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool read, bool write, unsigned segment) {
   return page_offset | size << kAccessSizeShift | (write ? kAccessWrite : 0) | (read ? kAccessRead : 0) |
          segment << kAccessSegmentShift;
@@ -69,8 +70,8 @@ struct Fragment {
 struct Bounce {
   uint64_t linear;
   uint32_t size;
-  bool write, system;
-  uint32_t at;  // in Engine::bounce_bytes
+  bool write;
+  uint8_t* at;
 };
 
 struct FillLog {
@@ -135,6 +136,11 @@ struct Engine {
   FetchEntry fetch[kFetchEntries];
   FillLog tlb_log[kViews];
   FillLog jump_log[kViews];
+
+  // The middle page is the only accessible one: a masked access that reaches into a page the guest may not touch is laid over its edge, and
+  // the host's own fault suppression tells whether an element is really wanted there.
+  alignas(4096) uint8_t guard[3 * 4096];
+  PendingException masked_fault;
 
   alignas(4096) uint8_t xsave[16384];
   alignas(4096) TlbView tlb[kViews];

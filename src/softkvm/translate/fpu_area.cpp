@@ -177,20 +177,20 @@ Outcome x87_environment(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   STEP(area.open(save, !save));
   switch (insn.mnemonic) {
     case Mnemonic::kFnstenv:
-      if (small) asm volatile("fnstenvs (%0)" : : "r"(area.at) : "memory");
-      else asm volatile("fnstenvl (%0)" : : "r"(area.at) : "memory");
+      if (small) asm volatile(".byte 0x66; fnstenv (%0)" : : "r"(area.at) : "memory");
+      else asm volatile("fnstenv (%0)" : : "r"(area.at) : "memory");
       break;
     case Mnemonic::kFldenv:
-      if (small) asm volatile("fldenvs (%0)" : : "r"(area.at) : "memory");
-      else asm volatile("fldenvl (%0)" : : "r"(area.at) : "memory");
+      if (small) asm volatile(".byte 0x66; fldenv (%0)" : : "r"(area.at) : "memory");
+      else asm volatile("fldenv (%0)" : : "r"(area.at) : "memory");
       break;
     case Mnemonic::kFnsave:
-      if (small) asm volatile("fnsaves (%0)" : : "r"(area.at) : "memory");
-      else asm volatile("fnsavel (%0)" : : "r"(area.at) : "memory");
+      if (small) asm volatile(".byte 0x66; fnsave (%0)" : : "r"(area.at) : "memory");
+      else asm volatile("fnsave (%0)" : : "r"(area.at) : "memory");
       break;
     default:
-      if (small) asm volatile("frstors (%0)" : : "r"(area.at) : "memory");
-      else asm volatile("frstorl (%0)" : : "r"(area.at) : "memory");
+      if (small) asm volatile(".byte 0x66; frstor (%0)" : : "r"(area.at) : "memory");
+      else asm volatile("frstor (%0)" : : "r"(area.at) : "memory");
   }
   if (save) {
     clear(area.at + (small ? 6 : 12), small ? 8 : 16);

@@ -59,7 +59,10 @@ bool take(siginfo_t* info, ucontext_t* context) {
     case 17: vcpu->raise(kACv, 0); break;
     case 19: vcpu->raise(kXM); break;
     case 14:
-      engine.memory_gone = true;  // the slot's host memory: not the guest's doing
+      if (static_cast<size_t>(static_cast<uint8_t*>(info->si_addr) - engine.guard) < sizeof engine.guard)
+        vcpu->fault = engine.masked_fault;  // a wanted element of a masked access
+      else
+        engine.memory_gone = true;  // the slot's host memory: not the guest's doing
       break;
     default: return false;
   }

@@ -17,7 +17,7 @@
 namespace vireo::softkvm {
 namespace {
 
-constexpr uint32_t kBorrowSlots = 3;                       // slot 3 carries values over a second access
+[[maybe_unused]] constexpr uint32_t kBorrowSlots = 3;                       // slot 3 carries values over a second access
 constexpr uint32_t kCarry = ENGINE_BORROW + 3 * 8;
 
 int host_of(unsigned guest) { return guest == kRsp ? static_cast<int>(kHostRsp) : guest >= 9 && guest <= 11 ? -1 : static_cast<int>(guest); }
@@ -92,6 +92,7 @@ class Translation {
     Callout callout = Callout::kSystem;
     bool by_name = false;  // a call-out
     bool bad = false;
+    bool masked = false;
     uint32_t live_out = 0;
     unsigned offset = 0;
   };
@@ -171,7 +172,11 @@ class Translation {
       case Form::kPlain: d.by_name = false; break;
       case Form::kSystem: d.by_name = true, d.callout = Callout::kSystem; break;
       case Form::kString: d.by_name = true, d.callout = Callout::kString; break;
-      case Form::kSpecial: d.by_name = true, d.callout = Callout::kSpecial; break;
+      case Form::kSpecial:
+        // Masked loads and stores run as they are, on an address range that is only checked as a whole.
+        d.masked = insn.encoding != Encoding::kLegacy && insn.memory_operand();
+        d.by_name = !d.masked, d.callout = Callout::kSpecial;
+        break;
       case Form::kStack:
       case Form::kBranch:
         d.callout = Callout::kSpecial;
@@ -350,7 +355,7 @@ class Translation {
 
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
   void translate_address(unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
-    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment);
+    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0);
     give_up_flags(live);
     if (!by_tlb(segment)) {
       out_.move_imm(kScratch1, descriptor);

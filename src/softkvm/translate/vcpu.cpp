@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "softkvm/cpu/cpuid.h"
+#include "softkvm/cpu/msrs.h"
 #include "softkvm/cpu/system.h"
 #include "softkvm/irqchip/lapic.h"
 #include "softkvm/mmu/access.h"
@@ -164,6 +165,8 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_LINK] = stub(softkvm_stub_link);
   engine->stubs[STUB_POLL] = stub(softkvm_stub_poll);
   engine->stubs[STUB_STEP_DONE] = stub(softkvm_stub_step_done);
+  mprotect(engine->guard, 4096, PROT_NONE);
+  mprotect(engine->guard + 2 * 4096, 4096, PROT_NONE);
   engine->helpers[HELPER_MISS] = reinterpret_cast<const void*>(&softkvm_tlb_miss);
   engine->helpers[HELPER_ACCESS] = reinterpret_cast<const void*>(&softkvm_access);
   engine->helpers[HELPER_CALLOUT] = reinterpret_cast<const void*>(&softkvm_callout);
@@ -177,6 +180,7 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   uint32_t mxcsr = 0x1f80;
   memcpy(engine->xsave, &control, 2);
   memcpy(engine->xsave + 24, &mxcsr, 4);
+  read_feature_msr(0x10a, vcpu->msr.arch_capabilities);  // IA32_ARCH_CAPABILITIES, as the kernel's module presets it
   reset_cpu(*vcpu);
   update_mode(*vcpu);
   return vcpu;
