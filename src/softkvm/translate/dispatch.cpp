@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The FAST half of a vCPU's run: finding the next block, events between blocks, and the call-outs of translated code. General registers
 // only, no libc: the guest's SIMD and x87 state is live in the host's registers.
+#include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
@@ -103,6 +104,7 @@ extern "C" const void* softkvm_lookup(VcpuState* vcpu, uint64_t linear) {
 // only noted which jump it was.
 extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void* site) {
   engine_of(*vcpu).link_site = site;
+  engine_of(*vcpu).link_generation = vcpu->vm->code->generation();
   engine_of(*vcpu).target = linear;
   engine_of(*vcpu).reason = kReasonLink;
   return nullptr;
@@ -133,6 +135,10 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   } else if (vcpu->interrupt_shadow_sti || vcpu->interrupt_shadow_mov_ss) {
     engine.shadow_rip = vcpu->rip + (outcome == Outcome::kNext ? record->insn.length : 0);
   }
+  // A guest that spins may wait for a vCPU which has no host CPU: let it have this one.
+  constexpr uint32_t kPausesPerYield = 64;
+  if (record->insn.mnemonic == Mnemonic::kPause && ++engine.pauses % kPausesPerYield == 0 && vcpu->vm->vcpus.size() > 1)
+    raw_syscall(SYS_sched_yield);
   if (engine.interrupt_waiting && vcpu->system_flags & kIF) vcpu->attention = 1;
   switch (outcome) {
     case Outcome::kNext:

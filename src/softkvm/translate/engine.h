@@ -103,7 +103,9 @@ struct Engine {
   bool interrupt_waiting = false;      // an interrupt waits for IF
   uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
   const void* link_site = nullptr;
+  uint64_t link_generation = 0;        // of the code cache when link_site was noted
   uint32_t target_mode = 0;
+  uint32_t pauses = 0;
   bool step_next = false;              // the next instruction runs in step mode
   bool completing = false;             // user space has answered: the instruction at rip has to be completed before anything else
   bool memory_gone = false;            // a slot was not backed by host memory: KVM_RUN returns EFAULT
