@@ -27,6 +27,7 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
     if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return false;
     entry.tag = tag;
     entry.gpa = t.gpa & kPageMask;
+    entry.global = t.global;
   }
   gpa = entry.gpa | (linear & 0xfff);
   return true;
@@ -85,9 +86,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   if (!block->straddle && !(mode & kModeStep)) {
     unsigned view = view_of(mode), index = linear & (kJumpEntries - 1);
     engine.jump[view][index] = {linear, code};
-    FillLog& log = engine.jump_log[view];
-    if (log.count < FillLog::kCapacity) log.index[log.count] = static_cast<uint16_t>(index);
-    log.count++;
+    bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global;
+    (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
   }
   return code;
 }
@@ -234,16 +234,11 @@ uint64_t rip_linear(const VcpuState& vcpu) {
   return vcpu.in_64bit() ? vcpu.rip : (vcpu.segment[kCS].base + vcpu.rip) & 0xffffffffull;
 }
 
-void flush_jump_cache(VcpuState& vcpu, unsigned view) {
+void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
   Engine& engine = engine_of(vcpu);
-  FillLog& log = engine.jump_log[view];
-  JumpEntry* table = engine.jump[view];
-  if (log.count > FillLog::kCapacity) {
-    for (unsigned i = 0; i < kJumpEntries; i++) table[i].tag = kInvalidTag;
-  } else {
-    for (unsigned i = 0; i < log.count; i++) table[log.index[i]].tag = kInvalidTag;
-  }
-  log.count = 0;
+  auto drop = [&](unsigned i) { engine.jump[view][i].tag = kInvalidTag; };
+  engine.jump_log[view].drain(kJumpEntries, drop);
+  if (!keep_global) engine.jump_log_global[view].drain(kJumpEntries, drop);
 }
 
 void flush_all_jump_caches(VcpuState& vcpu) {

@@ -9,6 +9,8 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -187,7 +189,16 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   return vcpu;
 }
 
-Vcpu::~Vcpu() = default;
+Vcpu::~Vcpu() {
+  if (!getenv("VIREO_SOFTKVM_STATS")) return;
+  const Engine& e = *engine;
+  fprintf(stderr,
+          "vcpu %u: %llu blocks translated, %llu TLB misses, %llu lookups, %llu call-outs, %llu stepped, %llu left, %llu invalidations, %llu TLB "
+          "flushes\n",
+          id, (unsigned long long)e.count_translated, (unsigned long long)e.count_miss, (unsigned long long)e.count_lookup,
+          (unsigned long long)e.count_callout, (unsigned long long)e.count_step, (unsigned long long)e.count_leave,
+          (unsigned long long)e.count_invalidate, (unsigned long long)e.count_flush);
+}
 
 void Vcpu::operator delete(void* memory) { munmap(memory, sizeof(VcpuFrame)); }
 
@@ -521,6 +532,7 @@ int Vcpu::run_guest() {
         if (halted && vm->irqchip) mp_state = KVM_MP_STATE_HALTED, halted = false;
         return interrupted();
       case Action::kInvalidate:
+        e.count_invalidate++;
         for (unsigned i = 0; i < e.smc_count; i++) invalidate_code(*vm, e.smc[i].gpa, e.smc[i].size);
         e.smc_count = 0;
         flush_all_jump_caches(*this);
