@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <initializer_list>
 #include <iterator>
 #include <vector>
 
@@ -13,7 +14,7 @@
 namespace vireo::moves {
 namespace {
 
-constexpr uint64_t kZeroPage = 0x10000, kCommandLine = 0x20000, kTables = 0x30000, kMpTable = 0xf0000;
+constexpr uint64_t kZeroPage = 0x10000, kCommandLine = 0x20000, kTables = 0x30000, kAcpi = 0xf0000;
 constexpr uint32_t kIoApic = 0xfec00000, kLocalApic = 0xfee00000;
 
 std::vector<char> contents(const std::string& path) {
@@ -22,54 +23,90 @@ std::vector<char> contents(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-class Bytes {
+// An ACPI table under construction.
+class Table {
  public:
-  explicit Bytes(uint8_t* at) : start_(at), at_(at) {}
-  void u8(unsigned value) { *at_++ = static_cast<uint8_t>(value); }
-  void u16(unsigned value) { u8(value & 0xff), u8(value >> 8); }
-  void u32(uint32_t value) { u16(value & 0xffff), u16(value >> 16); }
-  void text(const char* value, size_t size) { memcpy(at_, value, size), at_ += size; }
-  size_t size() const { return static_cast<size_t>(at_ - start_); }
-  void checksum(size_t at) {
+  Table(const char* signature, unsigned revision) : bytes_(36) {
+    memcpy(bytes_.data(), signature, 4);
+    bytes_[8] = static_cast<uint8_t>(revision);
+    memcpy(&bytes_[10], "VIREO STATEMOV", 14);
+    memcpy(&bytes_[28], "VIRE", 4);
+  }
+  void resize(size_t size) { bytes_.resize(size); }
+  template <class T>
+  void put(size_t at, T value) {
+    memcpy(&bytes_[at], &value, sizeof value);
+  }
+  void add(std::initializer_list<uint8_t> more) { bytes_.insert(bytes_.end(), more); }
+  template <class T>
+  void add_value(T value) {
+    bytes_.resize(bytes_.size() + sizeof value);
+    put(bytes_.size() - sizeof value, value);
+  }
+  // Places it; the next one may follow at `at`.
+  uint64_t place(uint8_t* ram, uint64_t& at) {
+    put(4, static_cast<uint32_t>(bytes_.size()));
+    bytes_[9] = negative_sum(bytes_.data(), bytes_.size());
+    const uint64_t here = at;
+    memcpy(ram + here, bytes_.data(), bytes_.size());
+    at = (at + bytes_.size() + 63) & ~63ull;
+    return here;
+  }
+  static uint8_t negative_sum(const uint8_t* bytes, size_t size) {
     uint8_t sum = 0;
-    for (uint8_t* p = start_; p < at_; p++) sum = static_cast<uint8_t>(sum + *p);
-    start_[at] = static_cast<uint8_t>(start_[at] - sum);
+    for (size_t i = 0; i < size; i++) sum = static_cast<uint8_t>(sum + bytes[i]);
+    return static_cast<uint8_t>(-sum);
   }
 
  private:
-  uint8_t *start_, *at_;
+  std::vector<uint8_t> bytes_;
 };
 
-void write_mp_table(uint8_t* ram, unsigned cpus) {
-  Bytes pointer(ram + kMpTable);
-  pointer.text("_MP_", 4);
-  pointer.u32(kMpTable + 16);
-  pointer.u8(1), pointer.u8(4), pointer.u8(0);
-  for (int i = 0; i < 5; i++) pointer.u8(0);
-  pointer.checksum(10);
+// MADT for the CPUs and the IOAPIC, and what ACPI cannot do without. No devices. Returns the RSDP's address.
+uint64_t write_acpi(uint8_t* ram, unsigned cpus) {
+  uint64_t at = kAcpi;
+  const uint64_t facs = at;
+  memset(ram + facs, 0, 64);
+  memcpy(ram + facs, "FACS", 4);
+  ram[facs + 4] = 64;
+  at += 64;
+  const uint64_t dsdt = Table("DSDT", 2).place(ram, at);
 
-  const unsigned io_apic_id = cpus;
-  Bytes table(ram + kMpTable + 16);
-  const unsigned entries = cpus + 1 + 1 + 16 + 2;
-  const unsigned size = 44 + cpus * 20 + 8 + 8 + 16 * 8 + 2 * 8;
-  table.text("PCMP", 4), table.u16(size), table.u8(4), table.u8(0);
-  table.text("VIREO   STATE MOVES ", 20);
-  table.u32(0), table.u16(0), table.u16(entries), table.u32(kLocalApic), table.u16(0), table.u8(0), table.u8(0);
+  Table fadt("FACP", 4);
+  fadt.resize(244);
+  fadt.put<uint32_t>(36, static_cast<uint32_t>(facs)), fadt.put<uint32_t>(40, static_cast<uint32_t>(dsdt)), fadt.put<uint16_t>(46, 9);
+  fadt.put<uint32_t>(56, kPm1Event), fadt.put<uint32_t>(64, kPm1Control);
+  fadt.put<uint8_t>(88, 4), fadt.put<uint8_t>(89, 2);
+  fadt.put<uint16_t>(96, 0xfff), fadt.put<uint16_t>(98, 0xfff);  // no C2, no C3
+  fadt.put<uint16_t>(109, 1 | 4 | 1 << 5);                       // legacy devices, but no 8042, VGA or RTC
+  fadt.put<uint32_t>(112, 1 | 1 << 2 | 1 << 4 | 1 << 5);         // WBINVD, C1, no fixed buttons
+  fadt.put<uint64_t>(140, dsdt);
+  const uint64_t fadt_at = fadt.place(ram, at);
+
+  Table madt("APIC", 4);
+  madt.add_value<uint32_t>(kLocalApic), madt.add_value<uint32_t>(1);  // there are 8259s too
   for (unsigned cpu = 0; cpu < cpus; cpu++) {
-    table.u8(0), table.u8(cpu), table.u8(0x14), table.u8(cpu == 0 ? 3 : 1);
-    table.u32(0x600), table.u32(0x201), table.u32(0), table.u32(0);
+    const auto id = static_cast<uint8_t>(cpu);
+    madt.add({0, 8, id, id, 1, 0, 0, 0});
   }
-  table.u8(1), table.u8(0), table.text("ISA   ", 6);
-  table.u8(2), table.u8(io_apic_id), table.u8(0x11), table.u8(1), table.u32(kIoApic);
-  // ISA interrupts go to the pins of their numbers, but the PIT's to pin 2.
-  for (unsigned irq = 0; irq < 16; irq++) {
-    table.u8(3), table.u8(irq == 2 ? 3 : 0), table.u16(0), table.u8(0), table.u8(irq == 2 ? 0 : irq), table.u8(io_apic_id);
-    table.u8(irq == 0 ? 2 : irq == 2 ? 0 : irq);
-  }
-  table.u8(4), table.u8(3), table.u16(0), table.u8(0), table.u8(0), table.u8(0xff), table.u8(0);  // ExtINT to LINT0
-  table.u8(4), table.u8(1), table.u16(0), table.u8(0), table.u8(0), table.u8(0xff), table.u8(1);  // NMI to LINT1
-  if (table.size() != size) die("the MP table is %zu bytes, not %u", table.size(), size);
-  table.checksum(7);
+  madt.add({1, 12, 0, 0}), madt.add_value<uint32_t>(kIoApic), madt.add_value<uint32_t>(0);
+  madt.add({2, 10, 0, 0}), madt.add_value<uint32_t>(2), madt.add_value<uint16_t>(0);    // the PIT's interrupt is on pin 2
+  madt.add({2, 10, 0, 9}), madt.add_value<uint32_t>(9), madt.add_value<uint16_t>(0xd);  // SCI: level, high
+  madt.add({4, 6, 0xff, 0, 0, 1});                                                      // LINT1: NMI
+  const uint64_t madt_at = madt.place(ram, at);
+
+  Table xsdt("XSDT", 1);
+  xsdt.add_value(fadt_at), xsdt.add_value(madt_at);
+  const uint64_t xsdt_at = xsdt.place(ram, at);
+  uint8_t rsdp[36] = {};
+  memcpy(rsdp, "RSD PTR ", 8);
+  memcpy(rsdp + 9, "VIREO ", 6);
+  rsdp[15] = 2, rsdp[20] = 36;
+  memcpy(rsdp + 24, &xsdt_at, 8);
+  rsdp[8] = Table::negative_sum(rsdp, 20);
+  rsdp[32] = Table::negative_sum(rsdp, 36);
+  memcpy(ram + at, rsdp, sizeof rsdp);
+  return at;
 }
 
 kvm_segment flat(uint16_t selector, uint8_t type, bool code) {
@@ -120,8 +157,8 @@ void load_linux(uint8_t* ram, size_t size, const std::string& kernel, const std:
   params.e820_table[1] = {0xf0000, 0x10000, 2};
   params.e820_table[2] = {0x100000, size - 0x100000, 1};
   params.e820_entries = 3;
+  params.acpi_rsdp_addr = write_acpi(ram, cpus);
   memcpy(ram + kZeroPage, &params, sizeof params);
-  write_mp_table(ram, cpus);
   enter_long_mode(ram, kTables, sregs);
   regs = {};
   regs.rip = start + 0x200;

@@ -133,6 +133,9 @@ void LinuxMachine::port(kvm_run& run) {
       update_irq();
     } else if (in && run.io.port == kRtcData) {
       *data = 0;  // no clock here: the guest has kvmclock
+    } else if (in && run.io.port >= kPm1Event && run.io.port < kPm1Control + 2) {
+      memset(data, 0, run.io.size);
+      if (run.io.port == kPm1Control) *data = 1;  // SCI_EN: the machine is in ACPI mode
     } else if (!in && run.io.port == kKeyboardController && *data == kPulseReset) {
       request_stop(true);
     }
