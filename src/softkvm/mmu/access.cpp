@@ -159,11 +159,19 @@ void write_piece(VcpuState& vcpu, const Piece& piece, unsigned size, const uint8
   }
 }
 
-// Both pages of an access, before any byte moves.
+bool canonical(const VcpuState& vcpu, uint64_t linear) {
+  unsigned shift = vcpu.cr4 & kCr4La57 ? 7 : 16;
+  return static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) == linear;
+}
+
+bool misaligned(uint64_t linear, unsigned size, uint32_t descriptor) { return descriptor & kAccessAligned && linear & (size - 1); }
+
+// Both pages of an access, before any byte moves. An access that ends behind the canonical addresses is #GP (#SS) before it is #PF.
 Outcome translate_both(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool system, bool stack, Piece pieces[2],
                        unsigned& first) {
   first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
+  if (first < size && vcpu.in_64bit() && !canonical(vcpu, linear + first)) return vcpu.raise(stack ? kSSv : kGP, 0);
   Outcome o = translate_piece(vcpu, linear, write, system, stack, pieces[0]);
   if (o == Outcome::kNext && first < size)
     o = translate_piece(vcpu, wrap(vcpu, linear + first), write, system, stack, pieces[1]);
@@ -189,7 +197,7 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
   set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
   Piece pieces[2];
   unsigned first;
-  Outcome o = translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
+  Outcome o = misaligned(linear, size, descriptor) ? vcpu->raise(kGP, 0) : translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
   if (o != Outcome::kNext) {
     if (descriptor & kAccessMasked) engine.reason = kReasonStep;
     else set_reason(*vcpu, o);
@@ -222,13 +230,16 @@ uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool wri
   bool good[2] = {false, false};
   for (unsigned i = 0; i < (first < size ? 2u : 1u); i++) {
     good[i] = translate_piece(vcpu, i ? wrap(vcpu, linear + first) : linear, write, false, false, piece[i]) == Outcome::kNext;
-    if (!good[i] && (i == 0 || good[0])) engine.masked_fault = vcpu.fault;
+    engine.masked_fault[i] = vcpu.fault;
   }
   vcpu.fault.pending = false;
   if (good[0] && (first == size || good[1])) return nullptr;
-  uint8_t* at = engine.guard;  // nothing of it may be touched
+  uint8_t* at = engine.guard + 2 * 4096 + (linear & 0xfff);  // nothing of it may be touched
   if (good[0]) at = engine.guard + 2 * 4096 - first;
   if (first < size && good[1]) at = engine.guard + 4096 - first;
+  engine.masked_linear = linear;
+  engine.masked_at = at;
+  engine.masked_first = first;
   for (unsigned i = 0; i < 2; i++) {
     if (!good[i]) continue;
     unsigned skip = i ? first : 0, n = i ? size - first : first;
@@ -243,11 +254,15 @@ uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool wri
 extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t descriptor) {
   Engine& engine = engine_of(*vcpu);
   unsigned size = descriptor >> kAccessSizeShift & 0x3ff;
-  bool write = descriptor & kAccessWrite, read = descriptor & kAccessRead;
+  bool write = descriptor & kAccessWrite, read = descriptor & (kAccessRead | kAccessMasked);  // elements masked off stay
   auto segment = static_cast<SegmentRegister>(descriptor >> kAccessSegmentShift & 7);
   set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
   uint64_t linear;
-  Outcome o = linear_address(*vcpu, segment, offset, size, write ? AccessType::kWrite : AccessType::kRead, linear);
+  // Of a masked access only the elements that are wanted have to be canonical: masked_access() sees to each page.
+  Outcome o = linear_address(*vcpu, segment, offset, descriptor & kAccessMasked && vcpu->in_64bit() ? 0 : size,
+                             write ? AccessType::kWrite : AccessType::kRead, linear);
+  if (o != Outcome::kNext && descriptor & kAccessMasked && vcpu->in_64bit()) o = Outcome::kNext;
+  if (o == Outcome::kNext && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
   Piece pieces[2];
   unsigned first;
   if (o == Outcome::kNext && vcpu->cpl == 3 && size > 1 && size <= 8 && vcpu->system_flags & kAC && vcpu->cr0 & kCr0Am && linear & (size - 1))

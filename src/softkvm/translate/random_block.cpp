@@ -272,6 +272,8 @@ bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) 
   if (const Operand* mem = insn.memory_operand()) size = mem->size ? mem->size : 64;
   bool faults;
   uint64_t to = address(size, faults);
+  // Which of #GP and #PF a masked access over the end of the canonical addresses gives, depends on its elements.
+  if (insn.form == Form::kSpecial && insn.encoding != Encoding::kLegacy && to < 0x800000000000 && to > 0x7fffffff0000) return false;
   if (insn.segment == kGS) to -= BlockSpace::kGsBase;
   const bool narrow = insn.address_size == 4;
   if (narrow && to >> 32) return false;

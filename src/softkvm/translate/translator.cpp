@@ -37,6 +37,42 @@ CodeMode code_mode(uint32_t mode) {
   }
 }
 
+// Does a misaligned memory operand give #GP(0)? Intel SDM vol 1, 10.4.1.1 and 14.9; vol 2, 2.6.
+bool needs_alignment(const Insn& insn) {
+  const Operand* mem = insn.memory_operand();
+  if (!mem || mem->size < 16) return false;
+  switch (insn.mnemonic) {
+    case Mnemonic::kCmpxchg16b:
+    case Mnemonic::kVmovaps:
+    case Mnemonic::kVmovapd:
+    case Mnemonic::kVmovdqa:
+    case Mnemonic::kVmovdqa32:
+    case Mnemonic::kVmovdqa64:
+    case Mnemonic::kVmovntps:
+    case Mnemonic::kVmovntpd:
+    case Mnemonic::kVmovntdq:
+    case Mnemonic::kVmovntdqa: return true;
+    case Mnemonic::kMovups:
+    case Mnemonic::kMovupd:
+    case Mnemonic::kMovdqu:
+    case Mnemonic::kLddqu:
+    case Mnemonic::kPcmpestri:
+    case Mnemonic::kPcmpestrm:
+    case Mnemonic::kPcmpistri:
+    case Mnemonic::kPcmpistrm: return false;
+    default: break;
+  }
+  if (insn.encoding != Encoding::kLegacy || mem->size != 16) return false;
+  for (unsigned i = 0; i < insn.operand_count; i++)
+    if (insn.operands[i].kind == OperandKind::kVector || insn.operands[i].kind == OperandKind::kMmx) return true;
+  return false;
+}
+
+// Stores to [rDI], with no memory operand in the encoding.
+bool masked_move(const Insn& insn) {
+  return insn.mnemonic == Mnemonic::kMaskmovq || insn.mnemonic == Mnemonic::kMaskmovdqu || insn.mnemonic == Mnemonic::kVmaskmovdqu;
+}
+
 // Where the status flags are.
 struct Flags {
   bool host = true, slot = false;
@@ -174,7 +210,7 @@ class Translation {
       case Form::kString: d.by_name = true, d.callout = Callout::kString; break;
       case Form::kSpecial:
         // Masked loads and stores run as they are, on an address range that is only checked as a whole.
-        d.masked = insn.encoding != Encoding::kLegacy && insn.memory_operand();
+        d.masked = (insn.encoding != Encoding::kLegacy && insn.memory_operand()) || masked_move(insn);
         d.by_name = !d.masked, d.callout = Callout::kSpecial;
         break;
       case Form::kStack:
@@ -355,7 +391,8 @@ class Translation {
 
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
   void translate_address(unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
-    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0);
+    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0) |
+                          (needs_alignment(current_->insn) ? kAccessAligned : 0);
     give_up_flags(live);
     if (!by_tlb(segment)) {
       out_.move_imm(kScratch1, descriptor);
@@ -507,6 +544,7 @@ class Translation {
       case Mnemonic::kNop:
       case Mnemonic::kEndbr32:
       case Mnemonic::kEndbr64:
+      case Mnemonic::kCldemote:
       case Mnemonic::kPrefetch:
       case Mnemonic::kPrefetchw:
       case Mnemonic::kPrefetchwt1:
@@ -518,6 +556,7 @@ class Translation {
     }
     if (insn.mnemonic == Mnemonic::kLea) return lea(d);
     if (moffs) return move_offset(d, *moffs);
+    if (masked_move(insn)) return masked_store(d);
 
     Rename rename;
     uint32_t taken = 0;
@@ -623,6 +662,25 @@ class Translation {
     if (size == 4) out_.bytes({0x45, 0x89, 0xdb});  // mov r11d, r11d
     if (host < 0) out_.store_gpr(guest, kScratch0);
     else out_.move(host, kScratch0);
+  }
+
+  // MASKMOVQ and MASKMOVDQU with the host address in the host's rDI.
+  void masked_store(Decoded& d) {
+    Insn to = d.insn;
+    to.base = kRdi;
+    to.index = kNoRegister;
+    to.rip_relative = false;
+    to.displacement = 0;
+    to.segment = to.segment_prefix == kNoRegister ? static_cast<uint8_t>(kDS) : to.segment_prefix;
+    memory(to, d.insn.mnemonic == Mnemonic::kMaskmovq ? 8 : 16, true, true, live_in(index_));
+    SideEntry borrowed{};
+    borrowed.borrowed = 1;
+    borrowed.borrow_reg[0] = kRdi;
+    out_.store(ENGINE_BORROW, kRdi);
+    out_.move(kRdi, kScratch0);
+    note_side(d, &borrowed);
+    reencode(out_, d.insn, Rename{});
+    out_.load(kRdi, ENGINE_BORROW);
   }
 
   void move_offset(Decoded& d, const Operand& moffs) {
