@@ -265,8 +265,6 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   if (o == Outcome::kNext && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
   Piece pieces[2];
   unsigned first;
-  if (o == Outcome::kNext && vcpu->cpl == 3 && size > 1 && size <= 8 && vcpu->system_flags & kAC && vcpu->cr0 & kCr0Am && linear & (size - 1))
-    o = vcpu->raise(kACv, 0);
   if (o == Outcome::kNext && descriptor & kAccessMasked && engine.stepping)
     if (uint8_t* at = masked_access(*vcpu, linear, size, write)) return at;
   if (o == Outcome::kNext) o = translate_both(*vcpu, linear, size, write, false, segment == kSS, pieces, first);
@@ -305,6 +303,11 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
       set_reason(*vcpu, o);
       return nullptr;
     }
+  }
+  if (!read) {
+    // The instruction may yet store nothing (x87 with an unmasked exception): what is there stays.
+    if (pieces[0].slot) copy_bytes(bytes, pointer(pieces[0]), first);
+    if (first < size && pieces[1].slot) copy_bytes(bytes + first, pointer(pieces[1]), size - first);
   }
   engine.bounces[engine.bounce_count++] = {linear, size, write, bytes};
   engine.bounce_used = at + size;
@@ -423,12 +426,22 @@ Outcome probe_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system
   return check_write(vcpu, linear, size, system, stack, pieces, first);
 }
 
+namespace {
+// #AC comes before what the address itself gives. 80-bit operands want 8 bytes.
+bool alignment_fault(const VcpuState& vcpu, uint64_t linear, unsigned size) {
+  if (!(vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am)) return false;
+  const unsigned align = size == 10 ? 8 : size == 2 || size == 4 || size == 8 ? size : 1;
+  return linear & (align - 1);
+}
+}  // namespace
+
 Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, unsigned size, AccessType type, uint64_t& linear) {
   const Segment& segment = vcpu.segment[which];
   uint8_t vector = which == kSS ? static_cast<uint8_t>(kSSv) : static_cast<uint8_t>(kGP);
   if (vcpu.in_64bit()) {
     linear = which >= kFS ? segment.base + offset : offset;
     unsigned shift = vcpu.cr4 & kCr4La57 ? 7 : 16;
+    if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
     uint64_t last = linear + (size ? size - 1 : 0);
     if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear ||
         static_cast<uint64_t>(static_cast<int64_t>(last << shift) >> shift) != last)
@@ -453,6 +466,7 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, 
     return vcpu.raise(vector, 0);
   }
   linear = (segment.base + offset) & 0xffffffffull;
+  if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
   return Outcome::kNext;
 }
 

@@ -221,7 +221,9 @@ bool RandomBlock::instruction(Unit& unit) {
   if (insn.mnemonic == M::kMaskmovq || insn.mnemonic == M::kMaskmovdqu || insn.mnemonic == M::kVmaskmovdqu) {
     if (insn.segment_prefix != kNoRegister || insn.addrsize) return false;
     bool faults;
-    move(unit, kRdi, address(16, faults));
+    uint64_t to = address(16, faults);
+    if (to >> 46) return false;
+    move(unit, kRdi, to);
   }
   if (insn.form == Form::kStack && chance(10)) {
     bool faults;

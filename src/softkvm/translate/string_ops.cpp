@@ -60,6 +60,7 @@ struct Strings {
     }
     uint64_t low = down ? linear - (n - 1) * size : linear;
     uint8_t* p = host_address(vcpu, low, n * size, write, outcome);
+    if (outcome == Outcome::kFault && vcpu.fault.vector == kPFv) vcpu.fault.payload = linear;  // the first element's
     return p ? p + (down ? (n - 1) * size : 0) : nullptr;
   }
 };

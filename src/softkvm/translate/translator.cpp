@@ -592,7 +592,11 @@ class Translation {
       const Operand& o = insn.operands[i];
       if (o.kind != OperandKind::kGpr || o.field == OperandField::kImplicit || o.field == OperandField::kNone) continue;
       int host = o.high ? static_cast<int>(o.reg) + 4 : host_of(o.reg);  // AH..BH are encoded 4-7
-      if (host < 0) {
+      if (host >= 8 && high) {
+        // MOVZX, MOVSX, CRC32 of rSP and AH to BH: no REX prefix, so a low register stands in for the one that holds rSP.
+        taken |= 0xff00;
+        temps[temp_count++] = {o.reg, host = borrow_one(), true, true};
+      } else if (host < 0) {
         bool read = static_cast<unsigned>(o.access) & 1 || o.size < 4, write = static_cast<unsigned>(o.access) & 2;
         Temp* t = nullptr;
         for (unsigned k = 0; k < temp_count; k++)
@@ -634,11 +638,13 @@ class Translation {
       want_flags_in_host();
     }
     for (unsigned k = 0; k < temp_count; k++)
-      if (temps[k].read) out_.load_gpr(temps[k].host, temps[k].guest);
+      if (temps[k].guest == kRsp) out_.move(temps[k].host, kHostRsp);
+      else if (temps[k].read) out_.load_gpr(temps[k].host, temps[k].guest);
     note_side(d, &borrowed);
     reencode(out_, insn, rename);
     for (unsigned k = 0; k < temp_count; k++)
-      if (temps[k].write) out_.store_gpr(temps[k].guest, temps[k].host);
+      if (temps[k].guest == kRsp) out_.move(kHostRsp, temps[k].host);
+      else if (temps[k].write) out_.store_gpr(temps[k].guest, temps[k].host);
     for (unsigned k = 0; k < borrows; k++) out_.load(borrowed.borrow_reg[k], ENGINE_BORROW + k * 8);
     if ((insn.flags_written | insn.flags_maybe) & kStatusFlags) flags_ = {true, false};
   }
