@@ -164,14 +164,23 @@ bool canonical(const VcpuState& vcpu, uint64_t linear) {
   return static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) == linear;
 }
 
-bool misaligned(uint64_t linear, unsigned size, uint32_t descriptor) { return descriptor & kAccessAligned && linear & (size - 1); }
+bool misaligned(uint64_t linear, unsigned size, uint32_t descriptor) { return (descriptor & (kAccessAligned | kAccessMasked)) == kAccessAligned && linear & (size - 1); }
 
-// Both pages of an access, before any byte moves. An access that ends behind the canonical addresses is #GP (#SS) before it is #PF.
+// The host's x87 status word is the guest's.
+Outcome x87_first(VcpuState& vcpu, uint32_t descriptor, Outcome outcome) {
+  if (outcome != Outcome::kFault || !(descriptor & kAccessX87)) return outcome;
+  uint16_t status;
+  asm volatile("fnstsw %0" : "=a"(status));
+  return status & 0x80 ? vcpu.raise(kMFv) : outcome;
+}
+
+// Both pages of an access, before any byte moves. An access that ends behind the canonical addresses is #GP (#SS) before it is #PF; 80 bits are
+// two accesses.
 Outcome translate_both(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool system, bool stack, Piece pieces[2],
                        unsigned& first) {
   first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
-  if (first < size && vcpu.in_64bit() && !canonical(vcpu, linear + first)) return vcpu.raise(stack ? kSSv : kGP, 0);
+  if (first < (size == 10 ? 8 : size) && vcpu.in_64bit() && !canonical(vcpu, linear + first)) return vcpu.raise(stack ? kSSv : kGP, 0);
   Outcome o = translate_piece(vcpu, linear, write, system, stack, pieces[0]);
   if (o == Outcome::kNext && first < size)
     o = translate_piece(vcpu, wrap(vcpu, linear + first), write, system, stack, pieces[1]);
@@ -198,6 +207,7 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
   Piece pieces[2];
   unsigned first;
   Outcome o = misaligned(linear, size, descriptor) ? vcpu->raise(kGP, 0) : translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
+  o = x87_first(*vcpu, descriptor, o);
   if (o != Outcome::kNext) {
     if (descriptor & kAccessMasked) engine.reason = kReasonStep;
     else set_reason(*vcpu, o);
@@ -222,14 +232,14 @@ namespace {
 
 // A masked access of which one page (or the only one) must not be touched: laid over the edge of the guard pages, with what may be read
 // copied in. Null: there is no such page.
-uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write) {
+uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack) {
   Engine& engine = engine_of(vcpu);
   unsigned first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
   Piece piece[2];
   bool good[2] = {false, false};
   for (unsigned i = 0; i < (first < size ? 2u : 1u); i++) {
-    good[i] = translate_piece(vcpu, i ? wrap(vcpu, linear + first) : linear, write, false, false, piece[i]) == Outcome::kNext;
+    good[i] = translate_piece(vcpu, i ? wrap(vcpu, linear + first) : linear, write, false, stack, piece[i]) == Outcome::kNext;
     engine.masked_fault[i] = vcpu.fault;
   }
   vcpu.fault.pending = false;
@@ -266,8 +276,9 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   Piece pieces[2];
   unsigned first;
   if (o == Outcome::kNext && descriptor & kAccessMasked && engine.stepping)
-    if (uint8_t* at = masked_access(*vcpu, linear, size, write)) return at;
+    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS)) return at;
   if (o == Outcome::kNext) o = translate_both(*vcpu, linear, size, write, false, segment == kSS, pieces, first);
+  o = x87_first(*vcpu, descriptor, o);
   if (o != Outcome::kNext) {
     set_reason(*vcpu, o);
     return nullptr;
@@ -427,7 +438,7 @@ Outcome probe_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system
 }
 
 namespace {
-// #AC comes before what the address itself gives. 80-bit operands want 8 bytes.
+// #AC comes before what the address's end gives. 80-bit operands want 8 bytes.
 bool alignment_fault(const VcpuState& vcpu, uint64_t linear, unsigned size) {
   if (!(vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am)) return false;
   const unsigned align = size == 10 ? 8 : size == 2 || size == 4 || size == 8 ? size : 1;
@@ -441,11 +452,10 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, 
   if (vcpu.in_64bit()) {
     linear = which >= kFS ? segment.base + offset : offset;
     unsigned shift = vcpu.cr4 & kCr4La57 ? 7 : 16;
-    if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
     uint64_t last = linear + (size ? size - 1 : 0);
-    if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear ||
-        static_cast<uint64_t>(static_cast<int64_t>(last << shift) >> shift) != last)
-      return vcpu.raise(vector, 0);
+    if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear) return vcpu.raise(vector, 0);
+    if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
+    if (static_cast<uint64_t>(static_cast<int64_t>(last << shift) >> shift) != last) return vcpu.raise(vector, 0);
     return Outcome::kNext;
   }
   offset &= 0xffffffffull;

@@ -68,6 +68,16 @@ bool needs_alignment(const Insn& insn) {
   return false;
 }
 
+// Does an x87 exception that is open make it #MF? Intel SDM vol 1, 8.6: all but the no-wait forms; MMX instructions too.
+bool waits_for_x87(const Insn& insn) {
+  if (insn.encoding != Encoding::kLegacy) return false;
+  if (insn.map == OpcodeMap::kOneByte && insn.opcode >= 0xd8 && insn.opcode <= 0xdf)
+    return insn.mnemonic != Mnemonic::kFnstsw && insn.mnemonic != Mnemonic::kFnstcw;
+  for (unsigned i = 0; i < insn.operand_count; i++)
+    if (insn.operands[i].kind == OperandKind::kMmx) return true;
+  return false;
+}
+
 // Stores to [rDI], with no memory operand in the encoding.
 bool masked_move(const Insn& insn) {
   return insn.mnemonic == Mnemonic::kMaskmovq || insn.mnemonic == Mnemonic::kMaskmovdqu || insn.mnemonic == Mnemonic::kVmaskmovdqu;
@@ -392,7 +402,7 @@ class Translation {
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
   void translate_address(unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
     uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0) |
-                          (needs_alignment(current_->insn) ? kAccessAligned : 0);
+                          (needs_alignment(current_->insn) ? kAccessAligned : 0) | (waits_for_x87(current_->insn) ? kAccessX87 : 0);
     give_up_flags(live);
     if (!by_tlb(segment)) {
       out_.move_imm(kScratch1, descriptor);
