@@ -169,7 +169,7 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_POLL] = stub(softkvm_stub_poll);
   engine->stubs[STUB_STEP_DONE] = stub(softkvm_stub_step_done);
   mprotect(engine->guard, 4096, PROT_NONE);
-  mprotect(engine->guard + 2 * 4096, 4096, PROT_NONE);
+  mprotect(engine->guard + 2 * 4096, 2 * 4096, PROT_NONE);
   engine->helpers[HELPER_MISS] = reinterpret_cast<const void*>(&softkvm_tlb_miss);
   engine->helpers[HELPER_ACCESS] = reinterpret_cast<const void*>(&softkvm_access);
   engine->helpers[HELPER_CALLOUT] = reinterpret_cast<const void*>(&softkvm_callout);
