@@ -83,6 +83,9 @@ class Vcpu : public VcpuState {
   // To be called after any KVM_SET_*: the engine drops what it derived from the old state.
   void state_changed();
 
+  // Applies an INIT and a SIPI that have come. Only while KVM_RUN is not running, or by it.
+  void accept_startup();
+
   // mp_state as KVM has it (KVM_MP_STATE_*): runnable, uninitialized (waiting for INIT), init received (waiting for SIPI), halted.
   std::atomic<uint32_t> mp_state{0};
   std::atomic<bool> init_pending{false}, sipi_pending{false};
