@@ -51,7 +51,11 @@ class Vm {
     bool by_user = false;  // set by KVM_SET_MSRS, not by the first vCPU's creation
     uint64_t offset = 0;
   } tsc_writes;                      // the TSC offset that the vCPUs share, see synchronize_tsc()
-  std::atomic<uint64_t> clock_offset{0};  // kvmclock: CLOCK_BOOTTIME plus this, nanoseconds
+  // kvmclock: one moment by both clocks. The pages of all vCPUs name it, so that they agree to the tick.
+  struct ClockBase {
+    std::mutex mutex;
+    uint64_t host_tsc = 0, ns = 0;
+  } clock_base;
   std::mutex vcpus_mutex;
   std::vector<class Vcpu*> vcpus;  // by index of creation; abi/ appends
 
