@@ -5,6 +5,7 @@
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/block.h"
+#include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/events.h"
@@ -185,6 +186,18 @@ Outcome take_events(Vcpu& vcpu) {
     vcpu.nmi_pending = true;
   }
   bool shadow = shadowed(vcpu);
+  if (vcpu.smi_request.load(std::memory_order_relaxed)) {
+    vcpu.smi_request.store(false);
+    vcpu.smi_pending = true;
+  }
+  if (vcpu.smi_pending && !vcpu.in_smm) {
+    if (shadow) {
+      vcpu.attention = 1;
+    } else {
+      vcpu.halted = false;
+      if (enter_smm(vcpu) == Outcome::kExit) return Outcome::kExit;
+    }
+  }
   if (!shadow) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
   if (vcpu.nmi_pending && !vcpu.nmi_masked) {
     if (shadow) {
@@ -275,13 +288,20 @@ Action run_fast(Vcpu& vcpu) {
     uint32_t mode = vcpu.mode;
     bool trap = vcpu.system_flags & kTF;
     bool debug_step = vcpu.guest_debug.control & KVM_GUESTDBG_SINGLESTEP && vcpu.guest_debug.control & KVM_GUESTDBG_ENABLE;
-    step |= trap || debug_step || engine.completing || vcpu.attention;
+    const bool resume = vcpu.system_flags & kRF, armed = breakpoints_armed(vcpu);
+    step |= trap || debug_step || engine.completing || vcpu.attention || resume || armed;
     if (step) mode |= kModeStep;
     const uint64_t entry_rip = vcpu.rip;
     const bool in_shadow = shadowed(vcpu);
     uint64_t linear = rip_linear(vcpu);
-    const void* code = find_code(vcpu, linear, mode);
-    if (!code) {
+    vcpu.single_step_pending = trap;
+    uint8_t hits = armed && !resume && !engine.completing && !(in_shadow && vcpu.interrupt_shadow_mov_ss) ? instruction_breakpoints(vcpu, linear) : 0;
+    const void* code = hits ? nullptr : find_code(vcpu, linear, mode);
+    if (hits) {
+      vcpu.raise(kDB);
+      vcpu.fault.payload = hits;
+      engine.reason = kReasonFault;
+    } else if (!code) {
       if (engine.reason == kReasonTranslate) {
         engine.target_mode = mode;
         engine.step_next = step;
@@ -291,10 +311,14 @@ Action run_fast(Vcpu& vcpu) {
       if (step) {
         engine.count_step++;
         begin_step(engine);
+        engine.watching = armed ? watched(vcpu) : 0;
+        engine.watch_hits = 0;
+        vcpu.system_flags &= ~kRF;  // over with this instruction, whatever it was; a fault's image has it again
       }
       engine.link_site = nullptr;
       softkvm_enter(code, linear);
       engine.count_leave++;
+      engine.watching = 0;
     }
     switch (engine.reason) {
       case kReasonAttention:
@@ -325,15 +349,27 @@ Action run_fast(Vcpu& vcpu) {
         step = false;
         engine.completing = false;
         if (engine.reason == kReasonHalt) vcpu.halted = true;
-        if (was_stepping && (trap || debug_step)) {
-          if (debug_step) {
-            engine.debug_exit = true;
-            return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
+        if (was_stepping && debug_step) {
+          engine.debug_exit = true;
+          return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
+        }
+        uint8_t data_hits = was_stepping ? engine.watch_hits | engine.debug_held : 0;
+        engine.debug_held = 0;
+        if (data_hits || vcpu.single_step_pending) {
+          // A new MOV SS shadow puts data breakpoints off and swallows the single step.
+          if (vcpu.interrupt_shadow_mov_ss && shadowed(vcpu)) {
+            engine.debug_held = data_hits;
+            if (engine.smc_count) return stop(Action::kInvalidate);
+            if (engine.writes_open) return stop(Action::kExit);
+            if (data_hits) vcpu.attention = 1;
+            break;
           }
           PendingException event{};
           event.pending = true;
           event.vector = kDB;
-          event.payload = 1u << 14;
+          event.payload = data_hits | (vcpu.single_step_pending ? 1u << 14 : 0);
+          vcpu.single_step_pending = false;
+          if (data_hits && debug_trap_exit(vcpu, event)) return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
           if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);
         }
         if (engine.smc_count) return stop(Action::kInvalidate);

@@ -8,6 +8,7 @@
 #include "softkvm/irqchip/lapic.h"
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
+#include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/engine.h"
 
 namespace vireo::softkvm {
@@ -52,7 +53,7 @@ bool debug_trap_exit(Vcpu& vcpu, const PendingException& event) {
   vcpu.run->debug.arch.exception = event.vector;
   vcpu.run->debug.arch.pc = rip_linear(vcpu);
   vcpu.run->debug.arch.dr6 = 0xffff0ff0 | event.payload;
-  vcpu.run->debug.arch.dr7 = vcpu.dr7;
+  vcpu.run->debug.arch.dr7 = control & KVM_GUESTDBG_USE_HW_BP ? vcpu.guest_debug.arch.debugreg[7] : vcpu.dr7;
   return true;
 }
 
@@ -76,6 +77,7 @@ bool device_pio(VcpuState& state, uint16_t port, unsigned size, bool write, uint
 
 Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint32_t& value) {
   Engine& engine = engine_of(vcpu);
+  if (engine.watching) note_watched(whole(vcpu), port, size, BreakpointKind::kPort);
   if (engine.io_answered) {
     engine.io_answered = false;
     if (!write) value = engine.io_value;
