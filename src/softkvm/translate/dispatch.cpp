@@ -137,7 +137,8 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   if (engine.interrupt_waiting && vcpu->system_flags & kIF) vcpu->attention = 1;
   switch (outcome) {
     case Outcome::kNext:
-      if (vcpu->mode == mode) return 0;
+      // What the instruction made deliverable comes before the next one.
+      if (vcpu->mode == mode && !vcpu->attention) return 0;
       set_rip_linear(*vcpu, vcpu->page_base + record->page_offset + record->insn.length);
       engine.reason = kReasonJump;
       break;
@@ -182,8 +183,9 @@ Outcome take_events(Vcpu& vcpu) {
     if (o == Outcome::kExit) return o;
   }
   if (vcpu.nmi_request.load(std::memory_order_relaxed)) {
-    vcpu.nmi_request.store(false);
-    vcpu.nmi_pending = true;
+    // Two that arrive at once are both serviced: one goes to the CPU, the latch holds the other.
+    unsigned most = vcpu.nmi_masked ? 1 : 2, count = vcpu.nmi_pending + vcpu.nmi_request.exchange(0);
+    vcpu.nmi_pending = static_cast<uint8_t>(count < most ? count : most);
   }
   bool shadow = shadowed(vcpu);
   if (vcpu.smi_request.load(std::memory_order_relaxed)) {
@@ -203,7 +205,7 @@ Outcome take_events(Vcpu& vcpu) {
     if (shadow) {
       vcpu.attention = 1;
     } else {
-      vcpu.nmi_pending = false;
+      vcpu.nmi_pending--;
       vcpu.halted = false;
       Outcome o = deliver_with(vcpu, [&] { return deliver_nmi(vcpu); });
       if (o == Outcome::kExit) return o;
@@ -353,12 +355,12 @@ Action run_fast(Vcpu& vcpu) {
           engine.debug_exit = true;
           return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
         }
-        uint8_t data_hits = was_stepping ? engine.watch_hits | engine.debug_held : 0;
-        engine.debug_held = 0;
+        uint8_t data_hits = was_stepping ? engine.watch_hits | vcpu.held_breakpoints : 0;
+        vcpu.held_breakpoints = 0;
         if (data_hits || vcpu.single_step_pending) {
           // A new MOV SS shadow puts data breakpoints off and swallows the single step.
           if (vcpu.interrupt_shadow_mov_ss && shadowed(vcpu)) {
-            engine.debug_held = data_hits;
+            vcpu.held_breakpoints = data_hits;
             if (engine.smc_count) return stop(Action::kInvalidate);
             if (engine.writes_open) return stop(Action::kExit);
             if (data_hits) vcpu.attention = 1;

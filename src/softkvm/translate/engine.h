@@ -133,7 +133,6 @@ struct Engine {
   // --- debug registers; the guest's, or user space's under KVM_GUESTDBG_USE_HW_BP (breakpoints.h)
   uint8_t watching = 0;      // bit n: DRn watches data or ports in the instruction at hand
   uint8_t watch_hits = 0;    // bit n: and was hit
-  uint8_t debug_held = 0;    // hits of an instruction that cast a MOV SS shadow: due after the next one
 
   // --- what update_mode() last saw, per view
   uint32_t view_mode[kViews] = {};
