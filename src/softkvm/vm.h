@@ -48,6 +48,7 @@ class Vm {
   struct TscWrites {
     std::mutex mutex;
     bool valid = false;
+    bool by_user = false;  // set by KVM_SET_MSRS, not by the first vCPU's creation
     uint64_t offset = 0;
   } tsc_writes;                      // the TSC offset that the vCPUs share, see synchronize_tsc()
   std::atomic<uint64_t> clock_offset{0};  // kvmclock: CLOCK_BOOTTIME plus this, nanoseconds

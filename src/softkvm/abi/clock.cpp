@@ -19,18 +19,21 @@
 namespace vireo::softkvm {
 
 // KVM_SET_MSRS of IA32_TSC. A restored guest gets its vCPUs' counters one after the other, some time apart, but means them to be equal:
-// a value that is about where another vCPU's is by now gets that one's offset; so does 0, what a new vCPU starts with.
+// a value that is about where another vCPU's was put by user space gets that one's offset; so does 0, what a new vCPU starts with. The
+// counters as creation left them are no one's wish: a state restored within a second of the VM's making must not be taken for them.
 void synchronize_tsc(VcpuState& vcpu, uint64_t value) {
   Vm::TscWrites& last = vcpu.vm->tsc_writes;
   const uint64_t now = __rdtsc();
   const uint64_t second = abi::host_tsc_khz() * 1000ull;
   std::lock_guard lock(last.mutex);
   const uint64_t expected = now + last.offset;
-  if (last.valid && (value == 0 || value - (expected - second) < 2 * second)) {
+  const bool near = last.by_user && value - (expected - second) < 2 * second;
+  if (last.valid && (value == 0 || near)) {
     vcpu.msr.tsc_offset = last.offset;
     return;
   }
   last.valid = true;
+  if (value != 0) last.by_user = true;
   last.offset = vcpu.msr.tsc_offset = value - now;
 }
 

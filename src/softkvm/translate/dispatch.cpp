@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The FAST half of a vCPU's run: finding the next block, events between blocks, and the call-outs of translated code. General registers
 // only, no libc: the guest's SIMD and x87 state is live in the host's registers.
+#include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
@@ -27,6 +28,7 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
     if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return false;
     entry.tag = tag;
     entry.gpa = t.gpa & kPageMask;
+    entry.global = t.global;
   }
   gpa = entry.gpa | (linear & 0xfff);
   return true;
@@ -85,9 +87,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   if (!block->straddle && !(mode & kModeStep)) {
     unsigned view = view_of(mode), index = linear & (kJumpEntries - 1);
     engine.jump[view][index] = {linear, code};
-    FillLog& log = engine.jump_log[view];
-    if (log.count < FillLog::kCapacity) log.index[log.count] = static_cast<uint16_t>(index);
-    log.count++;
+    bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global;
+    (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
   }
   return code;
 }
@@ -104,6 +105,7 @@ extern "C" const void* softkvm_lookup(VcpuState* vcpu, uint64_t linear) {
 // only noted which jump it was.
 extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void* site) {
   engine_of(*vcpu).link_site = site;
+  engine_of(*vcpu).link_generation = vcpu->vm->code->generation();
   engine_of(*vcpu).target = linear;
   engine_of(*vcpu).reason = kReasonLink;
   return nullptr;
@@ -134,6 +136,10 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   } else if (vcpu->interrupt_shadow_sti || vcpu->interrupt_shadow_mov_ss) {
     engine.shadow_rip = vcpu->rip + (outcome == Outcome::kNext ? record->insn.length : 0);
   }
+  // A guest that spins may wait for a vCPU which has no host CPU: let it have this one.
+  constexpr uint32_t kPausesPerYield = 64;
+  if (record->insn.mnemonic == Mnemonic::kPause && ++engine.pauses % kPausesPerYield == 0 && vcpu->vm->vcpus.size() > 1)
+    raw_syscall(SYS_sched_yield);
   if (engine.interrupt_waiting && vcpu->system_flags & kIF) vcpu->attention = 1;
   switch (outcome) {
     case Outcome::kNext:
@@ -243,16 +249,11 @@ uint64_t rip_linear(const VcpuState& vcpu) {
   return vcpu.in_64bit() ? vcpu.rip : (vcpu.segment[kCS].base + vcpu.rip) & 0xffffffffull;
 }
 
-void flush_jump_cache(VcpuState& vcpu, unsigned view) {
+void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
   Engine& engine = engine_of(vcpu);
-  FillLog& log = engine.jump_log[view];
-  JumpEntry* table = engine.jump[view];
-  if (log.count > FillLog::kCapacity) {
-    for (unsigned i = 0; i < kJumpEntries; i++) table[i].tag = kInvalidTag;
-  } else {
-    for (unsigned i = 0; i < log.count; i++) table[log.index[i]].tag = kInvalidTag;
-  }
-  log.count = 0;
+  auto drop = [&](unsigned i) { engine.jump[view][i].tag = kInvalidTag; };
+  engine.jump_log[view].drain(kJumpEntries, drop);
+  if (!keep_global) engine.jump_log_global[view].drain(kJumpEntries, drop);
 }
 
 void flush_all_jump_caches(VcpuState& vcpu) {

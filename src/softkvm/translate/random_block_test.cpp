@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+// Random blocks of instructions run on softkvm and on the bare CPU of this machine, at CPL 3 and at the same linear addresses, and are compared
+// in general registers, flags, SIMD, MXCSR, x87, memory, and the exception that ended them. On the bare CPU a block is entered and left
+// by signals, whose frames hold the whole state. A difference is made small before it is shown.
+// VIREO_BLOCKS: how many; VIREO_SEED: of the first one; VIREO_FAILURES: how many differences end the test.
+#include <cpuid.h>
+#include <gtest/gtest.h>
+#include <immintrin.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <map>
+
+#include "softkvm/cpu/decoder.h"
+#include "softkvm/translate/random_block.h"
+#include "softkvm/translate/test_machine.h"
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr unsigned kAreaSize = 2688;  // x87 to Hi16_ZMM in the standard format
+constexpr uint64_t kComponents = 0xe7;
+constexpr size_t kDataSize = BlockSpace::kPages * 4096;
+
+struct State {
+  uint64_t gpr[16] = {}, rip = 0, flags = 0;
+  unsigned vector = 0;
+  uint64_t error = 0, cr2 = 0;
+  alignas(64) uint8_t area[kAreaSize] = {};
+  std::vector<uint8_t> data;
+};
+
+struct Layout {
+  unsigned offset[8] = {0, 160, 576, 0, 0, 0, 0, 0}, size[8] = {160, 256, 256, 0, 0, 0, 0, 0};
+  Layout() {
+    for (unsigned i = 2; i < 8; i++) {
+      unsigned a, b, c, d;
+      __cpuid_count(0xd, i, a, b, c, d);
+      if (kComponents >> i & 1) offset[i] = b, size[i] = a;
+    }
+  }
+};
+const Layout& layout() {
+  static const Layout l;
+  return l;
+}
+
+// Components not in XSTATE_BV are spelled out.
+void normalize(uint8_t* area) {
+  uint64_t bv;
+  memcpy(&bv, area + 512, 8);
+  for (unsigned i = 0; i < 8; i++) {
+    if (bv >> i & 1 || !(kComponents >> i & 1)) continue;
+    if (i == 0) {
+      memset(area, 0, 24);
+      memset(area + 32, 0, 128);
+      area[0] = 0x7f, area[1] = 3;
+    } else if (layout().size[i]) {
+      memset(area + layout().offset[i], 0, layout().size[i]);
+    }
+  }
+  memset(area + 6, 0, 18);                                             // FOP, FIP, FDP
+  memset(area + 28, 0, 4);                                             // MXCSR_MASK
+  for (unsigned i = 0; i < 8; i++) memset(area + 32 + 16 * i + 10, 0, 6);
+  memset(area + 416, 0, 576 - 416);
+}
+
+// --- the bare CPU
+
+constexpr int kOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                            REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+const State* g_in;
+State* g_out;
+mcontext_t g_saved;
+uint8_t g_saved_area[kAreaSize];
+
+void enter_block(int, siginfo_t*, void* context) {
+  auto& m = static_cast<ucontext_t*>(context)->uc_mcontext;
+  g_saved = m;
+  auto* area = reinterpret_cast<uint8_t*>(m.fpregs);
+  memcpy(g_saved_area, area, kAreaSize);
+  for (unsigned i = 0; i < 16; i++) m.gregs[kOrder[i]] = static_cast<greg_t>(g_in->gpr[i]);
+  m.gregs[REG_RIP] = static_cast<greg_t>(g_in->rip);
+  m.gregs[REG_EFL] = static_cast<greg_t>((static_cast<uint64_t>(m.gregs[REG_EFL]) & ~uint64_t{kStatusFlags | kDF | kAC}) | g_in->flags);
+  memcpy(area, g_in->area, 416);
+  memcpy(area + 576, g_in->area + 576, kAreaSize - 576);
+  uint64_t bv, ours;
+  memcpy(&bv, area + 512, 8);
+  memcpy(&ours, g_in->area + 512, 8);
+  bv = (bv & ~kComponents) | ours;
+  memcpy(area + 512, &bv, 8);
+  memcpy(area + 28, g_saved_area + 28, 4);
+}
+
+void leave_block(int, siginfo_t*, void* context) {
+  asm volatile("pushf; andl $~0x40000, (%%rsp); popf" ::: "memory", "cc");  // AC: the block may have set it
+  auto& m = static_cast<ucontext_t*>(context)->uc_mcontext;
+  auto* area = reinterpret_cast<uint8_t*>(m.fpregs);
+  for (unsigned i = 0; i < 16; i++) g_out->gpr[i] = static_cast<uint64_t>(m.gregs[kOrder[i]]);
+  g_out->rip = static_cast<uint64_t>(m.gregs[REG_RIP]);
+  g_out->flags = static_cast<uint64_t>(m.gregs[REG_EFL]);
+  g_out->vector = static_cast<unsigned>(m.gregs[REG_TRAPNO]);
+  g_out->error = static_cast<uint64_t>(m.gregs[REG_ERR]);
+  g_out->cr2 = static_cast<uint64_t>(m.gregs[REG_CR2]);
+  memcpy(g_out->area, area, kAreaSize);
+  memcpy(area, g_saved_area, kAreaSize);
+  auto* fpregs = m.fpregs;
+  m = g_saved;
+  m.fpregs = fpregs;
+}
+
+class BareCpu {
+ public:
+  BareCpu() {
+    code_ = map(BlockSpace::kCode, 8192, PROT_READ | PROT_WRITE | PROT_EXEC);
+    data_ = map(BlockSpace::kData, kDataSize, PROT_READ | PROT_WRITE);
+    stack_.ss_size = 256 << 10;
+    stack_.ss_sp = mmap(nullptr, stack_.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    sigaltstack(&stack_, nullptr);
+  }
+  void protect() {  // after the data is in
+    for (unsigned i = 0; i < BlockSpace::kPages; i++) {
+      auto k = BlockSpace::kind(i);
+      if (k != BlockSpace::Kind::kWritable) mprotect(data_ + i * 4096, 4096, k == BlockSpace::Kind::kReadOnly ? PROT_READ : PROT_NONE);
+    }
+    protected_ = true;
+  }
+  void run(const State& in, std::span<const uint8_t> code, State& out) {
+    memcpy(reinterpret_cast<void*>(in.rip), code.data(), code.size());
+    for (unsigned i = 0; i < BlockSpace::kPages; i++)
+      if (!protected_ || BlockSpace::kind(i) == BlockSpace::Kind::kWritable) memcpy(data_ + i * 4096, in.data.data() + i * 4096, 4096);
+    if (!protected_) protect();
+    g_in = &in;
+    g_out = &out;
+    struct sigaction enter = {}, leave = {}, before[6];
+    enter.sa_sigaction = enter_block;
+    leave.sa_sigaction = leave_block;
+    enter.sa_flags = leave.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(SIGUSR1, &enter, nullptr);
+    const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    for (unsigned i = 0; i < 5; i++) sigaction(signals[i], &leave, &before[i]);
+    uint64_t gs;
+    asm volatile("rdgsbase %0; wrgsbase %1" : "=&r"(gs) : "r"(BlockSpace::kGsBase));
+    raise(SIGUSR1);
+    asm volatile("wrgsbase %0" ::"r"(gs));
+    for (unsigned i = 0; i < 5; i++) sigaction(signals[i], &before[i], nullptr);
+    out.data = in.data;
+    for (unsigned i = 0; i < BlockSpace::kPages; i++)
+      if (BlockSpace::kind(i) != BlockSpace::Kind::kAbsent) memcpy(out.data.data() + i * 4096, data_ + i * 4096, 4096);
+  }
+
+ private:
+  static uint8_t* map(uint64_t at, size_t size, int protection) {
+    void* p = mmap(reinterpret_cast<void*>(at), size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (p != reinterpret_cast<void*>(at)) abort();
+    return static_cast<uint8_t*>(p);
+  }
+  uint8_t *code_, *data_;
+  stack_t stack_{};
+  bool protected_ = false;
+};
+
+// --- softkvm
+
+class Guest {
+ public:
+  static constexpr uint64_t kTable = 0x6000, kIdt = 0x7000, kGdt = 0x8000, kTss = 0x9000, kHandlers = 0xa000, kKernelStack = 0xf000;
+  static uint64_t physical(unsigned page) { return 0x800000 + (page * 5 % 16) * 0x3000; }  // no two neighbours are neighbours
+
+  Guest() {
+    // The data's 2 MiB by pages, shuffled.
+    auto* table = reinterpret_cast<uint64_t*>(m_.ram + kTable);
+    for (unsigned i = 0; i < 512; i++) table[i] = 0;
+    for (unsigned i = 0; i < BlockSpace::kPages; i++) {
+      auto k = BlockSpace::kind(i);
+      unsigned at = (BlockSpace::kData >> 12 & 511) + i;
+      if (k != BlockSpace::Kind::kAbsent) table[at] = physical(i) | (k == BlockSpace::Kind::kReadOnly ? 5 : 7);
+    }
+    m_.at(0x3000 + (BlockSpace::kData >> 21) * 8) = kTable | 7;
+    for (unsigned v = 0; v < 32; v++) {
+      uint64_t handler = kHandlers + v * 16;
+      m_.at(kIdt + v * 16) = (handler & 0xffff) | 8ull << 16 | 0x8e01ull << 32 | (handler >> 16 & 0xffff) << 48;
+      m_.at(kIdt + v * 16 + 8) = 0;
+      m_.at<uint8_t>(handler) = 0xf4;
+    }
+    m_.at(kGdt + 8) = 0x00af9b000000ffff;
+    m_.at(kGdt + 16) = 0x00cf93000000ffff;
+    m_.at(kTss + 0x24) = kKernelStack;  // IST1
+  }
+
+  void run(const State& in, std::span<const uint8_t> code, State& out) {
+    Vcpu& v = *m_.vcpu;
+    memcpy(m_.ram + in.rip, code.data(), code.size());
+    m_.vm->notice_write(m_.ram + in.rip, code.size());
+    for (unsigned i = 0; i < BlockSpace::kPages; i++) memcpy(m_.ram + physical(i), in.data.data() + i * 4096, 4096);
+    v.cr0 = 0x80050033;
+    v.segment[kCS] = Segment{0, 0xffffffff, 0x2b, 0xa0fb, false};
+    for (unsigned s : {kES, kSS, kDS, kFS, kGS}) v.segment[s] = Segment{0, 0xffffffff, 0x23, 0xc0f3, false};
+    v.segment[kGS].base = BlockSpace::kGsBase;
+    v.tr = Segment{kTss, 0x67, 0x30, 0x8b, false};
+    v.gdtr = {kGdt, 0x3f};
+    v.idtr = {kIdt, 0x1ff};
+    v.cpl = 3;
+    v.dr6 = 0xffff0ff0;
+    v.cr2 = 0;
+    v.halted = false;
+    v.mp_state = 0;
+    for (unsigned i = 0; i < 16; i++) v.gpr[i] = in.gpr[i];
+    v.set_rflags(in.flags | 0x202);
+    v.rip = in.rip;
+    memcpy(v.xsave_area(), in.area, 416);
+    memcpy(v.xsave_area() + 512, in.area + 512, kAreaSize - 512);
+    v.state_changed();
+    reason = m_.go();
+    memcpy(out.area, v.xsave_area(), kAreaSize);
+    for (unsigned i = 0; i < 16; i++) out.gpr[i] = v.gpr[i];
+    out.data.resize(kDataSize);
+    for (unsigned i = 0; i < BlockSpace::kPages; i++) {
+      bool there = BlockSpace::kind(i) != BlockSpace::Kind::kAbsent;
+      memcpy(out.data.data() + i * 4096, there ? m_.ram + physical(i) : in.data.data() + i * 4096, 4096);
+    }
+    out.vector = 255;
+    if (reason != KVM_EXIT_HLT || v.rip < kHandlers || v.rip > kHandlers + 512) return;
+    out.vector = static_cast<unsigned>((v.rip - kHandlers) / 16);
+    uint64_t frame = v.gpr[kRsp];
+    const bool has_error = frame % 16 == 0;  // the CPU aligns the stack before it pushes five words or six
+    out.error = has_error ? m_.at(frame) : 0;
+    if (has_error) frame += 8;
+    out.rip = m_.at(frame);
+    out.flags = m_.at(frame + 16);
+    out.gpr[kRsp] = m_.at(frame + 24);
+    out.cr2 = v.cr2;
+  }
+
+  TestMachine m_;
+  uint32_t reason = 0;
+};
+
+// --- comparison
+
+[[gnu::format(printf, 1, 2)]] std::string print(const char* format, ...) {
+  char line[200];
+  va_list list;
+  va_start(list, format);
+  vsnprintf(line, sizeof line, format, list);
+  va_end(list);
+  return line;
+}
+
+std::string differences(const State& in, const State& bare, const State& soft, uint32_t ignored_flags) {
+  std::string s;
+  static const char* const kNames[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
+  if (bare.vector != soft.vector || bare.rip != soft.rip)
+    s += print("  ended by vector %u at %#lx, softkvm %u at %#lx\n", bare.vector, bare.rip, soft.vector, soft.rip);
+  else if (bare.vector == kPFv && (bare.cr2 != soft.cr2 || (bare.error ^ soft.error) & 0x1f))
+    s += print("  cr2 %#lx error %#lx, softkvm %#lx %#lx\n", bare.cr2, bare.error, soft.cr2, soft.error);
+  for (unsigned i = 0; i < 16; i++)
+    if (bare.gpr[i] != soft.gpr[i]) s += print("  %s %#lx, softkvm %#lx (was %#lx)\n", kNames[i], bare.gpr[i], soft.gpr[i], in.gpr[i]);
+  uint64_t flags = (kStatusFlags | kDF | kAC | kTF | kID | kNT) & ~ignored_flags;
+  if ((bare.flags ^ soft.flags) & flags) s += print("  flags %#lx, softkvm %#lx (was %#lx, compared %#lx)\n", bare.flags, soft.flags, in.flags, flags);
+  for (unsigned i = 0; i < kAreaSize; i++) {
+    if (bare.area[i] == soft.area[i] || (i >= 512 && i < 576)) continue;
+    std::string where = i < 24 ? "x87 control" : i < 32 ? "mxcsr" : i < 160 ? print("st%u", (i - 32) / 16) : i < 416 ? print("xmm%u", (i - 160) / 16) : "";
+    for (unsigned c = 2; c < 8; c++)
+      if (layout().size[c] && i - layout().offset[c] < layout().size[c]) {
+        static const unsigned kStep[8] = {1, 1, 16, 1, 1, 8, 32, 64};
+        where = print("component %u, register %u", c, (i - layout().offset[c]) / kStep[c]);
+      }
+    s += print("  %s (byte %u of the area): %#x, softkvm %#x (was %#x)\n", where.c_str(), i, bare.area[i], soft.area[i], in.area[i]);
+    i |= 7;
+  }
+  unsigned shown = 0;
+  for (size_t i = 0; i < kDataSize && shown < 4; i++) {
+    if (bare.data[i] == soft.data[i]) continue;
+    s += print("  memory at %#lx: %#x, softkvm %#x (was %#x)\n", BlockSpace::kData + i, bare.data[i], soft.data[i], in.data[i]);
+    i |= 15, shown++;
+  }
+  return s;
+}
+
+State random_state(uint64_t seed, uint64_t rip) {
+  std::mt19937_64 rng(seed ^ 0x9e3779b97f4a7c15);
+  State s;
+  s.rip = rip;
+  for (uint64_t& r : s.gpr) r = rng() >> (rng() % 3 ? 0 : rng() % 64);
+  s.gpr[kRsp] = BlockSpace::kStack;
+  s.flags = (rng() & kStatusFlags) | (rng() % 8 ? 0 : kDF);
+  // Floating point values from all classes: half of the elements keep an exponent near 1.
+  auto* words = reinterpret_cast<uint32_t*>(s.area);
+  for (unsigned i = 0; i < kAreaSize / 4; i++) words[i] = static_cast<uint32_t>(rng() % 2 ? rng() : 0x3f800000 ^ (rng() & 0x80ffffff));
+  uint16_t fcw = static_cast<uint16_t>(0x7f | (rng() % 4) << 10 | (rng() % 8 ? 3u << 8 : 2u << 8));
+  if (rng() % 16 == 0) fcw &= static_cast<uint16_t>(rng() | 0xff00);
+  fcw |= 0x40;
+  memcpy(s.area, &fcw, 2);
+  uint16_t fsw = static_cast<uint16_t>(rng() & 0x7f00);  // no exception open
+  memcpy(s.area + 2, &fsw, 2);
+  s.area[4] = static_cast<uint8_t>(rng());
+  s.area[5] = 0;
+  memset(s.area + 6, 0, 18);
+  for (unsigned i = 0; i < 8; i++) {
+    if (rng() % 4) {
+      long double v = static_cast<long double>(static_cast<int64_t>(rng())) / static_cast<long double>(1ull << rng() % 63);
+      memcpy(s.area + 32 + 16 * i, &v, 10);
+    }
+    memset(s.area + 42 + 16 * i, 0, 6);
+  }
+  uint32_t mxcsr = 0x1f80 | (rng() % 4 << 13) | (rng() % 4 ? 0 : rng() & 0x8040);
+  if (rng() % 16 == 0) mxcsr &= static_cast<uint32_t>(rng() | 0xffff007f);
+  memcpy(s.area + 24, &mxcsr, 4);
+  memset(s.area + 28, 0, 4);
+  memset(s.area + 416, 0, 160);
+  uint64_t bv = kComponents & Vcpu::supported_xcr0();
+  if (rng() % 8 == 0) bv &= rng() | 3;
+  memcpy(s.area + 512, &bv, 8);
+  s.data.resize(kDataSize);
+  for (size_t i = 0; i < kDataSize; i += 8) {
+    uint64_t w = rng();
+    memcpy(&s.data[i], &w, 8);
+  }
+  // The pages that are read-only are set once on the bare CPU: always the same.
+  std::mt19937_64 fixed(1);
+  for (unsigned p = 0; p < BlockSpace::kPages; p++)
+    if (BlockSpace::kind(p) != BlockSpace::Kind::kWritable)
+      for (unsigned i = 0; i < 4096; i++) s.data[p * 4096 + i] = static_cast<uint8_t>(fixed());
+  return s;
+}
+
+uint64_t number(const char* name, uint64_t otherwise) {
+  const char* s = getenv(name);
+  return s ? strtoull(s, nullptr, 0) : otherwise;
+}
+
+class Comparison {
+ public:
+  std::string compare(const RandomBlock& block, uint64_t seed) {
+    State in = random_state(seed, BlockSpace::kCode + block.offset), bare, soft;
+    std::vector<uint8_t> code = block.assemble();
+    bare_.run(in, code, bare);
+    guest_.run(in, code, soft);
+    if (soft.vector == 255) return print("  softkvm left with %u at %#lx\n", guest_.reason, guest_.m_.vcpu->rip);
+    normalize(in.area);
+    normalize(bare.area);
+    normalize(soft.area);
+    vectors[bare.vector]++;
+    uint32_t ignored = block.undefined_flags();
+    if (bare.rip != in.rip + code.size() - 1) ignored = kStatusFlags;  // ended before its end
+    return differences(in, bare, soft, ignored);
+  }
+  RandomBlock shrink(RandomBlock block, uint64_t seed) {
+    for (bool again = true; again;) {
+      again = false;
+      for (size_t i = block.units.size(); i-- > 0 && block.units.size() > 1;) {
+        RandomBlock less = block;
+        less.units.erase(less.units.begin() + static_cast<std::ptrdiff_t>(i));
+        if (compare(less, seed).empty()) continue;
+        block = less;
+        again = true;
+      }
+    }
+    return block;
+  }
+  const Vcpu& vcpu() const { return *guest_.m_.vcpu; }
+  std::map<unsigned, uint64_t> vectors;
+
+ private:
+  BareCpu bare_;
+  Guest guest_;
+};
+
+TEST(RandomBlocks, EqualTheBareCpu) {
+  Comparison c;
+  const uint64_t blocks = number("VIREO_BLOCKS", 4000), first = number("VIREO_SEED", 1), limit = number("VIREO_FAILURES", 5);
+  std::cout << "seeds " << first << " to " << first + blocks - 1 << "\n";
+  uint64_t failures = 0;
+  std::map<std::string, unsigned> seen;
+  for (uint64_t seed = first; seed < first + blocks && failures < limit; seed++) {
+    RandomBlock block(seed, c.vcpu());
+    if (c.compare(block, seed).empty()) continue;
+    block = c.shrink(block, seed);
+    std::string what = c.compare(block, seed), names;
+    for (const Unit& u : block.units) names += u.name + "; ";
+    if (seen[names]++ >= 2) continue;
+    failures++;
+    std::string text = "seed " + std::to_string(seed) + ", " + names + "\n";
+    for (const Unit& u : block.units)
+      for (const Unit::Piece& p : u.pieces) {
+        text += "   ";
+        for (uint8_t b : p.bytes) text += print(" %02x", b);
+        text += "\n";
+      }
+    ADD_FAILURE() << text << what;
+  }
+  for (auto [vector, count] : c.vectors) std::cout << "ended by vector " << vector << ": " << count << "\n";
+}
+
+}  // namespace
+}  // namespace vireo::softkvm
