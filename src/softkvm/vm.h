@@ -94,7 +94,8 @@ class Vcpu : public VcpuState {
   std::atomic<uint32_t> mp_state{0};
   std::atomic<bool> init_pending{false}, sipi_pending{false};
   std::atomic<uint8_t> sipi_vector{0};
-  std::atomic<bool> nmi_request{false}, smi_request{false};
+  std::atomic<uint8_t> nmi_request{0};  // how many, counted to 2
+  std::atomic<bool> smi_request{false};
 
   // KVM_SET_GUEST_DEBUG as given; state_changed() after a change.
   kvm_guest_debug guest_debug{};

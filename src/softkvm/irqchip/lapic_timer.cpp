@@ -107,11 +107,14 @@ uint64_t Lapic::tsc_deadline() const {
 }
 
 void Lapic::set_tsc_deadline(uint64_t tsc) {
-  SpinGuard guard(timer_lock_);
-  if (timer_mode_ != TimerMode::kTscDeadline) return;
-  cancel();
-  tsc_deadline_ = tsc;
-  arm_deadline();
+  {
+    SpinGuard guard(timer_lock_);
+    if (timer_mode_ != TimerMode::kTscDeadline) return;
+    cancel();
+    tsc_deadline_ = tsc;
+    if (tsc == 0 || signal_.guest_tsc() < tsc) return arm_deadline();
+  }
+  expire(timers_.now_ns());  // it has passed: the interrupt comes with the write
 }
 
 void Lapic::arm_deadline() {

@@ -3,6 +3,7 @@
 
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
+#include "softkvm/translate/breakpoints.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -177,6 +178,8 @@ Outcome translate_both(VcpuState& vcpu, uint64_t linear, unsigned size, bool wri
   first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
   if (first < (size == 10 ? 8 : size) && vcpu.in_64bit() && !canonical(vcpu, linear + first)) return vcpu.raise(stack ? kSSv : kGP, 0);
+  if (engine_of(vcpu).watching && !system)
+    note_watched(static_cast<Vcpu&>(vcpu), linear, size, write ? BreakpointKind::kWrite : BreakpointKind::kAccess);
   Outcome o = translate_piece(vcpu, linear, write, system, stack, pieces[0]);
   if (o == Outcome::kNext && first < size)
     o = translate_piece(vcpu, wrap(vcpu, linear + first), write, system, stack, pieces[1]);
@@ -326,6 +329,7 @@ uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
   TlbView& tlb = engine.tlb[view_of(vcpu.mode)];
   unsigned index = linear >> 12 & (kTlbEntries - 1);
   uint64_t tag = write ? tlb.write[index] : tlb.read[index];
+  if (engine.watching) note_watched(static_cast<Vcpu&>(vcpu), linear, size, write ? BreakpointKind::kWrite : BreakpointKind::kAccess);
   if (tag == (linear & kPageMask)) return reinterpret_cast<uint8_t*>(tlb.addend[index] + (linear & 0xfff));
   Piece piece;
   outcome = translate_piece(vcpu, linear, write, false, false, piece);

@@ -149,6 +149,10 @@ struct Engine {
   unsigned smc_count = 0;
   alignas(64) uint8_t bounce_bytes[8192];
 
+  // --- debug registers; the guest's, or user space's under KVM_GUESTDBG_USE_HW_BP (breakpoints.h)
+  uint8_t watching = 0;      // bit n: DRn watches data or ports in the instruction at hand
+  uint8_t watch_hits = 0;    // bit n: and was hit
+
   // --- what update_mode() last saw, per view
   uint32_t view_mode[kViews] = {};
 
