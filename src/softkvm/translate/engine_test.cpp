@@ -269,6 +269,8 @@ TEST(Engine, IgnoresHintsAboutAddressesThatAreNotThere) {
   FaultMachine m;
   ASSERT_EQ(m.run(hint_nowhere()), unsigned{KVM_EXIT_HLT});
   EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
+}
+
 // Debug handlers store DR6 and return; the watched instruction and where the handler returns to are the manual's (17.3.1).
 GUEST_CODE(debug_traps, "lea rax, [rip + 9f]; mov edi, 0x310010; mov [rdi], ax; mov word ptr [rdi+2], 8; mov word ptr [rdi+4], 0x8e00; shr rax, 16; mov [rdi+6], ax; "
                         "mov qword ptr [rdi+8], 0; push 0x310000; pushw 0xfff; lidt [rsp]; xor ebx, ebx; "
