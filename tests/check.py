@@ -162,7 +162,8 @@ def unit_tests(preset):
         if not command:
             tests.append(Test(f"{preset}/{entry['name']}", "one", 10, "echo 'program not built'; false"))
             continue
-        environment = dict(v.split("=", 1) for v in properties.get("ENVIRONMENT", []))
+        environment = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+                       **dict(v.split("=", 1) for v in properties.get("ENVIRONMENT", []))}
         kind = "gtest" if pathlib.Path(command[0]).name.endswith("_test") else "one"
         tests.append(Test(f"{preset}/{entry['name']}", kind, int(properties.get("TIMEOUT", UNIT_LIMIT)), command,
                           environment=environment, folder=properties.get("WORKING_DIRECTORY", folder),
