@@ -26,7 +26,7 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 BUILD = TOP / "build"
 LOGS = BUILD / "check-logs"
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-UNIT_LIMIT = 300
+UNIT_LIMIT = 900
 
 
 class Test:
