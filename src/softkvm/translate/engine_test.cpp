@@ -293,5 +293,26 @@ TEST(Engine, DebugRegistersAndSingleStep) {
   EXPECT_EQ(m.vcpu->gpr[12], 0x124444u);
 }
 
+GUEST_CODE(gather, "mov edi, 0x600ffc; mov dword ptr [rdi - 8], 0x11; mov dword ptr [rdi + 2], 0x330022; vpcmpeqd xmm3, xmm3, xmm3; vpxor xmm4, xmm4, xmm4; "
+                   "mov eax, -8; vmovd xmm5, eax; mov eax, 2; vpinsrd xmm5, xmm5, eax, 1; vpinsrd xmm5, xmm5, eax, 3; vpinsrd xmm3, xmm3, ecx, 3; "
+                   "mov eax, 0x2000; vpinsrd xmm5, xmm5, eax, 2; vpgatherdd xmm4, [rdi + xmm5], xmm3; hlt")
+TEST(Engine, GathersUpToTheElementThatFaults) {
+  FaultMachine m;
+  m.vcpu->gpr[kRcx] = 0;  // element 3 is masked off
+  ASSERT_EQ(m.run(gather()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vector(), kPFv);
+  EXPECT_EQ(m.vcpu->cr2, 0x602ffcu);
+  uint32_t to[4], mask[4];
+  memcpy(to, m.vcpu->xsave_area() + 160 + 16 * 4, 16);
+  memcpy(mask, m.vcpu->xsave_area() + 160 + 16 * 3, 16);
+  EXPECT_EQ(to[0], 0x11u);
+  EXPECT_EQ(to[1], 0x330022u);
+  EXPECT_EQ(to[2], 0u);
+  EXPECT_EQ(mask[0], 0u);
+  EXPECT_EQ(mask[1], 0u);
+  EXPECT_EQ(mask[2], ~0u);
+  EXPECT_EQ(mask[3], 0u);
+}
+
 }  // namespace
 }  // namespace vireo::softkvm

@@ -247,7 +247,14 @@ bool RandomBlock::instruction(Unit& unit) {
     // The stack pointer may end anywhere: what uses it next must not reach the process's own memory.
   }
   if (insn.has_modrm && insn.modrm >> 6 != 3 && insn.mnemonic != M::kLea) {
-    if (vsib) return false;
+    if (vsib) {
+      // Indices of -128 to 127, from whatever bytes a low register holds: VPMOVSXBD or VPMOVSXBQ zmm, xmm.
+      const unsigned v = insn.index;
+      unit.pieces.push_back({{0x62, static_cast<uint8_t>(0x62 | (v & 8 ? 0 : 0x80) | (v & 16 ? 0 : 0x10)), 0x7d, 0x48, static_cast<uint8_t>(insn.opcode & 1 ? 0x22 : 0x21),
+                              static_cast<uint8_t>(0xc0 | (v & 7) << 3 | pick(8))}, -1, 0});
+      if (insn.base == kNoRegister || alignment_checked_) return false;
+      insn.index = kNoRegister;
+    }
     if (!place_memory(unit, insn, b)) return false;
   }
   Unit::Piece piece;

@@ -506,7 +506,12 @@ int Vcpu::run_guest() {
         switch (translate_target(*this)) {
           case Made::kYes: break;
           case Made::kNoMemory: return internal_error(*this);
-          case Made::kFault: break;  // found again, and delivered, by the run loop
+          case Made::kFault:
+            // Delivered as is: the run loop looks only at the first byte's page, which may be there (or still be in its fetch entries).
+            injected = fault;
+            fault.pending = false;
+            e.step_next = false;
+            break;
         }
         {
           bool full;
