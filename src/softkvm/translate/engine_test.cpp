@@ -151,6 +151,27 @@ TEST(Engine, DeliversHostExceptionsToTheGuest) {
   EXPECT_EQ(m.at(m.vcpu->gpr[kRsp]), TestMachine::kCode + 2 + 5 + 2);  // the DIV's address
 }
 
+// The first bytes are there, the rest is on a page that is not: #PF at the instruction with the second page's address in CR2.
+TEST(Engine, AnInstructionIntoAnAbsentPageFaults) {
+  TestMachine m;
+  constexpr uint64_t kEdge = 0x400000;  // from here on absent
+  m.at(0x3000 + 2 * 8) = 0;
+  const uint8_t code[] = {0x48, 0xb8};  // the beginning of mov rax, imm64
+  memcpy(m.ram + kEdge - sizeof code, code, sizeof code);
+  m.at<uint8_t>(TestMachine::kCode) = 0xf4;  // hlt
+  const uint64_t gate[2] = {0x00108e0000080000ull | (TestMachine::kCode & 0xffff), 0};
+  memcpy(m.ram + 0x8000 + 14 * 16, gate, sizeof gate);
+  const uint64_t gdt[3] = {0, 0x00af9b000000ffffull, 0x00cf93000000ffffull};
+  memcpy(m.ram + 0x9000, gdt, sizeof gdt);
+  m.vcpu->idtr = {0x8000, 0xfff};
+  m.vcpu->gdtr = {0x9000, sizeof gdt - 1};
+  m.vcpu->rip = kEdge - sizeof code;
+  m.vcpu->state_changed();
+  ASSERT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->cr2, kEdge);
+  EXPECT_EQ(m.at(TestMachine::kStackTop - 40), kEdge - sizeof code);  // the frame's RIP
+}
+
 // --- found by random blocks (random_block_test.cpp)
 
 // Every exception ends in a HLT of its own; linear 0x600000 and 0x601000 lie apart in physical memory, 0x602000 is not there.
