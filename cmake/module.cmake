@@ -15,6 +15,11 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND VIREO_FAST_FLAGS -fno-tree-loop-distribute-patterns)
 endif()
 
+if(VIREO_SANITIZE AND NOT VIREO_FUZZ)
+  # The sanitizers' runtime uses SIMD registers and libc. -O2: at less, inline functions become shared ones, and the
+  # linker may take the instrumented copy of another file.
+  list(APPEND VIREO_FAST_FLAGS -O2 -fno-sanitize=all)
+endif()
 if(VIREO_FUZZ AND CMAKE_CXX_COMPILER_ID MATCHES Clang)
   # clang does not take the standard library's headers without floating point; the fuzz targets run no translated code.
   list(REMOVE_ITEM VIREO_FAST_FLAGS -mgeneral-regs-only)
@@ -31,7 +36,10 @@ if(VIREO_SANITIZE)
   # GCC's own manual: the sanitizers' extra code makes this warning fire where nothing is wrong.
   target_compile_options(vireo_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   # vptr checks need type information, which the parts built without RTTI do not have.
-  target_compile_options(vireo_flags INTERFACE -fsanitize=${VIREO_SANITIZE} -fno-sanitize=vptr)
+  # What a target inherits stands after its own options on the command line, so FAST's -fno-sanitize would not win.
+  set(plain "$<AND:$<BOOL:$<TARGET_PROPERTY:VIREO_FAST>>,$<NOT:$<BOOL:${VIREO_FUZZ}>>>")
+  target_compile_options(vireo_flags INTERFACE
+    "$<$<NOT:${plain}>:-fsanitize=${VIREO_SANITIZE}>" "$<$<NOT:${plain}>:-fno-sanitize=vptr>")
   target_link_options(vireo_flags INTERFACE -fsanitize=${VIREO_SANITIZE})
 endif()
 
@@ -46,6 +54,7 @@ function(vireo_module NAME)
   endforeach()
   target_link_libraries(vireo_${NAME} PUBLIC ${M_LIBS} Threads::Threads)
   if(M_FAST)
+    set_target_properties(vireo_${NAME} PROPERTIES VIREO_FAST ON)
     target_compile_options(vireo_${NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${VIREO_FAST_FLAGS}>)
   endif()
   if(M_TESTS)

@@ -15,11 +15,14 @@ bool ready(int fd, short events, int timeout_ms) {
   return poll(&p, 1, timeout_ms) > 0;
 }
 
+constexpr uint64_t kRetryNs = 20'000'000;
 constexpr size_t kChunk = 512;  // a pipe that polls writable takes this much without waiting (PIPE_BUF)
 
 }  // namespace
 
-CharFd::CharFd(EventLoop& loop, int in, int out) : loop_(loop), in_(in), out_(out) {}
+CharFd::CharFd(EventLoop& loop, int in, int out) : loop_(loop), in_(in), out_(out) {
+  retry_ = loop.create([this] { drain(); });
+}
 
 CharFd::~CharFd() {
   *alive_ = false;
@@ -106,9 +109,8 @@ void CharFd::drain() {
         if (watching_out_) return;
       }
       if (watching_out_) return;
-      loop_.post([this, alive = alive_] {
-        if (*alive) drain();
-      });
+      // The descriptor is watched for input already, or cannot be watched: look again soon.
+      retry_->arm(loop_.now_ns() + kRetryNs);
       return;
     }
   }

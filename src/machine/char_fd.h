@@ -31,7 +31,6 @@ class CharFd final : public CharBackend {
   void set_filter(Filter filter) { filter_ = std::move(filter); }
   // Bytes of our own to the output, in line with the guest's.
   void print(const std::string& text);
-  // While held, the guest gets no input (it goes to the filter alone).
   void flush();  // waits up to two seconds for the output to drain
   void stop_input();
 
@@ -56,6 +55,7 @@ class CharFd final : public CharBackend {
   bool drain_posted_ = false, refused_ = false;
   std::mutex frontend_mutex_;
   CharFrontend* frontend_ = nullptr;
+  std::unique_ptr<Timer> retry_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for posts that come after the end
 };
 

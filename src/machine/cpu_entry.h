@@ -14,6 +14,8 @@ struct CpuEntry {
   enum class Mode { kReset, kProtected32, kLong64 };
   Mode mode = Mode::kReset;
   uint64_t rip = 0, rax = 0, rbx = 0, rsi = 0, rsp = 0;
+  // The interrupt controllers as PC firmware leaves them: vectors 8 and 0x70. Kernels that start in real mode's shape rely on it.
+  bool firmware_vectors = false;
 };
 
 // Low memory the entry states use: a GDT, and page tables that map the first 4 GiB to themselves.

@@ -93,6 +93,12 @@ Result<> Machine::create_vcpus() {
 Result<> Machine::boot() {
   BootEnvironment environment = TRY(board_->prepare_boot());
   CpuEntry entry = TRY(image_.load(environment));
+  if (entry.firmware_vectors) {
+    kvm::ChipState chips = TRY(vm_->chip_state());
+    chips.chips[KVM_IRQCHIP_PIC_MASTER].chip.pic.irq_base = 8;
+    chips.chips[KVM_IRQCHIP_PIC_SLAVE].chip.pic.irq_base = 0x70;
+    TRY_VOID(vm_->set_chip_state(chips));
+  }
   return enter(*vcpus_[0], *memory_, entry);
 }
 

@@ -116,7 +116,7 @@ Result<CpuEntry> BootImage::load_multiboot(const BootEnvironment& environment) c
                         .config_table = 0,
                         .boot_loader_name = kName});
   if (!ok) return fail(ErrorKind::kInvalid, "the guest's memory is too small; give it more with --memory");
-  return CpuEntry{.mode = CpuEntry::Mode::kProtected32, .rip = entry, .rax = kBootMagic, .rbx = kInfo};
+  return CpuEntry{.mode = CpuEntry::Mode::kProtected32, .rip = entry, .rax = kBootMagic, .rbx = kInfo, .firmware_vectors = true};
 }
 
 }  // namespace vireo

@@ -112,6 +112,7 @@ class RawTest : public testing::TestWithParam<Way> {
     config.direct = GetParam().direct;
     auto raw = Raw::create(config, *loop);
     if (!raw) {
+      missing = raw.error().message;
       if (raw.error().kind == ErrorKind::kUnsupported) return nullptr;
       ADD_FAILURE() << raw.error().message;
       return nullptr;
@@ -119,11 +120,12 @@ class RawTest : public testing::TestWithParam<Way> {
     return std::move(*raw);
   }
   std::unique_ptr<EventLoop> loop = std::move(*EventLoop::create());
+  std::string missing;
 };
 #define OPEN(...)                                   \
   ({                                                \
     auto opened_ = open(__VA_ARGS__);               \
-    if (!opened_) GTEST_SKIP() << "not on this host"; \
+    if (!opened_) GTEST_SKIP() << missing;          \
     std::move(opened_);                             \
   })
 
@@ -328,7 +330,7 @@ TEST(RawFaults, ZeroesAreWrittenWhereFallocateIsRefused) {
 
 TEST(RawFaults, PartialBlockWritesExcludeOtherWrites) {
   Faulty t({.direct = true});
-  if (!t.raw) GTEST_SKIP() << "no O_DIRECT here";
+  if (!t.raw) GTEST_SKIP() << "its file system has no O_DIRECT";
   std::vector<std::string> data;
   for (int i = 0; i < 8; ++i) data.emplace_back(512, static_cast<char>('0' + i));
   unsigned done = 0;

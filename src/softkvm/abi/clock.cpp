@@ -15,22 +15,26 @@
 #include "softkvm/abi/vcpu_file.h"
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/cpu/system.h"
+#include "softkvm/irqchip/kvmclock.h"
 
 namespace vireo::softkvm {
 
 // KVM_SET_MSRS of IA32_TSC. A restored guest gets its vCPUs' counters one after the other, some time apart, but means them to be equal:
-// a value that is about where another vCPU's is by now gets that one's offset; so does 0, what a new vCPU starts with.
+// a value that is about where another vCPU's was put by user space gets that one's offset; so does 0, what a new vCPU starts with. The
+// counters as creation left them are no one's wish: a state restored within a second of the VM's making must not be taken for them.
 void synchronize_tsc(VcpuState& vcpu, uint64_t value) {
   Vm::TscWrites& last = vcpu.vm->tsc_writes;
   const uint64_t now = __rdtsc();
   const uint64_t second = abi::host_tsc_khz() * 1000ull;
   std::lock_guard lock(last.mutex);
   const uint64_t expected = now + last.offset;
-  if (last.valid && (value == 0 || value - (expected - second) < 2 * second)) {
+  const bool near = last.by_user && value - (expected - second) < 2 * second;
+  if (last.valid && (value == 0 || near)) {
     vcpu.msr.tsc_offset = last.offset;
     return;
   }
   last.valid = true;
+  if (value != 0) last.by_user = true;
   last.offset = vcpu.msr.tsc_offset = value - now;
 }
 
@@ -136,14 +140,20 @@ int get_vm_tsc_khz(VmFile& vm) {
   return static_cast<int>(vm.tsc_khz);
 }
 
-void start_clock(Vm& vm) { vm.clock_offset = -clock_ns(CLOCK_BOOTTIME); }
+void start_clock(Vm& vm) {
+  std::lock_guard lock(vm.clock_base.mutex);
+  vm.clock_base.host_tsc = __rdtsc();
+}
 
 int get_clock(VmFile& vm, uintptr_t argument) {
   kvm_clock_data data{};
   data.flags = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE;
   data.host_tsc = __rdtsc();
   data.realtime = clock_ns(CLOCK_REALTIME);
-  data.clock = clock_ns(CLOCK_BOOTTIME) + vm.vm->clock_offset;
+  std::lock_guard lock(vm.vm->clock_base.mutex);
+  // The same arithmetic as the guest's.
+  const TimeScale scale = time_scale(1'000'000'000, host_tsc_khz() * 1000ull);
+  data.clock = vm.vm->clock_base.ns + apply(scale, data.host_tsc - vm.vm->clock_base.host_tsc);
   return copy_out(argument, data) ? 0 : -EFAULT;
 }
 
@@ -157,7 +167,11 @@ int set_clock(VmFile& vm, uintptr_t argument) {
     uint64_t now = clock_ns(CLOCK_REALTIME);
     if (now > data.realtime) clock += now - data.realtime;
   }
-  vm.vm->clock_offset = clock - clock_ns(CLOCK_BOOTTIME);
+  {
+    std::lock_guard lock(vm.vm->clock_base.mutex);
+    vm.vm->clock_base.host_tsc = __rdtsc();
+    vm.vm->clock_base.ns = clock;
+  }
   std::lock_guard lock(vm.mutex);
   for (const auto& vcpu : vm.vcpus) write_paravirtual_msr(*vcpu->vcpu, kSystemTimeMsr, vcpu->vcpu->msr.system_time);
   return 0;

@@ -81,7 +81,7 @@ void save_events(VcpuFile& file, kvm_vcpu_events& out) {
   out.interrupt.shadow = static_cast<uint8_t>((v.interrupt_shadow_mov_ss ? KVM_X86_SHADOW_INT_MOV_SS : 0) |
                                               (v.interrupt_shadow_sti ? KVM_X86_SHADOW_INT_STI : 0));
   out.nmi.injected = v.nmi_injected;
-  out.nmi.pending = v.nmi_pending || v.nmi_request;
+  out.nmi.pending = v.nmi_pending || v.nmi_request;  // as a flag, whatever the number
   out.nmi.masked = v.nmi_masked;
   out.smi.smm = v.in_smm;
   out.smi.pending = v.smi_pending || v.smi_request;
@@ -132,8 +132,8 @@ int load_events(VcpuFile& file, const kvm_vcpu_events& in) {
   }
   v.nmi_injected = in.nmi.injected;
   if (in.flags & KVM_VCPUEVENT_VALID_NMI_PENDING) {
-    v.nmi_request = false;
-    v.nmi_pending = in.nmi.pending;
+    v.nmi_request = 0;
+    v.nmi_pending = in.nmi.pending != 0;
   }
   v.nmi_masked = in.nmi.masked;
   if ((in.flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR) && file.has_lapic()) v.sipi_vector = static_cast<uint8_t>(in.sipi_vector);
@@ -181,7 +181,7 @@ int interrupt(VcpuFile& file, uintptr_t argument) {
 }
 
 int nmi(VcpuFile& file) {
-  file.vcpu->nmi_request = true;
+  if (file.vcpu->nmi_request.load() < 2) file.vcpu->nmi_request.fetch_add(1);
   file.vcpu->kick();
   return 0;
 }
@@ -193,7 +193,9 @@ int smi(VcpuFile& file) {
   return 0;
 }
 
+// What another vCPU has sent is applied first, as the kernel's KVM does: else a SIPI would be in none of the structs.
 int get_mp_state(VcpuFile& file, uintptr_t argument) {
+  file.vcpu->accept_startup();
   kvm_mp_state state{file.vcpu->mp_state.load()};
   return copy_out(argument, state) ? 0 : -EFAULT;
 }

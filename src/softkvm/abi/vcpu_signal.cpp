@@ -8,7 +8,7 @@ namespace vireo::softkvm::abi {
 void PostedEvents::kick() { vcpu->kick(); }
 
 void PostedEvents::request_nmi() {
-  vcpu->nmi_request = true;
+  if (vcpu->nmi_request.load() < 2) vcpu->nmi_request.fetch_add(1);
   vcpu->kick();
 }
 

@@ -37,7 +37,7 @@ constexpr Row kTwoByte[] = {
     sys(0x01 | R(4) | REG, kSmsw, {w(Rv)}),
     sys(0x01 | R(6), kLmsw, {Ew}),
     sys(0x01 | R(7) | MEM, kInvlpg, {na(M)}),
-    sys(0x01 | R(0) | REG | RM(1) | NP, kVmcall, {}, fLogic, F::kVmx),
+    sys(0x01 | R(0) | REG | RM(1) | NP, kVmcall, {}, fLogic),  // of the hypervisor's interface, and there without VMX in CPUID
     sys(0x01 | R(0) | REG | RM(2) | NP, kVmlaunch, {}, fLogic, F::kVmx),
     sys(0x01 | R(0) | REG | RM(3) | NP, kVmresume, {}, fLogic, F::kVmx),
     sys(0x01 | R(0) | REG | RM(4) | NP, kVmxoff, {}, fLogic, F::kVmx),
@@ -52,7 +52,7 @@ constexpr Row kTwoByte[] = {
     sys(0x01 | R(2) | REG | RM(5) | NP, kXend, {}, F::kRtm),
     sys(0x01 | R(2) | REG | RM(6) | NP, kXtest, {}, fLogic, F::kRtm),
     sys(0x01 | R(3) | REG | RM(0), kVmrun, {mAX}, F::kSvm, kAddressSized),
-    sys(0x01 | R(3) | REG | RM(1), kVmmcall, {}, F::kSvm),
+    sys(0x01 | R(3) | REG | RM(1), kVmmcall, {}),
     sys(0x01 | R(3) | REG | RM(2), kVmload, {mAX}, F::kSvm, kAddressSized),
     sys(0x01 | R(3) | REG | RM(3), kVmsave, {mAX}, F::kSvm, kAddressSized),
     sys(0x01 | R(3) | REG | RM(4), kStgi, {}, F::kSvm),

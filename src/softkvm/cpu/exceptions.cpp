@@ -310,6 +310,10 @@ Outcome software_interrupt(VcpuState& vcpu, uint8_t vector, SoftwareInterrupt ki
     if (!to_monitor) return interrupt_vm86_program(vcpu, vector, rip);
     if (iopl(vcpu) < 3) return vcpu.raise(kGP, 0);
   }
+  if (kind == SoftwareInterrupt::kInt1) {  // its #DB reports what waited for the MOV SS shadow's end
+    vcpu.dr6 |= vcpu.held_breakpoints;
+    vcpu.held_breakpoints = 0;
+  }
   EventKind event = kind == SoftwareInterrupt::kInt1 ? EventKind::kPrivilegedSoftware : EventKind::kSoftware;
   return deliver_event(vcpu, Event{vector, event, false, 0, 0, rip});
 }

@@ -42,7 +42,8 @@ void reset_both(VcpuState& v) {
   v.fault = PendingException{};
   v.injected = PendingException{};
   v.interrupt_shadow_sti = v.interrupt_shadow_mov_ss = false;
-  v.nmi_pending = v.nmi_masked = v.smi_pending = v.in_smm = v.halted = v.single_step_pending = false;
+  v.nmi_pending = v.held_breakpoints = 0;
+  v.nmi_masked = v.smi_pending = v.in_smm = v.halted = v.single_step_pending = false;
   v.open_exit = VcpuState::OpenExit::kNone;
 }
 

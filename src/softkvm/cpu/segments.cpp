@@ -128,7 +128,10 @@ void drop_inner_segments(VcpuState& vcpu, unsigned cpl) {
   for (SegmentRegister r : {kES, kDS, kFS, kGS}) {
     Segment& s = vcpu.segment[r];
     bool conforming_code = (s.type() & 12) == 12;
-    if (!s.unusable && s.dpl() < cpl && !conforming_code) s = null_segment(vcpu, s, 0);
+    if (s.unusable || s.dpl() >= cpl || conforming_code) continue;
+    // Selector and valid bit alone (SDM vol 2, IRET and RET, the operation's last lines): 64-bit code goes on using the base.
+    s.selector = 0;
+    s.unusable = true;
   }
 }
 

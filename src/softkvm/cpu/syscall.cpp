@@ -43,6 +43,8 @@ Outcome syscall(VcpuState& vcpu, const Insn& insn) {
   }
   set_flat(vcpu, cs, static_cast<uint16_t>(cs + 8), 0, long_mode);
   update_mode(vcpu);
+  // Of SYSCALL and SYSRET it is the new TF that traps (SDM vol 3, 17.3.1.4).
+  vcpu.single_step_pending = vcpu.system_flags & kTF;
   return Outcome::kJump;
 }
 
@@ -63,6 +65,7 @@ Outcome sysret(VcpuState& vcpu, const Insn& insn) {
   set_flat(vcpu, cs, static_cast<uint16_t>((base + 8) | 3), 3, wide);
   vcpu.rip = rip;
   update_mode(vcpu);
+  vcpu.single_step_pending = vcpu.system_flags & kTF;
   return Outcome::kJump;
 }
 

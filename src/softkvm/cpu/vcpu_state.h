@@ -114,10 +114,12 @@ struct VcpuState {
   PendingException fault;        // raised by the instruction at hand
   PendingException injected;     // to be delivered first on the next entry (KVM_SET_VCPU_EVENTS, KVM_INTERRUPT)
   bool interrupt_shadow_sti = false, interrupt_shadow_mov_ss = false;  // hold for one instruction
-  bool nmi_pending = false, nmi_masked = false, smi_pending = false, in_smm = false;
+  uint8_t nmi_pending = 0;  // one more than the hardware's latch may wait while none is being serviced: they arrived at once
+  bool nmi_masked = false, smi_pending = false, in_smm = false;
   bool smm_nmi_masked = false;  // nmi_masked from before SMM
   bool halted = false;
   bool single_step_pending = false;  // #DB due after the instruction that has just run (TF)
+  uint8_t held_breakpoints = 0;      // DR6 bits of data breakpoints hit by the instruction that cast a MOV SS shadow: due after the next
   // An exit of an instruction run by name whose answer user space has put into kvm_run: the instruction, run again, takes it.
   enum class OpenExit : uint8_t { kNone, kRdmsr, kWrmsr, kHypercall } open_exit = OpenExit::kNone;
 

@@ -107,11 +107,14 @@ uint64_t Lapic::tsc_deadline() const {
 }
 
 void Lapic::set_tsc_deadline(uint64_t tsc) {
-  SpinGuard guard(timer_lock_);
-  if (timer_mode_ != TimerMode::kTscDeadline) return;
-  cancel();
-  tsc_deadline_ = tsc;
-  arm_deadline();
+  {
+    SpinGuard guard(timer_lock_);
+    if (timer_mode_ != TimerMode::kTscDeadline) return;
+    cancel();
+    tsc_deadline_ = tsc;
+    if (tsc == 0 || signal_.guest_tsc() < tsc) return arm_deadline();
+  }
+  expire(timers_.now_ns());  // it has passed: the interrupt comes with the write
 }
 
 void Lapic::arm_deadline() {
@@ -125,10 +128,30 @@ void Lapic::arm_deadline() {
   arm(saturating_add(timers_.now_ns(), wait));
 }
 
+void Lapic::enter() {
+  bool late;
+  {
+    SpinGuard guard(timer_lock_);
+    entered_ = true;
+    late = late_;
+    late_ = false;
+  }
+  if (late) expire(timers_.now_ns());
+}
+
+void Lapic::leave() {
+  SpinGuard guard(timer_lock_);
+  entered_ = false;
+}
+
 void Lapic::expire(uint64_t now_ns) {
   bool kick = false;
   {
     SpinGuard guard(timer_lock_);
+    if (!entered_) {
+      late_ = true;
+      return;
+    }
     if (timer_mode_ == TimerMode::kTscDeadline) {
       if (tsc_deadline_ == 0) return;
       if (signal_.guest_tsc() < tsc_deadline_) return arm_deadline();  // moved since, or the clocks drift apart

@@ -3,6 +3,7 @@
 
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
+#include "softkvm/translate/breakpoints.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -20,16 +21,11 @@ uint64_t chunk_mask(uint64_t address, unsigned size) {
   return (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
 }
 
-void log_fill(FillLog& log, unsigned index) {
-  if (log.count < FillLog::kCapacity) log.index[log.count] = static_cast<uint16_t>(index);
-  log.count++;
-}
-
 // One page's worth of an access: its slot, or none for a device.
 struct Piece {
   uint64_t gpa;
   const Slot* slot;
-  bool writable;
+  bool writable, global;
 };
 
 Outcome translate_piece(VcpuState& vcpu, uint64_t linear, bool write, bool system, bool stack, Piece& out) {
@@ -39,6 +35,7 @@ Outcome translate_piece(VcpuState& vcpu, uint64_t linear, bool write, bool syste
   if (o != Outcome::kNext) return o;
   out.gpa = t.gpa;
   out.writable = t.writable;
+  out.global = t.global;
   out.slot = vcpu.vm->slots->find(t.gpa);
   if (out.slot && write && !out.slot->writable()) out.slot = nullptr;  // a write to ROM is a device access
   return Outcome::kNext;
@@ -64,7 +61,7 @@ void fill(VcpuState& vcpu, uint64_t linear, const Piece& piece, bool write) {
   tlb.read[index] = page;
   tlb.write[index] = write_tag ? page : kInvalidTag;
   tlb.addend[index] = reinterpret_cast<uint64_t>(slot.host + ((piece.gpa & kPageMask) - slot.gpa));
-  log_fill(engine.tlb_log[view], index);
+  (piece.global ? engine.tlb_log_global : engine.tlb_log)[view].add(index);
 }
 
 uint8_t* pointer(const Piece& piece) { return piece.slot->host + (piece.gpa - piece.slot->gpa); }
@@ -181,6 +178,8 @@ Outcome translate_both(VcpuState& vcpu, uint64_t linear, unsigned size, bool wri
   first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
   if (first < (size == 10 ? 8 : size) && vcpu.in_64bit() && !canonical(vcpu, linear + first)) return vcpu.raise(stack ? kSSv : kGP, 0);
+  if (engine_of(vcpu).watching && !system)
+    note_watched(static_cast<Vcpu&>(vcpu), linear, size, write ? BreakpointKind::kWrite : BreakpointKind::kAccess);
   Outcome o = translate_piece(vcpu, linear, write, system, stack, pieces[0]);
   if (o == Outcome::kNext && first < size)
     o = translate_piece(vcpu, wrap(vcpu, linear + first), write, system, stack, pieces[1]);
@@ -330,6 +329,7 @@ uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
   TlbView& tlb = engine.tlb[view_of(vcpu.mode)];
   unsigned index = linear >> 12 & (kTlbEntries - 1);
   uint64_t tag = write ? tlb.write[index] : tlb.read[index];
+  if (engine.watching) note_watched(static_cast<Vcpu&>(vcpu), linear, size, write ? BreakpointKind::kWrite : BreakpointKind::kAccess);
   if (tag == (linear & kPageMask)) return reinterpret_cast<uint8_t*>(tlb.addend[index] + (linear & 0xfff));
   Piece piece;
   outcome = translate_piece(vcpu, linear, write, false, false, piece);
@@ -496,18 +496,16 @@ Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessT
 
 void flush_tlb(VcpuState& vcpu, bool keep_global) {
   Engine& engine = engine_of(vcpu);
+  engine.count_flush++;
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
-    FillLog& log = engine.tlb_log[v];
-    if (log.count > FillLog::kCapacity) {
-      for (unsigned i = 0; i < kTlbEntries; i++) tlb.read[i] = tlb.write[i] = kInvalidTag;
-    } else {
-      for (unsigned i = 0; i < log.count; i++) tlb.read[log.index[i]] = tlb.write[log.index[i]] = kInvalidTag;
-    }
-    log.count = 0;
+    auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = kInvalidTag; };
+    engine.tlb_log[v].drain(kTlbEntries, drop);
+    if (!keep_global) engine.tlb_log_global[v].drain(kTlbEntries, drop);
+    flush_jump_cache(vcpu, v, keep_global);
   }
-  for (FetchEntry& f : engine.fetch) f.tag = kInvalidTag;
-  flush_all_jump_caches(vcpu);
+  for (FetchEntry& f : engine.fetch)
+    if (!keep_global || !f.global) f.tag = kInvalidTag;
 }
 
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
@@ -530,11 +528,12 @@ void flush_write_tags(VcpuState& vcpu) {
   Engine& engine = engine_of(vcpu);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
-    FillLog& log = engine.tlb_log[v];
-    if (log.count > FillLog::kCapacity) {
-      for (unsigned i = 0; i < kTlbEntries; i++) tlb.write[i] = kInvalidTag;
-    } else {
-      for (unsigned i = 0; i < log.count; i++) tlb.write[log.index[i]] = kInvalidTag;
+    for (const FillLog* log : {&engine.tlb_log[v], &engine.tlb_log_global[v]}) {
+      if (log->count > FillLog::kCapacity) {
+        for (unsigned i = 0; i < kTlbEntries; i++) tlb.write[i] = kInvalidTag;
+      } else {
+        for (unsigned i = 0; i < log->count; i++) tlb.write[log->index[i]] = kInvalidTag;
+      }
     }
   }
 }

@@ -153,6 +153,8 @@ again:
     frame = entry & physical_mask & ~page_mask;
   }
   out.gpa = frame | (linear & page_mask);
+  constexpr uint64_t kGlobal = 0x100;
+  out.global = entry & kGlobal && vcpu.cr4 & kCr4Pge;
   return Outcome::kNext;
 }
 

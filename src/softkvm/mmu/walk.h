@@ -12,6 +12,7 @@ enum class Want : uint8_t { kRead, kWrite, kFetch };
 
 struct Translation {
   uint64_t gpa = 0;
+  bool global = false;    // the entry outlives a change of address space (G with CR4.PGE; always so without paging)
   bool writable = false;  // a write would be allowed now and the dirty bit is set: a write tag may be filled
 };
 

@@ -97,6 +97,9 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
   auto it = pages_.find(gpa >> 12);
   if (it == pages_.end()) return 0;
   unsigned first = gpa & 0xfff, end = first + size;
+  // A page that was code is mostly data now (freed and used again): all its blocks go at once, and stores to it are plain again. Only where
+  // code comes back again and again beside data is it worth keeping the blocks that were not hit.
+  if (++rewrites_[gpa >> 12] <= kRewritesBeforeFine) first = 0, end = 4096;
   Block** at = &it->second;
   while (Block* b = *at) {
     unsigned begin = b->guest_begin;

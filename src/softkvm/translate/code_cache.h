@@ -65,6 +65,8 @@ class CodeCache {
   std::deque<Block> blocks_;  // in order of their code
   std::deque<Link> links_;
   std::deque<std::vector<SideEntry>> sides_;
+  static constexpr uint32_t kRewritesBeforeFine = 16;
+  std::unordered_map<uint64_t, uint32_t> rewrites_;  // page number to how often its code was overwritten
   std::unordered_map<uint64_t, Block*> pages_;       // page number to its first block
   std::unordered_map<uint32_t, uint32_t> sites_;     // rel32 offset to its unlinked destination
 };

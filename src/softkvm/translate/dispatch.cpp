@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The FAST half of a vCPU's run: finding the next block, events between blocks, and the call-outs of translated code. General registers
 // only, no libc: the guest's SIMD and x87 state is live in the host's registers.
+#include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/block.h"
+#include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/events.h"
@@ -26,6 +28,7 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
     if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return false;
     entry.tag = tag;
     entry.gpa = t.gpa & kPageMask;
+    entry.global = t.global;
   }
   gpa = entry.gpa | (linear & 0xfff);
   return true;
@@ -84,9 +87,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   if (!block->straddle && !(mode & kModeStep)) {
     unsigned view = view_of(mode), index = linear & (kJumpEntries - 1);
     engine.jump[view][index] = {linear, code};
-    FillLog& log = engine.jump_log[view];
-    if (log.count < FillLog::kCapacity) log.index[log.count] = static_cast<uint16_t>(index);
-    log.count++;
+    bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global;
+    (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
   }
   return code;
 }
@@ -103,6 +105,7 @@ extern "C" const void* softkvm_lookup(VcpuState* vcpu, uint64_t linear) {
 // only noted which jump it was.
 extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void* site) {
   engine_of(*vcpu).link_site = site;
+  engine_of(*vcpu).link_generation = vcpu->vm->code->generation();
   engine_of(*vcpu).target = linear;
   engine_of(*vcpu).reason = kReasonLink;
   return nullptr;
@@ -133,10 +136,15 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   } else if (vcpu->interrupt_shadow_sti || vcpu->interrupt_shadow_mov_ss) {
     engine.shadow_rip = vcpu->rip + (outcome == Outcome::kNext ? record->insn.length : 0);
   }
+  // A guest that spins may wait for a vCPU which has no host CPU: let it have this one.
+  constexpr uint32_t kPausesPerYield = 64;
+  if (record->insn.mnemonic == Mnemonic::kPause && ++engine.pauses % kPausesPerYield == 0 && vcpu->vm->vcpus.size() > 1)
+    raw_syscall(SYS_sched_yield);
   if (engine.interrupt_waiting && vcpu->system_flags & kIF) vcpu->attention = 1;
   switch (outcome) {
     case Outcome::kNext:
-      if (vcpu->mode == mode) return 0;
+      // What the instruction made deliverable comes before the next one.
+      if (vcpu->mode == mode && !vcpu->attention) return 0;
       set_rip_linear(*vcpu, vcpu->page_base + record->page_offset + record->insn.length);
       engine.reason = kReasonJump;
       break;
@@ -181,16 +189,29 @@ Outcome take_events(Vcpu& vcpu) {
     if (o == Outcome::kExit) return o;
   }
   if (vcpu.nmi_request.load(std::memory_order_relaxed)) {
-    vcpu.nmi_request.store(false);
-    vcpu.nmi_pending = true;
+    // Two that arrive at once are both serviced: one goes to the CPU, the latch holds the other.
+    unsigned most = vcpu.nmi_masked ? 1 : 2, count = vcpu.nmi_pending + vcpu.nmi_request.exchange(0);
+    vcpu.nmi_pending = static_cast<uint8_t>(count < most ? count : most);
   }
   bool shadow = shadowed(vcpu);
+  if (vcpu.smi_request.load(std::memory_order_relaxed)) {
+    vcpu.smi_request.store(false);
+    vcpu.smi_pending = true;
+  }
+  if (vcpu.smi_pending && !vcpu.in_smm) {
+    if (shadow) {
+      vcpu.attention = 1;
+    } else {
+      vcpu.halted = false;
+      if (enter_smm(vcpu) == Outcome::kExit) return Outcome::kExit;
+    }
+  }
   if (!shadow) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
   if (vcpu.nmi_pending && !vcpu.nmi_masked) {
     if (shadow) {
       vcpu.attention = 1;
     } else {
-      vcpu.nmi_pending = false;
+      vcpu.nmi_pending--;
       vcpu.halted = false;
       Outcome o = deliver_with(vcpu, [&] { return deliver_nmi(vcpu); });
       if (o == Outcome::kExit) return o;
@@ -228,16 +249,11 @@ uint64_t rip_linear(const VcpuState& vcpu) {
   return vcpu.in_64bit() ? vcpu.rip : (vcpu.segment[kCS].base + vcpu.rip) & 0xffffffffull;
 }
 
-void flush_jump_cache(VcpuState& vcpu, unsigned view) {
+void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
   Engine& engine = engine_of(vcpu);
-  FillLog& log = engine.jump_log[view];
-  JumpEntry* table = engine.jump[view];
-  if (log.count > FillLog::kCapacity) {
-    for (unsigned i = 0; i < kJumpEntries; i++) table[i].tag = kInvalidTag;
-  } else {
-    for (unsigned i = 0; i < log.count; i++) table[log.index[i]].tag = kInvalidTag;
-  }
-  log.count = 0;
+  auto drop = [&](unsigned i) { engine.jump[view][i].tag = kInvalidTag; };
+  engine.jump_log[view].drain(kJumpEntries, drop);
+  if (!keep_global) engine.jump_log_global[view].drain(kJumpEntries, drop);
 }
 
 void flush_all_jump_caches(VcpuState& vcpu) {
@@ -275,13 +291,20 @@ Action run_fast(Vcpu& vcpu) {
     uint32_t mode = vcpu.mode;
     bool trap = vcpu.system_flags & kTF;
     bool debug_step = vcpu.guest_debug.control & KVM_GUESTDBG_SINGLESTEP && vcpu.guest_debug.control & KVM_GUESTDBG_ENABLE;
-    step |= trap || debug_step || engine.completing || vcpu.attention;
+    const bool resume = vcpu.system_flags & kRF, armed = breakpoints_armed(vcpu);
+    step |= trap || debug_step || engine.completing || vcpu.attention || resume || armed;
     if (step) mode |= kModeStep;
     const uint64_t entry_rip = vcpu.rip;
     const bool in_shadow = shadowed(vcpu);
     uint64_t linear = rip_linear(vcpu);
-    const void* code = find_code(vcpu, linear, mode);
-    if (!code) {
+    vcpu.single_step_pending = trap;
+    uint8_t hits = armed && !resume && !engine.completing && !(in_shadow && vcpu.interrupt_shadow_mov_ss) ? instruction_breakpoints(vcpu, linear) : 0;
+    const void* code = hits ? nullptr : find_code(vcpu, linear, mode);
+    if (hits) {
+      vcpu.raise(kDB);
+      vcpu.fault.payload = hits;
+      engine.reason = kReasonFault;
+    } else if (!code) {
       if (engine.reason == kReasonTranslate) {
         engine.target_mode = mode;
         engine.step_next = step;
@@ -291,10 +314,14 @@ Action run_fast(Vcpu& vcpu) {
       if (step) {
         engine.count_step++;
         begin_step(engine);
+        engine.watching = armed ? watched(vcpu) : 0;
+        engine.watch_hits = 0;
+        vcpu.system_flags &= ~kRF;  // over with this instruction, whatever it was; a fault's image has it again
       }
       engine.link_site = nullptr;
       softkvm_enter(code, linear);
       engine.count_leave++;
+      engine.watching = 0;
     }
     switch (engine.reason) {
       case kReasonAttention:
@@ -325,15 +352,27 @@ Action run_fast(Vcpu& vcpu) {
         step = false;
         engine.completing = false;
         if (engine.reason == kReasonHalt) vcpu.halted = true;
-        if (was_stepping && (trap || debug_step)) {
-          if (debug_step) {
-            engine.debug_exit = true;
-            return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
+        if (was_stepping && debug_step) {
+          engine.debug_exit = true;
+          return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
+        }
+        uint8_t data_hits = was_stepping ? engine.watch_hits | vcpu.held_breakpoints : 0;
+        vcpu.held_breakpoints = 0;
+        if (data_hits || vcpu.single_step_pending) {
+          // A new MOV SS shadow puts data breakpoints off and swallows the single step.
+          if (vcpu.interrupt_shadow_mov_ss && shadowed(vcpu)) {
+            vcpu.held_breakpoints = data_hits;
+            if (engine.smc_count) return stop(Action::kInvalidate);
+            if (engine.writes_open) return stop(Action::kExit);
+            if (data_hits) vcpu.attention = 1;
+            break;
           }
           PendingException event{};
           event.pending = true;
           event.vector = kDB;
-          event.payload = 1u << 14;
+          event.payload = data_hits | (vcpu.single_step_pending ? 1u << 14 : 0);
+          vcpu.single_step_pending = false;
+          if (data_hits && debug_trap_exit(vcpu, event)) return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
           if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);
         }
         if (engine.smc_count) return stop(Action::kInvalidate);

@@ -58,6 +58,7 @@ struct JumpEntry {
 struct FetchEntry {
   uint64_t tag = kInvalidTag;  // linear page | view
   uint64_t gpa = 0;
+  bool global = false;
 };
 
 // A piece of a device access that user space has to do, at most 8 bytes.
@@ -80,6 +81,20 @@ struct FillLog {
   static constexpr unsigned kCapacity = 8192;
   uint32_t count = 0;
   uint16_t index[kCapacity];
+
+  void add(unsigned i) {
+    if (count < kCapacity) index[count] = static_cast<uint16_t>(i);
+    count++;
+  }
+  // Calls drop(index) for what was filled, or for all `entries` where that is not known any more, and starts anew.
+  template <class F>
+  void drain(unsigned entries, F drop) {
+    if (count > kCapacity)
+      for (unsigned i = 0; i < entries; i++) drop(i);
+    else
+      for (unsigned i = 0; i < count; i++) drop(index[i]);
+    count = 0;
+  }
 };
 
 constexpr unsigned kMaxFragments = 1024, kMaxBounces = 4;
@@ -105,7 +120,9 @@ struct Engine {
   bool interrupt_waiting = false;      // an interrupt waits for IF
   uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
   const void* link_site = nullptr;
+  uint64_t link_generation = 0;        // of the code cache when link_site was noted
   uint32_t target_mode = 0;
+  uint32_t pauses = 0;
   bool step_next = false;              // the next instruction runs in step mode
   bool completing = false;             // user space has answered: the instruction at rip has to be completed before anything else
   bool memory_gone = false;            // a slot was not backed by host memory: KVM_RUN returns EFAULT
@@ -132,12 +149,17 @@ struct Engine {
   unsigned smc_count = 0;
   alignas(64) uint8_t bounce_bytes[8192];
 
+  // --- debug registers; the guest's, or user space's under KVM_GUESTDBG_USE_HW_BP (breakpoints.h)
+  uint8_t watching = 0;      // bit n: DRn watches data or ports in the instruction at hand
+  uint8_t watch_hits = 0;    // bit n: and was hit
+
   // --- what update_mode() last saw, per view
   uint32_t view_mode[kViews] = {};
 
   FetchEntry fetch[kFetchEntries];
-  FillLog tlb_log[kViews];
-  FillLog jump_log[kViews];
+  // What was filled since the last flush: entries of global pages apart, since a change of address space leaves them.
+  FillLog tlb_log[kViews], tlb_log_global[kViews];
+  FillLog jump_log[kViews], jump_log_global[kViews];
 
   // The second page is the only accessible one: a masked access that reaches into a page the guest may not touch is laid over its edge, and
   // the host's own fault suppression tells whether an element is really wanted there.
@@ -152,7 +174,8 @@ struct Engine {
   alignas(4096) JumpEntry jump[kViews][kJumpEntries];
 
   // statistics
-  uint64_t count_translated = 0, count_miss = 0, count_lookup = 0, count_step = 0, count_leave = 0, count_callout = 0;
+  uint64_t count_translated = 0, count_miss = 0, count_lookup = 0, count_step = 0, count_leave = 0, count_callout = 0,
+           count_invalidate = 0, count_flush = 0;
 };
 
 constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4, kRequestParavirtual = 8;
@@ -180,7 +203,7 @@ enum class Action : uint8_t {
 };
 // Runs the guest until something needs the slow half. General registers only; the guest's SIMD state is live.
 Action run_fast(Vcpu& vcpu);
-void flush_jump_cache(VcpuState& vcpu, unsigned view);
+void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global = false);
 void flush_all_jump_caches(VcpuState& vcpu);
 void flush_write_tags(VcpuState& vcpu);
 void set_rip_linear(VcpuState& vcpu, uint64_t linear);

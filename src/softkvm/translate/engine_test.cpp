@@ -271,6 +271,28 @@ TEST(Engine, IgnoresHintsAboutAddressesThatAreNotThere) {
   EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
 }
 
+// Debug handlers store DR6 and return; the watched instruction and where the handler returns to are the manual's (17.3.1).
+GUEST_CODE(debug_traps, "lea rax, [rip + 9f]; mov edi, 0x310010; mov [rdi], ax; mov word ptr [rdi+2], 8; mov word ptr [rdi+4], 0x8e00; shr rax, 16; mov [rdi+6], ax; "
+                        "mov qword ptr [rdi+8], 0; push 0x310000; pushw 0xfff; lidt [rsp]; xor ebx, ebx; "
+                        "mov eax, 0x300000; mov dr0, rax; lea rax, [rip + 1f]; mov dr1, rax; mov eax, 0xd0405; mov dr7, rax; "
+                        "mov dword ptr [0x300004], 1; mov byte ptr [0x300003], 1; nop; 1: nop; mov eax, [0x300000]; xor eax, eax; mov dr7, rax; "
+                        "pushfq; or dword ptr [rsp], 0x100; popfq; nop; pushfq; and dword ptr [rsp], ~0x100; popfq; hlt; "
+                        "9: push rax; mov rax, dr6; shl r12, 4; and eax, 0x400f; mov ecx, eax; shr ecx, 12; or eax, ecx; and eax, 15; or r12, rax; "
+                        "xor eax, eax; mov dr6, rax; inc ebx; or dword ptr [rsp+24], 0x10000; pop rax; iretq")
+TEST(Engine, DebugRegistersAndSingleStep) {
+  TestMachine m;
+  auto* gdt = &m.at(0x400000);
+  gdt[1] = 0x00af9b000000ffff;
+  gdt[2] = 0x00cf93000000ffff;
+  m.vcpu->gdtr.base = 0x400000;
+  m.vcpu->gdtr.limit = 23;
+  m.vcpu->gpr[12] = 0;
+  ASSERT_EQ(m.run(debug_traps()), unsigned{KVM_EXIT_HLT});
+  // DR0 after the write of a byte in its four, DR1 before the NOP, then BS after NOP, PUSHFQ, AND, POPFQ. The handler sets RF.
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 6u);
+  EXPECT_EQ(m.vcpu->gpr[12], 0x124444u);
+}
+
 GUEST_CODE(gather, "mov edi, 0x600ffc; mov dword ptr [rdi - 8], 0x11; mov dword ptr [rdi + 2], 0x330022; vpcmpeqd xmm3, xmm3, xmm3; vpxor xmm4, xmm4, xmm4; "
                    "mov eax, -8; vmovd xmm5, eax; mov eax, 2; vpinsrd xmm5, xmm5, eax, 1; vpinsrd xmm5, xmm5, eax, 3; vpinsrd xmm3, xmm3, ecx, 3; "
                    "mov eax, 0x2000; vpinsrd xmm5, xmm5, eax, 2; vpgatherdd xmm4, [rdi + xmm5], xmm3; hlt")

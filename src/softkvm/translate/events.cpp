@@ -8,6 +8,7 @@
 #include "softkvm/irqchip/lapic.h"
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
+#include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/engine.h"
 
 namespace vireo::softkvm {
@@ -52,7 +53,7 @@ bool debug_trap_exit(Vcpu& vcpu, const PendingException& event) {
   vcpu.run->debug.arch.exception = event.vector;
   vcpu.run->debug.arch.pc = rip_linear(vcpu);
   vcpu.run->debug.arch.dr6 = 0xffff0ff0 | event.payload;
-  vcpu.run->debug.arch.dr7 = vcpu.dr7;
+  vcpu.run->debug.arch.dr7 = control & KVM_GUESTDBG_USE_HW_BP ? vcpu.guest_debug.arch.debugreg[7] : vcpu.dr7;
   return true;
 }
 
@@ -76,6 +77,7 @@ bool device_pio(VcpuState& state, uint16_t port, unsigned size, bool write, uint
 
 Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint32_t& value) {
   Engine& engine = engine_of(vcpu);
+  if (engine.watching) note_watched(whole(vcpu), port, size, BreakpointKind::kPort);
   if (engine.io_answered) {
     engine.io_answered = false;
     if (!write) value = engine.io_value;
@@ -122,11 +124,36 @@ void write_paravirtual_msr(VcpuState& vcpu, uint32_t, uint64_t) {
   vcpu.attention = 1;
 }
 
-Outcome hypercall(VcpuState&, uint64_t number, const uint64_t (&)[4], uint64_t& result) {
-  // KVM_HC_VAPIC_POLL_IRQ asks only to be looked at; the others come with features that are not offered.
-  constexpr uint64_t kVapicPollIrq = 1;
+namespace {
+
+// KVM_HC_SEND_IPI: to the APIC ids whose bits are set in a 128-bit map that starts at `first`; the number of vCPUs reached.
+uint64_t send_ipis(Vcpu& vcpu, const uint64_t (&map)[2], uint64_t first, uint64_t icr, bool wide) {
+  constexpr int64_t kEinval = -22;
+  DeliveryMode mode = static_cast<DeliveryMode>(icr >> 8 & 7);
+  if (!vcpu.vm->irqchip || !vcpu.lapic || (mode != DeliveryMode::kFixed && mode != DeliveryMode::kNmi) || icr & ~0x4fffull)
+    return static_cast<uint64_t>(kEinval);
+  ApicBus& bus = vcpu.vm->irqchip->bus();
+  uint64_t reached = 0;
+  for (unsigned word = 0; word < 2; word++)
+    for (uint64_t bits = map[word]; bits; bits &= bits - 1) {
+      uint64_t id = (first & 0xffffffff) + word * (wide ? 64 : 32) + static_cast<unsigned>(__builtin_ctzll(bits));
+      Lapic* target = id < ApicBus::kMaxIds ? bus.by_id(static_cast<uint32_t>(id)) : nullptr;
+      if (target && target->present()) reached += static_cast<unsigned>(target->accept(mode, static_cast<uint8_t>(icr), true, false));
+    }
+  return reached;
+}
+
+}  // namespace
+
+Outcome hypercall(VcpuState& state, uint64_t number, const uint64_t (&arguments)[4], uint64_t& result) {
+  // KVM_HC_VAPIC_POLL_IRQ asks only to be looked at; the others come with features that are not there.
+  constexpr uint64_t kVapicPollIrq = 1, kSendIpi = 10;
   constexpr int64_t kEnosys = -1000;
-  result = number == kVapicPollIrq ? 0 : static_cast<uint64_t>(kEnosys);
+  switch (number) {
+    case kVapicPollIrq: result = 0; break;
+    case kSendIpi: result = send_ipis(whole(state), {arguments[0], arguments[1]}, arguments[2], arguments[3], state.in_64bit()); break;
+    default: result = static_cast<uint64_t>(kEnosys);
+  }
   return Outcome::kNext;
 }
 

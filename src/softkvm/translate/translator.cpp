@@ -462,6 +462,12 @@ class Translation {
       linear_of(target);
       return indirect_exit();
     }
+    if (straddles(source_.page, static_cast<unsigned>(target), code_mode_)) {  // such a block is found by lookup only
+      want_flags_in_slot();
+      flags_.host = false;
+      linear_of(target);
+      return out_.jump_stub(STUB_LOOKUP);
+    }
     uint32_t live = live_at(target);
     if (poll) {
       if (live) want_flags_in_slot();
@@ -794,7 +800,7 @@ class Translation {
       case Mnemonic::kJcc: {
         want_flags_in_host();
         unsigned condition = insn.opcode & 15;
-        bool in_page = !step_ && target >= 0 && target < 4096 && !source_.straddle;
+        bool in_page = !step_ && target >= 0 && target < 4096 && !source_.straddle && !straddles(source_.page, static_cast<unsigned>(target), code_mode_);
         if (in_page && !backward(target)) {
           // live_at(target) is part of live_out, so the flags are where the target wants them.
           link_site(out_.patchable_jcc(condition), target);

@@ -9,7 +9,10 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 
 #include "base/log.h"
@@ -186,7 +189,16 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   return vcpu;
 }
 
-Vcpu::~Vcpu() = default;
+Vcpu::~Vcpu() {
+  if (!getenv("VIREO_SOFTKVM_STATS")) return;
+  const Engine& e = *engine;
+  fprintf(stderr,
+          "vcpu %u: %llu blocks translated, %llu TLB misses, %llu lookups, %llu call-outs, %llu stepped, %llu left, %llu invalidations, %llu TLB "
+          "flushes\n",
+          id, (unsigned long long)e.count_translated, (unsigned long long)e.count_miss, (unsigned long long)e.count_lookup,
+          (unsigned long long)e.count_callout, (unsigned long long)e.count_step, (unsigned long long)e.count_leave,
+          (unsigned long long)e.count_invalidate, (unsigned long long)e.count_flush);
+}
 
 void Vcpu::operator delete(void* memory) { munmap(memory, sizeof(VcpuFrame)); }
 
@@ -221,17 +233,40 @@ void Vcpu::state_changed() {
   attention = 1;
 }
 
+void Vcpu::accept_startup() {
+  if (init_pending.exchange(false)) {
+    init_cpu(*this);
+    if (lapic) lapic->reset(true);
+    state_changed();
+    mp_state = is_bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
+  }
+  if (mp_state == KVM_MP_STATE_INIT_RECEIVED && sipi_pending.exchange(false)) {
+    uint8_t vector = sipi_vector;
+    segment[kCS].selector = static_cast<uint16_t>(vector << 8);
+    segment[kCS].base = static_cast<uint64_t>(vector) << 12;
+    rip = 0;
+    state_changed();
+    mp_state = KVM_MP_STATE_RUNNABLE;
+  } else if (mp_state == KVM_MP_STATE_RUNNABLE) {
+    sipi_pending = false;
+  }
+}
+
 namespace {
 
-// Makes sure that writes to a page about to be translated are seen: no vCPU keeps a write tag for it.
-void watch_page(Vcpu& vcpu, const Slot& slot, uint64_t gpa, uint64_t chunks) {
-  uint64_t before = slot.code_of(gpa).fetch_or(chunks);
-  if (before) return;
-  uint8_t writers = slot.writers_of(gpa).load();
-  if (!writers) return;
+// Makes sure that writes to a page about to be translated are seen: no vCPU keeps a write tag for it. Holds when it gives true, as long
+// as the lock is held: whoever fills a write tag tells so in writers_of() before it looks at code_of().
+bool watch_page(Vcpu& vcpu, const Slot& slot, uint64_t gpa, uint64_t chunks, std::unique_lock<std::mutex>& lock) {
+  slot.code_of(gpa).fetch_or(chunks);
+  uint8_t writers = slot.writers_of(gpa).exchange(0);
+  if (!writers) return true;
   flush_write_tags(vcpu);
-  if (writers & ~(1u << (vcpu.id & 7)) || vcpu.vm->vcpus.size() > 8) reach_safe_points(*vcpu.vm, kRequestFlushWrites, &vcpu);
-  slot.writers_of(gpa).store(0);
+  bool others = writers & ~(1u << (vcpu.id & 7));
+  if (!others && vcpu.vm->vcpus.size() <= 8) return true;
+  lock.unlock();
+  reach_safe_points(*vcpu.vm, kRequestFlushWrites, &vcpu);
+  lock.lock();
+  return false;  // it may have changed meanwhile
 }
 
 // KVM_EXIT_INTERNAL_ERROR for what cannot be run.
@@ -258,21 +293,25 @@ Made translate_target(Vcpu& vcpu) {
   if (!slot) return Made::kNoMemory;
   const void* site = engine.link_site;
   engine.link_site = nullptr;
-  Block* block = vm.code->table().find(t.gpa, mode);
+  CodeCache& code = *vm.code;
+  std::unique_lock lock(code.mutex);
+  unsigned offset = linear & 0xfff;
+  unsigned first = offset > kDependencyReach ? (offset - kDependencyReach) / 64 : 0;
+  unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
+  uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
+  Block* block;
+  for (;;) {
+    block = code.table().find(t.gpa, mode);
+    if (block && !block->straddle) break;
+    if (watch_page(vcpu, *slot, t.gpa, chunks, lock)) break;
+  }
   if (!block || block->straddle) {
     engine.count_translated++;
-    unsigned offset = linear & 0xfff;
-    unsigned first = offset > kDependencyReach ? (offset - kDependencyReach) / 64 : 0;
-    unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
-    uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
-    watch_page(vcpu, *slot, t.gpa, chunks);
-
     uint8_t page[4096], cut[16] = {};
-    std::lock_guard lock(vm.code->mutex);
-    slot->code_of(t.gpa).fetch_or(chunks);  // an invalidation may have cleared it meanwhile
     memcpy(page, slot->host + ((t.gpa & kPageMask) - slot->gpa), 4096);
     Source source{page, offset, t.gpa, nullptr, mode};
-    if (straddles(page, offset, mode & 1 ? CodeMode::k32 : mode & 2 ? CodeMode::k64 : CodeMode::k16)) {
+    CodeMode width = (mode & kModeCodeMask) == kModeCode64 ? CodeMode::k64 : (mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32 : CodeMode::k16;
+    if (straddles(page, offset, width)) {
       Translation next;
       uint64_t second = (linear & kPageMask) + 4096;
       if (!vcpu.in_64bit()) second &= 0xffffffffull;
@@ -283,24 +322,20 @@ Made translate_target(Vcpu& vcpu) {
       memcpy(cut, page + offset, here);
       memcpy(cut + here, more, 15 - here);
       source.straddle = cut;
-      if (block) vm.code->drop(*block);
+      if (block) code.drop(*block);
     }
     uint32_t at;
-    uint8_t* room = vm.code->begin(kBlockRoom, at);
+    uint8_t* room = code.begin(kBlockRoom, at);
     if (!room) return Made::kYes;  // full: the caller flushes and comes again
     Block made{};
     std::vector<SideEntry> side;
     std::vector<LinkSite> sites;
     size_t used = translate(vcpu, source, room, at, made, side, sites);
-    block = vm.code->finish(made, used, side);
-    for (const LinkSite& s : sites) vm.code->add_site(s.at, s.unlinked);
-    if (site && !block->straddle) vm.code->link(vm.code->offset_of(site), *block);
-    return Made::kYes;
+    block = code.finish(made, used, side);
+    for (const LinkSite& s : sites) code.add_site(s.at, s.unlinked);
   }
-  if (site) {
-    std::lock_guard lock(vm.code->mutex);
-    vm.code->link(vm.code->offset_of(site), *block);
-  }
+  // The jump is still the one that asked, if the cache has not been emptied since.
+  if (site && !block->straddle && engine.link_generation == code.generation()) code.link(code.offset_of(site), *block);
   return Made::kYes;
 }
 
@@ -395,22 +430,7 @@ void do_requests(Vcpu& vcpu) {
   if (r & (kRequestFlushTlb | kRequestFlushWrites)) flush_write_tags(vcpu);
   if (r & kRequestFlushCode) flush_all_jump_caches(vcpu);
   if (r & kRequestParavirtual) update_paravirtual(vcpu);
-  if (vcpu.init_pending.exchange(false)) {
-    init_cpu(vcpu);
-    if (vcpu.lapic) vcpu.lapic->reset(true);
-    vcpu.state_changed();
-    vcpu.mp_state = vcpu.is_bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
-  }
-  if (vcpu.mp_state == KVM_MP_STATE_INIT_RECEIVED && vcpu.sipi_pending.exchange(false)) {
-    uint8_t vector = vcpu.sipi_vector;
-    vcpu.segment[kCS].selector = static_cast<uint16_t>(vector << 8);
-    vcpu.segment[kCS].base = static_cast<uint64_t>(vector) << 12;
-    vcpu.rip = 0;
-    vcpu.state_changed();
-    vcpu.mp_state = KVM_MP_STATE_RUNNABLE;
-  } else if (vcpu.mp_state == KVM_MP_STATE_RUNNABLE) {
-    vcpu.sipi_pending = false;
-  }
+  vcpu.accept_startup();
 }
 
 bool has_event(Vcpu& vcpu) {
@@ -486,7 +506,12 @@ int Vcpu::run_guest() {
         switch (translate_target(*this)) {
           case Made::kYes: break;
           case Made::kNoMemory: return internal_error(*this);
-          case Made::kFault: break;  // found again, and delivered, by the run loop
+          case Made::kFault:
+            // Delivered as is: the run loop looks only at the first byte's page, which may be there (or still be in its fetch entries).
+            injected = fault;
+            fault.pending = false;
+            e.step_next = false;
+            break;
         }
         {
           bool full;
@@ -516,6 +541,7 @@ int Vcpu::run_guest() {
         if (halted && vm->irqchip) mp_state = KVM_MP_STATE_HALTED, halted = false;
         return interrupted();
       case Action::kInvalidate:
+        e.count_invalidate++;
         for (unsigned i = 0; i < e.smc_count; i++) invalidate_code(*vm, e.smc[i].gpa, e.smc[i].size);
         e.smc_count = 0;
         flush_all_jump_caches(*this);
