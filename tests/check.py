@@ -162,7 +162,8 @@ def unit_tests(preset):
         if not command:
             tests.append(Test(f"{preset}/{entry['name']}", "one", 10, "echo 'program not built'; false"))
             continue
-        environment = dict(v.split("=", 1) for v in properties.get("ENVIRONMENT", []))
+        environment = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+                       **dict(v.split("=", 1) for v in properties.get("ENVIRONMENT", []))}
         kind = "gtest" if pathlib.Path(command[0]).name.endswith("_test") else "one"
         tests.append(Test(f"{preset}/{entry['name']}", kind, int(properties.get("TIMEOUT", UNIT_LIMIT)), command,
                           environment=environment, folder=properties.get("WORKING_DIRECTORY", folder),
@@ -340,6 +341,11 @@ def main():
                 list(pool.map(perform, [t for t in unit_tests("dev") if chosen(t.name)]))
     if guests and not stopping.is_set():
         if build("release", ["vireo"] + [p for p in programs(guests, "release") if p != "vireo"], tally):
+            # What ctest has in the release build only: checks of the compiled code, which need no program of their own.
+            known = {t.name.split("/")[1] for t in unit_tests("dev")}
+            for test in unit_tests("release"):
+                if test.kind == "one" and test.name.split("/")[1] not in known and chosen(test.name):
+                    perform(test)
             for test in guests:
                 perform(test)
     status = tally.close()

@@ -26,7 +26,7 @@ tm broken_down(int64_t seconds) {
 }  // namespace
 
 Rtc::Rtc(const Config& config, Pins pins) : pins_(pins) {
-  offset_ns_ = config.start * kSecond - static_cast<int64_t>(pins_.clock.now_ns());
+  offset_ns_ = static_cast<__int128>(config.start) * kSecond - pins_.clock.now_ns();
   bytes_[kA] = 0x26;
   bytes_[kB] = k24Hours;
   for (auto [index, value] : config.nvram)
@@ -35,7 +35,7 @@ Rtc::Rtc(const Config& config, Pins pins) : pins_(pins) {
   second_ = pins_.timers.create([this] { on_second(); });
 }
 
-int64_t Rtc::now_ns() const { return static_cast<int64_t>(pins_.clock.now_ns()) + offset_ns_; }
+__int128 Rtc::now_ns() const { return offset_ns_ + pins_.clock.now_ns(); }
 
 uint8_t Rtc::encode(unsigned value) const {
   return static_cast<uint8_t>(bytes_[kB] & kBinary ? value : (value / 10 % 10) << 4 | value % 10);
@@ -80,7 +80,7 @@ void Rtc::set_time_byte(unsigned index, uint8_t value) {
   if (set_mode())
     frozen_ = seconds;
   else
-    offset_ns_ += (seconds - calendar()) * kSecond;
+    offset_ns_ += (static_cast<__int128>(seconds) - calendar()) * kSecond;
 }
 
 uint8_t Rtc::read_byte() {
@@ -121,7 +121,7 @@ void Rtc::write_byte(uint8_t value) {
       if (value & kSet) value &= ~kUie;
       bytes_[kB] = value;
       if (!was_set && set_mode()) frozen_ = seconds;
-      if (was_set && !set_mode()) offset_ns_ += frozen_ * kSecond - now_ns();
+      if (was_set && !set_mode()) offset_ns_ += static_cast<__int128>(frozen_) * kSecond - now_ns();
       // An enabled source whose flag is already up interrupts at once.
       raise(0);
       arm_periodic();
@@ -230,10 +230,13 @@ void Rtc::fields(Archive& archive) {
   std::lock_guard lock(mutex_);
   archive.field(1, "bytes", bytes_);
   archive.field(2, "index", index_);
-  int64_t now = now_ns();  // the calendar travels, not its offset to this host's clock
-  archive.field(3, "calendar_ns", now);
+  // The calendar travels, not its offset to this host's clock.
+  const __int128 now = now_ns();
+  int64_t seconds = static_cast<int64_t>(now / kSecond), part = static_cast<int64_t>(now % kSecond);
+  archive.field(3, "calendar", seconds);
   archive.field(4, "frozen", frozen_);
-  if (now != now_ns()) offset_ns_ += now - now_ns();
+  archive.field(5, "calendar_part_ns", part);
+  offset_ns_ += static_cast<__int128>(seconds) * kSecond + part - now;
   index_ &= 0x7f;
   update_irq();
   arm_periodic();

@@ -38,8 +38,8 @@ class Rtc final : public Device {
  private:
   uint8_t read_byte();
   void write_byte(uint8_t value);
-  int64_t now_ns() const;  // of the guest's calendar
-  int64_t calendar() const { return set_mode() ? frozen_ : now_ns() / 1'000'000'000; }
+  __int128 now_ns() const;  // of the guest's calendar, whose year 9999 is beyond 64 bits
+  int64_t calendar() const { return set_mode() ? frozen_ : static_cast<int64_t>(now_ns() / 1'000'000'000); }
   bool set_mode() const { return bytes_[0x0b] & 0x80; }
   uint8_t encode(unsigned value) const;
   unsigned decode(uint8_t value) const;
@@ -58,7 +58,7 @@ class Rtc final : public Device {
   Pins pins_;
   std::array<uint8_t, 128> bytes_{};
   uint8_t index_ = 0;
-  int64_t offset_ns_ = 0;  // calendar minus the host's clock
+  __int128 offset_ns_ = 0;  // calendar minus the host's clock
   int64_t frozen_ = 0;     // calendar while the SET bit stops it
   uint64_t next_periodic_ = 0;
   bool irq_level_ = false;

@@ -51,7 +51,11 @@ class Vm {
     bool by_user = false;  // set by KVM_SET_MSRS, not by the first vCPU's creation
     uint64_t offset = 0;
   } tsc_writes;                      // the TSC offset that the vCPUs share, see synchronize_tsc()
-  std::atomic<uint64_t> clock_offset{0};  // kvmclock: CLOCK_BOOTTIME plus this, nanoseconds
+  // kvmclock: one moment by both clocks. The pages of all vCPUs name it, so that they agree to the tick.
+  struct ClockBase {
+    std::mutex mutex;
+    uint64_t host_tsc = 0, ns = 0;
+  } clock_base;
   std::mutex vcpus_mutex;
   std::vector<class Vcpu*> vcpus;  // by index of creation; abi/ appends
 
@@ -82,6 +86,9 @@ class Vcpu : public VcpuState {
 
   // To be called after any KVM_SET_*: the engine drops what it derived from the old state.
   void state_changed();
+
+  // Applies an INIT and a SIPI that have come. Only while KVM_RUN is not running, or by it.
+  void accept_startup();
 
   // mp_state as KVM has it (KVM_MP_STATE_*): runnable, uninitialized (waiting for INIT), init received (waiting for SIPI), halted.
   std::atomic<uint32_t> mp_state{0};

@@ -15,6 +15,7 @@
 #include "softkvm/abi/vcpu_file.h"
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/cpu/system.h"
+#include "softkvm/irqchip/kvmclock.h"
 
 namespace vireo::softkvm {
 
@@ -139,14 +140,20 @@ int get_vm_tsc_khz(VmFile& vm) {
   return static_cast<int>(vm.tsc_khz);
 }
 
-void start_clock(Vm& vm) { vm.clock_offset = -clock_ns(CLOCK_BOOTTIME); }
+void start_clock(Vm& vm) {
+  std::lock_guard lock(vm.clock_base.mutex);
+  vm.clock_base.host_tsc = __rdtsc();
+}
 
 int get_clock(VmFile& vm, uintptr_t argument) {
   kvm_clock_data data{};
   data.flags = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE;
   data.host_tsc = __rdtsc();
   data.realtime = clock_ns(CLOCK_REALTIME);
-  data.clock = clock_ns(CLOCK_BOOTTIME) + vm.vm->clock_offset;
+  std::lock_guard lock(vm.vm->clock_base.mutex);
+  // The same arithmetic as the guest's.
+  const TimeScale scale = time_scale(1'000'000'000, host_tsc_khz() * 1000ull);
+  data.clock = vm.vm->clock_base.ns + apply(scale, data.host_tsc - vm.vm->clock_base.host_tsc);
   return copy_out(argument, data) ? 0 : -EFAULT;
 }
 
@@ -160,7 +167,11 @@ int set_clock(VmFile& vm, uintptr_t argument) {
     uint64_t now = clock_ns(CLOCK_REALTIME);
     if (now > data.realtime) clock += now - data.realtime;
   }
-  vm.vm->clock_offset = clock - clock_ns(CLOCK_BOOTTIME);
+  {
+    std::lock_guard lock(vm.vm->clock_base.mutex);
+    vm.vm->clock_base.host_tsc = __rdtsc();
+    vm.vm->clock_base.ns = clock;
+  }
   std::lock_guard lock(vm.mutex);
   for (const auto& vcpu : vm.vcpus) write_paravirtual_msr(*vcpu->vcpu, kSystemTimeMsr, vcpu->vcpu->msr.system_time);
   return 0;

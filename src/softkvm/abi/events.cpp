@@ -193,7 +193,9 @@ int smi(VcpuFile& file) {
   return 0;
 }
 
+// What another vCPU has sent is applied first, as the kernel's KVM does: else a SIPI would be in none of the structs.
 int get_mp_state(VcpuFile& file, uintptr_t argument) {
+  file.vcpu->accept_startup();
   kvm_mp_state state{file.vcpu->mp_state.load()};
   return copy_out(argument, state) ? 0 : -EFAULT;
 }

@@ -91,9 +91,11 @@ int enter(VcpuFile& file) {
   {
     RunSignals signals(v, file.run_mask);
     if (file.signal.has_ioapic_eoi()) v.request_exit();
+    if (v.lapic) v.lapic->enter();
     do {
       result = v.run_guest();
     } while (result == 0 && coalesce_exit(file));
+    if (v.lapic) v.lapic->leave();
   }
   settle_injected_exception(v, false);
   if (result == -EINTR) {

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <cstring>
 #include <ctime>
 #include <thread>
 
@@ -409,6 +410,27 @@ TEST(SoftkvmRun, ADoorbellIsCalledInsteadOfAnExit) {
   m.real_mode(0x1000, {0xe6, 0x90, 0xf4});
   ASSERT_EQ(m.vcpu(KVM_RUN), 0);
   EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+}
+
+// A bell is ordinary code: it uses SIMD registers as it likes, and the guest keeps its own.
+TEST(SoftkvmRun, ADoorbellLeavesTheGuestsFpuAlone) {
+  Machine m(kSoftkvm);
+  Doorbell bell{};
+  bell.address = 0x90, bell.size = 1, bell.pio = true;
+  bell.call = [](void*) { asm volatile("fninit; pcmpeqd %%xmm1, %%xmm1; pcmpeqd %%xmm15, %%xmm15" : : : "xmm1", "xmm15"); };
+  ASSERT_EQ(add_doorbell(m.vm.fd(), bell), 0);
+  m.real_mode(0x1000, {0xd9, 0xe8, 0xe6, 0x90, 0xdf, 0x1e, 0x00, 0x30, 0xf4});  // fld1; out 0x90, al; fistp word [0x3000]; hlt
+  kvm_fpu fpu{};
+  ASSERT_EQ(m.vcpu(KVM_GET_FPU, &fpu), 0);
+  for (unsigned i = 0; i < 16; i++) memset(fpu.xmm[i], 0x30 + static_cast<int>(i), 16);
+  ASSERT_EQ(m.vcpu(KVM_SET_FPU, &fpu), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+  kvm_fpu after{};
+  ASSERT_EQ(m.vcpu(KVM_GET_FPU, &after), 0);
+  EXPECT_EQ(memcmp(after.xmm, fpu.xmm, sizeof fpu.xmm), 0);
+  EXPECT_EQ(m.memory[0x3000], 1);
+  EXPECT_EQ(m.memory[0x3001], 0);
 }
 
 }  // namespace

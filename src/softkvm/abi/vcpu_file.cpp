@@ -47,6 +47,7 @@ int build(VmFile& vm, VcpuFile& file, int fd, unsigned id) {
     file.lapic = vm.irqchip->create_lapic(id, v.is_bsp, file.signal);
     if (!file.lapic) return -EINVAL;
     v.lapic = file.lapic.get();
+    v.lapic->leave();
     v.lapic->set_tsc_khz(v.tsc_khz);
     update_lapic_features(file);
   }

@@ -570,7 +570,7 @@ DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out)
   if (attributes & kRare) {
     if (attributes & kCondition) out.flags_read = kConditionFlags[opcode >> 1 & 7];
     if (attributes & kShiftCount && out.immediate_size) {
-      const unsigned masked = unsigned(out.immediate) & (out.operand_size == 8 ? 63 : 31);
+      const unsigned masked = unsigned(out.immediate) & (out.operands[0].size == 8 ? 63 : 31);  // byte operands ignore REX.W
       if (masked == 0) out.flags_read = out.flags_written = 0;
     }
     if (attributes & kRepeat && (out.rep || out.repne)) {

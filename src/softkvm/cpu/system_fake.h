@@ -32,7 +32,7 @@ class Machine {
   std::vector<uint8_t> ram = std::vector<uint8_t>(kRam + 4096);
   std::set<uint64_t> absent;  // linear pages
   bool exit_on_write = false;  // every write needs KVM_RUN to return first
-  unsigned flushes = 0, page_flushes = 0, pcid_flushes = 0;
+  unsigned flushes = 0, page_flushes = 0, pcid_flushes = 0, address_spaces = 0;
   bool last_keep_global = false;
   uint64_t tsc = 1000, cr8 = 0, apic_base = 0xfee00900, port_value = 0;
   std::vector<std::string> ports;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/irqchip/ioeventfd.h"
 
+#include "softkvm/irqchip/guest_simd.h"
 #include "softkvm/irqchip/raw_syscall.h"
 
 namespace vireo::softkvm {
@@ -16,10 +17,12 @@ bool Ioeventfds::try_signal(bool pio, uint64_t address, unsigned size, uint64_t 
     if (ring.address != address || ring.bus != bus) continue;
     if (ring.size != 0 && ring.size != size) continue;
     if (ring.match && ring.value != value) continue;
-    if (ring.fd >= 0)
+    if (ring.fd >= 0) {
       signal_eventfd(ring.fd);
-    else
+    } else {
+      GuestSimd aside;
       ring.call(ring.context);
+    }
     return true;
   }
   return false;

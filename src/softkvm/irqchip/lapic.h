@@ -65,6 +65,11 @@ class Lapic final : private HostTimer {
   void set_bus_cycle_ns(uint32_t ns) { bus_cycle_ns_ = ns; }
   void tsc_changed();  // the guest's TSC jumped: the deadline is at another time now
 
+  // KVM_RUN begins and ends. Between two runs the timer does not expire, so that what the state calls read, one after the other, is of
+  // one moment; what was due then expires as the next run begins.
+  void enter();
+  void leave();
+
   // Power-on, or INIT: which leaves APIC base and, as KVM does, the ID.
   void reset(bool init);
 
@@ -162,6 +167,7 @@ class Lapic final : private HostTimer {
 
   mutable SpinLock timer_lock_;
   TimerMode timer_mode_ = TimerMode::kOneShot;
+  bool entered_ = true, late_ = false;  // late: was due while the vCPU was not run
   bool running_ = false;        // one-shot or periodic: counting to target_ns_
   uint32_t divide_ = 2;
   uint32_t bus_cycle_ns_ = 1;   // KVM's bus runs at 1 GHz

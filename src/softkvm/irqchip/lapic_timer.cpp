@@ -128,10 +128,30 @@ void Lapic::arm_deadline() {
   arm(saturating_add(timers_.now_ns(), wait));
 }
 
+void Lapic::enter() {
+  bool late;
+  {
+    SpinGuard guard(timer_lock_);
+    entered_ = true;
+    late = late_;
+    late_ = false;
+  }
+  if (late) expire(timers_.now_ns());
+}
+
+void Lapic::leave() {
+  SpinGuard guard(timer_lock_);
+  entered_ = false;
+}
+
 void Lapic::expire(uint64_t now_ns) {
   bool kick = false;
   {
     SpinGuard guard(timer_lock_);
+    if (!entered_) {
+      late_ = true;
+      return;
+    }
     if (timer_mode_ == TimerMode::kTscDeadline) {
       if (tsc_deadline_ == 0) return;
       if (signal_.guest_tsc() < tsc_deadline_) return arm_deadline();  // moved since, or the clocks drift apart

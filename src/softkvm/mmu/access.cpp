@@ -156,11 +156,28 @@ void write_piece(VcpuState& vcpu, const Piece& piece, unsigned size, const uint8
   }
 }
 
-// Both pages of an access, before any byte moves.
+bool canonical(const VcpuState& vcpu, uint64_t linear) {
+  unsigned shift = vcpu.cr4 & kCr4La57 ? 7 : 16;
+  return static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) == linear;
+}
+
+bool misaligned(uint64_t linear, unsigned size, uint32_t descriptor) { return (descriptor & (kAccessAligned | kAccessMasked)) == kAccessAligned && linear & (size - 1); }
+
+// The host's x87 status word is the guest's.
+Outcome x87_first(VcpuState& vcpu, uint32_t descriptor, Outcome outcome) {
+  if (outcome != Outcome::kFault || !(descriptor & kAccessX87)) return outcome;
+  uint16_t status;
+  asm volatile("fnstsw %0" : "=a"(status));
+  return status & 0x80 ? vcpu.raise(kMFv) : outcome;
+}
+
+// Both pages of an access, before any byte moves. An access that ends behind the canonical addresses is #GP (#SS) before it is #PF; 80 bits are
+// two accesses.
 Outcome translate_both(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool system, bool stack, Piece pieces[2],
                        unsigned& first) {
   first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
+  if (first < (size == 10 ? 8 : size) && vcpu.in_64bit() && !canonical(vcpu, linear + first)) return vcpu.raise(stack ? kSSv : kGP, 0);
   if (engine_of(vcpu).watching && !system)
     note_watched(static_cast<Vcpu&>(vcpu), linear, size, write ? BreakpointKind::kWrite : BreakpointKind::kAccess);
   Outcome o = translate_piece(vcpu, linear, write, system, stack, pieces[0]);
@@ -188,7 +205,8 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
   set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
   Piece pieces[2];
   unsigned first;
-  Outcome o = translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
+  Outcome o = misaligned(linear, size, descriptor) ? vcpu->raise(kGP, 0) : translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
+  o = x87_first(*vcpu, descriptor, o);
   if (o != Outcome::kNext) {
     if (descriptor & kAccessMasked) engine.reason = kReasonStep;
     else set_reason(*vcpu, o);
@@ -213,21 +231,24 @@ namespace {
 
 // A masked access of which one page (or the only one) must not be touched: laid over the edge of the guard pages, with what may be read
 // copied in. Null: there is no such page.
-uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write) {
+uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack) {
   Engine& engine = engine_of(vcpu);
   unsigned first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
   Piece piece[2];
   bool good[2] = {false, false};
   for (unsigned i = 0; i < (first < size ? 2u : 1u); i++) {
-    good[i] = translate_piece(vcpu, i ? wrap(vcpu, linear + first) : linear, write, false, false, piece[i]) == Outcome::kNext;
-    if (!good[i] && (i == 0 || good[0])) engine.masked_fault = vcpu.fault;
+    good[i] = translate_piece(vcpu, i ? wrap(vcpu, linear + first) : linear, write, false, stack, piece[i]) == Outcome::kNext;
+    engine.masked_fault[i] = vcpu.fault;
   }
   vcpu.fault.pending = false;
   if (good[0] && (first == size || good[1])) return nullptr;
-  uint8_t* at = engine.guard;  // nothing of it may be touched
+  uint8_t* at = engine.guard + 2 * 4096 + (linear & 0xfff);  // nothing of it may be touched
   if (good[0]) at = engine.guard + 2 * 4096 - first;
   if (first < size && good[1]) at = engine.guard + 4096 - first;
+  engine.masked_linear = linear;
+  engine.masked_at = at;
+  engine.masked_first = first;
   for (unsigned i = 0; i < 2; i++) {
     if (!good[i]) continue;
     unsigned skip = i ? first : 0, n = i ? size - first : first;
@@ -242,18 +263,21 @@ uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool wri
 extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t descriptor) {
   Engine& engine = engine_of(*vcpu);
   unsigned size = descriptor >> kAccessSizeShift & 0x3ff;
-  bool write = descriptor & kAccessWrite, read = descriptor & kAccessRead;
+  bool write = descriptor & kAccessWrite, read = descriptor & (kAccessRead | kAccessMasked);  // elements masked off stay
   auto segment = static_cast<SegmentRegister>(descriptor >> kAccessSegmentShift & 7);
   set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
   uint64_t linear;
-  Outcome o = linear_address(*vcpu, segment, offset, size, write ? AccessType::kWrite : AccessType::kRead, linear);
+  // Of a masked access only the elements that are wanted have to be canonical: masked_access() sees to each page.
+  Outcome o = linear_address(*vcpu, segment, offset, descriptor & kAccessMasked && vcpu->in_64bit() ? 0 : size,
+                             write ? AccessType::kWrite : AccessType::kRead, linear);
+  if (o != Outcome::kNext && descriptor & kAccessMasked && vcpu->in_64bit()) o = Outcome::kNext;
+  if (o == Outcome::kNext && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
   Piece pieces[2];
   unsigned first;
-  if (o == Outcome::kNext && vcpu->cpl == 3 && size > 1 && size <= 8 && vcpu->system_flags & kAC && vcpu->cr0 & kCr0Am && linear & (size - 1))
-    o = vcpu->raise(kACv, 0);
   if (o == Outcome::kNext && descriptor & kAccessMasked && engine.stepping)
-    if (uint8_t* at = masked_access(*vcpu, linear, size, write)) return at;
+    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS)) return at;
   if (o == Outcome::kNext) o = translate_both(*vcpu, linear, size, write, false, segment == kSS, pieces, first);
+  o = x87_first(*vcpu, descriptor, o);
   if (o != Outcome::kNext) {
     set_reason(*vcpu, o);
     return nullptr;
@@ -289,6 +313,11 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
       set_reason(*vcpu, o);
       return nullptr;
     }
+  }
+  if (!read) {
+    // The instruction may yet store nothing (x87 with an unmasked exception): what is there stays.
+    if (pieces[0].slot) copy_bytes(bytes, pointer(pieces[0]), first);
+    if (first < size && pieces[1].slot) copy_bytes(bytes + first, pointer(pieces[1]), size - first);
   }
   engine.bounces[engine.bounce_count++] = {linear, size, write, bytes};
   engine.bounce_used = at + size;
@@ -408,6 +437,15 @@ Outcome probe_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system
   return check_write(vcpu, linear, size, system, stack, pieces, first);
 }
 
+namespace {
+// #AC comes before what the address's end gives. 80-bit operands want 8 bytes.
+bool alignment_fault(const VcpuState& vcpu, uint64_t linear, unsigned size) {
+  if (!(vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am)) return false;
+  const unsigned align = size == 10 ? 8 : size == 2 || size == 4 || size == 8 ? size : 1;
+  return linear & (align - 1);
+}
+}  // namespace
+
 Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, unsigned size, AccessType type, uint64_t& linear) {
   const Segment& segment = vcpu.segment[which];
   uint8_t vector = which == kSS ? static_cast<uint8_t>(kSSv) : static_cast<uint8_t>(kGP);
@@ -415,9 +453,9 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, 
     linear = which >= kFS ? segment.base + offset : offset;
     unsigned shift = vcpu.cr4 & kCr4La57 ? 7 : 16;
     uint64_t last = linear + (size ? size - 1 : 0);
-    if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear ||
-        static_cast<uint64_t>(static_cast<int64_t>(last << shift) >> shift) != last)
-      return vcpu.raise(vector, 0);
+    if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear) return vcpu.raise(vector, 0);
+    if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
+    if (static_cast<uint64_t>(static_cast<int64_t>(last << shift) >> shift) != last) return vcpu.raise(vector, 0);
     return Outcome::kNext;
   }
   offset &= 0xffffffffull;
@@ -438,6 +476,7 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, 
     return vcpu.raise(vector, 0);
   }
   linear = (segment.base + offset) & 0xffffffffull;
+  if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
   return Outcome::kNext;
 }
 

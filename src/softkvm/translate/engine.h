@@ -31,6 +31,8 @@ enum Reason : uint32_t {
 // What a memory access site tells its helper (r10d).
 constexpr unsigned kAccessSizeShift = 12, kAccessWrite = 1u << 22, kAccessRead = 1u << 23, kAccessSegmentShift = 24;  // 3 bits
 constexpr unsigned kAccessMasked = 1u << 27;  // elements may be masked off: those do not fault
+constexpr unsigned kAccessAligned = 1u << 28;  // #GP(0) where the address is no multiple of the size, before any page is looked at
+constexpr unsigned kAccessX87 = 1u << 29;      // an x87 exception that waits (#MF) comes before what the address gives
 constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool read, bool write, unsigned segment) {
   return page_offset | size << kAccessSizeShift | (write ? kAccessWrite : 0) | (read ? kAccessRead : 0) |
          segment << kAccessSegmentShift;
@@ -159,10 +161,13 @@ struct Engine {
   FillLog tlb_log[kViews], tlb_log_global[kViews];
   FillLog jump_log[kViews], jump_log_global[kViews];
 
-  // The middle page is the only accessible one: a masked access that reaches into a page the guest may not touch is laid over its edge, and
+  // The second page is the only accessible one: a masked access that reaches into a page the guest may not touch is laid over its edge, and
   // the host's own fault suppression tells whether an element is really wanted there.
-  alignas(4096) uint8_t guard[3 * 4096];
-  PendingException masked_fault;
+  alignas(4096) uint8_t guard[4 * 4096];
+  PendingException masked_fault[2];  // of the access's first page and its second
+  uint64_t masked_linear = 0;        // the guest's address of masked_at
+  uint8_t* masked_at = nullptr;
+  unsigned masked_first = 0;         // bytes in the first page
 
   alignas(4096) uint8_t xsave[16384];
   alignas(4096) TlbView tlb[kViews];

@@ -151,6 +151,126 @@ TEST(Engine, DeliversHostExceptionsToTheGuest) {
   EXPECT_EQ(m.at(m.vcpu->gpr[kRsp]), TestMachine::kCode + 2 + 5 + 2);  // the DIV's address
 }
 
+// --- found by random blocks (random_block_test.cpp)
+
+// Every exception ends in a HLT of its own; linear 0x600000 and 0x601000 lie apart in physical memory, 0x602000 is not there.
+struct FaultMachine : TestMachine {
+  static constexpr uint64_t kFirst = 0x600000, kSecond = 0x601000, kAbsent = 0x602000, kHandlers = 0xa000;
+  FaultMachine() {
+    for (unsigned v = 0; v < 32; v++) {
+      at(0x4000 + v * 16) = ((kHandlers + v * 16) & 0xffff) | 8ull << 16 | 0x8e00ull << 32;
+      at(0x4008 + v * 16) = 0;
+      at<uint8_t>(kHandlers + v * 16) = 0xf4;
+    }
+    at(0x5008) = 0x00af9b000000ffff;
+    vcpu->gdtr = {0x5000, 0x17};
+    vcpu->idtr = {0x4000, 0x1ff};
+    at(0x3000 + 3 * 8) = 0x6007;
+    for (unsigned i = 0; i < 512; i++) at(0x6000 + i * 8) = i == 0 ? 0x800007 : i == 1 ? 0x900007 : 0;
+    vcpu->state_changed();
+  }
+  int vector() const { return static_cast<int>((vcpu->rip - kHandlers) / 16); }
+};
+
+GUEST_CODE(high_bytes, "mov eax, 0x1234; movzx esp, ah; mov r12, rsp; mov dh, 0x81; movsx sp, dh; mov r13, rsp; xor esp, esp; crc32 esp, dh; mov r14, rsp; "
+                       "xor eax, eax; mov cl, 0x81; crc32 eax, cl; hlt")
+TEST(Engine, WidensHighBytesIntoTheStackPointer) {
+  TestMachine m;
+  ASSERT_EQ(m.run(high_bytes()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[12], 0x12u);
+  EXPECT_EQ(m.vcpu->gpr[13], 0xff81u);
+  EXPECT_EQ(m.vcpu->gpr[14], m.vcpu->gpr[kRax]);
+}
+
+GUEST_CODE(byte_shift, "mov ebx, 1; cmp ebx, 2; .byte 0x48, 0xc0, 0xe3, 0x20; setc cl; hlt")  // shl bl, 32 with REX.W
+TEST(Engine, KeepsFlagsOfAByteShiftBy32) {
+  TestMachine m;
+  ASSERT_EQ(m.run(byte_shift()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[kRcx] & 0xff, 1u);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 1u);
+}
+
+GUEST_CODE(masked_moves, "mov edi, 0x600ff8; pcmpeqb xmm1, xmm1; pcmpeqb xmm2, xmm2; psrldq xmm2, 4; maskmovdqu xmm1, xmm2; "
+                         "mov edi, 0x600fe0; vpcmpeqd ymm3, ymm3, ymm3; vpslldq ymm4, ymm3, 12; lea rsi, [rdi + 16]; vpmaskmovd [rsi], ymm4, ymm3; hlt")
+TEST(Engine, StoresMaskedElementsOnly) {
+  FaultMachine m;
+  memset(m.ram + 0x800f00, 0x11, 0x100);
+  memset(m.ram + 0x900000, 0x22, 0x100);
+  ASSERT_EQ(m.run(masked_moves()), unsigned{KVM_EXIT_HLT});
+  EXPECT_GE(m.vcpu->rip, TestMachine::kCode);
+  EXPECT_EQ(m.vcpu->gpr[kRdi], 0x600fe0u);
+  EXPECT_EQ(m.at<uint32_t>(0x800ff4), 0x11111111u);
+  EXPECT_EQ(m.at<uint32_t>(0x800ff8), 0xffffffffu);  // by both
+  EXPECT_EQ(m.at<uint32_t>(0x900000), 0xffffffffu);  // MASKMOVDQU's third word
+  EXPECT_EQ(m.at<uint32_t>(0x900004), 0x22222222u);  // masked off by both
+  EXPECT_EQ(m.at<uint32_t>(0x900008), 0x22222222u);
+  EXPECT_EQ(m.at<uint32_t>(0x90000c), 0xffffffffu);
+}
+
+GUEST_CODE(misaligned, "mov edi, 0x602008; movaps xmm0, [rdi]; hlt")
+TEST(Engine, RaisesGeneralProtectionForMisalignmentBeforeThePageFault) {
+  FaultMachine m;
+  ASSERT_EQ(m.run(misaligned()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vector(), kGP);
+}
+
+GUEST_CODE(over_the_end, "mov rdi, 0x7ffffffffffc; mov rax, [rdi]; hlt")
+TEST(Engine, RaisesGeneralProtectionForAnEndThatIsNotCanonical) {
+  FaultMachine m;
+  ASSERT_EQ(m.run(over_the_end()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vector(), kGP);
+}
+
+GUEST_CODE(masked_fault, "mov edi, 0x601ff0; vpcmpeqd xmm3, xmm3, xmm3; vpslldq xmm3, xmm3, 12; vpxor xmm4, xmm4, xmm4; vinserti128 ymm4, ymm4, xmm3, 1; "
+                         "vpmaskmovd ymm0, ymm4, [rdi]; hlt")
+TEST(Engine, ReportsTheFaultingElementOfAMaskedLoad) {
+  FaultMachine m;
+  ASSERT_EQ(m.run(masked_fault()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vector(), kPFv);
+  EXPECT_EQ(m.vcpu->cr2, 0x60200cu);
+}
+
+GUEST_CODE(masked_nowhere, "mov rdi, 0x1234567890abcdef; vpxor xmm4, xmm4, xmm4; vpcmpeqd xmm0, xmm0, xmm0; vpmaskmovd xmm0, xmm4, [rdi]; vmovd eax, xmm0; hlt")
+TEST(Engine, MasksOffAddressesThatAreNotCanonical) {
+  FaultMachine m;
+  ASSERT_EQ(m.run(masked_nowhere()), unsigned{KVM_EXIT_HLT});
+  EXPECT_GE(m.vcpu->rip, TestMachine::kCode);
+  EXPECT_EQ(m.vcpu->gpr[kRax], 0u);
+}
+
+GUEST_CODE(descending, "std; mov esi, 0x602020; mov edi, 0x600800; mov ecx, 4; rep movsq; hlt")
+TEST(Engine, ReportsTheFirstElementOfADescendingString) {
+  FaultMachine m;
+  ASSERT_EQ(m.run(descending()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vector(), kPFv);
+  EXPECT_EQ(m.vcpu->cr2, 0x602020u);
+}
+
+GUEST_CODE(both_absent, "mov esi, 0x602020; mov edi, 0x603000; movsb; hlt")
+TEST(Engine, ReadsAStringsSourceFirst) {
+  FaultMachine m;
+  ASSERT_EQ(m.run(both_absent()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->cr2, 0x602020u);
+}
+
+GUEST_CODE(withheld, "mov edi, 0x600ffc; fninit; push 0x37e; fldcw [rsp]; fst qword ptr [rdi]; mov esi, 0x602000; fld qword ptr [rsi]; hlt")
+TEST(Engine, WithholdsAStoreAndRaisesMathFaultBeforeThePageFault) {
+  FaultMachine m;
+  memset(m.ram + 0x800ff0, 0x11, 16);
+  memset(m.ram + 0x900000, 0x22, 16);
+  ASSERT_EQ(m.run(withheld()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vector(), kMFv);
+  EXPECT_EQ(m.at<uint32_t>(0x800ffc), 0x11111111u);
+  EXPECT_EQ(m.at<uint32_t>(0x900000), 0x22222222u);
+}
+
+GUEST_CODE(hint_nowhere, "mov rdi, 0x1234567890abcdef; .byte 0x0f, 0x1c, 0x07; mov eax, 1; hlt")  // cldemote
+TEST(Engine, IgnoresHintsAboutAddressesThatAreNotThere) {
+  FaultMachine m;
+  ASSERT_EQ(m.run(hint_nowhere()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
+}
+
 // Debug handlers store DR6 and return; the watched instruction and where the handler returns to are the manual's (17.3.1).
 GUEST_CODE(debug_traps, "lea rax, [rip + 9f]; mov edi, 0x310010; mov [rdi], ax; mov word ptr [rdi+2], 8; mov word ptr [rdi+4], 0x8e00; shr rax, 16; mov [rdi+6], ax; "
                         "mov qword ptr [rdi+8], 0; push 0x310000; pushw 0xfff; lidt [rsp]; xor ebx, ebx; "
@@ -171,6 +291,27 @@ TEST(Engine, DebugRegistersAndSingleStep) {
   // DR0 after the write of a byte in its four, DR1 before the NOP, then BS after NOP, PUSHFQ, AND, POPFQ. The handler sets RF.
   EXPECT_EQ(m.vcpu->gpr[kRbx], 6u);
   EXPECT_EQ(m.vcpu->gpr[12], 0x124444u);
+}
+
+GUEST_CODE(gather, "mov edi, 0x600ffc; mov dword ptr [rdi - 8], 0x11; mov dword ptr [rdi + 2], 0x330022; vpcmpeqd xmm3, xmm3, xmm3; vpxor xmm4, xmm4, xmm4; "
+                   "mov eax, -8; vmovd xmm5, eax; mov eax, 2; vpinsrd xmm5, xmm5, eax, 1; vpinsrd xmm5, xmm5, eax, 3; vpinsrd xmm3, xmm3, ecx, 3; "
+                   "mov eax, 0x2000; vpinsrd xmm5, xmm5, eax, 2; vpgatherdd xmm4, [rdi + xmm5], xmm3; hlt")
+TEST(Engine, GathersUpToTheElementThatFaults) {
+  FaultMachine m;
+  m.vcpu->gpr[kRcx] = 0;  // element 3 is masked off
+  ASSERT_EQ(m.run(gather()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vector(), kPFv);
+  EXPECT_EQ(m.vcpu->cr2, 0x602ffcu);
+  uint32_t to[4], mask[4];
+  memcpy(to, m.vcpu->xsave_area() + 160 + 16 * 4, 16);
+  memcpy(mask, m.vcpu->xsave_area() + 160 + 16 * 3, 16);
+  EXPECT_EQ(to[0], 0x11u);
+  EXPECT_EQ(to[1], 0x330022u);
+  EXPECT_EQ(to[2], 0u);
+  EXPECT_EQ(mask[0], 0u);
+  EXPECT_EQ(mask[1], 0u);
+  EXPECT_EQ(mask[2], ~0u);
+  EXPECT_EQ(mask[3], 0u);
 }
 
 }  // namespace

@@ -30,6 +30,14 @@ greg_t& register_of(mcontext_t& m, unsigned r) {
   return m.gregs[kOrder[r]];
 }
 
+// A wanted element of a masked access lies in a page that the guest may not touch. CR2 is the element's address: the host has told it.
+void masked_fault(VcpuState& vcpu, const uint8_t* at) {
+  Engine& engine = engine_of(vcpu);
+  const uint64_t offset = static_cast<uint64_t>(at - engine.masked_at);
+  vcpu.fault = engine.masked_fault[offset >= engine.masked_first];
+  if (vcpu.fault.vector == kPFv) vcpu.fault.payload = engine.masked_linear + offset;
+}
+
 bool take(siginfo_t* info, ucontext_t* context) {
   VcpuState* vcpu = t_running;
   if (!vcpu) return false;
@@ -60,7 +68,7 @@ bool take(siginfo_t* info, ucontext_t* context) {
     case 19: vcpu->raise(kXM); break;
     case 14:
       if (static_cast<size_t>(static_cast<uint8_t*>(info->si_addr) - engine.guard) < sizeof engine.guard)
-        vcpu->fault = engine.masked_fault;  // a wanted element of a masked access
+        masked_fault(*vcpu, static_cast<uint8_t*>(info->si_addr));
       else
         engine.memory_gone = true;  // the slot's host memory: not the guest's doing
       break;

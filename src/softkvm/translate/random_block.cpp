@@ -206,6 +206,9 @@ bool RandomBlock::instruction(Unit& unit) {
   if (insn.segment_prefix == kFS || insn.segment == kFS) return false;
   if (x87(insn) && chance(60)) return false;
   if (insn.flags_read & tainted_) return false;
+  // Which elements of a masked access #AC looks at is not documented.
+  if (alignment_checked_ && insn.form == Form::kSpecial && insn.mnemonic != M::kBt && insn.map != OpcodeMap::k0F) return false;
+  if (alignment_checked_ && (insn.mnemonic == M::kMaskmovq || insn.mnemonic == M::kMaskmovdqu || insn.mnemonic == M::kVmaskmovdqu)) return false;
   if ((insn.mnemonic == M::kShld || insn.mnemonic == M::kShrd) && insn.operand_size == 2) {  // undefined where the count exceeds 16
     if (!insn.immediate_size) move(unit, kRcx, pick(16));
     else if ((insn.immediate & 31) > 16) return false;
@@ -215,13 +218,18 @@ bool RandomBlock::instruction(Unit& unit) {
     if (insn.segment_prefix != kNoRegister) return false;
     bool faults;
     move(unit, kRcx, pick(20));
-    move(unit, kRsi, address(16, faults));
-    move(unit, kRdi, address(16, faults));
+    const uint64_t from = address(16, faults), to = address(16, faults);
+    // Whether a fault before the first element leaves the upper halves of rSI and rDI is not documented.
+    if (insn.addrsize && (from | to) >> 32) return false;
+    move(unit, kRsi, from);
+    move(unit, kRdi, to);
   }
   if (insn.mnemonic == M::kMaskmovq || insn.mnemonic == M::kMaskmovdqu || insn.mnemonic == M::kVmaskmovdqu) {
     if (insn.segment_prefix != kNoRegister || insn.addrsize) return false;
     bool faults;
-    move(unit, kRdi, address(16, faults));
+    uint64_t to = address(16, faults);
+    if (to >> 46) return false;
+    move(unit, kRdi, to);
   }
   if (insn.form == Form::kStack && chance(10)) {
     bool faults;
@@ -239,7 +247,14 @@ bool RandomBlock::instruction(Unit& unit) {
     // The stack pointer may end anywhere: what uses it next must not reach the process's own memory.
   }
   if (insn.has_modrm && insn.modrm >> 6 != 3 && insn.mnemonic != M::kLea) {
-    if (vsib) return false;
+    if (vsib) {
+      // Indices of -128 to 127, from whatever bytes a low register holds: VPMOVSXBD or VPMOVSXBQ zmm, xmm.
+      const unsigned v = insn.index;
+      unit.pieces.push_back({{0x62, static_cast<uint8_t>(0x62 | (v & 8 ? 0 : 0x80) | (v & 16 ? 0 : 0x10)), 0x7d, 0x48, static_cast<uint8_t>(insn.opcode & 1 ? 0x22 : 0x21),
+                              static_cast<uint8_t>(0xc0 | (v & 7) << 3 | pick(8))}, -1, 0});
+      if (insn.base == kNoRegister || alignment_checked_) return false;
+      insn.index = kNoRegister;
+    }
     if (!place_memory(unit, insn, b)) return false;
   }
   Unit::Piece piece;
@@ -272,6 +287,12 @@ bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) 
   if (const Operand* mem = insn.memory_operand()) size = mem->size ? mem->size : 64;
   bool faults;
   uint64_t to = address(size, faults);
+  // Half of an 80-bit store may be done when the other half faults.
+  if (size == 10 && (to & 0xfff) > 4096 - 10) return false;
+  // Which of #GP and #PF a masked access over the end of the canonical addresses gives, depends on its elements.
+  if (insn.form == Form::kSpecial && insn.encoding != Encoding::kLegacy && to < 0x800000000000 && to > 0x7fffffff0000) return false;
+  // Nor is the order of #XM and #PF in a conversion that stores.
+  if (insn.mnemonic == M::kVcvtps2ph && (faults || (to & 0xfff) > 4096 - 32)) return false;
   if (insn.segment == kGS) to -= BlockSpace::kGsBase;
   const bool narrow = insn.address_size == 4;
   if (narrow && to >> 32) return false;
@@ -359,7 +380,8 @@ void RandomBlock::composed(Unit& unit) {
     case 5:
       unit.name = "popf";
       // Status flags and DF at will; AC at times; IF, IOPL ignored at CPL 3.
-      code({0x68, static_cast<uint8_t>(byte() & 0xd7), static_cast<uint8_t>(byte() & 0x0e), static_cast<uint8_t>(chance(10) ? 4 : 0), 0});
+      alignment_checked_ = chance(10);
+      code({0x68, static_cast<uint8_t>(byte() & 0xd7), static_cast<uint8_t>(byte() & 0x0e), static_cast<uint8_t>(alignment_checked_ ? 4 : 0), 0});
       code({0x9d});
       tainted_ = 0;
       break;

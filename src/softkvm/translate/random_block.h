@@ -59,6 +59,7 @@ class RandomBlock {
   const Vcpu* vcpu_;
   Rng rng_;
   uint32_t tainted_ = 0;
+  bool alignment_checked_ = false;
 };
 
 // Flags that the manual leaves undefined after an instruction.

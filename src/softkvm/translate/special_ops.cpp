@@ -4,6 +4,7 @@
 #include "softkvm/mmu/access.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/fpu_area.h"
+#include "softkvm/translate/gather.h"
 #include "softkvm/translate/string_ops.h"
 
 namespace vireo::softkvm {
@@ -326,6 +327,8 @@ Outcome move_64(VcpuState& vcpu, const Insn& insn) {  // MOVDIR64B
 Outcome execute_special(VcpuState& vcpu, const Insn& insn) {
   if (insn.form == Form::kStack) return stack_instruction(vcpu, insn);
   if (insn.form == Form::kBranch) return near_branch(vcpu, insn);
+  for (unsigned i = 0; i < insn.operand_count; i++)
+    if (insn.operands[i].kind == OperandKind::kVectorMemory) return execute_gather_scatter(vcpu, insn);
   switch (insn.mnemonic) {
     case Mnemonic::kBt:
     case Mnemonic::kBts:

@@ -60,6 +60,7 @@ struct Strings {
     }
     uint64_t low = down ? linear - (n - 1) * size : linear;
     uint8_t* p = host_address(vcpu, low, n * size, write, outcome);
+    if (outcome == Outcome::kFault && vcpu.fault.vector == kPFv) vcpu.fault.payload = linear;  // the first element's
     return p ? p + (down ? (n - 1) * size : 0) : nullptr;
   }
 };
@@ -142,7 +143,6 @@ Outcome one_element(Strings& s, Kind kind, uint64_t& flags) {
   Outcome o = Outcome::kNext;
   switch (kind) {
     case Kind::kMovs:
-      if ((o = store(s, s.get(kRdi), 0, true)) != Outcome::kNext) return o;
       if ((o = load(s, s.source(), s.get(kRsi), a)) != Outcome::kNext) return o;
       if ((o = store(s, s.get(kRdi), a, false)) != Outcome::kNext) return o;
       break;
@@ -205,15 +205,15 @@ Outcome execute_string(VcpuState& vcpu, const Insn& insn) {
       // The bulk path: RAM on both sides.
       uint8_t *from = nullptr, *to = nullptr;
       bool bulk = true;
-      if (uses_di) {
-        to = s.host(kES, s.get(kRdi), kind == Kind::kMovs || kind == Kind::kStos, n, o);
-        if (!to && n && o != Outcome::kNext) return o;
-        bulk = to;
-      }
-      if (bulk && uses_si) {
+      if (uses_si) {
         from = s.host(s.source(), s.get(kRsi), false, n, o);
         if (!from && n && o != Outcome::kNext) return o;
         bulk = from;
+      }
+      if (bulk && uses_di) {
+        to = s.host(kES, s.get(kRdi), kind == Kind::kMovs || kind == Kind::kStos, n, o);
+        if (!to && n && o != Outcome::kNext) return o;
+        bulk = to;
       }
       if (bulk) {
         done = n;

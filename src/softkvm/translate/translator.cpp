@@ -37,6 +37,52 @@ CodeMode code_mode(uint32_t mode) {
   }
 }
 
+// Does a misaligned memory operand give #GP(0)? Intel SDM vol 1, 10.4.1.1 and 14.9; vol 2, 2.6.
+bool needs_alignment(const Insn& insn) {
+  const Operand* mem = insn.memory_operand();
+  if (!mem || mem->size < 16) return false;
+  switch (insn.mnemonic) {
+    case Mnemonic::kCmpxchg16b:
+    case Mnemonic::kVmovaps:
+    case Mnemonic::kVmovapd:
+    case Mnemonic::kVmovdqa:
+    case Mnemonic::kVmovdqa32:
+    case Mnemonic::kVmovdqa64:
+    case Mnemonic::kVmovntps:
+    case Mnemonic::kVmovntpd:
+    case Mnemonic::kVmovntdq:
+    case Mnemonic::kVmovntdqa: return true;
+    case Mnemonic::kMovups:
+    case Mnemonic::kMovupd:
+    case Mnemonic::kMovdqu:
+    case Mnemonic::kLddqu:
+    case Mnemonic::kPcmpestri:
+    case Mnemonic::kPcmpestrm:
+    case Mnemonic::kPcmpistri:
+    case Mnemonic::kPcmpistrm: return false;
+    default: break;
+  }
+  if (insn.encoding != Encoding::kLegacy || mem->size != 16) return false;
+  for (unsigned i = 0; i < insn.operand_count; i++)
+    if (insn.operands[i].kind == OperandKind::kVector || insn.operands[i].kind == OperandKind::kMmx) return true;
+  return false;
+}
+
+// Does an x87 exception that is open make it #MF? Intel SDM vol 1, 8.6: all but the no-wait forms; MMX instructions too.
+bool waits_for_x87(const Insn& insn) {
+  if (insn.encoding != Encoding::kLegacy) return false;
+  if (insn.map == OpcodeMap::kOneByte && insn.opcode >= 0xd8 && insn.opcode <= 0xdf)
+    return insn.mnemonic != Mnemonic::kFnstsw && insn.mnemonic != Mnemonic::kFnstcw;
+  for (unsigned i = 0; i < insn.operand_count; i++)
+    if (insn.operands[i].kind == OperandKind::kMmx) return true;
+  return false;
+}
+
+// Stores to [rDI], with no memory operand in the encoding.
+bool masked_move(const Insn& insn) {
+  return insn.mnemonic == Mnemonic::kMaskmovq || insn.mnemonic == Mnemonic::kMaskmovdqu || insn.mnemonic == Mnemonic::kVmaskmovdqu;
+}
+
 // Where the status flags are.
 struct Flags {
   bool host = true, slot = false;
@@ -174,7 +220,7 @@ class Translation {
       case Form::kString: d.by_name = true, d.callout = Callout::kString; break;
       case Form::kSpecial:
         // Masked loads and stores run as they are, on an address range that is only checked as a whole.
-        d.masked = insn.encoding != Encoding::kLegacy && insn.memory_operand();
+        d.masked = (insn.encoding != Encoding::kLegacy && insn.memory_operand()) || masked_move(insn);
         d.by_name = !d.masked, d.callout = Callout::kSpecial;
         break;
       case Form::kStack:
@@ -355,7 +401,8 @@ class Translation {
 
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
   void translate_address(unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
-    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0);
+    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0) |
+                          (needs_alignment(current_->insn) ? kAccessAligned : 0) | (waits_for_x87(current_->insn) ? kAccessX87 : 0);
     give_up_flags(live);
     if (!by_tlb(segment)) {
       out_.move_imm(kScratch1, descriptor);
@@ -513,6 +560,7 @@ class Translation {
       case Mnemonic::kNop:
       case Mnemonic::kEndbr32:
       case Mnemonic::kEndbr64:
+      case Mnemonic::kCldemote:
       case Mnemonic::kPrefetch:
       case Mnemonic::kPrefetchw:
       case Mnemonic::kPrefetchwt1:
@@ -524,6 +572,7 @@ class Translation {
     }
     if (insn.mnemonic == Mnemonic::kLea) return lea(d);
     if (moffs) return move_offset(d, *moffs);
+    if (masked_move(insn)) return masked_store(d);
 
     Rename rename;
     uint32_t taken = 0;
@@ -559,7 +608,11 @@ class Translation {
       const Operand& o = insn.operands[i];
       if (o.kind != OperandKind::kGpr || o.field == OperandField::kImplicit || o.field == OperandField::kNone) continue;
       int host = o.high ? static_cast<int>(o.reg) + 4 : host_of(o.reg);  // AH..BH are encoded 4-7
-      if (host < 0) {
+      if (host >= 8 && high) {
+        // MOVZX, MOVSX, CRC32 of rSP and AH to BH: no REX prefix, so a low register stands in for the one that holds rSP.
+        taken |= 0xff00;
+        temps[temp_count++] = {o.reg, host = borrow_one(), true, true};
+      } else if (host < 0) {
         bool read = static_cast<unsigned>(o.access) & 1 || o.size < 4, write = static_cast<unsigned>(o.access) & 2;
         Temp* t = nullptr;
         for (unsigned k = 0; k < temp_count; k++)
@@ -601,11 +654,13 @@ class Translation {
       want_flags_in_host();
     }
     for (unsigned k = 0; k < temp_count; k++)
-      if (temps[k].read) out_.load_gpr(temps[k].host, temps[k].guest);
+      if (temps[k].guest == kRsp) out_.move(temps[k].host, kHostRsp);
+      else if (temps[k].read) out_.load_gpr(temps[k].host, temps[k].guest);
     note_side(d, &borrowed);
     reencode(out_, insn, rename);
     for (unsigned k = 0; k < temp_count; k++)
-      if (temps[k].write) out_.store_gpr(temps[k].guest, temps[k].host);
+      if (temps[k].guest == kRsp) out_.move(kHostRsp, temps[k].host);
+      else if (temps[k].write) out_.store_gpr(temps[k].guest, temps[k].host);
     for (unsigned k = 0; k < borrows; k++) out_.load(borrowed.borrow_reg[k], ENGINE_BORROW + k * 8);
     if ((insn.flags_written | insn.flags_maybe) & kStatusFlags) flags_ = {true, false};
   }
@@ -629,6 +684,25 @@ class Translation {
     if (size == 4) out_.bytes({0x45, 0x89, 0xdb});  // mov r11d, r11d
     if (host < 0) out_.store_gpr(guest, kScratch0);
     else out_.move(host, kScratch0);
+  }
+
+  // MASKMOVQ and MASKMOVDQU with the host address in the host's rDI.
+  void masked_store(Decoded& d) {
+    Insn to = d.insn;
+    to.base = kRdi;
+    to.index = kNoRegister;
+    to.rip_relative = false;
+    to.displacement = 0;
+    to.segment = to.segment_prefix == kNoRegister ? static_cast<uint8_t>(kDS) : to.segment_prefix;
+    memory(to, d.insn.mnemonic == Mnemonic::kMaskmovq ? 8 : 16, true, true, live_in(index_));
+    SideEntry borrowed{};
+    borrowed.borrowed = 1;
+    borrowed.borrow_reg[0] = kRdi;
+    out_.store(ENGINE_BORROW, kRdi);
+    out_.move(kRdi, kScratch0);
+    note_side(d, &borrowed);
+    reencode(out_, d.insn, Rename{});
+    out_.load(kRdi, ENGINE_BORROW);
   }
 
   void move_offset(Decoded& d, const Operand& moffs) {

@@ -169,7 +169,7 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_POLL] = stub(softkvm_stub_poll);
   engine->stubs[STUB_STEP_DONE] = stub(softkvm_stub_step_done);
   mprotect(engine->guard, 4096, PROT_NONE);
-  mprotect(engine->guard + 2 * 4096, 4096, PROT_NONE);
+  mprotect(engine->guard + 2 * 4096, 2 * 4096, PROT_NONE);
   engine->helpers[HELPER_MISS] = reinterpret_cast<const void*>(&softkvm_tlb_miss);
   engine->helpers[HELPER_ACCESS] = reinterpret_cast<const void*>(&softkvm_access);
   engine->helpers[HELPER_CALLOUT] = reinterpret_cast<const void*>(&softkvm_callout);
@@ -231,6 +231,25 @@ void Vcpu::state_changed() {
   for (uint32_t& m : engine->view_mode) m = ~0u;
   update_mode(*this);
   attention = 1;
+}
+
+void Vcpu::accept_startup() {
+  if (init_pending.exchange(false)) {
+    init_cpu(*this);
+    if (lapic) lapic->reset(true);
+    state_changed();
+    mp_state = is_bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
+  }
+  if (mp_state == KVM_MP_STATE_INIT_RECEIVED && sipi_pending.exchange(false)) {
+    uint8_t vector = sipi_vector;
+    segment[kCS].selector = static_cast<uint16_t>(vector << 8);
+    segment[kCS].base = static_cast<uint64_t>(vector) << 12;
+    rip = 0;
+    state_changed();
+    mp_state = KVM_MP_STATE_RUNNABLE;
+  } else if (mp_state == KVM_MP_STATE_RUNNABLE) {
+    sipi_pending = false;
+  }
 }
 
 namespace {
@@ -411,22 +430,7 @@ void do_requests(Vcpu& vcpu) {
   if (r & (kRequestFlushTlb | kRequestFlushWrites)) flush_write_tags(vcpu);
   if (r & kRequestFlushCode) flush_all_jump_caches(vcpu);
   if (r & kRequestParavirtual) update_paravirtual(vcpu);
-  if (vcpu.init_pending.exchange(false)) {
-    init_cpu(vcpu);
-    if (vcpu.lapic) vcpu.lapic->reset(true);
-    vcpu.state_changed();
-    vcpu.mp_state = vcpu.is_bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
-  }
-  if (vcpu.mp_state == KVM_MP_STATE_INIT_RECEIVED && vcpu.sipi_pending.exchange(false)) {
-    uint8_t vector = vcpu.sipi_vector;
-    vcpu.segment[kCS].selector = static_cast<uint16_t>(vector << 8);
-    vcpu.segment[kCS].base = static_cast<uint64_t>(vector) << 12;
-    vcpu.rip = 0;
-    vcpu.state_changed();
-    vcpu.mp_state = KVM_MP_STATE_RUNNABLE;
-  } else if (vcpu.mp_state == KVM_MP_STATE_RUNNABLE) {
-    vcpu.sipi_pending = false;
-  }
+  vcpu.accept_startup();
 }
 
 bool has_event(Vcpu& vcpu) {
@@ -502,7 +506,12 @@ int Vcpu::run_guest() {
         switch (translate_target(*this)) {
           case Made::kYes: break;
           case Made::kNoMemory: return internal_error(*this);
-          case Made::kFault: break;  // found again, and delivered, by the run loop
+          case Made::kFault:
+            // Delivered as is: the run loop looks only at the first byte's page, which may be there (or still be in its fetch entries).
+            injected = fault;
+            fault.pending = false;
+            e.step_next = false;
+            break;
         }
         {
           bool full;
