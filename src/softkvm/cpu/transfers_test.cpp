@@ -27,6 +27,8 @@ TEST(Iretq, ReturnsToUserMode) {
   m.v.segment[kFS] = Segment{};
   m.v.segment[kFS].unusable = true;
   m.v.segment[kFS].base = 0x1234567000;  // set by MSR with a null selector: stays
+  m.v.segment[kGS] = m.v.segment[kSS];
+  m.v.segment[kGS].base = 0x7654321000;  // loses selector and validity alone
   push_frame64(m, 0x400123, Machine::kUserCs, kIF | kCF | kOF | 2, 0x7fffffff0000, Machine::kUserSs);
   ASSERT_EQ(m.execute({0x48, 0xcf}), Outcome::kJump);
   EXPECT_EQ(m.v.rip, 0x400123u);
@@ -37,6 +39,9 @@ TEST(Iretq, ReturnsToUserMode) {
   EXPECT_TRUE(m.v.segment[kDS].unusable);
   EXPECT_FALSE(m.v.segment[kES].unusable);
   EXPECT_EQ(m.v.segment[kFS].base, 0x1234567000u);
+  EXPECT_TRUE(m.v.segment[kGS].unusable);
+  EXPECT_EQ(m.v.segment[kGS].selector, 0);
+  EXPECT_EQ(m.v.segment[kGS].base, 0x7654321000u);
 }
 
 TEST(Iretq, ToCompatibilityModeKeeps32BitsOfRsp) {
