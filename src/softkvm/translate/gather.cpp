@@ -105,7 +105,11 @@ Outcome execute_gather_scatter(VcpuState& vcpu, const Insn& insn) {
   const bool done = outcome == Outcome::kNext;
   if (vex) {
     for (unsigned i = 0; i < count; i++) registers.set(insn.vvvv, i, size, wanted >> i & 1 ? ~0ull : 0);
-    registers.clear_from(insn.vvvv, count * size);
+    // The manual clears the rest with the last element; before that, CPUs have expanded the signs of the whole XMM register already.
+    unsigned end = count * size;
+    for (; !done && end < 16; end += size)
+      registers.set(insn.vvvv, end / size, size, registers.get(insn.vvvv, end / size, size) >> (size * 8 - 1) ? ~0ull : 0);
+    registers.clear_from(insn.vvvv, end);
   } else {
     uint64_t& mask = registers.opmask(insn.opmask);
     mask = done ? 0 : (mask >> count << count) | wanted;  // the bits above the elements go with the last one
