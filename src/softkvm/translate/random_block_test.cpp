@@ -195,7 +195,7 @@ class Guest {
     }
     m_.at(kGdt + 8) = 0x00af9b000000ffff;
     m_.at(kGdt + 16) = 0x00cf93000000ffff;
-    m_.at(kTss + 0x24) = kKernelStack;  // IST1
+    memcpy(m_.ram + kTss + 0x24, &kKernelStack, 8);  // IST1, which is not aligned
   }
 
   void run(const State& in, std::span<const uint8_t> code, State& out) {
