@@ -39,7 +39,6 @@ class CodeCache {
 
   // Drops all blocks that depend on a byte of [gpa, gpa+size) and gives the page's new chunk map.
   uint64_t invalidate_page(uint64_t gpa, unsigned size);
-  bool page_has_code(uint64_t gpa) const { return pages_.contains(gpa >> 12); }
   void drop(Block& block) { forget(block); }
   bool full(size_t room) const { return used_ + room + 64 > size_; }
   void invalidate_all();  // unlinks everything; memory stays until reset()

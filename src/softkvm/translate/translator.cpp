@@ -17,7 +17,7 @@
 namespace vireo::softkvm {
 namespace {
 
-[[maybe_unused]] constexpr uint32_t kBorrowSlots = 3;                       // slot 3 carries values over a second access
+// The last borrow slot carries values over a second access.
 constexpr uint32_t kCarry = ENGINE_BORROW + 3 * 8;
 
 int host_of(unsigned guest) { return guest == kRsp ? static_cast<int>(kHostRsp) : guest >= 9 && guest <= 11 ? -1 : static_cast<int>(guest); }
@@ -231,7 +231,7 @@ class Translation {
     }
   }
 
-  // Stack and branch instructions that are emitted; the others are run by name.
+  // Stack and branch instructions that are emitted; the others are run by name: with a 16-bit operand size, targets wrap at 64 KiB.
   bool emitted_inline(const Insn& insn) const {
     bool full = long_ ? insn.operand_size == 8 : insn.operand_size == 4;
     bool flat_code = mode_ & kModeFlatCode;
@@ -242,19 +242,16 @@ class Translation {
       case Mnemonic::kCall:
       case Mnemonic::kRet: return inline_stack_ && full && flat_code;
       case Mnemonic::kJmp:
-        if (insn.operands[0].kind == OperandKind::kRelative) return full || direct_in_page(insn);
+        if (insn.operands[0].kind == OperandKind::kRelative) return full;
         return !step_ && full && flat_code && mode_ & kModeFlatData;
-      case Mnemonic::kJcc: return full || direct_in_page(insn);
+      case Mnemonic::kJcc: return full;
       case Mnemonic::kLoop:
       case Mnemonic::kLoope:
       case Mnemonic::kLoopne:
-      case Mnemonic::kJcxz: return insn.address_size != 2 && (full || direct_in_page(insn));
+      case Mnemonic::kJcxz: return insn.address_size != 2 && full;
       default: return false;
     }
   }
-  // With a 16-bit operand size the target wraps at 64 KiB: only jumps that stay in this page are emitted, and not from its first instruction
-  // bytes on, where offset and page may be misaligned.
-  bool direct_in_page(const Insn&) const { return false; }
 
   static bool ends_block(const Decoded& d) {
     if (d.bad) return true;
