@@ -494,9 +494,20 @@ Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessT
   return linear_address(vcpu, static_cast<SegmentRegister>(insn.segment), effective_offset(vcpu, insn), size, type, linear);
 }
 
+namespace {
+void forget_recent_pages(Engine& engine, bool writes_only) {
+  for (auto& view : engine.recent) {
+    for (RecentPage& page : view[1]) page.tag = kInvalidTag;
+    if (!writes_only)
+      for (RecentPage& page : view[0]) page.tag = kInvalidTag;
+  }
+}
+}  // namespace
+
 void flush_tlb(VcpuState& vcpu, bool keep_global) {
   Engine& engine = engine_of(vcpu);
   engine.count_flush++;
+  forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
     auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = kInvalidTag; };
@@ -511,6 +522,7 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   Engine& engine = engine_of(vcpu);
   unsigned index = linear >> 12 & (kTlbEntries - 1);
+  forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
   for (FetchEntry& f : engine.fetch)
     if ((f.tag & kPageMask) == (linear & kPageMask)) {
@@ -526,6 +538,7 @@ void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global) { flush_tl
 
 void flush_write_tags(VcpuState& vcpu) {
   Engine& engine = engine_of(vcpu);
+  forget_recent_pages(engine, true);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
     for (const FillLog* log : {&engine.tlb_log[v], &engine.tlb_log_global[v]}) {

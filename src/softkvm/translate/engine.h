@@ -50,6 +50,14 @@ struct TlbView {
   uint64_t addend[kTlbEntries];  // host page
 };
 
+// The page that was last accessed through a register: what the inline check compares with first. One for reads and one for writes, so that
+// neither pushes the other out; each is a copy of a TLB entry and goes whenever one of those goes.
+struct RecentPage {
+  uint64_t tag = kInvalidTag;  // linear page
+  uint64_t addend = 0;         // host page
+};
+constexpr unsigned kRecentRip = 16, kRecentNoBase = 17, kRecentFs = 18, kRecentGs = 19, kRecentKeys = 20;  // below 16: the base register
+
 struct JumpEntry {
   uint64_t tag;  // linear address, or kInvalidTag
   const void* code;
@@ -109,6 +117,8 @@ struct Engine {
   uint64_t borrow[4] = {};
   const void* stubs[16] = {};
   const void* helpers[8] = {};
+  uint64_t spill[3] = {};
+  RecentPage recent[kViews][2][kRecentKeys];
 
   // --- requests from other threads
   std::atomic<uint32_t> requests{0};   // kRequest*

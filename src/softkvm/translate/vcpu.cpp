@@ -36,6 +36,12 @@
 
 extern "C" {
 void softkvm_stub_miss();
+void softkvm_stub_recent_read0();
+void softkvm_stub_recent_write0();
+void softkvm_stub_recent_read1();
+void softkvm_stub_recent_write1();
+void softkvm_stub_recent_read2();
+void softkvm_stub_recent_write2();
 void softkvm_stub_access();
 void softkvm_stub_callout();
 void softkvm_stub_lookup();
@@ -61,6 +67,8 @@ static_assert(offsetof(VcpuState, seg_base_fs_copy) == VCPU_FS_BASE && offsetof(
 static_assert(ENGINE + offsetof(Engine, self) == ENGINE_SELF && ENGINE + offsetof(Engine, host_rsp) == ENGINE_HOST_RSP);
 static_assert(ENGINE + offsetof(Engine, scratch) == ENGINE_SCRATCH && ENGINE + offsetof(Engine, target) == ENGINE_TARGET);
 static_assert(ENGINE + offsetof(Engine, reason) == ENGINE_REASON && ENGINE + offsetof(Engine, borrow) == ENGINE_BORROW);
+static_assert(ENGINE + offsetof(Engine, spill) == ENGINE_SPILL && ENGINE + offsetof(Engine, tlb) == ENGINE_TLB);
+static_assert(sizeof(TlbView) == TLB_VIEW && offsetof(TlbView, write) == TLB_ARRAY && offsetof(TlbView, addend) == 2 * TLB_ARRAY);
 static_assert(ENGINE + offsetof(Engine, stubs) == ENGINE_STUBS && ENGINE + offsetof(Engine, helpers) == ENGINE_HELPERS);
 #pragma GCC diagnostic pop
 
@@ -168,6 +176,9 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_LINK] = stub(softkvm_stub_link);
   engine->stubs[STUB_POLL] = stub(softkvm_stub_poll);
   engine->stubs[STUB_STEP_DONE] = stub(softkvm_stub_step_done);
+  void (*const recent[])() = {softkvm_stub_recent_read0, softkvm_stub_recent_write0, softkvm_stub_recent_read1,
+                              softkvm_stub_recent_write1, softkvm_stub_recent_read2, softkvm_stub_recent_write2};
+  for (unsigned i = 0; i < 2 * kViews; i++) engine->stubs[STUB_RECENT + i] = stub(recent[i]);
   mprotect(engine->guard, 4096, PROT_NONE);
   mprotect(engine->guard + 2 * 4096, 2 * 4096, PROT_NONE);
   engine->helpers[HELPER_MISS] = reinterpret_cast<const void*>(&softkvm_tlb_miss);
