@@ -331,8 +331,7 @@ Made translate_target(Vcpu& vcpu) {
     std::vector<SideEntry> side;
     std::vector<LinkSite> sites;
     size_t used = translate(vcpu, source, room, at, made, side, sites);
-    block = code.finish(made, used, side);
-    for (const LinkSite& s : sites) code.add_site(s.at, s.unlinked);
+    block = code.finish(made, used, side, sites);
   }
   // The jump is still the one that asked, if the cache has not been emptied since.
   if (site && !block->straddle && engine.link_generation == code.generation()) code.link(code.offset_of(site), *block);
