@@ -9,6 +9,7 @@
 #include <random>
 
 #include "softkvm/cpu/decoder.h"
+#include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/test_machine.h"
@@ -28,7 +29,7 @@ uint32_t jump(size_t member) {
 // A block put together as the translator does, with room for mistakes.
 class Draft {
  public:
-  explicit Draft(uint32_t mode = kMode) : mode(mode) {
+  explicit Draft(uint32_t mode = kMode, uint32_t offset = kOffset) : mode(mode), offset(offset), out(room, offset) {
     out.lea(kScratch1, kScratch0, 0xff, 1, -16);
     out.store(VCPU_PAGE_BASE, kScratch1);
     if (!(mode & kModeStep)) {
@@ -133,12 +134,12 @@ class Draft {
   }
   EmittedBlock block() {
     close();
-    return {room, out.size(), kOffset, kOffset, linked_entry, mode, 0x5010, side, sites};
+    return {room, out.size(), offset, offset, linked_entry, mode, 0x5010, side, sites};
   }
 
   alignas(8) uint8_t room[4096] = {};
-  uint32_t mode, linked_entry;
-  Emitter out{room, kOffset};
+  uint32_t mode, offset, linked_entry;
+  Emitter out;
   std::vector<SideEntry> side;
   std::vector<LinkSite> sites;
   std::vector<std::function<void()>> later;
@@ -460,13 +461,13 @@ TEST(Verifier, RefusesBrokenEntries) {
 }
 
 TEST(Verifier, ChecksWhatJumpsAreLinkedTo) {
-  Draft d;
+  Draft d(kMode, 0);
   d.link();
   EmittedBlock emitted = d.block();
-  const uint8_t* cache = d.room - kOffset;
+  const uint8_t* cache = d.room;
   Block from{}, target{};
-  from.gpa = 0x5010, from.mode = kMode, from.indirect_entry = kOffset, from.linked_entry = d.linked_entry, from.valid = true;
-  from.code_end = kOffset + static_cast<uint32_t>(emitted.size);
+  from.gpa = 0x5010, from.mode = kMode, from.indirect_entry = 0, from.linked_entry = d.linked_entry, from.valid = true;
+  from.code_end = static_cast<uint32_t>(emitted.size);
   target.gpa = 0x5020, target.mode = kMode, target.indirect_entry = 0x2000, target.linked_entry = 0x2010, target.code_end = 0x2100;
   target.valid = true;
   const LinkSite site = d.sites[0];
@@ -487,7 +488,7 @@ TEST(Verifier, ChecksWhatJumpsAreLinkedTo) {
   EXPECT_EQ(link(&target, 0x2010), rule_text(Rule::kLink));
   target.gpa = 0x5020, target.straddle = 3;
   EXPECT_EQ(link(&target, 0x2010), rule_text(Rule::kLink));
-  auto elsewhere = verify_link(cache, kOffset + 8, &from, &target, 0x2010, site.unlinked);
+  auto elsewhere = verify_link(cache, 8, &from, &target, 0x2010, site.unlinked);
   ASSERT_TRUE(elsewhere);
   EXPECT_EQ(elsewhere->rule, Rule::kLinkSite);
 }
@@ -505,6 +506,65 @@ TEST(Verifier, TellsWhereAndWhat) {
   EXPECT_NE(text.find("block of guest 0x5010"), text.npos) << text;
   EXPECT_NE(text.find(": 0f 05: an instruction that may not stand in a block"), text.npos) << text;
 }
+
+// Takes a draft into a cache, as run_guest() does with what was translated.
+Block* take_in(CodeCache& cache, uint64_t gpa, const std::function<void(Draft&)>& piece) {
+  uint32_t at;
+  uint8_t* room = cache.begin(kBlockRoom, at);
+  Draft draft(kMode, at);
+  piece(draft);
+  const EmittedBlock emitted = draft.block();
+  memcpy(room, emitted.code, emitted.size);
+  Block block{};
+  block.gpa = gpa, block.mode = kMode, block.indirect_entry = at, block.linked_entry = draft.linked_entry;
+  block.guest_begin = gpa & 0xfff, block.guest_end = (gpa & 0xfff) + 16;
+  return cache.finish(block, emitted.size, draft.side, draft.sites);
+}
+
+TEST(CodeCache, LinksJumpsOnlyInsideOnePhysicalPage) {
+  std::unique_ptr<CodeCache> cache(CodeCache::create(1 << 20));
+  uint32_t site = 0;
+  take_in(*cache, 0x5010, [&](Draft& d) { d.link(), d.close(), site = d.sites[0].at; });
+  auto end = [](Draft& d) { d.lookup(); };
+  Block* near = take_in(*cache, 0x5020, end);
+  Block* far = take_in(*cache, 0x6020, end);
+  auto goes_to = [&] {
+    int32_t rel;
+    memcpy(&rel, cache->executable(site), 4);
+    return site + 4 + static_cast<uint32_t>(rel);
+  };
+  const uint32_t unlinked = goes_to();
+  cache->link(site, *far);
+  EXPECT_EQ(goes_to(), unlinked);
+  cache->link(site, *near);
+  EXPECT_EQ(goes_to(), near->linked_entry);
+  cache->drop(*near);
+  EXPECT_EQ(goes_to(), unlinked);
+}
+
+#ifdef VIREO_VERIFY_BLOCKS
+TEST(CodeCacheDeathTest, TakesNoBlockThatTheVerifierRefuses) {
+  std::unique_ptr<CodeCache> cache(CodeCache::create(1 << 20));
+  EXPECT_DEATH(take_in(*cache, 0x5010, [](Draft& d) { d.out.bytes({0x0f, 0x05}), d.lookup(); }),
+               "verifier: block of guest 0x5010 .*: 0f 05: an instruction that may not stand in a block");
+  EXPECT_EQ(cache->verified().blocks, 0u);
+}
+
+TEST(CodeCache, EveryBlockThatRunsHasBeenVerified) {
+  TestMachine machine;
+  const uint8_t code[] = {0x48, 0x31, 0xc0, 0xb9, 3, 0, 0, 0, 0x48, 0x01, 0xc8, 0xff, 0xc9, 0x75, 0xf9, 0xf4};  // a loop and HLT
+  machine.run(code);
+  EXPECT_EQ(machine.vcpu->gpr[kRax], 6u);
+  EXPECT_EQ(machine.vm->code->verified().blocks, machine.vcpu->engine->count_translated);
+  EXPECT_GT(machine.vm->code->verified().links, 0u);
+}
+#else
+TEST(CodeCache, VerifiesNothingWhereTheVerifierIsNotBuiltIn) {
+  std::unique_ptr<CodeCache> cache(CodeCache::create(1 << 20));
+  take_in(*cache, 0x5010, [](Draft& d) { d.lookup(); });
+  EXPECT_EQ(cache->verified().blocks, 0u);
+}
+#endif
 
 // A real block with one instruction's bytes changed to each of the forbidden ones at every place where an instruction starts.
 TEST(Verifier, FindsASyscallAnywhereInATranslatedBlock) {
