@@ -148,7 +148,8 @@ class Verification {
   Done record(uint32_t where, uint32_t by) {
     const uint32_t at = where - block_.offset;
     auto bad = [&] { return broken(Rule::kRecord, block_.offset + by); };
-    if (where < block_.offset || where % alignof(CalloutRecord) || at > block_.size || block_.size - at < sizeof(CalloutRecord)) return bad();
+    if (where < block_.offset || where % alignof(CalloutRecord)) return bad();
+    if (at > block_.size || block_.size - at < sizeof(CalloutRecord)) return bad();
     for (size_t i = 0; i < sizeof(CalloutRecord); i++) {
       if (map_[at + i] != kNothing) return bad();
       map_[at + i] = kData;
@@ -244,8 +245,8 @@ std::optional<Violation> verify_link(const uint8_t* cache, uint32_t at, const Bl
     const bool own = destination == unlinked && destination >= from->indirect_entry && destination < from->code_end;
     return own ? std::nullopt : std::optional(Violation{Rule::kLink, at});
   }
-  const bool kin = target->valid && target->mode == from->mode && target->gpa >> 12 == from->gpa >> 12 && !target->straddle && !from->straddle &&
-                   !(from->mode & kModeStep);
+  const bool kin = target->valid && target->mode == from->mode && target->gpa >> 12 == from->gpa >> 12 && !target->straddle &&
+                   !from->straddle && !(from->mode & kModeStep);
   if (!kin || destination != target->linked_entry) return Violation{Rule::kLink, at};
   return std::nullopt;
 }

@@ -59,7 +59,7 @@ void join(MachineState& into, const MachineState& other, uint32_t at) {
 }
 
 BlockRules::BlockRules(const EmittedBlock& block)
-    : block_(block), stepping_(block.mode & kModeStep), long_((block.mode & kModeCodeMask) == kModeCode64), view_(view_of(block.mode)) {}
+    : block_(block), stepping_(block.mode & kModeStep), view_(view_of(block.mode)) {}
 
 bool BlockRules::site(uint32_t rel32) const {
   for (const LinkSite& s : block_.sites)

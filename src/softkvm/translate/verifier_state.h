@@ -61,13 +61,13 @@ class BlockRules {
   explicit BlockRules(const EmittedBlock& block);
   // The states behind the instruction at cache offset `at`, or the rule it breaks.
   std::expected<StepResult, Rule> step(const Insn& insn, uint32_t at, const MachineState& before) const;
-  // A direct jump that leaves the block when linked: nothing of the host may be in the guest's registers.
+  // Is this rel32 that of a jump which will be linked to other blocks?
   bool site(uint32_t rel32) const;
 
  private:
   struct Step;
   const EmittedBlock& block_;
-  bool stepping_, long_;
+  bool stepping_;
   unsigned view_;
 };
 
