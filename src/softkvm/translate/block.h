@@ -3,12 +3,24 @@
 // changes hold CodeCache::mutex. A block's memory is reused only after every vCPU has passed a safe point (CodeCache::flush).
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
 #include "softkvm/cpu/insn.h"
 
 namespace vireo::softkvm {
+
+// Where a jump that is linked has the status flags. Where a block needs them it is written for one of the first two, and the other's entry
+// converts; kBoth also stands for flags that the target does not need.
+enum class FlagsIn : uint8_t { kHost = 0, kSlot = 1, kBoth = 2 };
+
+// As a translator leaves it: a direct jump inside a page that can be patched to go straight to its target.
+struct LinkSite {
+  uint32_t at;        // cache offset of the rel32
+  uint32_t unlinked;  // cache offset of the stub it jumps to when not linked
+  FlagsIn flags;
+};
 
 // A direct jump inside a page that can be patched to go straight to its target.
 struct Link {
@@ -32,7 +44,8 @@ struct Block {
   uint8_t bytes[15];      // ... with these on every entry, and it is found by lookup only
   uint32_t mode;
   uint32_t guest_begin, guest_end;  // page offsets of the bytes it depends on: its own, and those its flag liveness was read from
-  uint32_t indirect_entry, linked_entry;  // cache offsets
+  uint32_t indirect_entry;           // cache offset: entered with a linear address, flags in the slot
+  std::array<uint32_t, 3> linked_entry;  // cache offsets, by FlagsIn
   uint32_t code_end;
   uint32_t side_count;
   SideEntry* side;

@@ -70,7 +70,7 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   b.side = nullptr;
   b.side_count = side.size();
   if (!side.empty()) b.side = sides_.emplace_back(side).data();
-  for (const LinkSite& s : sites) sites_[s.at] = s.unlinked;
+  for (const LinkSite& s : sites) sites_[s.at] = s;
   b.incoming = nullptr;
   b.valid = true;
   Block*& first = pages_[b.gpa >> 12];
@@ -100,8 +100,8 @@ void CodeCache::link(uint32_t site, Block& target) {
   auto it = sites_.find(site);
   const Block* from = containing(site);
   if (it == sites_.end() || !target.valid || !from || from->mode != target.mode || from->gpa >> 12 != target.gpa >> 12) return;
-  target.incoming = &links_.emplace_back(Link{site, it->second, target.incoming});
-  patch(site, &target, target.linked_entry);
+  target.incoming = &links_.emplace_back(Link{site, it->second.unlinked, target.incoming});
+  patch(site, &target, target.linked_entry[static_cast<unsigned>(it->second.flags)]);
 }
 
 void CodeCache::unlink_incoming(Block& block) {

@@ -76,7 +76,7 @@ class CodeCache {
   static constexpr uint32_t kRewritesBeforeFine = 16;
   std::unordered_map<uint64_t, uint32_t> rewrites_;  // page number to how often its code was overwritten
   std::unordered_map<uint64_t, Block*> pages_;       // page number to its first block
-  std::unordered_map<uint32_t, uint32_t> sites_;     // rel32 offset to its unlinked destination
+  std::unordered_map<uint32_t, LinkSite> sites_;     // by rel32 offset
 };
 
 }  // namespace vireo::softkvm

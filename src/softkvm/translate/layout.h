@@ -30,6 +30,7 @@
 #define STUB_LINK 4
 #define STUB_POLL 5
 #define STUB_STEP_DONE 6
+#define STUB_LINK_SLOT 13
 #define STUB_RECENT 7 /* + 2 * view + (write ? 1 : 0) */
 
 /* the TLB: in each view three arrays of 64 Ki words */

@@ -184,6 +184,17 @@ softkvm_stub_link:
         call gs:[ENGINE_HELPERS + HELPER_LINK*8]
         jmp go_on
 
+// The same with the flags in the slot. Jumped to.
+        .globl softkvm_stub_link_slot
+softkvm_stub_link_slot:
+        SAVE_CALLER_SAVED
+        mov gs:[ENGINE_TARGET], r11
+        mov rdi, gs:[ENGINE_SELF]
+        mov rsi, r11
+        mov rdx, r10
+        call gs:[ENGINE_HELPERS + HELPER_LINK*8]
+        jmp go_on
+
 // r11 linear address to go on at. Flags in the slot. Jumped to.
         .globl softkvm_stub_poll
 softkvm_stub_poll:

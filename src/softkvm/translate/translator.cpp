@@ -125,10 +125,20 @@ class Translation {
         out_.jump_stub(STUB_POLL);
       });
     }
-    // Direct jumps come in here, flags in the host's; from the indirect entry they are loaded where somebody reads them.
-    if (live_in(0)) out_.restore_flags();
-    block_.linked_entry = out_.here();
-    flags_ = {true, false};
+    // Direct jumps come in here.
+    const bool live = live_in(0), in_slot = live && wanted_in_slot();
+    block_.linked_entry[static_cast<unsigned>(FlagsIn::kSlot)] = out_.here();
+    if (live && !in_slot) out_.restore_flags();
+    const uint32_t body = out_.here();
+    block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = block_.linked_entry[static_cast<unsigned>(FlagsIn::kBoth)] = body;
+    flags_ = {!in_slot, in_slot};
+    if (in_slot) {
+      later([this, body] {
+        block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = out_.here();
+        out_.save_flags();
+        out_.jmp_to(body);
+      });
+    }
     for (index_ = 0; index_ < count_; index_++) emit(insns_[index_]);
     if (!ended_) exit_to(end_, false);
     for (size_t i = 0; i < later_.size(); i++) later_[i]();
@@ -342,6 +352,23 @@ class Translation {
 
   // --- flags
 
+  // Does the block first need the flags out of the host's register (a check or a call-out comes before what reads them)?
+  bool wanted_in_slot() const {
+    for (unsigned i = 0; i < count_; i++) {
+      const Decoded& d = insns_[i];
+      if (d.by_name) return true;
+      if (d.insn.form == Form::kBranch) return d.insn.mnemonic == Mnemonic::kCall || d.insn.mnemonic == Mnemonic::kRet;
+      if (d.insn.form == Form::kStack || (d.insn.memory_operand() && d.insn.mnemonic != Mnemonic::kLea)) return live_in(i);
+      if ((d.insn.flags_read | d.insn.flags_written | d.insn.flags_maybe) & kStatusFlags) return false;
+    }
+    return false;
+  }
+  // Where a jump to code that needs `live` of the flags has them.
+  FlagsIn flags_in(uint32_t live) const {
+    if (!live || (flags_.host && flags_.slot)) return FlagsIn::kBoth;
+    return flags_.host ? FlagsIn::kHost : FlagsIn::kSlot;
+  }
+
   void want_flags_in_slot() {
     if (!flags_.slot && flags_.host) out_.save_flags();
     flags_.slot = true;
@@ -510,29 +537,48 @@ class Translation {
     }
     uint32_t live = live_at(target);
     if (poll) {
-      if (live) want_flags_in_slot();
-      flags_.host = false;
-      poll_compare();
-      uint32_t away = out_.jcc(5);
-      later([this, away, target] {
-        out_.resolve(away, out_.here());
-        linear_of(target);
-        out_.jump_stub(STUB_POLL);
-      });
+      if (live && flags_.host && !flags_.slot) {
+        poll_beside_flags(target);
+      } else {
+        flags_.host = false;
+        poll_compare();
+        uint32_t away = out_.jcc(5);
+        later([this, away, target] {
+          out_.resolve(away, out_.here());
+          linear_of(target);
+          out_.jump_stub(STUB_POLL);
+        });
+      }
     }
-    if (live) want_flags_in_host();
-    link_site(out_.patchable_jmp(), target);
+    link_site(out_.patchable_jmp(), target, flags_in(live));
   }
 
-  void link_site(uint32_t at, int64_t target) {
-    later([this, at, target] {
+  // The poll where the host's flags are needed: by JRCXZ.
+  void poll_beside_flags(int64_t target) {
+    out_.move(kScratch1, kRcx);
+    out_.bytes({0x65, 0x8b, 0x0c, 0x25});  // mov ecx, gs:[attention]
+    out_.u32(VCPU_ATTENTION);
+    out_.bytes({0xe3, 5});                 // jrcxz over the jump
+    uint32_t away = out_.jmp();
+    out_.move(kRcx, kScratch1);
+    later([this, away, target] {
+      out_.resolve(away, out_.here());
+      out_.move(kRcx, kScratch1);
+      out_.save_flags();
+      linear_of(target);
+      out_.jump_stub(STUB_POLL);
+    });
+  }
+
+  void link_site(uint32_t at, int64_t target, FlagsIn flags) {
+    later([this, at, target, flags] {
       uint32_t stub = out_.here();
       out_.resolve(at, stub);
-      sites_.push_back({at, stub});
+      sites_.push_back({at, stub, flags});
       out_.bytes({0x4c, 0x8d, 0x15});  // lea r10, [rip + the rel32]
       out_.u32(at - (out_.here() + 4));
       linear_of(target);
-      out_.jump_stub(STUB_LINK);
+      out_.jump_stub(flags == FlagsIn::kSlot ? STUB_LINK_SLOT : STUB_LINK);
     });
   }
 
@@ -843,7 +889,7 @@ class Translation {
         bool in_page = !step_ && target >= 0 && target < 4096 && !source_.straddle && !straddles(source_.page, static_cast<unsigned>(target), code_mode_);
         if (in_page && !backward(target)) {
           // live_at(target) is part of live_out, so the flags are where the target wants them.
-          link_site(out_.patchable_jcc(condition), target);
+          link_site(out_.patchable_jcc(condition), target, flags_in(live_at(target)));
         } else {
           uint32_t over = out_.jcc(condition ^ 1);
           Flags before = flags_;

@@ -24,9 +24,6 @@ constexpr unsigned kMaxBlockInsns = 24;    // guest instructions a block may hav
 constexpr unsigned kDependencyReach = 512; // how far from its start a block reads bytes, in both directions
 
 // Emits at `out` (which lies at cache offset `offset`) and fills `block`, `side` and the patchable jumps. Gives the bytes used.
-struct LinkSite {
-  uint32_t at, unlinked;
-};
 size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, std::vector<SideEntry>& side,
                  std::vector<LinkSite>& sites);
 

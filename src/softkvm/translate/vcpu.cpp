@@ -36,6 +36,7 @@
 
 extern "C" {
 void softkvm_stub_miss();
+void softkvm_stub_link_slot();
 void softkvm_stub_recent_read0();
 void softkvm_stub_recent_write0();
 void softkvm_stub_recent_read1();
@@ -174,6 +175,7 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_CALLOUT] = stub(softkvm_stub_callout);
   engine->stubs[STUB_LOOKUP] = stub(softkvm_stub_lookup);
   engine->stubs[STUB_LINK] = stub(softkvm_stub_link);
+  engine->stubs[STUB_LINK_SLOT] = stub(softkvm_stub_link_slot);
   engine->stubs[STUB_POLL] = stub(softkvm_stub_poll);
   engine->stubs[STUB_STEP_DONE] = stub(softkvm_stub_step_done);
   void (*const recent[])() = {softkvm_stub_recent_read0, softkvm_stub_recent_write0, softkvm_stub_recent_read1,

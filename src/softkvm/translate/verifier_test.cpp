@@ -120,7 +120,7 @@ class Draft {
     later.push_back([this, at] {
       uint32_t stub = out.here();
       out.resolve(at, stub);
-      sites.push_back({at, stub});
+      sites.push_back({at, stub, FlagsIn::kHost});
       out.bytes({0x4c, 0x8d, 0x15});
       out.u32(at - (out.here() + 4));
       linear();
@@ -134,7 +134,7 @@ class Draft {
   }
   EmittedBlock block() {
     close();
-    return {room, out.size(), offset, offset, linked_entry, mode, 0x5010, side, sites};
+    return {room, out.size(), offset, offset, {linked_entry, linked_entry, linked_entry}, mode, 0x5010, side, sites};
   }
 
   alignas(8) uint8_t room[4096] = {};
@@ -457,7 +457,7 @@ TEST(Verifier, RefusesBrokenEntries) {
   inside.out.bytes({0x48, 0x01, 0xc8});
   inside.lookup();
   inside.linked_entry++;
-  EXPECT_RULE(Rule::kEntry, inside);
+  EXPECT_RULE(Rule::kBoundary, inside);
 }
 
 TEST(Verifier, ChecksWhatJumpsAreLinkedTo) {
@@ -466,19 +466,20 @@ TEST(Verifier, ChecksWhatJumpsAreLinkedTo) {
   EmittedBlock emitted = d.block();
   const uint8_t* cache = d.room;
   Block from{}, target{};
-  from.gpa = 0x5010, from.mode = kMode, from.indirect_entry = 0, from.linked_entry = d.linked_entry, from.valid = true;
+  from.gpa = 0x5010, from.mode = kMode, from.indirect_entry = 0, from.linked_entry.fill(d.linked_entry), from.valid = true;
   from.code_end = static_cast<uint32_t>(emitted.size);
-  target.gpa = 0x5020, target.mode = kMode, target.indirect_entry = 0x2000, target.linked_entry = 0x2010, target.code_end = 0x2100;
+  target.gpa = 0x5020, target.mode = kMode, target.indirect_entry = 0x2000, target.linked_entry = {0x2010, 0x2020, 0x2030}, target.code_end = 0x2100;
   target.valid = true;
   const LinkSite site = d.sites[0];
   auto link = [&](const Block* to, uint32_t destination) {
-    auto wrong = verify_link(cache, site.at, &from, to, destination, site.unlinked);
+    auto wrong = verify_link(cache, site.at, &from, to, destination, site);
     return std::string(wrong ? rule_text(wrong->rule) : "passed");
   };
   EXPECT_EQ(link(&target, 0x2010), "passed");
   EXPECT_EQ(link(nullptr, site.unlinked), "passed");
   EXPECT_EQ(link(&target, 0x2000), rule_text(Rule::kLink));  // the indirect entry
   EXPECT_EQ(link(&target, 0x2011), rule_text(Rule::kLink));
+  EXPECT_EQ(link(&target, 0x2020), rule_text(Rule::kLink));  // the entry for flags elsewhere
   EXPECT_EQ(link(nullptr, 0x2010), rule_text(Rule::kLink));
   target.valid = false;
   EXPECT_EQ(link(&target, 0x2010), rule_text(Rule::kLink));
@@ -488,7 +489,7 @@ TEST(Verifier, ChecksWhatJumpsAreLinkedTo) {
   EXPECT_EQ(link(&target, 0x2010), rule_text(Rule::kLink));
   target.gpa = 0x5020, target.straddle = 3;
   EXPECT_EQ(link(&target, 0x2010), rule_text(Rule::kLink));
-  auto elsewhere = verify_link(cache, 8, &from, &target, 0x2010, site.unlinked);
+  auto elsewhere = verify_link(cache, 8, &from, &target, 0x2010, site);
   ASSERT_TRUE(elsewhere);
   EXPECT_EQ(elsewhere->rule, Rule::kLinkSite);
 }
@@ -516,7 +517,7 @@ Block* take_in(CodeCache& cache, uint64_t gpa, const std::function<void(Draft&)>
   const EmittedBlock emitted = draft.block();
   memcpy(room, emitted.code, emitted.size);
   Block block{};
-  block.gpa = gpa, block.mode = kMode, block.indirect_entry = at, block.linked_entry = draft.linked_entry;
+  block.gpa = gpa, block.mode = kMode, block.indirect_entry = at, block.linked_entry.fill(draft.linked_entry);
   block.guest_begin = gpa & 0xfff, block.guest_end = (gpa & 0xfff) + 16;
   return cache.finish(block, emitted.size, draft.side, draft.sites);
 }
@@ -537,7 +538,7 @@ TEST(CodeCache, LinksJumpsOnlyInsideOnePhysicalPage) {
   cache->link(site, *far);
   EXPECT_EQ(goes_to(), unlinked);
   cache->link(site, *near);
-  EXPECT_EQ(goes_to(), near->linked_entry);
+  EXPECT_EQ(goes_to(), near->linked_entry[0]);
   cache->drop(*near);
   EXPECT_EQ(goes_to(), unlinked);
 }
