@@ -524,11 +524,9 @@ void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   unsigned index = linear >> 12 & (kTlbEntries - 1);
   forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
-  for (FetchEntry& f : engine.fetch)
-    if ((f.tag & kPageMask) == (linear & kPageMask)) {
-      f.tag = kInvalidTag;
-      flush_all_jump_caches(vcpu);
-    }
+  FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
+  if ((fetch.tag & kPageMask) == (linear & kPageMask)) fetch.tag = kInvalidTag;
+  if (engine.jump_pages[linear >> 18 & 63] >> (linear >> 12 & 63) & 1) flush_all_jump_caches(vcpu);
 }
 
 // The TLB's entries have no PCID: another address space starts with none.

@@ -40,8 +40,8 @@ struct SideEntry {
 
 struct Block {
   uint64_t gpa;           // of the first byte
-  uint8_t straddle;       // one instruction of this many bytes that reaches into the next page, else 0: its bytes are compared ...
-  uint8_t bytes[15];      // ... with these on every entry, and it is found by lookup only
+  uint8_t straddle;       // one instruction of this many bytes that reaches into another page, else 0
+  uint64_t second_page;   // that page's guest physical address; it has to be the next one by linear address too
   uint32_t mode;
   uint32_t guest_begin, guest_end;  // page offsets of the bytes it depends on: its own, and those its flag liveness was read from
   uint32_t indirect_entry;           // cache offset: entered with a linear address, flags in the slot
@@ -51,7 +51,7 @@ struct Block {
   SideEntry* side;
   Link* incoming;         // links patched to this block
   std::atomic<Block*> hash_next;
-  Block* page_next;
+  Block* page_next[2];    // in the list of its page, and in the second one's
   std::atomic<bool> valid;
 };
 
@@ -74,6 +74,12 @@ struct BlockTable {
   Block* find(uint64_t gpa, uint32_t mode) const {
     for (Block* b = bucket[hash(gpa, mode)].load(std::memory_order_acquire); b; b = b->hash_next.load(std::memory_order_acquire))
       if (b->gpa == gpa && b->mode == mode && b->valid.load(std::memory_order_acquire)) return b;
+    return nullptr;
+  }
+  // The one that goes on in `second_page`: whether an instruction straddles is seen in its first page, so `first` stands for all at the place.
+  Block* find_straddle(Block* first, uint64_t second_page) const {
+    for (Block* b = first; b; b = b->hash_next.load(std::memory_order_acquire))
+      if (b->gpa == first->gpa && b->mode == first->mode && b->second_page == second_page && b->valid.load(std::memory_order_acquire)) return b;
     return nullptr;
   }
 };

@@ -59,7 +59,7 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   Block& b = blocks_.emplace_back();
   b.gpa = block.gpa;
   b.straddle = block.straddle;
-  for (unsigned i = 0; i < 15; i++) b.bytes[i] = block.bytes[i];
+  b.second_page = block.second_page;
   b.mode = block.mode;
   b.guest_begin = block.guest_begin;
   b.guest_end = block.guest_end;
@@ -73,13 +73,30 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   for (const LinkSite& s : sites) sites_[s.at] = s;
   b.incoming = nullptr;
   b.valid = true;
-  Block*& first = pages_[b.gpa >> 12];
-  b.page_next = first;
-  first = &b;
+  enter(b, b.gpa >> 12);
+  if (b.straddle && b.second_page >> 12 != b.gpa >> 12) enter(b, b.second_page >> 12);
   auto& bucket = table_->bucket[BlockTable::hash(b.gpa, b.mode)];
   b.hash_next = bucket.load(std::memory_order_relaxed);
   bucket.store(&b, std::memory_order_release);
   return &b;
+}
+
+namespace {
+Block*& next_on(Block& block, uint64_t page) { return block.page_next[block.gpa >> 12 != page]; }
+
+// The bytes of a page that a block depends on.
+std::pair<unsigned, unsigned> extent_on(const Block& block, uint64_t page) {
+  if (!block.straddle) return {block.guest_begin, block.guest_end};
+  if (block.second_page >> 12 == block.gpa >> 12) return {0, 4096};
+  if (block.gpa >> 12 == page) return {block.guest_begin, 4096};
+  return {0, static_cast<unsigned>(block.gpa & 0xfff) + block.straddle - 4096};
+}
+}  // namespace
+
+void CodeCache::enter(Block& block, uint64_t page) {
+  Block*& first = pages_[page];
+  next_on(block, page) = first;
+  first = &block;
 }
 
 // One aligned 4-byte store: other vCPUs may be running through the jump.
@@ -130,14 +147,15 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
   if (++rewrites_[gpa >> 12] <= kRewritesBeforeFine) first = 0, end = 4096;
   Block** at = &it->second;
   while (Block* b = *at) {
-    unsigned begin = b->guest_begin;
-    if (begin < end && first < b->guest_end) {
-      forget(*b);
-      *at = b->page_next;
+    const auto [from, to] = extent_on(*b, gpa >> 12);
+    const bool hit = from < end && first < to;
+    if (hit && b->valid) forget(*b);
+    if (hit || !b->valid) {
+      *at = next_on(*b, gpa >> 12);
       continue;
     }
-    for (unsigned c = begin / 64; c <= (b->guest_end - 1) / 64 && c < 64; c++) map |= 1ull << c;
-    at = &b->page_next;
+    for (unsigned c = from / 64; c <= (to - 1) / 64 && c < 64; c++) map |= 1ull << c;
+    at = &next_on(*b, gpa >> 12);
   }
   if (!it->second) pages_.erase(it);
   return map;

@@ -34,19 +34,15 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
   return true;
 }
 
-// Do the straddling instruction's bytes still stand where it was translated from? False with vcpu.fault.pending on a fetch fault.
-bool straddle_current(VcpuState& vcpu, const Block& block, uint64_t linear) {
-  Slots& slots = *vcpu.vm->slots;
-  unsigned first = 4096 - (linear & 0xfff);
-  uint64_t gpa;
-  if (!fetch_address(vcpu, linear + first, gpa)) return false;
-  const uint8_t* a = slots.host(block.gpa);
-  const uint8_t* b = slots.host(gpa);
-  if (!a || !b) return false;
-  for (unsigned i = 0; i < block.straddle; i++)
-    if (block.bytes[i] != (i < first ? a[i] : b[i - first])) return false;
-  return true;
+// The block of a straddling instruction, of which `any` is one, that goes on in the page which is now the next one. Null with
+// vcpu.fault.pending on a fetch fault.
+Block* straddle_block(VcpuState& vcpu, Block* any, uint64_t linear) {
+  uint64_t next = (linear & kPageMask) + kPageSize, gpa;
+  if (!vcpu.in_64bit()) next &= 0xffffffffull;
+  return fetch_address(vcpu, next, gpa) ? vcpu.vm->code->table().find_straddle(any, gpa) : nullptr;
 }
+
+void note_jump_page(Engine& engine, uint64_t linear) { engine.jump_pages[linear >> 18 & 63] |= 1ull << (linear >> 12 & 63); }
 
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
 const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
@@ -71,23 +67,25 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   }
   CodeCache& cache = *vcpu.vm->code;
   Block* block = cache.table().find(gpa, mode);
-  if (block && block->straddle && !straddle_current(vcpu, *block, linear)) {
+  if (block && block->straddle) {
+    block = straddle_block(vcpu, block, linear);
     if (vcpu.fault.pending) {
       set_rip_linear(vcpu, linear);
       engine.reason = kReasonFault;
       return nullptr;
     }
-    block = nullptr;
   }
   if (!block) {
     engine.reason = kReasonTranslate;
     return nullptr;
   }
   const void* code = cache.executable(block->indirect_entry);
-  if (!block->straddle && !(mode & kModeStep)) {
-    unsigned view = view_of(mode), index = linear & (kJumpEntries - 1);
+  if (!(mode & kModeStep)) {
+    unsigned view = view_of(mode), index = jump_index(linear);
+    note_jump_page(engine, linear);
+    if (block->straddle) note_jump_page(engine, linear + 15);
     engine.jump[view][index] = {linear, code};
-    bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global;
+    const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block->straddle;
     (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
   }
   return code;
@@ -258,6 +256,7 @@ void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
 
 void flush_all_jump_caches(VcpuState& vcpu) {
   for (unsigned v = 0; v < kViews; v++) flush_jump_cache(vcpu, v);
+  for (uint64_t& word : engine_of(vcpu).jump_pages) word = 0;
 }
 
 Action run_fast(Vcpu& vcpu) {

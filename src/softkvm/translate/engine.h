@@ -58,6 +58,9 @@ struct RecentPage {
 };
 constexpr unsigned kRecentRip = 16, kRecentNoBase = 17, kRecentFs = 18, kRecentGs = 19, kRecentKeys = 20;  // below 16: the base register
 
+// Where a linear address is looked for: mixed, since big programs spread their code over many times 64 KiB.
+constexpr unsigned jump_index(uint64_t linear) { return static_cast<unsigned>((linear ^ linear >> kJumpBits) & (kJumpEntries - 1)); }
+
 struct JumpEntry {
   uint64_t tag;  // linear address, or kInvalidTag
   const void* code;
@@ -170,6 +173,8 @@ struct Engine {
   // What was filled since the last flush: entries of global pages apart, since a change of address space leaves them.
   FillLog tlb_log[kViews], tlb_log_global[kViews];
   FillLog jump_log[kViews], jump_log_global[kViews];
+  // Bit (page number mod 4096): a jump entry may have been filled by way of that page since all were dropped.
+  uint64_t jump_pages[64] = {};
 
   // The second page is the only accessible one: a masked access that reaches into a page the guest may not touch is laid over its edge, and
   // the host's own fault suppression tells whether an element is really wanted there.

@@ -145,7 +145,7 @@ class Translation {
     block_.gpa = source_.gpa;
     block_.mode = mode_;
     block_.straddle = source_.straddle ? insns_[0].insn.length : 0;
-    for (unsigned i = 0; i < 15; i++) block_.bytes[i] = source_.straddle ? source_.straddle[i] : 0;
+    block_.second_page = source_.second_page;
     block_.guest_begin = dependency_begin_;
     block_.guest_end = std::min(dependency_end_, 4096u);
     return out_.size();
@@ -506,7 +506,10 @@ class Translation {
     want_flags_in_slot();
     flags_.host = false;
     if (step_) return out_.jump_stub(STUB_STEP_DONE);
-    out_.bytes({0x45, 0x0f, 0xb7, 0xd3});                    // movzx r10d, r11w
+    out_.move(kScratch1, kScratch0);                         // jump_index()
+    out_.bytes({0x49, 0xc1, 0xea, 16});                      // shr r10, 16
+    out_.bytes({0x45, 0x31, 0xda});                          // xor r10d, r11d
+    out_.bytes({0x45, 0x0f, 0xb7, 0xd2});                    // movzx r10d, r10w
     out_.bytes({0x41, 0xc1, 0xe2, 4});                       // shl r10d, 4
     auto gs_r10 = [this](std::initializer_list<uint8_t> opcode, unsigned reg, uint32_t at) {
       out_.bytes(opcode);
@@ -524,16 +527,10 @@ class Translation {
 
   // A direct exit to a page offset. `poll`: it may close a loop.
   void exit_to(int64_t target, bool poll) {
-    if (step_ || target < 0 || target >= 4096 || source_.straddle) {
+    if (step_ || target < 0 || target >= 4096 || source_.straddle || straddles(source_.page, static_cast<unsigned>(target), code_mode_)) {
       want_flags_in_slot();
       linear_of(target);
       return indirect_exit();
-    }
-    if (straddles(source_.page, static_cast<unsigned>(target), code_mode_)) {  // such a block is found by lookup only
-      want_flags_in_slot();
-      flags_.host = false;
-      linear_of(target);
-      return out_.jump_stub(STUB_LOOKUP);
     }
     uint32_t live = live_at(target);
     if (poll) {

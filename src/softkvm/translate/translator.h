@@ -17,6 +17,7 @@ struct Source {
   uint64_t gpa;             // of the first byte
   const uint8_t* straddle;  // the first instruction's bytes (15) when it reaches into the next page, else null
   uint32_t mode;
+  uint64_t second_page = 0;  // where the next page lies then
 };
 
 constexpr size_t kBlockRoom = 32768;       // no block is larger

@@ -319,31 +319,42 @@ Made translate_target(Vcpu& vcpu) {
   unsigned first = offset > kDependencyReach ? (offset - kDependencyReach) / 64 : 0;
   unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
   uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
+  const CodeMode width = (mode & kModeCodeMask) == kModeCode64   ? CodeMode::k64
+                         : (mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32
+                                                                 : CodeMode::k16;
   Block* block;
+  const Slot* second = nullptr;
+  uint64_t second_page = 0;
   for (;;) {
     block = code.table().find(t.gpa, mode);
     if (block && !block->straddle) break;
-    if (watch_page(vcpu, *slot, t.gpa, chunks, lock)) break;
+    if (!watch_page(vcpu, *slot, t.gpa, chunks, lock)) continue;
+    if (!straddles(slot->host + ((t.gpa & kPageMask) - slot->gpa), offset, width)) break;
+    uint64_t next = (linear & kPageMask) + kPageSize;
+    if (!vcpu.in_64bit()) next &= 0xffffffffull;
+    Translation more;
+    if (walk(vcpu, next, Want::kFetch, user, false, false, more) != Outcome::kNext) return Made::kFault;
+    refill_fetch(engine, next, user, more);
+    second = vm.slots->find(more.gpa);
+    if (!second) return Made::kNoMemory;
+    second_page = more.gpa;
+    if (watch_page(vcpu, *second, second_page, 1, lock)) {
+      if (block) block = code.table().find_straddle(block, second_page);
+      break;
+    }
+    second = nullptr;
   }
-  if (!block || block->straddle) {
+  if (!block) {
     engine.count_translated++;
     uint8_t page[4096], cut[16] = {};
     memcpy(page, slot->host + ((t.gpa & kPageMask) - slot->gpa), 4096);
-    Source source{page, offset, t.gpa, nullptr, mode};
-    CodeMode width = (mode & kModeCodeMask) == kModeCode64 ? CodeMode::k64 : (mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32 : CodeMode::k16;
-    if (straddles(page, offset, width)) {
-      Translation next;
-      uint64_t second = (linear & kPageMask) + 4096;
-      if (!vcpu.in_64bit()) second &= 0xffffffffull;
-      if (walk(vcpu, second, Want::kFetch, user, false, false, next) != Outcome::kNext) return Made::kFault;
-      refill_fetch(engine, second, user, next);
-      const uint8_t* more = vm.slots->host(next.gpa);
-      if (!more) return Made::kNoMemory;
-      unsigned here = 4096 - offset;
+    Source source{page, offset, t.gpa, nullptr, mode, 0};
+    if (second) {
+      const unsigned here = 4096 - offset;
       memcpy(cut, page + offset, here);
-      memcpy(cut + here, more, 15 - here);
+      memcpy(cut + here, second->host + (second_page - second->gpa), 15 - here);
       source.straddle = cut;
-      if (block) code.drop(*block);
+      source.second_page = second_page;
     }
     uint32_t at;
     uint8_t* room = code.begin(kBlockRoom, at);

@@ -352,15 +352,23 @@ struct BlockRules::Step {
         else return false;
         return true;
       case Mnemonic::kShr:
-        if (!is_gpr(to, kIndex, 8) || insn.immediate_size != 1 || insn.immediate != 12 || !reg(kIndex).address()) return false;
-        set(kIndex, {.kind = Kind::kPageNumber, .id = reg(kIndex).id});
+        if (!is_gpr(to, kIndex, 8) || insn.immediate_size != 1 || !reg(kIndex).address()) return false;
+        if (insn.immediate != 12 && insn.immediate != kJumpBits) return false;
+        set(kIndex, {.kind = insn.immediate == 12 ? Kind::kPageNumber : Kind::kHigh, .id = reg(kIndex).id});
         out.next.compared = Compared::kNothing;
         return true;
       case Mnemonic::kMovzx:
         if (!is_gpr(to, kIndex, 4) || from.kind != OperandKind::kGpr || from.size != 2 || from.high) return false;
         if (from.reg == kIndex && reg(kIndex).kind == Kind::kPageNumber) set(kIndex, {.kind = Kind::kTlbIndex, .id = reg(kIndex).id});
-        else if (from.reg == kAddress && reg(kAddress).address()) set(kIndex, {.kind = Kind::kJumpIndex, .id = reg(kAddress).id});
+        else if (from.reg == kIndex && reg(kIndex).kind == Kind::kMixed) set(kIndex, {.kind = Kind::kJumpIndex, .id = reg(kIndex).id});
         else return false;
+        return true;
+      case Mnemonic::kXor:
+        if (!is_gpr(to, kIndex, 4) || !is_gpr(from, kAddress, 4) || reg(kIndex).kind != Kind::kHigh || !reg(kAddress).address() ||
+            reg(kAddress).id != reg(kIndex).id)
+          return false;
+        set(kIndex, {.kind = Kind::kMixed, .id = reg(kIndex).id});
+        out.next.compared = Compared::kNothing;
         return true;
       case Mnemonic::kShl:
         if (!is_gpr(to, kIndex, 4) || insn.immediate_size != 1 || insn.immediate != 4 || reg(kIndex).kind != Kind::kJumpIndex) return false;

@@ -18,7 +18,9 @@ struct Value {
     kConstant,    // `amount`
     kPageNumber,  // address >> 12
     kTlbIndex,    // its low 16 bits
-    kJumpIndex,   // the address's low 16 bits
+    kHigh,        // address >> 16
+    kMixed,       // that xor the address
+    kJumpIndex,   // the low 16 bits of that
     kJumpByte,    // 16 times that
     kTagged,      // address ^ TLB tag
     kHit,         // offset in the page, of an address whose tag matched

@@ -104,7 +104,9 @@ class Draft {
   void lookup() { linear(), out.jump_stub(STUB_LOOKUP); }
   void indirect(std::function<void()> between = {}) {
     linear();
-    out.bytes({0x45, 0x0f, 0xb7, 0xd3, 0x41, 0xc1, 0xe2, 4});  // movzx r10d, r11w; shl r10d, 4
+    // mov r10, r11; shr r10, 16; xor r10d, r11d; movzx r10d, r10w; shl r10d, 4
+    out.move(kScratch1, kScratch0);
+    out.bytes({0x49, 0xc1, 0xea, 16, 0x45, 0x31, 0xda, 0x45, 0x0f, 0xb7, 0xd2, 0x41, 0xc1, 0xe2, 4});
     out.bytes({0x65, 0x4d, 0x3b, 0x9a});                       // cmp r11, gs:[r10 + tag]
     out.u32(jump(offsetof(JumpEntry, tag)));
     uint32_t miss = out.jcc(5);
