@@ -7,6 +7,8 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "softkvm/translate/layout.h"
+#include "softkvm/translate/mode.h"
 #include "softkvm/translate/verifier.h"
 
 namespace vireo::softkvm {
@@ -126,9 +128,18 @@ void CodeCache::unlink_incoming(Block& block) {
   block.incoming = nullptr;
 }
 
+// Whoever still has the indirect entry (jump caches do) looks for the new block instead. One aligned store takes the place of one
+// instruction: other vCPUs may be on their way there. A step-mode block is in no jump cache, and its stub would be another.
+void CodeCache::turn_away(const Block& block) {
+  if (block.mode & kModeStep) return;
+  const uint64_t jump = 0x2524ff65 | static_cast<uint64_t>(ENGINE_STUBS + STUB_LOOKUP * 8) << 32;  // jmp gs:[lookup]
+  __atomic_store_n(reinterpret_cast<uint64_t*>(writable_ + block.indirect_entry), jump, __ATOMIC_RELEASE);
+}
+
 void CodeCache::forget(Block& block) {
   block.valid = false;
   unlink_incoming(block);
+  turn_away(block);
   auto* at = &table_->bucket[BlockTable::hash(block.gpa, block.mode)];
   for (Block* b = at->load(); b; at = &b->hash_next, b = at->load())
     if (b == &block) {

@@ -64,6 +64,7 @@ class CodeCache {
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
   void forget(Block& block);
+  void turn_away(const Block& block);
   void enter(Block& block, uint64_t page);
 
   uint8_t *executable_ = nullptr, *writable_ = nullptr;

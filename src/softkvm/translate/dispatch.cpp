@@ -298,7 +298,10 @@ Action run_fast(Vcpu& vcpu) {
     uint64_t linear = rip_linear(vcpu);
     vcpu.single_step_pending = trap;
     uint8_t hits = armed && !resume && !engine.completing && !(in_shadow && vcpu.interrupt_shadow_mov_ss) ? instruction_breakpoints(vcpu, linear) : 0;
-    const void* code = hits ? nullptr : find_code(vcpu, linear, mode);
+    const JumpEntry& known = engine.jump[view_of(mode)][jump_index(linear)];
+    const void* code = hits                           ? nullptr
+                       : !step && known.tag == linear ? known.code
+                                                      : find_code(vcpu, linear, mode);
     if (hits) {
       vcpu.raise(kDB);
       vcpu.fault.payload = hits;

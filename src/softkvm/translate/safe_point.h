@@ -11,8 +11,7 @@ namespace vireo::softkvm {
 
 // Posts kRequest* bits to all vCPUs but one and waits until none can still use what they drop.
 void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except);
-// Drops translations made from [gpa, gpa+size). drop_jump_entries() is due before the new code may be relied on.
+// Drops translations made from [gpa, gpa+size).
 void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size);
-void drop_jump_entries(Vm& vm);
 
 }  // namespace vireo::softkvm

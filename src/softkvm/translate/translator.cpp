@@ -106,8 +106,10 @@ class Translation {
     decode_block();
     liveness();
     block_.indirect_entry = out_.here();
-    // Entered with r11 the linear address, flags in the slot.
-    out_.lea(kScratch1, kScratch0, 0xff, 1, -static_cast<int32_t>(start_));
+    // Entered with r11 the linear address, flags in the slot. lea r10, [r11 - start] in eight aligned bytes, since a jump takes their place when
+    // the block is dropped (CodeCache::turn_away).
+    out_.bytes({0x4d, 0x8d, 0x94, 0x23});
+    out_.u32(-start_);
     // Compared rather than stored: a store would chain every return address through memory to the next call's.
     out_.gs(0x3b, kScratch1, VCPU_PAGE_BASE);
     uint32_t other = out_.jcc(5);

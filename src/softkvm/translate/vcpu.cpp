@@ -575,8 +575,6 @@ int Vcpu::run_guest() {
         e.count_invalidate++;
         for (unsigned i = 0; i < e.smc_count; i++) invalidate_code(*vm, e.smc[i].gpa, e.smc[i].size);
         e.smc_count = 0;
-        flush_all_jump_caches(*this);
-        reach_safe_points(*vm, kRequestFlushCode, this);
         if (e.writes_open || e.debug_exit) {
           fill_exit(*this);
           return 0;

@@ -30,7 +30,7 @@ uint32_t jump(size_t member) {
 class Draft {
  public:
   explicit Draft(uint32_t mode = kMode, uint32_t offset = kOffset) : mode(mode), offset(offset), out(room, offset) {
-    out.lea(kScratch1, kScratch0, 0xff, 1, -16);
+    out.bytes({0x4d, 0x8d, 0x94, 0x23, 0xf0, 0xff, 0xff, 0xff});  // lea r10, [r11 - 16]
     out.store(VCPU_PAGE_BASE, kScratch1);
     if (!(mode & kModeStep)) {
       out.bytes({0x65, 0x83, 0x3c, 0x25});  // cmp dword gs:[attention], 0

@@ -106,15 +106,9 @@ void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size) {
   }
 }
 
-void drop_jump_entries(Vm& vm) {
-  // A block that is no longer valid may still be in jump caches: every vCPU drops its own before it goes on.
-  reach_safe_points(vm, kRequestFlushCode, nullptr);
-}
-
 void Vm::notice_write(const void* host, size_t size) {
   const SlotTable& table = slots->table();
   auto* begin = static_cast<const uint8_t*>(host);
-  bool hit = false;
   for (unsigned i = 0; i < table.count; i++) {
     const Slot& s = table.slots[i];
     if (begin + size <= s.host || begin >= s.host + s.size) continue;
@@ -125,10 +119,8 @@ void Vm::notice_write(const void* host, size_t size) {
       if (!s.code[page].load()) continue;
       uint64_t a = std::max(from, page << 12), b = std::min(to, (page + 1) << 12);
       invalidate_code(*this, s.gpa + a, b - a);
-      hit = true;
     }
   }
-  if (hit) drop_jump_entries(*this);
 }
 
 }  // namespace vireo::softkvm
