@@ -40,7 +40,7 @@ class Run:
         self.trouble = []  # what went wrong, as sentences
         self.outputs = {}  # (row, count) -> output
         self.checked = {}  # row -> number of outputs found equal to another machine's
-        self.live, self.ops = {}, {}
+        self.live, self.ops, self.failed = {}, {}, set()
 
     def rows(self, wanted):
         """Measures the rows named; machines are started as their CPU counts come up and stopped after."""
@@ -72,13 +72,14 @@ class Run:
             self.live.clear()
 
     def _attempt(self, name, row, what):
-        if row.micro and what == self._measure and name not in self.counts.get(row.name, {}):
+        if (row.name, name) in self.failed or row.micro and what == self._measure and name not in self.counts.get(row.name, {}):
             return  # not possible there
         try:
             what(name, row)
         except machines.Broken as broken:
             note(str(broken))
             self.trouble.append(str(broken))
+            self.failed.add((row.name, name))
             if self.live[name].process.poll() is not None or "said nothing" in str(broken):
                 self.live.pop(name).kill()  # the other machines go on
 
@@ -106,7 +107,7 @@ class Run:
             seconds /= count * self._ops(name, row)
         else:
             mode = "self" if row.name == "packages" else "whole"
-            seconds, _, output = self.live[name].run(mode, f"/bench/whole.sh {row.name} {self.size}", self.limit)
+            seconds, _, output = self.live[name].run(mode, f"sh /bench/whole.sh {row.name} {self.size}", self.limit)
             self._compare(row, name, 0, output, lambda judge: None)
         self.times.setdefault(row.name, {}).setdefault(name, []).append(seconds)
 
