@@ -87,16 +87,21 @@ class Run:
         return self.live[name].run("self", f"/bench/micro {row.name} {count}", self.limit)
 
     def _calibrate(self, name, row):
-        """Finds the count that takes the wanted time on this machine."""
-        count, seconds = 1, 0.0
-        while seconds < self.micro_seconds / 3:
-            if seconds:
-                count = max(count * 2, int(count * min(100, self.micro_seconds / seconds)))
-            seconds, status, _ = self._micro(name, row, count)
+        """Finds the count that takes the wanted time on this machine. A run that others' work delayed looks like a slow one, so a count
+        is settled only when it took long enough twice."""
+        others = self.counts.get(row.name, {})
+        count, good, seconds = max(1, others.get("native", 0) // 200), 0, 0.0
+        while good < 2:
+            took, status, _ = self._micro(name, row, count)
             if status == 77:
                 return
-            seconds = max(seconds, 1e-5)
-        count = max(1, int(count * self.micro_seconds / seconds)) if seconds > 1.5 * self.micro_seconds or seconds < self.micro_seconds else count
+            if took >= self.micro_seconds / 3:
+                seconds = min(seconds, took) if good else took
+                good += 1
+            else:
+                good = 0
+                count = max(count * 2, int(count * min(100, self.micro_seconds / max(took, 1e-5))))
+        count = max(1, int(count * self.micro_seconds / seconds))
         self.counts.setdefault(row.name, {})[name] = count
 
     def _measure(self, name, row):
