@@ -9,7 +9,7 @@ static uint64_t data[4096] __attribute__((aligned(4096)));
 static uint64_t alu(uint64_t n) {
   uint64_t a = 1, b = 3, c = 5, d = 7;
   __asm__ volatile("1:" X4("add %1, %0; xor %0, %1; rol $3, %2; lea (%2,%0), %3; sub %3, %1; imul $5, %3, %2; shr $1, %0; or %3, %0;")
-                   "dec %4; jnz 1b" : "+r"(a), "+r"(b), "+r"(c), "+r"(d), "+r"(n)::"cc");
+                   "sub $1, %4; jnz 1b" : "+r"(a), "+r"(b), "+r"(c), "+r"(d), "+r"(n)::"cc");
   return a ^ b ^ c ^ d;
 }
 // Taken or not as bits of a random sequence say: half of the branches cannot be predicted, half follow a pattern.
@@ -48,20 +48,27 @@ static uint64_t call_ret(uint64_t n) {
   while (n--) x += fib(10);
   return x;
 }
+// A loop with an instruction that begins on one page and ends on the next.
+static uint64_t page_end(uint64_t n) {
+  uint64_t a = 1, b = 3;
+  __asm__ volatile("jmp 2f; .balign 4096; .skip 4082, 0x90; 1: add %1, %0; rol $3, %0; xor $5, %1; movabs $0x123456789abcdef, %%rax; 2: add %%rax, %0; sub $1, %2; jnz 1b"
+                   : "+r"(a), "+r"(b), "+r"(n)::"cc", "rax");
+  return a;
+}
 static uint64_t loads(uint64_t n) {
   uint64_t *p = data, s = 0;
-  __asm__ volatile("1:" X4("add (%0), %1; add 8(%0), %1; add 128(%0), %1; add 264(%0), %1;") "dec %2; jnz 1b" : "+r"(p), "+r"(s), "+r"(n)::"cc", "memory");
+  __asm__ volatile("1:" X4("add (%0), %1; add 8(%0), %1; add 128(%0), %1; add 264(%0), %1;") "sub $1, %2; jnz 1b" : "+r"(p), "+r"(s), "+r"(n)::"cc", "memory");
   return s;
 }
 // Sixteen addresses of an 8 KiB table through an index, as code with arrays does.
 static uint64_t loads_indexed(uint64_t n) {
   uint64_t *p = data, s = 0, i = 0;
-  __asm__ volatile("1:" X8("add (%0,%3,8), %1; add $37, %3; and $1023, %3;") "dec %2; jnz 1b" : "+r"(p), "+r"(s), "+r"(n), "+r"(i)::"cc", "memory");
+  __asm__ volatile("1:" X8("add (%0,%3,8), %1; add $37, %3; and $1023, %3;") "sub $1, %2; jnz 1b" : "+r"(p), "+r"(s), "+r"(n), "+r"(i)::"cc", "memory");
   return s + i;
 }
 static uint64_t stores(uint64_t n) {
   uint64_t *p = data, v = 1;
-  __asm__ volatile("1:" X4("mov %1, (%0); mov %1, 8(%0); mov %2, 128(%0); mov %2, 264(%0);") "dec %2; jnz 1b" : "+r"(p), "+r"(v), "+r"(n)::"cc", "memory");
+  __asm__ volatile("1:" X4("mov %1, (%0); mov %1, 8(%0); mov %2, 128(%0); mov %2, 264(%0);") "sub $1, %2; jnz 1b" : "+r"(p), "+r"(v), "+r"(n)::"cc", "memory");
   return data[0] + data[33];
 }
 enum { kChain = 8 << 20 };
@@ -90,7 +97,7 @@ static uint64_t chase(uint64_t n) {
 }
 static uint64_t locked(uint64_t n) {
   uint64_t *p = data, v = 3;
-  __asm__ volatile("1: lock incq (%0); mov $5, %1; lock xadd %1, 8(%0); mov 16(%0), %%rax; lock cmpxchg %1, 16(%0); xchg %1, 24(%0); dec %2; jnz 1b"
+  __asm__ volatile("1: lock incq (%0); mov $5, %1; lock xadd %1, 8(%0); mov 16(%0), %%rax; lock cmpxchg %1, 16(%0); xchg %1, 24(%0); sub $1, %2; jnz 1b"
                    : "+r"(p), "+r"(v), "+r"(n)::"cc", "memory", "rax");
   return v;
 }
@@ -133,6 +140,6 @@ static uint64_t parallel_2(uint64_t n) { return parallel(n, 2); }
 
 const struct row integer_rows[] = {
     {"alu", alu, 32, 0}, {"branches", branches, 5, 0}, {"branches_predicted", branches_predicted, 5, 0},
-    {"indirect_calls", indirect_calls, 4, 0}, {"call_ret", call_ret, 177, 0}, {"loads", loads, 16, 0},
+    {"indirect_calls", indirect_calls, 4, 0}, {"call_ret", call_ret, 177, 0}, {"page_end", page_end, 6, 0}, {"loads", loads, 16, 0},
     {"loads_indexed", loads_indexed, 8, 0}, {"stores", stores, 16, 0}, {"chase_8m", chase, 1024, make_chain}, {"locked", locked, 4, 0},
     {"atomics_two_cpus", atomics_two_cpus, 2, 0}, {"parallel_1", parallel_1, 1000, 0}, {"parallel_2", parallel_2, 1000, 0}, {0}};

@@ -14,14 +14,14 @@ static int need_avx512(void) { return fill() || !__builtin_cpu_supports("avx512f
 static uint64_t sse2_double(uint64_t n) {
   double out[2];
   __asm__ volatile("movapd (%1), %%xmm0; movapd 64(%1), %%xmm1; movapd 128(%1), %%xmm2; movapd 320(%1), %%xmm3;"
-                   "1:" X4("mulpd %%xmm2, %%xmm0; addpd 192(%1), %%xmm1; mulpd %%xmm3, %%xmm0; subpd 192(%1), %%xmm1;") "dec %0; jnz 1b;"
+                   "1:" X4("mulpd %%xmm2, %%xmm0; addpd 192(%1), %%xmm1; mulpd %%xmm3, %%xmm0; subpd 192(%1), %%xmm1;") "sub $1, %0; jnz 1b;"
                    "addpd %%xmm1, %%xmm0; movupd %%xmm0, (%2)" : "+r"(n) : "r"(numbers), "r"(out) : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3");
   return (uint64_t)(out[0] * 1e15);
 }
 static uint64_t sse2_scalar(uint64_t n) {
   double out;
   __asm__ volatile("movsd (%1), %%xmm0; movsd 64(%1), %%xmm1; movsd 128(%1), %%xmm2; movsd %%xmm0, %%xmm3;"
-                   "1:" X4("mulsd %%xmm3, %%xmm0; addsd %%xmm2, %%xmm1; subsd 192(%1), %%xmm1; mulsd %%xmm3, %%xmm2;") "dec %0; jnz 1b;"
+                   "1:" X4("mulsd %%xmm3, %%xmm0; addsd %%xmm2, %%xmm1; subsd 192(%1), %%xmm1; mulsd %%xmm3, %%xmm2;") "sub $1, %0; jnz 1b;"
                    "addsd %%xmm1, %%xmm0; movsd %%xmm0, (%2)" : "+r"(n) : "r"(numbers), "r"(&out) : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3");
   return (uint64_t)(out * 1e9);
 }
@@ -29,7 +29,7 @@ static uint64_t avx2_double(uint64_t n) {
   double out[4];
   __asm__ volatile("vmovapd (%1), %%ymm0; vmovapd 64(%1), %%ymm1; vmovapd 128(%1), %%ymm2; vxorpd %%ymm3, %%ymm3, %%ymm3;"
                    "1:" X4("vfmadd231pd 192(%1), %%ymm3, %%ymm0; vmulpd %%ymm0, %%ymm3, %%ymm1; vaddpd 256(%1), %%ymm1, %%ymm2; vsubpd %%ymm2, %%ymm2, %%ymm3;")
-                   "dec %0; jnz 1b; vaddpd %%ymm2, %%ymm0, %%ymm0; vmovupd %%ymm0, (%2); vzeroupper"
+                   "sub $1, %0; jnz 1b; vaddpd %%ymm2, %%ymm0, %%ymm0; vmovupd %%ymm0, (%2); vzeroupper"
                    : "+r"(n) : "r"(numbers), "r"(out) : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3");
   return (uint64_t)(out[0] * 1e15);
 }
@@ -37,7 +37,7 @@ __attribute__((target("avx512f"))) static uint64_t avx512_double(uint64_t n) {
   double out[8];
   __asm__ volatile("vmovapd (%1), %%zmm0; vmovapd 64(%1), %%zmm1; vmovapd 128(%1), %%zmm2; vpxorq %%zmm3, %%zmm3, %%zmm3;"
                    "1:" X4("vfmadd231pd 192(%1), %%zmm3, %%zmm0; vmulpd %%zmm0, %%zmm3, %%zmm1; vaddpd 256(%1), %%zmm1, %%zmm2; vsubpd %%zmm2, %%zmm2, %%zmm3;")
-                   "dec %0; jnz 1b; vaddpd %%zmm2, %%zmm0, %%zmm0; vmovupd %%zmm0, (%2); vzeroupper"
+                   "sub $1, %0; jnz 1b; vaddpd %%zmm2, %%zmm0, %%zmm0; vmovupd %%zmm0, (%2); vzeroupper"
                    : "+r"(n) : "r"(numbers), "r"(out) : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3");
   return (uint64_t)(out[0] * 1e15);
 }
@@ -45,7 +45,7 @@ static uint64_t sse2_integer(uint64_t n) {
   uint64_t out[2];
   __asm__ volatile("movdqa (%1), %%xmm0; movdqa 64(%1), %%xmm1; movdqa 128(%1), %%xmm2;"
                    "1:" X4("paddd %%xmm1, %%xmm0; pxor 192(%1), %%xmm0; pmuludq %%xmm0, %%xmm1; psrlq $3, %%xmm0; pshufd $0x1b, %%xmm0, %%xmm2; paddq %%xmm2, %%xmm1;")
-                   "dec %0; jnz 1b; pxor %%xmm1, %%xmm0; movdqu %%xmm0, (%2)" : "+r"(n) : "r"(numbers), "r"(out) : "cc", "memory", "xmm0", "xmm1", "xmm2");
+                   "sub $1, %0; jnz 1b; pxor %%xmm1, %%xmm0; movdqu %%xmm0, (%2)" : "+r"(n) : "r"(numbers), "r"(out) : "cc", "memory", "xmm0", "xmm1", "xmm2");
   return out[0] ^ out[1];
 }
 static uint64_t avx2_integer(uint64_t n) {
@@ -53,7 +53,7 @@ static uint64_t avx2_integer(uint64_t n) {
   __asm__ volatile("vmovdqa (%1), %%ymm0; vmovdqa 64(%1), %%ymm1; vmovdqa 128(%1), %%ymm2;"
                    "1:" X4("vpaddd %%ymm1, %%ymm0, %%ymm0; vpxor 192(%1), %%ymm0, %%ymm0; vpmuludq %%ymm0, %%ymm1, %%ymm1; vpsrlq $3, %%ymm0, %%ymm0;"
                            "vpermq $0x1b, %%ymm0, %%ymm2; vpaddq %%ymm2, %%ymm1, %%ymm1;")
-                   "dec %0; jnz 1b; vpxor %%ymm1, %%ymm0, %%ymm0; vmovdqu %%ymm0, (%2); vzeroupper"
+                   "sub $1, %0; jnz 1b; vpxor %%ymm1, %%ymm0, %%ymm0; vmovdqu %%ymm0, (%2); vzeroupper"
                    : "+r"(n) : "r"(numbers), "r"(out) : "cc", "memory", "xmm0", "xmm1", "xmm2");
   return out[0] ^ out[1] ^ out[2] ^ out[3];
 }
@@ -62,7 +62,7 @@ __attribute__((target("avx512f"))) static uint64_t avx512_integer(uint64_t n) {
   __asm__ volatile("vmovdqa64 (%1), %%zmm0; vmovdqa64 64(%1), %%zmm1; vmovdqa64 128(%1), %%zmm2;"
                    "1:" X4("vpaddd %%zmm1, %%zmm0, %%zmm0; vpxorq 192(%1), %%zmm0, %%zmm0; vpmuludq %%zmm0, %%zmm1, %%zmm1; vpsrlq $3, %%zmm0, %%zmm0;"
                            "vpermq $0x1b, %%zmm0, %%zmm2; vpaddq %%zmm2, %%zmm1, %%zmm1;")
-                   "dec %0; jnz 1b; vpxorq %%zmm1, %%zmm0, %%zmm0; vmovdqu64 %%zmm0, (%2); vzeroupper"
+                   "sub $1, %0; jnz 1b; vpxorq %%zmm1, %%zmm0, %%zmm0; vmovdqu64 %%zmm0, (%2); vzeroupper"
                    : "+r"(n) : "r"(numbers), "r"(out) : "cc", "memory", "xmm0", "xmm1", "xmm2");
   for (int i = 0; i < 8; i++) sum ^= out[i];
   return sum;
@@ -70,7 +70,7 @@ __attribute__((target("avx512f"))) static uint64_t avx512_integer(uint64_t n) {
 static uint64_t x87(uint64_t n) {
   long double out;
   __asm__ volatile("fldl (%1); fldl 128(%1); 1:" X4("fmul %%st(0), %%st(1); fxch; fsubl 64(%1); fldl 256(%1); faddp; fxch; fsqrt;")
-                   "dec %0; jnz 1b; faddp; fstpt (%2)" : "+r"(n) : "r"(numbers), "r"(&out) : "cc", "memory");
+                   "sub $1, %0; jnz 1b; faddp; fstpt (%2)" : "+r"(n) : "r"(numbers), "r"(&out) : "cc", "memory");
   return (uint64_t)(out * 1e12L);
 }
 

@@ -25,6 +25,7 @@ def _micro(bar, *names, cpus=1):
 ROWS = [
     *_micro(1.3, ("alu", "ALU"), ("branches", "branches, half unpredictable"), ("branches_predicted", "branches, predictable")),
     *_micro(2.0, ("indirect_calls", "indirect calls"), ("call_ret", "call and ret (recursion)")),
+    *_micro(0, ("page_end", "instruction across a page's end")),
     *_micro(2.5, ("loads", "loads, L1, one base"), ("loads_indexed", "loads, L1, indexed"), ("stores", "stores, L1")),
     *_micro(0, ("chase_8m", "pointer chase, 8 MiB")),
     *_micro(1.3, ("sse2_scalar", "SSE2 double, scalar"), ("sse2_double", "SSE2 double, packed"), ("sse2_integer", "SSE2 integer"),
