@@ -3,6 +3,7 @@
 
 VIREO_ROUNDS (5) and VIREO_SIZE (100, percent of the whole programs' full size) make a run shorter; the bars are meant for the defaults.
 """
+import functools
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ ROUNDS = int(os.environ.get("VIREO_ROUNDS", "5"))
 SIZE = int(os.environ.get("VIREO_SIZE", "100"))
 
 
+@functools.cache
 def place(folder):
     if os.geteuid() != 0:
         skip("the native runs need root (chroot, mount namespaces)")
@@ -40,14 +42,14 @@ def group(name):
 def measured(numbers, folder, wanted, names=machines.NAMES):
     """Measures rows; prints the table, keeps it in the numbers; gives the rows by name and the whole result."""
     try:
-        os.setpriority(os.PRIO_PROCESS, 0, -19)
+        machines.favour(0)
         run = Run(place(folder), list(names), ROUNDS, size=SIZE)
         run.rows(set(wanted))
         result = run.result()
     except machines.Broken as broken:
         raise Failed(str(broken)) from None
     finally:
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
+        machines.favour(0, 0)
     numbers["result"] = result
     say(report.table(result))
     if result["trouble"]:
