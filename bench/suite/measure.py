@@ -127,6 +127,8 @@ class Run:
         key = (row.name, count)
         if key not in self.outputs:
             able = [other for other in self.live if other != name and (not row.micro or other in self.counts[row.name])]
+            if row.micro:  # the first one (native) judges, unless it is so slow at this that it would take long
+                able.sort(key=lambda other: self.counts[row.name][other] < count / 5)
             judged = ask(able[0]) if able and row.micro else None
             self.outputs[key] = judged or output
             if judged is None:
