@@ -51,12 +51,14 @@ def cells(row, names):
     median = row["median_s"]
     out = [row["title"]] + [duration(median.get(name)) for name in names]
     out += [times(row["ratios"].get(f"{name}_native")) for name in names if name != "native"]
+    if row["group"] == "whole":  # what translating it for the first time costs
+        out.append(duration(row["times_s"].get("vireo", [None])[0]))
     return out + [times(row["ratios"].get("faster_than_tcg")), verdict(row)]
 
 
-def heads(names):
-    return (["", *(TITLES[name] for name in names), *(f"{TITLES[name]} / native" for name in names if name != "native"),
-             "faster than TCG", "bar"])
+def heads(names, group):
+    return ["", *(TITLES[name] for name in names), *(f"{TITLES[name]} / native" for name in names if name != "native"),
+            *(["vireo's first run"] if group == "whole" else []), "faster than TCG", "bar"]
 
 
 def about(result):
@@ -77,7 +79,7 @@ def table(result):
         rows = [row for row in result["rows"] if row["group"] == group]
         if not rows:
             continue
-        grid = [[title, *heads(names)[1:]]] + [cells(row, names) for row in rows]
+        grid = [[title, *heads(names, group)[1:]]] + [cells(row, names) for row in rows]
         widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
         out.append("")
         out += ["  ".join(text.ljust(w) if i in (0, len(line) - 1) else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths))).rstrip()
@@ -118,7 +120,7 @@ def markdown(result, known, plot):
         rows = [row for row in result["rows"] if row["group"] == group]
         if not rows:
             continue
-        head = [*heads(names), "what limits vireo, as far as known"]
+        head = [*heads(names, group), "what limits vireo, as far as known"]
         out += ["", f"## {title}", "", "| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 3) + " --- | --- |"]
         out += ["| " + " | ".join([*cells(row, names), known.get(row["name"], "")]) + " |" for row in rows]
     return "\n".join(out) + "\n"
