@@ -76,6 +76,11 @@ class Lines:
         threading.Thread(target=self._read_errors, daemon=True).start()
 
     def _read(self):
+        # Stamping must not wait for a CPU that the machines have: real-time priority, for this thread alone.
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        except OSError:
+            pass
         out = self.process.stdout.fileno()
         while data := os.read(out, 65536):
             now = time.monotonic()

@@ -90,18 +90,19 @@ class Run:
         """Finds the count that takes the wanted time on this machine. A run that others' work delayed looks like a slow one, so a count
         is settled only when it took long enough twice."""
         others = self.counts.get(row.name, {})
+        wanted = self.micro_seconds * (4 if row.cpus > 1 else 1)  # marks come later when all CPUs are busy
         count, good, seconds = max(1, others.get("native", 0) // 200), 0, 0.0
         while good < 2:
             took, status, _ = self._micro(name, row, count)
             if status == 77:
                 return
-            if took >= self.micro_seconds / 3:
+            if took >= wanted / 3:
                 seconds = min(seconds, took) if good else took
                 good += 1
             else:
                 good = 0
-                count = max(count * 2, int(count * min(100, self.micro_seconds / max(took, 1e-5))))
-        count = max(1, int(count * self.micro_seconds / seconds))
+                count = max(count * 2, int(count * min(100, wanted / max(took, 1e-5))))
+        count = max(1, int(count * wanted / seconds))
         self.counts.setdefault(row.name, {})[name] = count
 
     def _measure(self, name, row):
