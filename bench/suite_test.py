@@ -64,7 +64,7 @@ def result_of(row, median):
     whole = {"name": row.name, "title": row.title, "group": row.group, "median_s": median, "times_s": {k: [v] for k, v in median.items()},
              "ratios": measure.ratios(median), "outputs_compared": 1,
              "bars": {k: v for k, v in (("native", row.native_bar), ("us", row.us_bar)) if v}}
-    return {"facts": {"date": "d", "commit": "c", "cpus": 2, "cpu": "x", "memory_gib": 1, "kernel": "k", "virtual": "", "load_after": 0},
+    return {"facts": {"date": "d", "commit": "c", "cpus": 2, "cpu": "x", "memory_gib": 1, "kernel": "k", "virtual": False, "load_after": 0},
             "machines": {name: "v" for name in median}, "rounds": 1, "size_percent": 100, "rows": [whole], "trouble": []}
 
 

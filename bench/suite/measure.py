@@ -16,13 +16,13 @@ def note(text):
 
 
 def machine_facts():
-    model = "unknown CPU"
+    model, virtual = "unknown CPU", False
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
-    virtual = subprocess.run(["systemd-detect-virt"], capture_output=True, text=True, check=False).stdout.strip() if \
-        os.path.exists("/usr/bin/systemd-detect-virt") else ""
+            if line.startswith("flags"):
+                virtual = " hypervisor " in line
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=machines.TOP, capture_output=True, text=True, check=False)
     return {"date": time.strftime("%Y-%m-%d %H:%M %z"), "commit": commit.stdout.strip() or "unknown", "cpu": model,
             "cpus": os.cpu_count(), "kernel": platform.release(), "virtual": virtual,

@@ -65,7 +65,7 @@ def about(result):
     facts = result["facts"]
     lines = [f"{facts['date']}, commit {facts['commit']}",
              f"{facts['cpus']} CPUs ({facts['cpu']}), {facts['memory_gib']} GiB, Linux {facts['kernel']}" +
-             (f", itself a {facts['virtual']} virtual machine" if facts["virtual"] not in ("", "none") else ""),
+             (", itself a virtual machine" if facts["virtual"] else ""),
              f"load average at the end {facts['load_after']} (others' work on the machine makes the figures noisy)",
              "; ".join(f"{TITLES[name]}: {text}" for name, text in result["machines"].items()),
              f"median of {result['rounds']} rounds, whole programs at {result['size_percent']} % of full size"]
