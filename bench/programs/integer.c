@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Integer, control flow, memory and atomics.
-#include "bench.h"
+#define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
+
+#include "bench.h"
 
 static uint64_t data[4096] __attribute__((aligned(4096)));
 
@@ -101,6 +104,13 @@ static uint64_t locked(uint64_t n) {
                    : "+r"(p), "+r"(v), "+r"(n)::"cc", "memory", "rax");
   return v;
 }
+// A thread on each CPU from the start: else short runs measure when the scheduler moves one.
+static void stay_on(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  sched_setaffinity(0, sizeof set, &set);
+}
 static uint64_t shared[8] __attribute__((aligned(64)));
 static void *add_shared(void *arg) {
   for (uint64_t n = *(uint64_t *)arg; n--;) __atomic_fetch_add(shared, 1, __ATOMIC_SEQ_CST);
@@ -109,7 +119,9 @@ static void *add_shared(void *arg) {
 static uint64_t atomics_two_cpus(uint64_t n) {
   uint64_t before = shared[0];
   pthread_t other;
-  if (pthread_create(&other, 0, add_shared, &n)) exit(2);
+  stay_on(1);
+  if (pthread_create(&other, 0, add_shared, &n)) exit(2);  // inherits it
+  stay_on(0);
   add_shared(&n);
   pthread_join(other, 0);
   return shared[0] - before;
@@ -130,7 +142,9 @@ static void *work(void *arg) {
 static uint64_t parallel(uint64_t n, int threads) {
   uint64_t each[2] = {n * 1000 / threads, n * 1000 / threads};
   pthread_t other;
+  stay_on(1);
   if (threads == 2 && pthread_create(&other, 0, work, &each[1])) exit(2);
+  stay_on(0);
   work(&each[0]);
   if (threads == 2) pthread_join(other, 0);
   return each[0];

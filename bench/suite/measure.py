@@ -90,7 +90,7 @@ class Run:
         """Finds the count that takes the wanted time on this machine. A run that others' work delayed looks like a slow one, so a count
         is settled only when it took long enough twice."""
         others = self.counts.get(row.name, {})
-        wanted = self.micro_seconds * (4 if row.cpus > 1 else 1)  # marks come later when all CPUs are busy
+        wanted = self.micro_seconds * (10 if row.cpus > 1 else 1)  # the scheduler takes its time to spread threads
         count, good, seconds = max(1, others.get("native", 0) // 200), 0, 0.0
         while good < 2:
             took, status, _ = self._micro(name, row, count)

@@ -115,7 +115,7 @@ def markdown(result, known, plot):
            "by the host's clock: medians. Kernel, initial RAM disk, command line, disk and CPU count are the same; outputs are compared by",
            "checksum. Guests run Linux 6.1; natively the host's own kernel serves the system calls.", ""]
     out += [f"- {line}" for line in about(result)] + [""] + [f"- {line}" for line in summary(result)]
-    out += ["", f"![how many times slower than native, or slower than vireo where there is no native figure]({plot})"]
+    out += ["", f"![time over native by row, logarithmic; rows without a native figure are left out]({plot})"]
     for group, title in GROUPS:
         rows = [row for row in result["rows"] if row["group"] == group]
         if not rows:
