@@ -4,6 +4,7 @@ at the other end of a line; what the agent says is stamped with the host's clock
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -160,6 +161,14 @@ class Agent(Lines):
                 return seconds, int(status), (int(length), digest)
 
 
+    def spread_vcpus(self):
+        """Each virtual CPU's thread on a CPU of its own, as the native threads are: on a busy host they may sit on one for long."""
+        for task in os.listdir(f"/proc/{self.process.pid}/task"):
+            comm = pathlib.Path(f"/proc/{self.process.pid}/task/{task}/comm").read_text(encoding="ascii", errors="replace")
+            if found := re.match(r"(?:vcpu |CPU )(\d+)(?:/TCG)?$", comm):
+                os.sched_setaffinity(int(task), {int(found[1])})
+
+
 class Place:
     """What all machines need: images, programs, options; starts machines by name."""
 
@@ -218,7 +227,7 @@ class Place:
         command = [self.program(name), "-nodefaults", "-display", "none", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
                    "-smp", str(cpus), "-m", MEMORY, "-serial", "stdio", "-kernel", self.kernel, "-initrd", initrd, "-append", append,
                    "-drive", f"if=none,id=disk,format=raw,readonly=on,file={self.image}", "-device", "virtio-blk-pci,drive=disk",
-                   "-no-reboot"]
+                   "-no-reboot", "-name", "guest,debug-threads=on"]
         if firmware:
             command += ["-chardev", "file,id=firmware,path=/dev/stderr", "-device", "isa-debugcon,iobase=0x402,chardev=firmware"]
         return command
@@ -228,7 +237,10 @@ class Place:
             scratch = tempfile.mkdtemp(dir=self.folder)
             return Agent(name, ["unshare", "-m", "--propagation", "private", "sh", "-c", NATIVE, "sh", self.root, scratch,
                                 f"0-{cpus - 1}" if cpus > 1 else str((os.cpu_count() or 1) - 1)])
-        return Agent(name, self.guest(name, cpus, self.initrd, APPEND), env)
+        agent = Agent(name, self.guest(name, cpus, self.initrd, APPEND), env)
+        if 1 < cpus <= (os.cpu_count() or 1):
+            agent.spread_vcpus()
+        return agent
 
     def boot(self, name, cpus):
         """Seconds from kernel start to the first user process. TCG's begin when its firmware jumps to the kernel's loader, vireo's
