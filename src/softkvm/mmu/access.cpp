@@ -519,6 +519,20 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
     if (!keep_global || !f.global) f.tag = kInvalidTag;
 }
 
+namespace {
+// Jump entries into a page, or to an instruction that reaches into it.
+void drop_jump_page(Engine& engine, uint64_t page) {
+  for (unsigned v = 0; v < kViews; v++) {
+    auto drop = [&](unsigned i) {
+      JumpEntry& entry = engine.jump[v][i];
+      if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength - 1) & kPageMask) == page) entry.tag = kInvalidTag;
+    };
+    engine.jump_log[v].each(kJumpEntries, drop);
+    engine.jump_log_global[v].each(kJumpEntries, drop);
+  }
+}
+}  // namespace
+
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   Engine& engine = engine_of(vcpu);
   unsigned index = linear >> 12 & (kTlbEntries - 1);
@@ -526,7 +540,7 @@ void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
   FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
   if ((fetch.tag & kPageMask) == (linear & kPageMask)) fetch.tag = kInvalidTag;
-  if (engine.jump_pages[linear >> 18 & 63] >> (linear >> 12 & 63) & 1) flush_all_jump_caches(vcpu);
+  if (engine.jump_pages[linear >> 18 & 63] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, linear & kPageMask);
 }
 
 // The TLB's entries have no PCID: another address space starts with none.

@@ -97,13 +97,18 @@ struct FillLog {
     if (count < kCapacity) index[count] = static_cast<uint16_t>(i);
     count++;
   }
-  // Calls drop(index) for what was filled, or for all `entries` where that is not known any more, and starts anew.
+  // Calls f(index) for what was filled, or for all `entries` where that is not known any more.
+  template <class F>
+  void each(unsigned entries, F f) {
+    if (count > kCapacity)
+      for (unsigned i = 0; i < entries; i++) f(i);
+    else
+      for (unsigned i = 0; i < count; i++) f(index[i]);
+  }
+  // The same, and starts anew.
   template <class F>
   void drain(unsigned entries, F drop) {
-    if (count > kCapacity)
-      for (unsigned i = 0; i < entries; i++) drop(i);
-    else
-      for (unsigned i = 0; i < count; i++) drop(index[i]);
+    each(entries, drop);
     count = 0;
   }
 };
