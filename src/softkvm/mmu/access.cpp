@@ -520,16 +520,16 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
 }
 
 namespace {
-// Jump entries into a page, or to an instruction that reaches into it.
-void drop_jump_page(Engine& engine, uint64_t page) {
-  for (unsigned v = 0; v < kViews; v++) {
-    auto drop = [&](unsigned i) {
-      JumpEntry& entry = engine.jump[v][i];
-      if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength - 1) & kPageMask) == page) entry.tag = kInvalidTag;
-    };
-    engine.jump_log[v].each(kJumpEntries, drop);
-    engine.jump_log_global[v].each(kJumpEntries, drop);
-  }
+// Jump entries into a page, or to an instruction that reaches into it. They lie among 4096 (jump_index() leaves the page offset's bits
+// together) and the few that the page before ends in.
+void drop_jump_page(Engine& engine, unsigned view, uint64_t page) {
+  auto drop = [&](unsigned i) {
+    JumpEntry& entry = engine.jump[view][i];
+    if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = kInvalidTag;
+  };
+  const unsigned first = jump_index(page) & ~0xfffu;
+  for (unsigned i = 0; i < 4096; i++) drop(first + i);
+  for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
 }
 }  // namespace
 
@@ -540,7 +540,8 @@ void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
   FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
   if ((fetch.tag & kPageMask) == (linear & kPageMask)) fetch.tag = kInvalidTag;
-  if (engine.jump_pages[linear >> 18 & 63] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, linear & kPageMask);
+  for (unsigned v = 0; v < kViews; v++)
+    if (engine.jump_pages[v][linear >> 18 & 1023] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, v, linear & kPageMask);
 }
 
 // The TLB's entries have no PCID: another address space starts with none.

@@ -42,7 +42,9 @@ Block* straddle_block(VcpuState& vcpu, Block* any, uint64_t linear) {
   return fetch_address(vcpu, next, gpa) ? vcpu.vm->code->table().find_straddle(any, gpa) : nullptr;
 }
 
-void note_jump_page(Engine& engine, uint64_t linear) { engine.jump_pages[linear >> 18 & 63] |= 1ull << (linear >> 12 & 63); }
+void note_jump_page(Engine& engine, unsigned view, uint64_t linear) {
+  engine.jump_pages[view][linear >> 18 & 1023] |= 1ull << (linear >> 12 & 63);
+}
 
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
 const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
@@ -82,8 +84,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   const void* code = cache.executable(block->indirect_entry);
   if (!(mode & kModeStep)) {
     unsigned view = view_of(mode), index = jump_index(linear);
-    note_jump_page(engine, linear);
-    if (block->straddle) note_jump_page(engine, linear + 15);
+    note_jump_page(engine, view, linear);
+    if (block->straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
     engine.jump[view][index] = {linear, code};
     const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block->straddle;
     (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
@@ -255,8 +257,10 @@ void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
 }
 
 void flush_all_jump_caches(VcpuState& vcpu) {
-  for (unsigned v = 0; v < kViews; v++) flush_jump_cache(vcpu, v);
-  for (uint64_t& word : engine_of(vcpu).jump_pages) word = 0;
+  for (unsigned v = 0; v < kViews; v++) {
+    flush_jump_cache(vcpu, v);
+    for (uint64_t& word : engine_of(vcpu).jump_pages[v]) word = 0;
+  }
 }
 
 Action run_fast(Vcpu& vcpu) {

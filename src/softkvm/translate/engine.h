@@ -97,18 +97,13 @@ struct FillLog {
     if (count < kCapacity) index[count] = static_cast<uint16_t>(i);
     count++;
   }
-  // Calls f(index) for what was filled, or for all `entries` where that is not known any more.
-  template <class F>
-  void each(unsigned entries, F f) {
-    if (count > kCapacity)
-      for (unsigned i = 0; i < entries; i++) f(i);
-    else
-      for (unsigned i = 0; i < count; i++) f(index[i]);
-  }
-  // The same, and starts anew.
+  // Calls drop(index) for what was filled, or for all `entries` where that is not known any more, and starts anew.
   template <class F>
   void drain(unsigned entries, F drop) {
-    each(entries, drop);
+    if (count > kCapacity)
+      for (unsigned i = 0; i < entries; i++) drop(i);
+    else
+      for (unsigned i = 0; i < count; i++) drop(index[i]);
     count = 0;
   }
 };
@@ -178,8 +173,8 @@ struct Engine {
   // What was filled since the last flush: entries of global pages apart, since a change of address space leaves them.
   FillLog tlb_log[kViews], tlb_log_global[kViews];
   FillLog jump_log[kViews], jump_log_global[kViews];
-  // Bit (page number mod 4096): a jump entry may have been filled by way of that page since all were dropped.
-  uint64_t jump_pages[64] = {};
+  // Bit (page number mod 64 Ki): a jump entry may have been filled by way of that page since all were dropped.
+  uint64_t jump_pages[kViews][1024] = {};
 
   // The second page is the only accessible one: a masked access that reaches into a page the guest may not touch is laid over its edge, and
   // the host's own fault suppression tells whether an element is really wanted there.
