@@ -49,6 +49,8 @@ struct Block {
   uint32_t code_end;
   uint32_t side_count;
   SideEntry* side;
+  uint32_t site_count;
+  const LinkSite* sites;
   Link* incoming;         // links patched to this block
   std::atomic<Block*> hash_next;
   Block* page_next[2];    // in the list of its page, and in the second one's
@@ -63,7 +65,7 @@ struct CalloutRecord {
 };
 enum class Callout : uint32_t { kSystem, kString, kSpecial, kUndefined, kNoDevice, kGeneralProtection };
 
-constexpr unsigned kHashBits = 16;
+constexpr unsigned kHashBits = 20;  // a compiler's run makes a hundred thousand blocks and more; untouched buckets take no memory
 struct BlockTable {
   std::atomic<Block*> bucket[1u << kHashBits];
 

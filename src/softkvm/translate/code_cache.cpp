@@ -72,7 +72,9 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   b.side = nullptr;
   b.side_count = side.size();
   if (!side.empty()) b.side = sides_.emplace_back(side).data();
-  for (const LinkSite& s : sites) sites_[s.at] = s;
+  b.sites = nullptr;
+  b.site_count = sites.size();
+  if (!sites.empty()) b.sites = sites_.emplace_back(sites).data();
   b.incoming = nullptr;
   b.valid = true;
   enter(b, b.gpa >> 12);
@@ -105,7 +107,8 @@ void CodeCache::enter(Block& block, uint64_t page) {
 void CodeCache::patch(uint32_t at, const Block* target, uint32_t destination) {
 #ifdef VIREO_VERIFY_BLOCKS
   const Block* from = containing(at);
-  if (const auto wrong = verify_link(writable_, at, from, target, destination, sites_.at(at)))
+  const LinkSite* site = site_of(from, at);
+  if (const auto wrong = verify_link(writable_, at, from, target, destination, site ? *site : LinkSite{}))
     panic("verifier: jump at 0x%x of the block of guest 0x%llx, to 0x%x for guest 0x%llx: %s", at,
           from ? static_cast<unsigned long long>(from->gpa) : 0, destination, target ? static_cast<unsigned long long>(target->gpa) : 0,
           rule_text(wrong->rule));
@@ -115,12 +118,18 @@ void CodeCache::patch(uint32_t at, const Block* target, uint32_t destination) {
   __atomic_store_n(where, destination - (at + 4), __ATOMIC_RELEASE);
 }
 
+const LinkSite* CodeCache::site_of(const Block* from, uint32_t at) {
+  for (uint32_t i = 0; from && i < from->site_count; i++)
+    if (from->sites[i].at == at) return &from->sites[i];
+  return nullptr;
+}
+
 void CodeCache::link(uint32_t site, Block& target) {
-  auto it = sites_.find(site);
   const Block* from = containing(site);
-  if (it == sites_.end() || !target.valid || !from || from->mode != target.mode || from->gpa >> 12 != target.gpa >> 12) return;
-  target.incoming = &links_.emplace_back(Link{site, it->second.unlinked, target.incoming});
-  patch(site, &target, target.linked_entry[static_cast<unsigned>(it->second.flags)]);
+  const LinkSite* known = site_of(from, site);
+  if (!known || !target.valid || from->mode != target.mode || from->gpa >> 12 != target.gpa >> 12) return;
+  target.incoming = &links_.emplace_back(Link{site, known->unlinked, target.incoming});
+  patch(site, &target, target.linked_entry[static_cast<unsigned>(known->flags)]);
 }
 
 void CodeCache::unlink_incoming(Block& block) {
@@ -177,7 +186,8 @@ void CodeCache::invalidate_all() {
     b.valid = false;
     unlink_incoming(b);
   }
-  for (auto& bucket : table_->bucket) bucket.store(nullptr, std::memory_order_release);
+  // Zeros for whoever looks meanwhile.
+  madvise(table_, sizeof(BlockTable), MADV_DONTNEED);
   pages_.clear();
 }
 

@@ -63,6 +63,7 @@ class CodeCache {
   void verify(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites);
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
+  static const LinkSite* site_of(const Block* from, uint32_t at);
   void forget(Block& block);
   void turn_away(const Block& block);
   void enter(Block& block, uint64_t page);
@@ -78,7 +79,7 @@ class CodeCache {
   static constexpr uint32_t kRewritesBeforeFine = 16;
   std::unordered_map<uint64_t, uint32_t> rewrites_;  // page number to how often its code was overwritten
   std::unordered_map<uint64_t, Block*> pages_;       // page number to its first block
-  std::unordered_map<uint32_t, LinkSite> sites_;     // by rel32 offset
+  std::deque<std::vector<LinkSite>> sites_;
 };
 
 }  // namespace vireo::softkvm

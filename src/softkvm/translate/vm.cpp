@@ -19,7 +19,7 @@
 
 namespace vireo::softkvm {
 
-constexpr size_t kCodeCacheBytes = 128u << 20;
+constexpr size_t kCodeCacheBytes = 256u << 20;  // what is not used takes no memory
 
 Vm::Vm() = default;
 Vm::~Vm() {
