@@ -229,15 +229,28 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
 
 namespace {
 
+// #AC comes before what the address's end gives. 80-bit operands want 8 bytes.
+bool alignment_fault(const VcpuState& vcpu, uint64_t linear, unsigned size) {
+  if (!(vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am)) return false;
+  const unsigned align = size == 10 ? 8 : size == 2 || size == 4 || size == 8 ? size : 1;
+  return linear & (align - 1);
+}
+
 // A masked access of which one page (or the only one) must not be touched: laid over the edge of the guard pages, with what may be read
-// copied in. Null: there is no such page.
-uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack) {
+// copied in. Null: there is no such page. One that #AC looks at must not be touched at all: CPUs give it only where an element is wanted.
+uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack, bool misaligned) {
   Engine& engine = engine_of(vcpu);
   unsigned first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
   Piece piece[2];
   bool good[2] = {false, false};
-  for (unsigned i = 0; i < (first < size ? 2u : 1u); i++) {
+  for (unsigned i = 0; misaligned && i < 2; i++) {
+    const uint64_t at = i ? linear + first : linear;
+    if (vcpu.in_64bit() && !canonical(vcpu, at)) vcpu.raise(stack ? kSSv : kGP, 0);  // before #AC
+    else vcpu.raise(kACv, 0);
+    engine.masked_fault[i] = vcpu.fault;
+  }
+  for (unsigned i = 0; !misaligned && i < (first < size ? 2u : 1u); i++) {
     good[i] = translate_piece(vcpu, i ? wrap(vcpu, linear + first) : linear, write, false, stack, piece[i]) == Outcome::kNext;
     engine.masked_fault[i] = vcpu.fault;
   }
@@ -266,25 +279,31 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   bool write = descriptor & kAccessWrite, read = descriptor & (kAccessRead | kAccessMasked);  // elements masked off stay
   auto segment = static_cast<SegmentRegister>(descriptor >> kAccessSegmentShift & 7);
   set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
-  uint64_t linear;
+  uint64_t linear = 0;
   // Of a masked access only the elements that are wanted have to be canonical: masked_access() sees to each page.
   Outcome o = linear_address(*vcpu, segment, offset, descriptor & kAccessMasked && vcpu->in_64bit() ? 0 : size,
-                             write ? AccessType::kWrite : AccessType::kRead, linear);
-  if (o != Outcome::kNext && descriptor & kAccessMasked && vcpu->in_64bit()) o = Outcome::kNext;
-  if (o == Outcome::kNext && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
+                             write ? AccessType::kWrite : AccessType::kRead, linear, !(descriptor & (kAccessMasked | kAccessNoAc)));
+  if (descriptor & kAccessMasked && vcpu->in_64bit()) {
+    // MASKMOVQ and MASKMOVDQU (the only ones that read and write) are checked for alignment to 8 whatever their mask.
+    o = descriptor & kAccessRead && write && alignment_fault(*vcpu, linear, 8) ? vcpu->raise(kACv, 0) : Outcome::kNext;
+  }
+  const bool unaligned = (descriptor & (kAccessMasked | kAccessNoAc)) == kAccessMasked && alignment_fault(*vcpu, linear, size);
+  // An address that is misaligned and not canonical is #GP, also by the stack segment.
+  if ((o == Outcome::kNext || vcpu->in_64bit()) && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
   Piece pieces[2];
   unsigned first;
   if (o == Outcome::kNext && descriptor & kAccessMasked && engine.stepping)
-    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS)) return at;
+    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS, unaligned)) return at;
   if (o == Outcome::kNext) o = translate_both(*vcpu, linear, size, write, false, segment == kSS, pieces, first);
   o = x87_first(*vcpu, descriptor, o);
   if (o != Outcome::kNext) {
-    set_reason(*vcpu, o);
+    if (descriptor & kAccessMasked && !engine.stepping && o == Outcome::kFault) engine.reason = kReasonStep;
+    else set_reason(*vcpu, o);
     return nullptr;
   }
   bool one = first == size && pieces[0].slot;
   if (!engine.stepping) {
-    if (one && !(write && hits_code(pieces[0], size))) {
+    if (one && !unaligned && !(write && hits_code(pieces[0], size))) {
       if (write) pieces[0].slot->mark_dirty(pieces[0].gpa);
       return pointer(pieces[0]);
     }
@@ -437,16 +456,12 @@ Outcome probe_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system
   return check_write(vcpu, linear, size, system, stack, pieces, first);
 }
 
-namespace {
-// #AC comes before what the address's end gives. 80-bit operands want 8 bytes.
-bool alignment_fault(const VcpuState& vcpu, uint64_t linear, unsigned size) {
-  if (!(vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am)) return false;
-  const unsigned align = size == 10 ? 8 : size == 2 || size == 4 || size == 8 ? size : 1;
-  return linear & (align - 1);
-}
-}  // namespace
-
 Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, unsigned size, AccessType type, uint64_t& linear) {
+  return linear_address(vcpu, which, offset, size, type, linear, true);
+}
+
+Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, unsigned size, AccessType type, uint64_t& linear,
+                       bool aligned) {
   const Segment& segment = vcpu.segment[which];
   uint8_t vector = which == kSS ? static_cast<uint8_t>(kSSv) : static_cast<uint8_t>(kGP);
   if (vcpu.in_64bit()) {
@@ -454,7 +469,7 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, 
     unsigned shift = vcpu.cr4 & kCr4La57 ? 7 : 16;
     uint64_t last = linear + (size ? size - 1 : 0);
     if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear) return vcpu.raise(vector, 0);
-    if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
+    if (aligned && alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
     if (static_cast<uint64_t>(static_cast<int64_t>(last << shift) >> shift) != last) return vcpu.raise(vector, 0);
     return Outcome::kNext;
   }
@@ -476,7 +491,7 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, 
     return vcpu.raise(vector, 0);
   }
   linear = (segment.base + offset) & 0xffffffffull;
-  if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
+  if (aligned && alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
   return Outcome::kNext;
 }
 

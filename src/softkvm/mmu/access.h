@@ -17,6 +17,10 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
 // vcpu.fault pending or Engine::need_step set (`outcome` says which).
 uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, Outcome& outcome);
 
+// linear_address() for accesses that are never checked for alignment where `aligned` is false.
+Outcome linear_address(VcpuState& vcpu, SegmentRegister segment, uint64_t offset, unsigned size, AccessType type, uint64_t& linear,
+                       bool aligned);
+
 // The host address of one byte of RAM as a supervisor's implicit access sees it, or null.
 uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome);
 
