@@ -97,7 +97,12 @@ Outcome execute_gather_scatter(VcpuState& vcpu, const Insn& insn) {
         outcome = read_linear(vcpu, linear, &value, size, false, segment == kSS);
       }
     }
-    if (outcome == Outcome::kExit) return outcome;  // a device or code: from the start again, in step mode or with the answer
+    if (outcome == Outcome::kExit) {
+      // A device or code. A scatter goes on in step mode from here: what it has stored is not stored twice. A gather starts again, for it has to
+      // find the answers of devices in their order.
+      if (!scatter || !moved) return outcome;
+      break;
+    }
     if (outcome != Outcome::kNext) break;
     if (!scatter) registers.set(insn.reg, i, size, value);
     wanted &= ~(1ull << i);
@@ -119,6 +124,7 @@ Outcome execute_gather_scatter(VcpuState& vcpu, const Insn& insn) {
   // The bits above the vector go with the first element that comes, not with the last.
   if ((done || moved) && !scatter) registers.clear_from(insn.reg, done ? count * size : insn.vector_length);
   registers.load();
+  if (scatter && outcome == Outcome::kFault) engine_of(vcpu).writes_stand = true;
   return outcome;
 }
 
