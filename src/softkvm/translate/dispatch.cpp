@@ -118,7 +118,7 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   set_rip_linear(*vcpu, vcpu->page_base + record->page_offset);
   uint32_t mode = vcpu->mode;
   Outcome outcome;
-  engine.need_step = false;
+  engine.need_step = engine.need_exclusive = false;
   // A shadow that an earlier instruction cast is over, or is over after this one; a new one is told apart from it.
   const bool sti = vcpu->interrupt_shadow_sti, mov_ss = vcpu->interrupt_shadow_mov_ss;
   vcpu->interrupt_shadow_sti = vcpu->interrupt_shadow_mov_ss = false;
@@ -150,7 +150,7 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
       break;
     case Outcome::kJump: engine.reason = kReasonJump; break;
     case Outcome::kFault: engine.reason = kReasonFault; break;
-    case Outcome::kExit: engine.reason = engine.need_step ? kReasonStep : kReasonExit; break;
+    case Outcome::kExit: engine.reason = engine.need_exclusive ? kReasonExclusive : engine.need_step ? kReasonStep : kReasonExit; break;
     case Outcome::kHalt: engine.reason = kReasonHalt; break;
   }
   return 1;
@@ -270,9 +270,15 @@ Action run_fast(Vcpu& vcpu) {
     return action;
   };
   engine.running.store(1);
+  if (vcpu.vm->exclusive.load() && !engine.exclusive) return stop(Action::kRequests);
+  bool ran = false;
   bool step = engine.step_next;  // the next instruction in step mode
   engine.step_next = false;
   for (;;) {
+    if (ran && engine.exclusive) {  // one instruction is enough
+      engine.step_next = step;
+      return stop(Action::kRequests);
+    }
     if (engine.requests.load() || vcpu.init_pending.load(std::memory_order_relaxed) || vcpu.sipi_pending.load(std::memory_order_relaxed)) {
       engine.step_next = step;
       return stop(Action::kRequests);
@@ -326,6 +332,8 @@ Action run_fast(Vcpu& vcpu) {
       }
       engine.link_site = nullptr;
       softkvm_enter(code, linear);
+      if (step && engine.reason == kReasonStepDone && masked_store_again(engine)) softkvm_enter(code, linear);
+      ran = true;
       engine.count_leave++;
       engine.watching = 0;
     }
@@ -392,12 +400,24 @@ Action run_fast(Vcpu& vcpu) {
         step = false;
         engine.completing = false;
         engine.io_answered = false;
+        if (engine.stepping && engine.writes_stand && engine.write_count) {
+          // What was written to devices before the fault leaves first.
+          vcpu.injected = event;
+          commit_step(vcpu);
+          if (engine.smc_count) return stop(Action::kInvalidate);
+          if (engine.writes_open) return stop(Action::kExit);
+          break;
+        }
         if (debug_trap_exit(vcpu, event)) return stop(Action::kExit);
         if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);
         if (engine.smc_count) return stop(Action::kInvalidate);
         if (engine.writes_open) return stop(Action::kExit);
         break;
       }
+      case kReasonExclusive:
+        if (engine.exclusive) return stop(Action::kStuck);
+        engine.step_next = true;
+        return stop(Action::kExclusive);
       case kReasonExit:
         engine.stepping = false;
         engine.completing = false;

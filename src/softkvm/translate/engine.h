@@ -26,6 +26,7 @@ enum Reason : uint32_t {
   kReasonLink,       // as kReasonTranslate; link_site is the jump that may be patched
   kReasonExit,       // kvm_run is filled, or a device access is open
   kReasonHalt,
+  kReasonExclusive,  // the instruction at rip has to run in step mode while the other vCPUs are held
 };
 
 // What a memory access site tells its helper (r10d).
@@ -33,6 +34,8 @@ constexpr unsigned kAccessSizeShift = 12, kAccessWrite = 1u << 22, kAccessRead =
 constexpr unsigned kAccessMasked = 1u << 27;  // elements may be masked off: those do not fault
 constexpr unsigned kAccessAligned = 1u << 28;  // #GP(0) where the address is no multiple of the size, before any page is looked at
 constexpr unsigned kAccessX87 = 1u << 29;      // an x87 exception that waits (#MF) comes before what the address gives
+constexpr unsigned kAccessNoAc = 1u << 30;     // never #AC
+constexpr unsigned kAccessLocked = 1u << 31;   // read-modify-write in one, for the other vCPUs too
 constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool read, bool write, unsigned segment) {
   return page_offset | size << kAccessSizeShift | (write ? kAccessWrite : 0) | (read ? kAccessRead : 0) |
          segment << kAccessSegmentShift;
@@ -80,11 +83,20 @@ struct Fragment {
   uint8_t data[8];
 };
 
-// An access of the step-mode instruction that runs on a bounce buffer.
+// One page's worth of an access: its slot, or none for a device.
+struct Piece {
+  uint64_t gpa;
+  const struct Slot* slot;
+  bool writable, global;
+};
+
+// An access of the step-mode instruction that runs on a bounce buffer: `first` bytes lie in pieces[0], the others in pieces[1].
 struct Bounce {
-  uint64_t linear;
-  uint32_t size;
+  Piece pieces[2];
+  uint32_t first, size;
   bool write;
+  bool masked;  // which bytes are stored shows when the instruction is run twice (masked_store_again())
+  bool x87;     // an exception may have kept it from storing
   uint8_t* at;
 };
 
@@ -158,7 +170,13 @@ struct Engine {
   Fragment writes[kMaxFragments];
   unsigned bounce_count = 0, bounce_used = 0;
   Bounce bounces[kMaxBounces];
-  struct { uint64_t gpa; uint32_t size; } smc[8];  // code this instruction has overwritten
+  bool masked_again = false;      // the second run of a masked store
+  uint8_t masked_bytes[64];       // what the first run has left in its bounce buffer
+  bool want_exclusive = false;    // the next run_fast() is to be so ...
+  bool exclusive = false;         // ... and now the other vCPUs are held
+  bool need_exclusive = false;    // a call-out's access wants that
+  bool writes_stand = false;      // the instruction faults, but what it has queued was done before
+  struct { uint64_t gpa; uint32_t size; } smc[40];  // code that was overwritten and is not invalidated yet
   unsigned smc_count = 0;
   alignas(64) uint8_t bounce_bytes[8192];
 
@@ -193,7 +211,7 @@ struct Engine {
            count_invalidate = 0, count_flush = 0;
 };
 
-constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4, kRequestParavirtual = 8;
+constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4, kRequestParavirtual = 8, kRequestHold = 16;
 
 // The vCPU as it lies in memory: GS base points at it while KVM_RUN runs.
 struct VcpuFrame {
@@ -214,6 +232,7 @@ enum class Action : uint8_t {
   kInterrupted,  // KVM_RUN returns EINTR
   kInvalidate,   // the instruction overwrote translated code (Engine::smc)
   kRequests,     // other threads' requests, INIT, SIPI
+  kExclusive,    // the next instruction has to run with the other vCPUs held
   kStuck,        // the instruction cannot be run: KVM_EXIT_INTERNAL_ERROR
 };
 // Runs the guest until something needs the slow half. General registers only; the guest's SIMD state is live.

@@ -81,6 +81,11 @@ bool waits_for_x87(const Insn& insn) {
   return false;
 }
 
+// Exception types 11 and E11 of the manual: the half-precision conversions of F16C give no #AC. Intel SDM vol 2, 2.4.
+bool never_ac(const Insn& insn) { return insn.mnemonic == Mnemonic::kVcvtph2ps || insn.mnemonic == Mnemonic::kVcvtps2ph; }
+
+bool locked(const Insn& insn) { return insn.lock || (insn.mnemonic == Mnemonic::kXchg && insn.memory_operand()); }
+
 // Stores to [rDI], with no memory operand in the encoding.
 bool masked_move(const Insn& insn) {
   return insn.mnemonic == Mnemonic::kMaskmovq || insn.mnemonic == Mnemonic::kMaskmovdqu || insn.mnemonic == Mnemonic::kVmaskmovdqu;
@@ -471,7 +476,8 @@ class Translation {
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
   void translate_address(unsigned key, unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
     uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0) |
-                          (needs_alignment(current_->insn) ? kAccessAligned : 0) | (waits_for_x87(current_->insn) ? kAccessX87 : 0);
+                          (needs_alignment(current_->insn) ? kAccessAligned : 0) | (waits_for_x87(current_->insn) ? kAccessX87 : 0) |
+                          (never_ac(current_->insn) ? kAccessNoAc : 0) | (locked(current_->insn) ? kAccessLocked : 0);
     give_up_flags(live);
     if (!by_tlb(segment)) {
       out_.move_imm(kScratch1, descriptor);

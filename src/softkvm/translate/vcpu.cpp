@@ -14,6 +14,7 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <optional>
 
 #include "base/log.h"
 #include "softkvm/cpu/cpuid.h"
@@ -527,9 +528,14 @@ int Vcpu::run_guest() {
       if (!sleep(*this)) return interrupted();
       continue;
     }
+    std::optional<Exclusive> exclusive;
+    if (e.want_exclusive) exclusive.emplace(*this);
+    else wait_while_held(*this);
+    e.want_exclusive = false;
     load_fpu(e);
     Action action = run_fast(*this);
     save_fpu(e);
+    exclusive.reset();
     if (e.memory_gone) {
       e.memory_gone = false;
       return -EFAULT;
@@ -583,6 +589,7 @@ int Vcpu::run_guest() {
         }
         break;
       case Action::kRequests: break;
+      case Action::kExclusive: e.want_exclusive = true; break;
       case Action::kStuck: return internal_error(*this);
     }
   }

@@ -40,6 +40,13 @@ std::unique_ptr<Vm> Vm::create() {
   return vm;
 }
 
+namespace {
+void relax(unsigned spins) {
+  if (spins > 64) sched_yield();
+  else __builtin_ia32_pause();
+}
+}  // namespace
+
 void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except) {
   std::lock_guard lock(vm.vcpus_mutex);
   for (Vcpu* v : vm.vcpus) {
@@ -54,9 +61,39 @@ void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except) {
     // Not running: it will see the request before it runs again.
     for (unsigned spins = 0; engine.running.load(); spins++) {
       if (!(engine.requests.load() & request)) break;
-      if (spins > 64) sched_yield();
-      else __builtin_ia32_pause();
+      relax(spins);
     }
+  }
+}
+
+// Whoever starts to run says so (Engine::running) before it looks at Vm::exclusive; here it is the other way round. So one of both sees the
+// other.
+Exclusive::Exclusive(Vcpu& vcpu) : vcpu_(vcpu), lock_(vcpu.vm->exclusive_mutex) {
+  Vm& vm = *vcpu.vm;
+  vm.exclusive.store(&vcpu);
+  engine_of(vcpu).exclusive = true;
+  std::lock_guard lock(vm.vcpus_mutex);
+  for (Vcpu* v : vm.vcpus) {
+    if (v == &vcpu) continue;
+    engine_of(*v).requests.fetch_or(kRequestHold);
+    __atomic_store_n(&v->attention, 1u, __ATOMIC_SEQ_CST);
+  }
+  for (Vcpu* v : vm.vcpus) {
+    if (v == &vcpu) continue;
+    for (unsigned spins = 0; engine_of(*v).running.load(); spins++) relax(spins);
+  }
+}
+
+Exclusive::~Exclusive() {
+  engine_of(vcpu_).exclusive = false;
+  vcpu_.vm->exclusive.store(nullptr);
+}
+
+void wait_while_held(const Vcpu& vcpu) {
+  for (unsigned spins = 0;; spins++) {
+    const Vcpu* holder = vcpu.vm->exclusive.load();
+    if (!holder || holder == &vcpu) return;
+    relax(spins);
   }
 }
 
