@@ -35,12 +35,17 @@ class Vm {
   int clear_dirty_log(uint32_t slot, uint64_t first_page, uint32_t num_pages, const void* bitmap);
   // Host code wrote this memory.
   void notice_write(const void* host, size_t size);
+  // The same for all VMs, and without dirtying pages. See softkvm.h.
+  static void notice_change(const void* host, size_t size);
+  static void expect_unseen_writes();
   // Plain access to guest physical RAM for the hypervisor's own writes (kvmclock pages ...). False: not RAM.
   bool read_physical(uint64_t gpa, void* out, size_t size);
   bool write_physical(uint64_t gpa, const void* in, size_t size);
 
   std::unique_ptr<Slots> slots;
   std::unique_ptr<CodeCache> code;
+  const bool unseen_writes;  // host code writes memory without notice_write
+  std::atomic<uint64_t> unseen_epoch{0};  // how often a vCPU had reason to doubt its code
   Irqchip* irqchip = nullptr;      // set by abi/ on KVM_CREATE_IRQCHIP; owned there
   bool pit_present = false;
   Ioeventfds* ioeventfds = nullptr;  // set by abi/, always there; guest writes to devices ask it before they leave
@@ -61,6 +66,7 @@ class Vm {
 
  private:
   Vm();
+  bool drop_code(const void* host, size_t size, bool dirty);
 };
 
 class Vcpu : public VcpuState {

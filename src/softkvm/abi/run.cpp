@@ -87,6 +87,7 @@ int enter(VcpuFile& file) {
     return 0;
   }
   settle_injected_exception(v, true);
+  const bool at_once = run.immediate_exit;  // kvm_run then keeps what the last exit said
   int result;
   {
     RunSignals signals(v, file.run_mask);
@@ -98,7 +99,7 @@ int enter(VcpuFile& file) {
     if (v.lapic) v.lapic->leave();
   }
   settle_injected_exception(v, false);
-  if (result == -EINTR) {
+  if (result == -EINTR && !at_once) {
     run.exit_reason = KVM_EXIT_INTR;
     if (!run.immediate_exit) {
       if (int vector = take_ioapic_eoi(file); vector >= 0) {

@@ -61,6 +61,8 @@ class Slots {
   // 0 or -errno. `changed` tells that vCPUs have to drop what they derived. The caller calls retire() once they have.
   int set(const kvm_userspace_memory_region& region, bool& changed);
   void retire();
+  // Keeps set() and retire() out, for threads that are no vCPU's.
+  std::unique_lock<std::mutex> hold() { return std::unique_lock(mutex_); }
   const Slot* by_id(uint32_t id) const;
 
  private:

@@ -52,6 +52,7 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   b.side = nullptr;
   b.side_count = side.size();
   if (!side.empty()) b.side = sides_.emplace_back(side).data();
+  b.source = block.source;
   b.incoming = nullptr;
   b.valid = true;
   Block*& first = pages_[b.gpa >> 12];
@@ -92,10 +93,20 @@ void CodeCache::forget(Block& block) {
     }
 }
 
+PageSource* CodeCache::source(uint64_t gpa) {
+  auto& made = sources_[gpa >> 12];
+  if (!made) made = std::make_unique<PageSource>();
+  return made.get();
+}
+
 uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
   uint64_t map = 0;
+  auto source = sources_.find(gpa >> 12);
   auto it = pages_.find(gpa >> 12);
-  if (it == pages_.end()) return 0;
+  if (it == pages_.end()) {
+    if (source != sources_.end()) source->second->chunks = 0;
+    return 0;
+  }
   unsigned first = gpa & 0xfff, end = first + size;
   // A page that was code is mostly data now (freed and used again): all its blocks go at once, and stores to it are plain again. Only where
   // code comes back again and again beside data is it worth keeping the blocks that were not hit.
@@ -112,6 +123,7 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
     at = &b->page_next;
   }
   if (!it->second) pages_.erase(it);
+  if (source != sources_.end()) source->second->chunks.fetch_and(map);
   return map;
 }
 
@@ -122,6 +134,7 @@ void CodeCache::invalidate_all() {
   }
   for (auto& bucket : table_->bucket) bucket.store(nullptr, std::memory_order_release);
   pages_.clear();
+  for (auto& [page, source] : sources_) source->chunks = 0;
 }
 
 void CodeCache::reset() {
@@ -130,6 +143,7 @@ void CodeCache::reset() {
   links_.clear();
   sides_.clear();
   sites_.clear();
+  sources_.clear();
   used_ = 0;
   generation_++;
 }

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -37,6 +38,9 @@ class CodeCache {
   void link(uint32_t site, Block& target);
   void add_site(uint32_t at, uint32_t unlinked) { sites_[at] = unlinked; }
 
+  // What the page of `gpa` was translated from, made where it is not there. For VMs with unseen writes.
+  PageSource* source(uint64_t gpa);
+
   // Drops all blocks that depend on a byte of [gpa, gpa+size) and gives the page's new chunk map.
   uint64_t invalidate_page(uint64_t gpa, unsigned size);
   void drop(Block& block) { forget(block); }
@@ -66,6 +70,7 @@ class CodeCache {
   std::deque<std::vector<SideEntry>> sides_;
   static constexpr uint32_t kRewritesBeforeFine = 16;
   std::unordered_map<uint64_t, uint32_t> rewrites_;  // page number to how often its code was overwritten
+  std::unordered_map<uint64_t, std::unique_ptr<PageSource>> sources_;  // by page number; they live as long as the blocks' memory
   std::unordered_map<uint64_t, Block*> pages_;       // page number to its first block
   std::unordered_map<uint32_t, uint32_t> sites_;     // rel32 offset to its unlinked destination
 };

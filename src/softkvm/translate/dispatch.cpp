@@ -17,8 +17,8 @@ extern "C" void softkvm_enter(const void* code, uint64_t linear);
 namespace vireo::softkvm {
 namespace {
 
-// Guest physical address of a fetch at `linear`; false: vcpu.fault.
-bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
+// Guest physical address of a fetch at `linear`; false: vcpu.fault. `fresh`: by a walk.
+bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa, bool* fresh = nullptr) {
   Engine& engine = engine_of(vcpu);
   bool user = vcpu.cpl == 3;
   FetchEntry& entry = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
@@ -29,6 +29,7 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
     entry.tag = tag;
     entry.gpa = t.gpa & kPageMask;
     entry.global = t.global;
+    if (fresh) *fresh = true;
   }
   gpa = entry.gpa | (linear & 0xfff);
   return true;
@@ -48,6 +49,18 @@ bool straddle_current(VcpuState& vcpu, const Block& block, uint64_t linear) {
   return true;
 }
 
+// Does the page that `block` lies in still hold what its blocks were made from? A page that is newly mapped is always looked at: it may have come
+// from a device to become this.
+bool source_current(VcpuState& vcpu, const Block& block, bool fresh) {
+  PageSource& source = *block.source;
+  if (!fresh && source.checked.load(std::memory_order_acquire) >= engine_of(vcpu).unseen_epoch) return true;
+  const uint64_t now = vcpu.vm->unseen_epoch.load();
+  const uint8_t* page = vcpu.vm->slots->host(block.gpa & kPageMask);
+  if (!page || !source.same(page)) return false;
+  source.checked.store(now, std::memory_order_release);
+  return true;
+}
+
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
 const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   Engine& engine = engine_of(vcpu);
@@ -64,7 +77,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   }
   uint64_t gpa;
   vcpu.fault.pending = false;
-  if (!fetch_address(vcpu, linear, gpa)) {
+  bool fresh = false;
+  if (!fetch_address(vcpu, linear, gpa, &fresh)) {
     set_rip_linear(vcpu, linear);
     engine.reason = kReasonFault;
     return nullptr;
@@ -79,6 +93,7 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
     }
     block = nullptr;
   }
+  if (block && block->source && !source_current(vcpu, *block, fresh)) block = nullptr;
   if (!block) {
     engine.reason = kReasonTranslate;
     return nullptr;
@@ -180,6 +195,7 @@ Outcome take_events(Vcpu& vcpu) {
     PendingException event = vcpu.injected;
     vcpu.injected.pending = false;
     vcpu.halted = false;
+    if (event.interrupt) doubt_code(vcpu);
     Outcome o = deliver_with(vcpu, [&] { return event.interrupt ? deliver_interrupt(vcpu, event.vector) : deliver(vcpu, event, 0); });
     if (o == Outcome::kExit) return o;
   }
@@ -222,6 +238,7 @@ Outcome take_events(Vcpu& vcpu) {
       int vector = acknowledge_interrupt(vcpu);
       if (vector >= 0) {
         vcpu.halted = false;
+        doubt_code(vcpu);
         Outcome o = deliver_with(vcpu, [&] { return deliver_interrupt(vcpu, static_cast<uint8_t>(vector)); });
         if (o == Outcome::kExit) return o;
         if (interrupt_pending(vcpu)) engine.interrupt_waiting = true;
@@ -258,6 +275,12 @@ void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
 
 void flush_all_jump_caches(VcpuState& vcpu) {
   for (unsigned v = 0; v < kViews; v++) flush_jump_cache(vcpu, v);
+}
+
+void doubt_code(Vcpu& vcpu) {
+  if (!vcpu.vm->unseen_writes) return;
+  engine_of(vcpu).unseen_epoch = vcpu.vm->unseen_epoch.fetch_add(1) + 1;
+  flush_all_jump_caches(vcpu);
 }
 
 Action run_fast(Vcpu& vcpu) {

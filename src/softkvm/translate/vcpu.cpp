@@ -300,15 +300,37 @@ Made translate_target(Vcpu& vcpu) {
   unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
   uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
   Block* block;
+  uint8_t page[4096], cut[16] = {};
+  const uint8_t* host_page = slot->host + ((t.gpa & kPageMask) - slot->gpa);
+  PageSource* source_page = vm.unseen_writes ? code.source(t.gpa) : nullptr;
   for (;;) {
+    if (source_page && !source_page->same(host_page)) {
+      slot->code_of(t.gpa).store(code.invalidate_page(t.gpa & kPageMask, 4096));
+      flush_all_jump_caches(vcpu);
+      lock.unlock();
+      reach_safe_points(vm, kRequestFlushCode, &vcpu);
+      lock.lock();
+      if (source_page) source_page = code.source(t.gpa);
+      continue;
+    }
     block = code.table().find(t.gpa, mode);
     if (block && !block->straddle) break;
-    if (watch_page(vcpu, *slot, t.gpa, chunks, lock)) break;
+    if (watch_page(vcpu, *slot, t.gpa, chunks, lock)) {
+      memcpy(page, host_page, 4096);
+      if (!source_page || source_page->same(page)) break;
+    }
   }
   if (!block || block->straddle) {
     engine.count_translated++;
-    uint8_t page[4096], cut[16] = {};
-    memcpy(page, slot->host + ((t.gpa & kPageMask) - slot->gpa), 4096);
+    if (source_page) {
+      const uint64_t known = source_page->chunks.load();
+      for (uint64_t bits = chunks & ~known; bits; bits &= bits - 1) {
+        const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
+        memcpy(source_page->bytes + at, page + at, 64);
+      }
+      if (known == 0) source_page->checked = vm.unseen_epoch.load();
+      source_page->chunks.store(known | chunks, std::memory_order_release);
+    }
     Source source{page, offset, t.gpa, nullptr, mode};
     CodeMode width = (mode & kModeCodeMask) == kModeCode64 ? CodeMode::k64 : (mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32 : CodeMode::k16;
     if (straddles(page, offset, width)) {
@@ -328,6 +350,7 @@ Made translate_target(Vcpu& vcpu) {
     uint8_t* room = code.begin(kBlockRoom, at);
     if (!room) return Made::kYes;  // full: the caller flushes and comes again
     Block made{};
+    made.source = source_page;
     std::vector<SideEntry> side;
     std::vector<LinkSite> sites;
     size_t used = translate(vcpu, source, room, at, made, side, sites);
@@ -477,6 +500,7 @@ int Vcpu::run_guest() {
     halted = true;
     mp_state = KVM_MP_STATE_RUNNABLE;
   }
+  doubt_code(*this);
   GsBase gs(this);
   set_running_vcpu(this);
   struct Reset {

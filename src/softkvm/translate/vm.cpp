@@ -19,8 +19,23 @@ namespace vireo::softkvm {
 
 constexpr size_t kCodeCacheBytes = 128u << 20;
 
-Vm::Vm() = default;
-Vm::~Vm() = default;
+namespace {
+// All VMs of the process. Their memory may be one and the same.
+std::mutex all_mutex;
+std::vector<Vm*> all;
+std::atomic<bool> unseen{false};
+}  // namespace
+
+Vm::Vm() : unseen_writes(unseen) {
+  std::lock_guard lock(all_mutex);
+  all.push_back(this);
+}
+void Vm::expect_unseen_writes() { unseen = true; }
+
+Vm::~Vm() {
+  std::lock_guard lock(all_mutex);
+  std::erase(all, this);
+}
 
 std::unique_ptr<Vm> Vm::create() {
   std::unique_ptr<Vm> vm(new Vm);
@@ -102,24 +117,36 @@ void drop_jump_entries(Vm& vm) {
   reach_safe_points(vm, kRequestFlushCode, nullptr);
 }
 
-void Vm::notice_write(const void* host, size_t size) {
-  const SlotTable& table = slots->table();
+bool Vm::drop_code(const void* host, size_t size, bool dirty) {
   auto* begin = static_cast<const uint8_t*>(host);
   bool hit = false;
+  auto lock = slots->hold();
+  const SlotTable& table = slots->table();
   for (unsigned i = 0; i < table.count; i++) {
     const Slot& s = table.slots[i];
     if (begin + size <= s.host || begin >= s.host + s.size) continue;
     uint64_t from = begin > s.host ? begin - s.host : 0;
     uint64_t to = std::min<uint64_t>(s.size, begin + size - s.host);
     for (uint64_t page = from >> 12; page <= (to - 1) >> 12; page++) {
-      s.mark_dirty(s.gpa + (page << 12));
+      if (dirty) s.mark_dirty(s.gpa + (page << 12));
       if (!s.code[page].load()) continue;
       uint64_t a = std::max(from, page << 12), b = std::min(to, (page + 1) << 12);
       invalidate_code(*this, s.gpa + a, b - a);
       hit = true;
     }
   }
-  if (hit) drop_jump_entries(*this);
+  return hit;
+}
+
+void Vm::notice_write(const void* host, size_t size) {
+  if (drop_code(host, size, true)) drop_jump_entries(*this);
+}
+
+void Vm::notice_change(const void* host, size_t size) {
+  if (size == 0) return;
+  std::lock_guard lock(all_mutex);
+  for (Vm* vm : all)
+    if (vm->drop_code(host, size, false)) drop_jump_entries(*vm);
 }
 
 }  // namespace vireo::softkvm
