@@ -94,6 +94,8 @@ class Qmp:
                 line = self.file.readline()
             except TimeoutError:
                 raise Failed(f"QMP {command}: no answer within 60 s") from None
+            except OSError:
+                line = ""
             if not line:
                 raise Failed(f"QMP {command}: QEMU is gone")
             answer = json.loads(line)
