@@ -112,6 +112,16 @@ int enter(VcpuFile& file) {
   return result;
 }
 
+void count(VcpuFile& file, int result) {
+  file.exits.all++;
+  if (result == -EINTR) file.exits.signal++;
+  if (result != 0) return;
+  const uint32_t reason = file.run().exit_reason;
+  if (reason == KVM_EXIT_IO) file.exits.io++;
+  if (reason == KVM_EXIT_MMIO) file.exits.mmio++;
+  if (reason == KVM_EXIT_HLT) file.exits.halt++;
+}
+
 }  // namespace
 
 int run(VcpuFile& file, uintptr_t argument) {
@@ -126,7 +136,12 @@ int run(VcpuFile& file, uintptr_t argument) {
     v.user_cr8 = cr8;
   }
   file.has_run = true;
+  file.exits.running = 1;
+  update_statistics(file);
   int result = enter(file);
+  file.exits.running = 0;
+  count(file, result);
+  update_statistics(file);
   run.if_flag = (v.system_flags & kIF) != 0;
   run.flags = v.in_smm ? KVM_RUN_X86_SMM : 0;
   run.cr8 = task_priority(file);

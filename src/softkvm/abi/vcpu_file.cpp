@@ -42,6 +42,7 @@ int build(VmFile& vm, VcpuFile& file, int fd, unsigned id) {
   v.tsc_khz = vm.tsc_khz;
   v.msr_exit_reasons = vm.msr_exit_reasons;
   v.disabled_quirks = vm.disabled_quirks;
+  v.platform_info_shown = vm.platform_info_shown;
   file.signal.vcpu = &v;
   if (vm.irqchip) {
     file.lapic = vm.irqchip->create_lapic(id, v.is_bsp, file.signal);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "softkvm/abi/file.h"
+#include "softkvm/abi/stats.h"
 #include "softkvm/irqchip/ioeventfd.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/vm.h"
@@ -52,7 +53,10 @@ class VmFile final : public File {
   std::atomic<bool> exception_payload{false}, triple_fault_event{false};
   uint32_t msr_exit_reasons = 0;
   uint32_t disabled_quirks = 0;
+  bool platform_info_shown = true;
   uint32_t tsc_khz = 0;  // 0: the host's
+
+  Statistics statistics;  // under `mutex`
 
   // Coalesced writes: the ring lies in the first vCPU's pages.
   std::mutex zones_mutex;

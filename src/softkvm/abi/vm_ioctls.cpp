@@ -90,6 +90,7 @@ int vm_ioctl(const std::shared_ptr<VmFile>& file, unsigned long request, uintptr
     case KVM_SET_TSC_KHZ: return set_vm_tsc_khz(vm, argument);
     case KVM_GET_TSC_KHZ: return get_vm_tsc_khz(vm);
     case KVM_X86_SET_MSR_FILTER: return set_msr_filter(vm, argument);
+    case KVM_GET_STATS_FD: return get_stats_fd(vm);
     case KVM_CREATE_DEVICE: return create_device(argument);
     default: return -ENOTTY;
   }

@@ -41,4 +41,7 @@ int enable_x2apic_api(VmFile& vm, uint64_t flags);
 int enable_cap(VmFile& vm, uintptr_t argument);
 int set_msr_filter(VmFile& vm, uintptr_t argument);
 
+// stats.cpp
+int get_stats_fd(VmFile& vm);
+
 }  // namespace vireo::softkvm::abi

@@ -393,6 +393,7 @@ void drop_open(Engine& engine) {
   begin_step(engine);
   engine.stepping = false;
   engine.fragment_count = 0;
+  engine.ahead_left = 0;
   engine.fragment_open = engine.io_open = engine.io_answered = engine.writes_open = false;
 }
 

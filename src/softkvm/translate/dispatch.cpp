@@ -199,6 +199,11 @@ Outcome take_events(Vcpu& vcpu) {
     Outcome o = deliver_with(vcpu, [&] { return event.interrupt ? deliver_interrupt(vcpu, event.vector) : deliver(vcpu, event, 0); });
     if (o == Outcome::kExit) return o;
   }
+  constexpr uint32_t kBlocked = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ;
+  if ((vcpu.guest_debug.control & kBlocked) == kBlocked) {  // the debugger wants none while it steps
+    if (!shadowed(vcpu)) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
+    return Outcome::kNext;
+  }
   if (vcpu.nmi_injected) {
     vcpu.nmi_injected = false;
     Outcome o = deliver_with(vcpu, [&] { return deliver_nmi(vcpu); });
@@ -373,7 +378,7 @@ Action run_fast(Vcpu& vcpu) {
           vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
         }
         step = false;
-        engine.completing = false;
+        engine.completing = engine.ahead_left != 0;  // a repeated INS takes all that it was given before anything else
         if (engine.reason == kReasonHalt) vcpu.halted = true;
         if (was_stepping && debug_step) {
           engine.debug_exit = true;
@@ -408,6 +413,7 @@ Action run_fast(Vcpu& vcpu) {
         vcpu.fault.pending = false;
         step = false;
         engine.completing = false;
+        engine.ahead_left = 0;
         engine.io_answered = false;
         if (debug_trap_exit(vcpu, event)) return stop(Action::kExit);
         if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);

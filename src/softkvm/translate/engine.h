@@ -140,6 +140,9 @@ struct Engine {
   uint8_t io_size = 0;
   bool io_write = false;
   uint32_t io_value = 0;
+  uint16_t io_count = 1;                      // of a repeated INS: how many values user space is asked for at once
+  uint16_t ahead_left = 0, ahead_next = 0;    // ... and those that it gave and the instruction has not taken yet
+  uint8_t ahead[1024];
   unsigned fragment_count = 0, fragment_next = 0;
   Fragment fragments[kMaxFragments];
   unsigned write_count = 0, write_next = 0;

@@ -2,10 +2,12 @@
 // The engine's side of interrupts, in-kernel devices, ports and time. FAST.
 #include "softkvm/translate/events.h"
 
+#include "softkvm/cpu/cpuid.h"
 #include "softkvm/cpu/system.h"
 #include "softkvm/irqchip/ioeventfd.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/irqchip/lapic.h"
+#include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/translate/breakpoints.h"
@@ -75,6 +77,28 @@ bool device_pio(VcpuState& state, uint16_t port, unsigned size, bool write, uint
   return write && vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(true, port, size, value);
 }
 
+Outcome port_in_ahead(VcpuState& vcpu, uint16_t port, unsigned size, uint64_t wanted, uint32_t& value) {
+  Engine& engine = engine_of(vcpu);
+  if (engine.ahead_left && engine.io_port == port && engine.io_size == size && !engine.io_answered) {
+    engine.ahead_left--;
+    value = 0;
+    copy_bytes(&value, engine.ahead + engine.ahead_next, size);
+    engine.ahead_next = static_cast<uint16_t>(engine.ahead_next + size);
+    return Outcome::kNext;
+  }
+  engine.ahead_left = 0;
+  const bool answered = engine.io_answered;
+  Outcome o = port_io(vcpu, port, size, false, value);
+  if (o == Outcome::kExit && engine.io_open) {
+    const uint64_t most = sizeof engine.ahead / size;
+    engine.io_count = static_cast<uint16_t>(wanted < most ? wanted : most);
+  } else if (answered && engine.io_count > 1) {
+    engine.ahead_left = static_cast<uint16_t>(engine.io_count - 1);
+    engine.ahead_next = static_cast<uint16_t>(size);
+  }
+  return o;
+}
+
 Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint32_t& value) {
   Engine& engine = engine_of(vcpu);
   if (engine.watching) note_watched(whole(vcpu), port, size, BreakpointKind::kPort);
@@ -89,6 +113,7 @@ Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint3
   engine.io_size = static_cast<uint8_t>(size);
   engine.io_write = write;
   engine.io_value = value;
+  engine.io_count = 1;
   return Outcome::kExit;
 }
 
@@ -147,11 +172,19 @@ uint64_t send_ipis(Vcpu& vcpu, const uint64_t (&map)[2], uint64_t first, uint64_
 
 Outcome hypercall(VcpuState& state, uint64_t number, const uint64_t (&arguments)[4], uint64_t& result) {
   // KVM_HC_VAPIC_POLL_IRQ asks only to be looked at; the others come with features that are not there.
-  constexpr uint64_t kVapicPollIrq = 1, kSendIpi = 10;
+  constexpr uint64_t kVapicPollIrq = 1, kSendIpi = 10, kSchedYield = 11;
   constexpr int64_t kEnosys = -1000;
-  switch (number) {
+  // What leaf 0x40000001 has to show for it, where that is enforced.
+  constexpr unsigned kFeatureSendIpi = cpuid_bit(kWordKvmEax, 11), kFeatureSchedYield = cpuid_bit(kWordKvmEax, 13);
+  const bool hidden = state.paravirtual_enforced && ((number == kSendIpi && !has(state, kFeatureSendIpi)) ||
+                                                     (number == kSchedYield && !has(state, kFeatureSchedYield)));
+  switch (hidden ? ~0ull : number) {
     case kVapicPollIrq: result = 0; break;
     case kSendIpi: result = send_ipis(whole(state), {arguments[0], arguments[1]}, arguments[2], arguments[3], state.in_64bit()); break;
+    case kSchedYield:  // to the vCPU named, which the host cannot be told; to whoever waits, then
+      raw_syscall(SYS_sched_yield);
+      result = 0;
+      break;
     default: result = static_cast<uint64_t>(kEnosys);
   }
   return Outcome::kNext;

@@ -392,7 +392,7 @@ void fill_exit(Vcpu& vcpu) {
     run.io.direction = engine.io_write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
     run.io.size = engine.io_size;
     run.io.port = engine.io_port;
-    run.io.count = 1;
+    run.io.count = engine.io_count;
     run.io.data_offset = 4096;
     if (engine.io_write) memcpy(reinterpret_cast<uint8_t*>(&run) + 4096, &engine.io_value, engine.io_size);
   } else if (engine.fragment_open || engine.writes_open) {
@@ -417,6 +417,7 @@ bool take_answer(Vcpu& vcpu) {
     if (!engine.io_write) {
       engine.io_value = 0;
       memcpy(&engine.io_value, reinterpret_cast<uint8_t*>(&run) + 4096, engine.io_size);
+      if (engine.io_count > 1) memcpy(engine.ahead, reinterpret_cast<uint8_t*>(&run) + 4096, engine.io_count * engine.io_size);
     }
   }
   if (engine.fragment_open) {
@@ -513,6 +514,7 @@ int Vcpu::run_guest() {
   } reset{*this};
   for (;;) {
     do_requests(*this);
+    update_steal_time(*this);
     if (mp_state == KVM_MP_STATE_UNINITIALIZED || mp_state == KVM_MP_STATE_INIT_RECEIVED) {
       if (e.exit_request.load()) return interrupted();
       if (!sleep(*this)) return interrupted();
