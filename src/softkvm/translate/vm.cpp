@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "softkvm/mmu/slots.h"
@@ -35,6 +37,12 @@ void Vm::expect_unseen_writes() { unseen = true; }
 Vm::~Vm() {
   std::lock_guard lock(all_mutex);
   std::erase(all, this);
+#ifdef VIREO_VERIFY_BLOCKS
+  if (!getenv("VIREO_SOFTKVM_STATS") || !code) return;
+  const CodeCache::Verified& v = code->verified();
+  fprintf(stderr, "block verifier passed %llu blocks of %llu host instructions, %llu links\n", (unsigned long long)v.blocks,
+          (unsigned long long)v.instructions, (unsigned long long)v.links);
+#endif
 }
 
 std::unique_ptr<Vm> Vm::create() {
