@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Calls on softkvm's handles. They are memfds, so fcntl, dup, poll and epoll do what they do on the kernel's: nothing stands in the way. What
 // has to be seen is ioctl, and the end of a descriptor, with which a VM may end.
-#include <sys/ioctl.h>
+#include <asm/ioctl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,7 +19,7 @@ namespace softkvm = vireo::softkvm;
 
 namespace {
 
-constexpr unsigned kKvmType = 0xae;  // KVMIO
+constexpr unsigned kKvmType = 0xae, kRun = 0x80;  // KVMIO, KVM_RUN
 
 // Lets softkvm forget a handle whose number is about to become something else's. The number itself stays open.
 void end(int fd) {
@@ -29,7 +30,37 @@ void end(int fd) {
 
 }  // namespace
 
-VIREO_EXPORT int ioctl(int fd, unsigned long request, ...) noexcept {
+namespace {
+
+int other_call(int fd, unsigned request, uintptr_t argument) { return softkvm::ioctl(fd, request, argument); }
+
+// A cancelled thread leaves the kernel's KVM_RUN at once. Here it must not be unwound in the middle of guest code: it is cancelled when
+// KVM_RUN has returned. No object with a destructor may live here, nor in ioctl(): glibc unwinds through them.
+[[gnu::noinline]] int run_vcpu(int fd, unsigned request, uintptr_t argument) {
+  int state;
+  ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+  int result = softkvm::ioctl(fd, request, argument);
+  // What came meanwhile would have taken effect, where that is the thread's wish. pthread_testcancel sets the thread's result, which the
+  // other two of glibc 2.36 do not.
+  int type;
+  ::pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+  ::pthread_setcancelstate(state, nullptr);
+  if (type == PTHREAD_CANCEL_ASYNCHRONOUS) {
+    ::pthread_testcancel();
+    ::pthread_setcanceltype(type, nullptr);
+  }
+  return result;
+}
+
+}  // namespace
+
+VIREO_EXPORT int pthread_cancel(pthread_t thread) {
+  int result = VIREO_NEXT_AS("pthread_cancel", int(pthread_t))(thread);
+  if (result == 0 && used()) softkvm::interrupt_thread(thread);
+  return result;
+}
+
+VIREO_EXPORT int ioctl(int fd, unsigned long request, ...) {
   va_list arguments;
   va_start(arguments, request);
   uintptr_t argument = va_arg(arguments, uintptr_t);
@@ -37,7 +68,7 @@ VIREO_EXPORT int ioctl(int fd, unsigned long request, ...) noexcept {
   // The kernel looks at 32 bits; programs sign-extend them.
   if (used() && _IOC_TYPE(request) == kKvmType) {
     int saved = errno;
-    int result = softkvm::ioctl(fd, static_cast<uint32_t>(request), argument);
+    int result = (_IOC_NR(request) == kRun ? run_vcpu : other_call)(fd, static_cast<uint32_t>(request), argument);
     errno = saved;
     if (result >= 0) return result;
     if (result != -ENOTTY || softkvm::is_handle(fd)) {

@@ -4,6 +4,7 @@
 // Thread-safe as the kernel's module is. Results are as from the kernel's ioctl, but errors come as -errno.
 #pragma once
 
+#include <pthread.h>
 #include <signal.h>
 
 #include <cstddef>
@@ -22,6 +23,9 @@ int close(int fd);
 
 // Asks the vCPU whose KVM_RUN is on this thread, if any, to return EINTR at its next safe point. Async-signal-safe: made for signal handlers.
 void interrupt_this_thread();
+
+// The same for another thread, from ordinary code; one that has run a vCPU before and does not now returns from its next KVM_RUN.
+void interrupt_thread(pthread_t thread);
 
 // For who puts handlers of its own before the program's (preload/). To be called first in such a handler. True: KVM_RUN is on this thread; the
 // signal is kept, and sent again when KVM_RUN has returned EINTR, as the kernel runs handlers only then; the handler returns at once. A

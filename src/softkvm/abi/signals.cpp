@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/abi/signals.h"
 
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vcpu_ioctls.h"
@@ -24,6 +27,42 @@ namespace {
 // Read by signal handlers: must not be allocated lazily.
 [[gnu::tls_model("initial-exec")]] thread_local RunSignals* running = nullptr;
 [[gnu::tls_model("initial-exec")]] thread_local Vcpu* running_vcpu = nullptr;
+
+// The threads that have run a vCPU, for who wants one out of its KVM_RUN without a signal.
+struct Runner {
+  const pthread_t thread = ::pthread_self();
+  std::mutex mutex;
+  Vcpu* vcpu = nullptr;
+  bool interrupted = false;  // before there was a vCPU to interrupt
+
+  Runner();
+  ~Runner();
+  void set(Vcpu* running) {
+    std::lock_guard lock(mutex);
+    vcpu = running;
+    if (vcpu != nullptr && std::exchange(interrupted, false)) vcpu->request_exit();
+  }
+};
+struct Runners {
+  std::mutex mutex;
+  std::vector<Runner*> all;
+};
+Runners& runners() {
+  static auto* instance = new Runners;  // threads may outlive the program's end
+  return *instance;
+}
+Runner::Runner() {
+  std::lock_guard lock(runners().mutex);
+  runners().all.push_back(this);
+}
+Runner::~Runner() {
+  std::lock_guard lock(runners().mutex);
+  std::erase(runners().all, this);
+}
+Runner& this_runner() {
+  static thread_local Runner runner;
+  return runner;
+}
 
 constexpr int kSignals = 64;
 // What handlers have kept for after the KVM_RUN, at most one of each number: it is blocked from then on.
@@ -95,6 +134,7 @@ RunSignals::RunSignals(Vcpu& vcpu, const std::optional<sigset_t>& mask)
     : vcpu_(vcpu), outer_(running), masked_(mask.has_value()) {
   running_vcpu = &vcpu;
   running = this;
+  this_runner().set(&vcpu);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (!masked_) return;
   ::pthread_sigmask(SIG_BLOCK, nullptr, &old_mask_);
@@ -114,6 +154,7 @@ RunSignals::~RunSignals() {
   if (masked_) ::pthread_sigmask(SIG_SETMASK, &old_mask_, nullptr);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   running = outer_;
+  this_runner().set(outer_ != nullptr ? &outer_->vcpu_ : nullptr);
   running_vcpu = outer_ != nullptr ? &outer_->vcpu_ : nullptr;
 }
 
@@ -179,6 +220,16 @@ bool keep_signal_during_run(int number, siginfo_t* info, void* context) {
 
 bool is_our_signal_handler(const struct sigaction& action) {
   return (action.sa_flags & SA_SIGINFO) && (action.sa_sigaction == abi::take_signal || is_host_fault_handler(action));
+}
+
+void interrupt_thread(pthread_t thread) {
+  std::lock_guard lock(abi::runners().mutex);
+  for (abi::Runner* runner : abi::runners().all) {
+    if (!::pthread_equal(runner->thread, thread)) continue;
+    std::lock_guard runner_lock(runner->mutex);
+    if (runner->vcpu != nullptr) runner->vcpu->request_exit();
+    else runner->interrupted = true;
+  }
 }
 
 void interrupt_this_thread() {

@@ -34,7 +34,7 @@ struct Slot {
 };
 
 struct SlotTable {
-  unsigned count = 0;
+  std::atomic<unsigned> count{0};
   const Slot* slots = nullptr;  // sorted by gpa
 };
 
@@ -43,11 +43,19 @@ class Slots {
   // Null when no slot has the address. General registers only; the slot stays valid until the caller's next safe point.
   const Slot* find(uint64_t gpa) const {
     const SlotTable* table = table_.load(std::memory_order_acquire);
-    for (unsigned i = 0; i < table->count; i++) {
-      const Slot& slot = table->slots[i];
-      if (gpa - slot.gpa < slot.size) return &slot;
+    unsigned low = 0, high = table->count.load(std::memory_order_acquire);
+    if (high <= kFew) {
+      for (unsigned i = 0; i < high; i++) {
+        const Slot& slot = table->slots[i];
+        if (gpa - slot.gpa < slot.size) return &slot;
+      }
+      return nullptr;
     }
-    return nullptr;
+    while (high - low > 1) {
+      const unsigned middle = (low + high) / 2;
+      (table->slots[middle].gpa <= gpa ? low : high) = middle;
+    }
+    return gpa - table->slots[low].gpa < table->slots[low].size ? &table->slots[low] : nullptr;
   }
   uint8_t* host(uint64_t gpa) const {
     const Slot* slot = find(gpa);
@@ -66,6 +74,7 @@ class Slots {
   const Slot* by_id(uint32_t id) const;
 
  private:
+  static constexpr unsigned kFew = 16;  // are looked through one by one: the first is the one with most of the memory
   struct Generation;
   std::atomic<const SlotTable*> table_;
   std::unique_ptr<Generation> current_;

@@ -42,6 +42,12 @@ class CodeCache {
   // What the page of `gpa` was translated from, made where it is not there. For VMs with unseen writes.
   PageSource* source(uint64_t gpa);
 
+  // Calls f(page) for each guest page that has blocks.
+  template <class F>
+  void each_page(F f) const {
+    for (const auto& [page, block] : pages_) f(page << 12);
+  }
+
   // Drops all blocks that depend on a byte of [gpa, gpa+size) and gives the page's new chunk map.
   uint64_t invalidate_page(uint64_t gpa, unsigned size);
   void drop(Block& block) { forget(block); }

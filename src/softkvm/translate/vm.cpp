@@ -130,11 +130,8 @@ bool Vm::drop_code(const void* host, size_t size, bool dirty) {
   bool hit = false;
   auto lock = slots->hold();
   const SlotTable& table = slots->table();
-  for (unsigned i = 0; i < table.count; i++) {
-    const Slot& s = table.slots[i];
-    if (begin + size <= s.host || begin >= s.host + s.size) continue;
-    uint64_t from = begin > s.host ? begin - s.host : 0;
-    uint64_t to = std::min<uint64_t>(s.size, begin + size - s.host);
+  // [from, to) of the slot has changed.
+  auto drop = [&](const Slot& s, uint64_t from, uint64_t to) {
     for (uint64_t page = from >> 12; page <= (to - 1) >> 12; page++) {
       if (dirty) s.mark_dirty(s.gpa + (page << 12));
       if (!s.code[page].load()) continue;
@@ -142,6 +139,29 @@ bool Vm::drop_code(const void* host, size_t size, bool dirty) {
       invalidate_code(*this, s.gpa + a, b - a);
       hit = true;
     }
+  };
+  auto overlaps = [&](const Slot& s) { return begin + size > s.host && begin < s.host + s.size; };
+  constexpr unsigned kManySlots = 256;
+  if (table.count > kManySlots && !dirty) {
+    // Guests of very many slots are tests, and have little code.
+    std::vector<uint64_t> pages;
+    {
+      std::lock_guard code_lock(code->mutex);
+      code->each_page([&](uint64_t page) { pages.push_back(page); });
+    }
+    for (uint64_t page : pages) {
+      const Slot* s = slots->find(page);
+      if (!s || begin + size <= s->host + (page - s->gpa) || begin >= s->host + (page - s->gpa) + kPageSize) continue;
+      drop(*s, page - s->gpa, page - s->gpa + kPageSize);
+    }
+    return hit;
+  }
+  for (unsigned i = 0; i < table.count; i++) {
+    const Slot& s = table.slots[i];
+    if (!overlaps(s)) continue;
+    uint64_t from = begin > s.host ? begin - s.host : 0;
+    uint64_t to = std::min<uint64_t>(s.size, begin + size - s.host);
+    drop(s, from, to);
   }
   return hit;
 }
