@@ -84,48 +84,57 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
     const auto& all = current_->backed;
     auto at = std::upper_bound(all.begin(), all.end(), region.guest_phys_addr,
                                [](uint64_t gpa, const auto& b) { return gpa < b.slot.gpa + b.slot.size; });
-    if (at != all.end() && &*at == old) ++at;
+    while (at != all.end() && (&*at == old || at->slot.size == 0)) ++at;
     if (at != all.end() && at->slot.gpa < region.guest_phys_addr + region.memory_size) return -EEXIST;
   }
   Generation::Backed b{};
   if (!region.memory_size) {
     if (!old) return -EINVAL;
-  } else {
-    if (old) {
-      // The kernel lets a slot move or change its dirty logging; host address, size and read-only stay.
-      if (region.userspace_addr != reinterpret_cast<uint64_t>(old->slot.host) || region.memory_size != old->slot.size ||
-          (region.flags ^ old->slot.flags) & KVM_MEM_READONLY)
-        return -EINVAL;
-      if (region.guest_phys_addr == old->slot.gpa && region.flags == old->slot.flags) return 0;
-      b = *old;
-    }
-    b.slot.gpa = region.guest_phys_addr;
-    b.slot.size = region.memory_size;
-    b.slot.host = reinterpret_cast<uint8_t*>(region.userspace_addr);
-    b.slot.id = region.slot;
-    b.slot.flags = region.flags;
-    uint64_t pages = region.memory_size >> 12;
-    if (!b.code || (old && old->slot.gpa != region.guest_phys_addr)) {
-      b.code = lazy_array<std::atomic<uint64_t>>(pages);
-      b.writers = lazy_array<std::atomic<uint8_t>>(pages);
-      if (!b.code || !b.writers) return -ENOMEM;
-    }
-    if (region.flags & KVM_MEM_LOG_DIRTY_PAGES) {
-      if (!b.dirty) b.dirty = lazy_array<std::atomic<uint64_t>>((pages + 63) / 64);
-      if (!b.dirty) return -ENOMEM;
-    } else {
-      b.dirty = nullptr;
-    }
-    b.slot.code = b.code.get();
-    b.slot.writers = b.writers.get();
-    b.slot.dirty = b.dirty.get();
-    if (!old && current_->append(b)) return 0;  // where nothing was, nothing was derived
+    const size_t place = static_cast<size_t>(old - current_->backed.data());
+    Generation::Backed& gone = current_->backed[place];
+    __atomic_store_n(&current_->slots[place].size, 0, __ATOMIC_RELEASE);
+    gone.slot.size = 0;
+    current_->by_id.erase(region.slot);
+    for (std::shared_ptr<void> array : {std::shared_ptr<void>(std::move(gone.code)), std::shared_ptr<void>(std::move(gone.dirty)),
+                                        std::shared_ptr<void>(std::move(gone.writers))})
+      retired_arrays_.push_back(std::move(array));
+    changed = true;
+    return 0;
   }
+  if (old) {
+    // The kernel lets a slot move or change its dirty logging; host address, size and read-only stay.
+    if (region.userspace_addr != reinterpret_cast<uint64_t>(old->slot.host) || region.memory_size != old->slot.size ||
+        (region.flags ^ old->slot.flags) & KVM_MEM_READONLY)
+      return -EINVAL;
+    if (region.guest_phys_addr == old->slot.gpa && region.flags == old->slot.flags) return 0;
+    b = *old;
+  }
+  b.slot.gpa = region.guest_phys_addr;
+  b.slot.size = region.memory_size;
+  b.slot.host = reinterpret_cast<uint8_t*>(region.userspace_addr);
+  b.slot.id = region.slot;
+  b.slot.flags = region.flags;
+  uint64_t pages = region.memory_size >> 12;
+  if (!b.code || (old && old->slot.gpa != region.guest_phys_addr)) {
+    b.code = lazy_array<std::atomic<uint64_t>>(pages);
+    b.writers = lazy_array<std::atomic<uint8_t>>(pages);
+    if (!b.code || !b.writers) return -ENOMEM;
+  }
+  if (region.flags & KVM_MEM_LOG_DIRTY_PAGES) {
+    if (!b.dirty) b.dirty = lazy_array<std::atomic<uint64_t>>((pages + 63) / 64);
+    if (!b.dirty) return -ENOMEM;
+  } else {
+    b.dirty = nullptr;
+  }
+  b.slot.code = b.code.get();
+  b.slot.writers = b.writers.get();
+  b.slot.dirty = b.dirty.get();
+  if (!old && current_->append(b)) return 0;  // where nothing was, nothing was derived
   auto next = std::make_unique<Generation>();
   next->backed.reserve(current_->backed.size() + 1);
   for (const auto& kept : current_->backed)
-    if (&kept != old) next->backed.push_back(kept);
-  if (region.memory_size) next->backed.push_back(std::move(b));
+    if (&kept != old && kept.slot.size != 0) next->backed.push_back(kept);
+  next->backed.push_back(std::move(b));
   next->seal();
   table_.store(&next->table, std::memory_order_release);
   retired_.push_back(std::move(current_));
@@ -137,6 +146,7 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
 void Slots::retire() {
   std::lock_guard lock(mutex_);
   retired_.clear();
+  retired_arrays_.clear();
 }
 
 const Slot* Slots::by_id(uint32_t id) const {

@@ -35,7 +35,7 @@ struct Slot {
 
 struct SlotTable {
   std::atomic<unsigned> count{0};
-  const Slot* slots = nullptr;  // sorted by gpa
+  const Slot* slots = nullptr;  // sorted by gpa; a deleted one has size 0 until the table is made anew
 };
 
 class Slots {
@@ -79,6 +79,7 @@ class Slots {
   std::atomic<const SlotTable*> table_;
   std::unique_ptr<Generation> current_;
   std::vector<std::unique_ptr<Generation>> retired_;
+  std::vector<std::shared_ptr<void>> retired_arrays_;
   std::mutex mutex_;
 };
 

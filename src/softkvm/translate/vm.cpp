@@ -140,7 +140,7 @@ bool Vm::drop_code(const void* host, size_t size, bool dirty) {
       hit = true;
     }
   };
-  auto overlaps = [&](const Slot& s) { return begin + size > s.host && begin < s.host + s.size; };
+  auto overlaps = [&](const Slot& s) { return s.size != 0 && begin + size > s.host && begin < s.host + s.size; };
   constexpr unsigned kManySlots = 256;
   if (table.count > kManySlots && !dirty) {
     // Guests of very many slots are tests, and have little code.
