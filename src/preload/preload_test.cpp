@@ -175,7 +175,8 @@ TEST(Preload, TheProgramsFaultsAreItsOwn) {
   action.sa_flags = SA_SIGINFO;
   ASSERT_EQ(::sigaction(SIGSEGV, &action, &before), 0);
   handled = 0;
-  if (::sigsetjmp(jump, 1) == 0) *reinterpret_cast<volatile int*>(16) = 0;
+  volatile uintptr_t nowhere = 16;
+  if (::sigsetjmp(jump, 1) == 0) *reinterpret_cast<volatile int*>(nowhere) = 0;
   EXPECT_EQ(handled, 1);
   sigset_t all;
   ::sigfillset(&all);
