@@ -36,6 +36,10 @@ class Vm {
   // Host code wrote this memory.
   void notice_write(const void* host, size_t size);
   // The same for all VMs, and without dirtying pages. See softkvm.h.
+  // The page of slot `slot` at `gpa` was written by nobody's guest code: as dirtied() of mmu/access.h, into some vCPU's ring.
+  void dirtied(const struct Slot& slot, uint64_t gpa);
+  // KVM_RESET_DIRTY_RINGS: how many entries came back.
+  int reset_dirty_rings();
   static void notice_change(const void* host, size_t size);
   static void expect_unseen_writes();
   // Plain access to guest physical RAM for the hypervisor's own writes (kvmclock pages ...). False: not RAM.
@@ -122,6 +126,7 @@ class Vcpu : public VcpuState {
   uint64_t user_apic_base = 0, user_cr8 = 0;
 
   Engine* engine = nullptr;
+  class DirtyRing* dirty_ring = nullptr;  // owned by abi/; null: the slots' bitmaps are asked for
 };
 
 }  // namespace vireo::softkvm

@@ -14,6 +14,7 @@
 #include "softkvm/abi/stats.h"
 #include "softkvm/abi/vm_file.h"
 #include "softkvm/cpu/cpuid.h"
+#include "softkvm/mmu/dirty_ring.h"
 
 namespace vireo::softkvm::abi {
 
@@ -35,6 +36,8 @@ class VcpuFile final : public File {
 
   VmFile& vm;
   std::byte* pages = nullptr;
+  void* ring_pages = nullptr;
+  std::unique_ptr<DirtyRing> dirty_ring;
   std::mutex mutex;  // one ioctl at a time
   std::unique_ptr<Vcpu> vcpu;
   std::unique_ptr<Lapic> lapic;  // with an irqchip

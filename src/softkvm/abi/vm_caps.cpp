@@ -86,6 +86,8 @@ int enable_cap(VmFile& vm, uintptr_t argument) {
     case KVM_CAP_DISABLE_QUIRKS2: return cap.args[0] & ~static_cast<uint64_t>(kQuirks) ? -EINVAL : disable_quirks(vm, cap.args[0]);
     case KVM_CAP_MSR_PLATFORM_INFO: return show_platform_info(vm, cap.args[0] != 0);
     case KVM_CAP_MAX_VCPU_ID: return limit_vcpu_ids(vm, cap.args[0]);
+    case KVM_CAP_DIRTY_LOG_RING:
+    case KVM_CAP_DIRTY_LOG_RING_ACQ_REL: return enable_dirty_ring(vm, cap.args[0]);
     case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: return enable_manual_dirty_log(vm, cap.args[0]);
     default: return -EINVAL;
   }

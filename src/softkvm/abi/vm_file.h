@@ -50,6 +50,7 @@ class VmFile final : public File {
   uint64_t tss_address = 0, identity_map_address = 0xfffbc000;  // used by no code of ours: real mode needs no help
   uint64_t x2apic_api = 0;
   bool manual_dirty_log = false;
+  uint32_t dirty_ring_entries = 0;  // of each vCPU; 0: bitmaps
   std::atomic<bool> exception_payload{false}, triple_fault_event{false};
   uint32_t msr_exit_reasons = 0;
   uint32_t disabled_quirks = 0;

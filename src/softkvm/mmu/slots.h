@@ -26,10 +26,12 @@ struct Slot {
   bool writable() const { return !(flags & KVM_MEM_READONLY); }
   std::atomic<uint64_t>& code_of(uint64_t address) const { return code[(address - gpa) >> 12]; }
   std::atomic<uint8_t>& writers_of(uint64_t address) const { return writers[(address - gpa) >> 12]; }
-  void mark_dirty(uint64_t address) const {
-    if (!dirty) return;
-    uint64_t page = (address - gpa) >> 12;
-    dirty[page / 64].fetch_or(1ull << page % 64, std::memory_order_relaxed);
+  // True: the page was clean. Callers go through dirtied() (mmu/access.h) or Vm::dirtied().
+  bool mark_dirty(uint64_t address) const {
+    if (!dirty) return false;
+    const uint64_t page = (address - gpa) >> 12, bit = 1ull << page % 64;
+    if (dirty[page / 64].load(std::memory_order_relaxed) & bit) return false;
+    return !(dirty[page / 64].fetch_or(bit, std::memory_order_relaxed) & bit);
   }
 };
 

@@ -3,6 +3,7 @@
 // only, no libc: the guest's SIMD and x87 state is live in the host's registers.
 #include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/block.h"
@@ -313,6 +314,11 @@ Action run_fast(Vcpu& vcpu) {
         return stop(Action::kInvalidate);
       }
       if (engine.writes_open) return stop(Action::kExit);
+      if (vcpu.dirty_ring && vcpu.dirty_ring->full()) {
+        vcpu.run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+        engine.step_next = step;
+        return stop(Action::kExit);
+      }
       if (vcpu.halted) return stop(Action::kHalt);
       if (window_exit(vcpu)) return stop(Action::kExit);
     }

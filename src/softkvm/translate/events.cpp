@@ -9,6 +9,7 @@
 #include "softkvm/irqchip/lapic.h"
 #include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/engine.h"
@@ -210,6 +211,10 @@ bool write_physical(VcpuState& vcpu, uint64_t physical, const void* in, unsigned
   return vcpu.vm->write_physical(physical, in, size);
 }
 
+void Vm::dirtied(const Slot& slot, uint64_t gpa) {
+  if (slot.mark_dirty(gpa) && !vcpus.empty() && vcpus.front()->dirty_ring) vcpus.front()->dirty_ring->push(slot.id, (gpa - slot.gpa) >> 12);
+}
+
 bool Vm::read_physical(uint64_t gpa, void* out, size_t size) {
   const Slot* slot = slots->find(gpa);
   if (!slot || slot->gpa + slot->size - gpa < size) return false;
@@ -221,8 +226,8 @@ bool Vm::write_physical(uint64_t gpa, const void* in, size_t size) {
   const Slot* slot = slots->find(gpa);
   if (!slot || slot->gpa + slot->size - gpa < size || !slot->writable()) return false;
   copy_bytes(slot->host + (gpa - slot->gpa), in, size);
-  slot->mark_dirty(gpa);
-  slot->mark_dirty(gpa + size - 1);
+  dirtied(*slot, gpa);
+  dirtied(*slot, gpa + size - 1);
   return true;
 }
 

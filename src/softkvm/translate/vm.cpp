@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
@@ -109,6 +110,22 @@ int Vm::clear_dirty_log(uint32_t id, uint64_t first_page, uint32_t num_pages, co
   return 0;
 }
 
+int Vm::reset_dirty_rings() {
+  int count = 0;
+  {
+    std::lock_guard lock(vcpus_mutex);
+    for (Vcpu* vcpu : vcpus) {
+      if (!vcpu->dirty_ring) continue;
+      count += static_cast<int>(vcpu->dirty_ring->take_back([&](uint32_t id, uint64_t page) {
+        const Slot* slot = slots->by_id(id);
+        if (slot && slot->dirty && page < slot->size / kPageSize) slot->dirty[page / 64].fetch_and(~(1ull << page % 64));
+      }));
+    }
+  }
+  if (count) reach_safe_points(*this, kRequestFlushTlb, nullptr);
+  return count;
+}
+
 void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size) {
   while (size) {
     uint64_t n = std::min<uint64_t>(size, kPageSize - (gpa & 0xfff));
@@ -133,7 +150,7 @@ bool Vm::drop_code(const void* host, size_t size, bool dirty) {
   // [from, to) of the slot has changed.
   auto drop = [&](const Slot& s, uint64_t from, uint64_t to) {
     for (uint64_t page = from >> 12; page <= (to - 1) >> 12; page++) {
-      if (dirty) s.mark_dirty(s.gpa + (page << 12));
+      if (dirty) dirtied(s, s.gpa + (page << 12));
       if (!s.code[page].load()) continue;
       uint64_t a = std::max(from, page << 12), b = std::min(to, (page + 1) << 12);
       invalidate_code(*this, s.gpa + a, b - a);
