@@ -28,10 +28,10 @@ def softkvm(command):
 
 
 def qemu(*, accel, machine="q35", cpus=1, kernel=None, initrd=None, append="", disk=None, disk_format="raw", cache=None,
-         firmware=None, memory="512M", net=True, qmp=None, forward=None, extra=()):
+         accel_options="", firmware=None, memory="512M", net=True, qmp=None, forward=None, extra=()):
     """The command line. accel: kvm (softkvm) or tcg. firmware: a writable copy of OVMF's variables, or none: SeaBIOS."""
     command = [PROGRAM, "-nodefaults", "-display", "none", "-machine", machine, "-smp", str(cpus), "-m", memory, "-serial",
-               "stdio", "-no-reboot", "-accel", "kvm" if accel == "kvm" else "tcg,thread=multi",
+               "stdio", "-no-reboot", "-accel", "kvm" + accel_options if accel == "kvm" else "tcg,thread=multi",
                "-cpu", HOST_CPU if accel == "kvm" else "max"]
     if firmware:
         code = pathlib.Path(OVMF, "OVMF_CODE_4M.fd")
