@@ -21,7 +21,7 @@ namespace {
 
 constexpr unsigned kKvmType = 0xae, kRun = 0x80;  // KVMIO, KVM_RUN
 
-// Lets softkvm forget a handle whose number is about to become something else's. The number itself stays open.
+// Closes a handle whose number is about to become something else's, so that softkvm knows.
 void end(int fd) {
   int saved = errno;
   if (fd >= 0 && softkvm::is_handle(fd)) softkvm::close(fd);

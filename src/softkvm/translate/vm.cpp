@@ -2,6 +2,7 @@
 // The VM: memory slots, the code cache, and what brings all vCPUs to a safe point.
 #include "softkvm/vm.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -27,9 +28,19 @@ namespace {
 std::mutex all_mutex;
 std::vector<Vm*> all;
 std::atomic<bool> unseen{false};
+// All slots that there were lie between these. A program's every read() asks, also in signal handlers and in the child of a fork, where
+// waiting for a lock may be for ever: most are answered by this.
+std::atomic<uintptr_t> lowest{~uintptr_t{0}}, highest{0};
+
+void widen(uintptr_t from, uintptr_t to) {
+  for (uintptr_t now = lowest.load(); from < now && !lowest.compare_exchange_weak(now, from);) {}
+  for (uintptr_t now = highest.load(); to > now && !highest.compare_exchange_weak(now, to);) {}
+}
 }  // namespace
 
 Vm::Vm() : unseen_writes(unseen) {
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork([] { all_mutex.lock(); }, [] { all_mutex.unlock(); }, [] { all_mutex.unlock(); }); });
   std::lock_guard lock(all_mutex);
   all.push_back(this);
 }
@@ -77,6 +88,7 @@ void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except) {
 
 int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
   bool changed;
+  if (region.memory_size) widen(region.userspace_addr, region.userspace_addr + region.memory_size);
   int result = slots->set(region, changed);
   if (result || !changed) return result;
   {
@@ -188,7 +200,8 @@ void Vm::notice_write(const void* host, size_t size) {
 }
 
 void Vm::notice_change(const void* host, size_t size) {
-  if (size == 0) return;
+  const auto from = reinterpret_cast<uintptr_t>(host);
+  if (size == 0 || from >= highest.load(std::memory_order_acquire) || from + size <= lowest.load(std::memory_order_acquire)) return;
   std::lock_guard lock(all_mutex);
   for (Vm* vm : all)
     if (vm->drop_code(host, size, false)) drop_jump_entries(*vm);
