@@ -34,7 +34,7 @@ bool keep_signal_during_run(int number, siginfo_t* info, void* context);
 // The handler is softkvm's: it hands on to the one that it found when the first VM was made, or when KVM_RUN took a signal over.
 bool is_our_signal_handler(const struct sigaction& action);
 
-// A system, VM, vCPU or statistics handle.
+// A system, VM or vCPU handle.
 bool is_handle(int fd);
 
 // Extensions for which the ABI has no word.
