@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/mmu/access.h"
 
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/breakpoints.h"
@@ -145,7 +146,7 @@ Outcome read_piece(VcpuState& vcpu, const Piece& piece, unsigned size, uint8_t* 
 void write_piece(VcpuState& vcpu, const Piece& piece, unsigned size, const uint8_t* in) {
   if (!piece.slot) return queue_write(vcpu, piece.gpa, size, in);
   if (hits_code(piece, size)) note_smc(engine_of(vcpu), piece.gpa, size);
-  piece.slot->mark_dirty(piece.gpa);
+  dirtied(vcpu, *piece.slot, piece.gpa);
   // One store where it is naturally sized: other vCPUs must not see half of it.
   uint8_t* to = pointer(piece);
   switch (size) {
@@ -197,6 +198,14 @@ bool contiguous(const Piece pieces[2], unsigned first) {
 
 }  // namespace
 
+void dirtied(VcpuState& vcpu, const Slot& slot, uint64_t gpa) {
+  if (!slot.mark_dirty(gpa)) return;
+  DirtyRing* ring = static_cast<Vcpu&>(vcpu).dirty_ring;
+  if (!ring) return;
+  ring->push(slot.id, (gpa - slot.gpa) >> 12);
+  if (ring->full()) vcpu.attention = 1;
+}
+
 extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t descriptor) {
   Engine& engine = engine_of(*vcpu);
   engine.count_miss++;
@@ -215,9 +224,9 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
   bool plain = pieces[0].slot && !(write && hits_code(pieces[0], first));
   if (first < size) {
     plain = plain && contiguous(pieces, first) && !(write && hits_code(pieces[1], size - first));
-    if (plain && write) pieces[0].slot->mark_dirty(pieces[0].gpa), pieces[1].slot->mark_dirty(pieces[1].gpa);
+    if (plain && write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa), dirtied(*vcpu, *pieces[1].slot, pieces[1].gpa);
   } else if (plain) {
-    if (write) pieces[0].slot->mark_dirty(pieces[0].gpa);
+    if (write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
     fill(*vcpu, linear, pieces[0], write);
   }
   if (!plain) {
@@ -314,7 +323,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   bool one = first == size && pieces[0].slot;
   if (!engine.stepping) {
     if (one && !unaligned && !(write && hits_code(pieces[0], size))) {
-      if (write) pieces[0].slot->mark_dirty(pieces[0].gpa);
+      if (write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
       return pointer(pieces[0]);
     }
     engine.reason = kReasonStep;
@@ -323,7 +332,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   if (one) {
     if (write) {
       if (hits_code(pieces[0], size)) note_smc(engine, pieces[0].gpa, size);
-      pieces[0].slot->mark_dirty(pieces[0].gpa);
+      dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
     }
     return pointer(pieces[0]);
   }
@@ -374,7 +383,7 @@ uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
     outcome = Outcome::kExit;
     return nullptr;
   }
-  if (write) piece.slot->mark_dirty(piece.gpa);
+  if (write) dirtied(vcpu, *piece.slot, piece.gpa);
   fill(vcpu, linear, piece, write);
   return pointer(piece);
 }
@@ -383,7 +392,7 @@ uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome)
   Piece piece;
   outcome = translate_piece(vcpu, linear, true, true, false, piece);
   if (outcome != Outcome::kNext || !piece.slot || hits_code(piece, 1)) return nullptr;
-  piece.slot->mark_dirty(piece.gpa);
+  dirtied(vcpu, *piece.slot, piece.gpa);
   return pointer(piece);
 }
 
@@ -466,6 +475,7 @@ void drop_open(Engine& engine) {
   begin_step(engine);
   engine.stepping = false;
   engine.fragment_count = 0;
+  engine.ahead_left = 0;
   engine.fragment_open = engine.io_open = engine.io_answered = engine.writes_open = false;
 }
 

@@ -38,6 +38,25 @@ struct SideEntry {
   uint8_t borrow_reg[4];
 };
 
+// For VMs whose memory host code writes without a notice (softkvm.h, expect_unseen_writes): what a page's blocks were translated from. Whoever
+// enters the page through the run loop compares, if a write may have become known to the guest since that was done last.
+struct PageSource {
+  std::atomic<uint64_t> checked;  // Vm::unseen_epoch when the page was last seen to be as it was
+  std::atomic<uint64_t> chunks;   // which 64-byte pieces of `bytes` are known
+  uint8_t bytes[4096];
+
+  bool same(const uint8_t* page) const {
+    for (uint64_t bits = chunks.load(std::memory_order_acquire); bits; bits &= bits - 1) {
+      const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
+      const auto* a = reinterpret_cast<const uint64_t*>(bytes + at);
+      const auto* b = reinterpret_cast<const volatile uint64_t*>(page + at);
+      for (unsigned i = 0; i < 8; i++)
+        if (a[i] != b[i]) return false;
+    }
+    return true;
+  }
+};
+
 struct Block {
   uint64_t gpa;           // of the first byte
   uint8_t straddle;       // one instruction of this many bytes that reaches into another page, else 0
@@ -54,6 +73,7 @@ struct Block {
   Link* incoming;         // links patched to this block
   std::atomic<Block*> hash_next;
   Block* page_next[2];    // in the list of its page, and in the second one's
+  PageSource *source, *second_source;  // null where writes are told
   std::atomic<bool> valid;
 };
 

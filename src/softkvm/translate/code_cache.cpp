@@ -72,6 +72,8 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   b.side = nullptr;
   b.side_count = side.size();
   if (!side.empty()) b.side = sides_.emplace_back(side).data();
+  b.source = block.source;
+  b.second_source = block.second_source;
   b.sites = nullptr;
   b.site_count = sites.size();
   if (!sites.empty()) b.sites = sites_.emplace_back(sites).data();
@@ -157,10 +159,20 @@ void CodeCache::forget(Block& block) {
     }
 }
 
+PageSource* CodeCache::source(uint64_t gpa) {
+  auto& made = sources_[gpa >> 12];
+  if (!made) made = std::make_unique<PageSource>();
+  return made.get();
+}
+
 uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
   uint64_t map = 0;
+  auto source = sources_.find(gpa >> 12);
   auto it = pages_.find(gpa >> 12);
-  if (it == pages_.end()) return 0;
+  if (it == pages_.end()) {
+    if (source != sources_.end()) source->second->chunks = 0;
+    return 0;
+  }
   unsigned first = gpa & 0xfff, end = first + size;
   // A page that was code is mostly data now (freed and used again): all its blocks go at once, and stores to it are plain again. Only where
   // code comes back again and again beside data is it worth keeping the blocks that were not hit.
@@ -178,6 +190,7 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
     at = &next_on(*b, gpa >> 12);
   }
   if (!it->second) pages_.erase(it);
+  if (source != sources_.end()) source->second->chunks.fetch_and(map);
   return map;
 }
 
@@ -189,6 +202,7 @@ void CodeCache::invalidate_all() {
   // Zeros for whoever looks meanwhile.
   madvise(table_, sizeof(BlockTable), MADV_DONTNEED);
   pages_.clear();
+  for (auto& [page, source] : sources_) source->chunks = 0;
 }
 
 void CodeCache::reset() {
@@ -197,6 +211,7 @@ void CodeCache::reset() {
   links_.clear();
   sides_.clear();
   sites_.clear();
+  sources_.clear();
   used_ = 0;
   generation_++;
 }

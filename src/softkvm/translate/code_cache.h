@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -37,6 +38,15 @@ class CodeCache {
   // Patches the jump whose rel32 is at `site` to `target`, if both are of the same page and mode: the guest may have changed its page
   // tables since the jump asked.
   void link(uint32_t site, Block& target);
+
+  // What the page of `gpa` was translated from, made where it is not there. For VMs with unseen writes.
+  PageSource* source(uint64_t gpa);
+
+  // Calls f(page) for each guest page that has blocks.
+  template <class F>
+  void each_page(F f) const {
+    for (const auto& [page, block] : pages_) f(page << 12);
+  }
 
   // Drops all blocks that depend on a byte of [gpa, gpa+size) and gives the page's new chunk map.
   uint64_t invalidate_page(uint64_t gpa, unsigned size);
@@ -78,6 +88,7 @@ class CodeCache {
   std::deque<std::vector<SideEntry>> sides_;
   static constexpr uint32_t kRewritesBeforeFine = 16;
   std::unordered_map<uint64_t, uint32_t> rewrites_;  // page number to how often its code was overwritten
+  std::unordered_map<uint64_t, std::unique_ptr<PageSource>> sources_;  // by page number; they live as long as the blocks' memory
   std::unordered_map<uint64_t, Block*> pages_;       // page number to its first block
   std::deque<std::vector<LinkSite>> sites_;
 };

@@ -3,6 +3,7 @@
 // only, no libc: the guest's SIMD and x87 state is live in the host's registers.
 #include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/block.h"
@@ -17,8 +18,8 @@ extern "C" void softkvm_enter(const void* code, uint64_t linear);
 namespace vireo::softkvm {
 namespace {
 
-// Guest physical address of a fetch at `linear`; false: vcpu.fault.
-bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
+// Guest physical address of a fetch at `linear`; false: vcpu.fault. `fresh`: by a walk.
+bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa, bool* fresh = nullptr) {
   Engine& engine = engine_of(vcpu);
   bool user = vcpu.cpl == 3;
   FetchEntry& entry = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
@@ -29,6 +30,7 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
     entry.tag = tag;
     entry.gpa = t.gpa & kPageMask;
     entry.global = t.global;
+    if (fresh) *fresh = true;
   }
   gpa = entry.gpa | (linear & 0xfff);
   return true;
@@ -36,14 +38,25 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
 
 // The block of a straddling instruction, of which `any` is one, that goes on in the page which is now the next one. Null with
 // vcpu.fault.pending on a fetch fault.
-Block* straddle_block(VcpuState& vcpu, Block* any, uint64_t linear) {
+Block* straddle_block(VcpuState& vcpu, Block* any, uint64_t linear, bool& fresh) {
   uint64_t next = (linear & kPageMask) + kPageSize, gpa;
   if (!vcpu.in_64bit()) next &= 0xffffffffull;
-  return fetch_address(vcpu, next, gpa) ? vcpu.vm->code->table().find_straddle(any, gpa) : nullptr;
+  return fetch_address(vcpu, next, gpa, &fresh) ? vcpu.vm->code->table().find_straddle(any, gpa) : nullptr;
 }
 
 void note_jump_page(Engine& engine, unsigned view, uint64_t linear) {
   engine.jump_pages[view][linear >> 18 & 1023] |= 1ull << (linear >> 12 & 63);
+}
+
+// Does the page at `gpa` still hold what its blocks were made from? A page that is newly mapped is always looked at: it may have come
+// from a device to become this.
+bool source_current(VcpuState& vcpu, PageSource& source, uint64_t gpa, bool fresh) {
+  if (!fresh && source.checked.load(std::memory_order_acquire) >= engine_of(vcpu).unseen_epoch) return true;
+  const uint64_t now = vcpu.vm->unseen_epoch.load();
+  const uint8_t* page = vcpu.vm->slots->host(gpa & kPageMask);
+  if (!page || !source.same(page)) return false;
+  source.checked.store(now, std::memory_order_release);
+  return true;
 }
 
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
@@ -62,7 +75,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   }
   uint64_t gpa;
   vcpu.fault.pending = false;
-  if (!fetch_address(vcpu, linear, gpa)) {
+  bool fresh = false;
+  if (!fetch_address(vcpu, linear, gpa, &fresh)) {
     set_rip_linear(vcpu, linear);
     engine.reason = kReasonFault;
     return nullptr;
@@ -70,13 +84,15 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   CodeCache& cache = *vcpu.vm->code;
   Block* block = cache.table().find(gpa, mode);
   if (block && block->straddle) {
-    block = straddle_block(vcpu, block, linear);
+    block = straddle_block(vcpu, block, linear, fresh);
     if (vcpu.fault.pending) {
       set_rip_linear(vcpu, linear);
       engine.reason = kReasonFault;
       return nullptr;
     }
   }
+  if (block && block->source && !source_current(vcpu, *block->source, block->gpa, fresh)) block = nullptr;
+  if (block && block->second_source && !source_current(vcpu, *block->second_source, block->second_page, fresh)) block = nullptr;
   if (!block) {
     engine.reason = kReasonTranslate;
     return nullptr;
@@ -180,8 +196,14 @@ Outcome take_events(Vcpu& vcpu) {
     PendingException event = vcpu.injected;
     vcpu.injected.pending = false;
     vcpu.halted = false;
+    if (event.interrupt) doubt_code(vcpu);
     Outcome o = deliver_with(vcpu, [&] { return event.interrupt ? deliver_interrupt(vcpu, event.vector) : deliver(vcpu, event, 0); });
     if (o == Outcome::kExit) return o;
+  }
+  constexpr uint32_t kBlocked = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ;
+  if ((vcpu.guest_debug.control & kBlocked) == kBlocked) {  // the debugger wants none while it steps
+    if (!shadowed(vcpu)) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
+    return Outcome::kNext;
   }
   if (vcpu.nmi_injected) {
     vcpu.nmi_injected = false;
@@ -222,6 +244,7 @@ Outcome take_events(Vcpu& vcpu) {
       int vector = acknowledge_interrupt(vcpu);
       if (vector >= 0) {
         vcpu.halted = false;
+        doubt_code(vcpu);
         Outcome o = deliver_with(vcpu, [&] { return deliver_interrupt(vcpu, static_cast<uint8_t>(vector)); });
         if (o == Outcome::kExit) return o;
         if (interrupt_pending(vcpu)) engine.interrupt_waiting = true;
@@ -263,6 +286,12 @@ void flush_all_jump_caches(VcpuState& vcpu) {
   }
 }
 
+void doubt_code(Vcpu& vcpu) {
+  if (!vcpu.vm->unseen_writes) return;
+  engine_of(vcpu).unseen_epoch = vcpu.vm->unseen_epoch.fetch_add(1) + 1;
+  flush_all_jump_caches(vcpu);
+}
+
 Action run_fast(Vcpu& vcpu) {
   Engine& engine = engine_of(vcpu);
   auto stop = [&](Action action) {
@@ -294,6 +323,11 @@ Action run_fast(Vcpu& vcpu) {
         return stop(Action::kInvalidate);
       }
       if (engine.writes_open) return stop(Action::kExit);
+      if (vcpu.dirty_ring && vcpu.dirty_ring->full()) {
+        vcpu.run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+        engine.step_next = step;
+        return stop(Action::kExit);
+      }
       if (vcpu.halted) return stop(Action::kHalt);
       if (window_exit(vcpu)) return stop(Action::kExit);
     }
@@ -364,7 +398,7 @@ Action run_fast(Vcpu& vcpu) {
           vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
         }
         step = false;
-        engine.completing = false;
+        engine.completing = engine.ahead_left != 0;  // a repeated INS takes all that it was given before anything else
         if (engine.reason == kReasonHalt) vcpu.halted = true;
         if (was_stepping && debug_step) {
           engine.debug_exit = true;
@@ -399,6 +433,7 @@ Action run_fast(Vcpu& vcpu) {
         vcpu.fault.pending = false;
         step = false;
         engine.completing = false;
+        engine.ahead_left = 0;
         engine.io_answered = false;
         if (engine.stepping && engine.writes_stand && engine.write_count) {
           // What was written to devices before the fault leaves first.

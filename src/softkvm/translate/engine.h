@@ -146,6 +146,7 @@ struct Engine {
   uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
   const void* link_site = nullptr;
   uint64_t link_generation = 0;        // of the code cache when link_site was noted
+  uint64_t unseen_epoch = 0;           // pages of code that were compared before this have to be compared again; 0: never
   uint32_t target_mode = 0;
   uint32_t pauses = 0;
   bool step_next = false;              // the next instruction runs in step mode
@@ -164,6 +165,9 @@ struct Engine {
   uint8_t io_size = 0;
   bool io_write = false;
   uint32_t io_value = 0;
+  uint16_t io_count = 1;                      // of a repeated INS: how many values user space is asked for at once
+  uint16_t ahead_left = 0, ahead_next = 0;    // ... and those that it gave and the instruction has not taken yet
+  uint8_t ahead[1024];
   unsigned fragment_count = 0, fragment_next = 0;
   Fragment fragments[kMaxFragments];
   unsigned write_count = 0, write_next = 0;
@@ -239,6 +243,8 @@ enum class Action : uint8_t {
 Action run_fast(Vcpu& vcpu);
 void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global = false);
 void flush_all_jump_caches(VcpuState& vcpu);
+// VMs with unseen writes: the guest may have learnt of one.
+void doubt_code(Vcpu& vcpu);
 void flush_write_tags(VcpuState& vcpu);
 void set_rip_linear(VcpuState& vcpu, uint64_t linear);
 uint64_t rip_linear(const VcpuState& vcpu);

@@ -298,6 +298,17 @@ void refill_fetch(Engine& engine, uint64_t linear, bool user, const Translation&
   engine.fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global};
 }
 
+// Notes what a page's blocks are about to be made from.
+void take_source(Vm& vm, PageSource& source, const uint8_t* page, uint64_t chunks) {
+  const uint64_t known = source.chunks.load();
+  for (uint64_t bits = chunks & ~known; bits; bits &= bits - 1) {
+    const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
+    memcpy(source.bytes + at, page + at, 64);
+  }
+  if (known == 0) source.checked = vm.unseen_epoch.load();
+  source.chunks.store(known | chunks, std::memory_order_release);
+}
+
 enum class Made { kYes, kNoMemory, kFault };
 
 // Translates the block at engine.target in engine.target_mode, and links the jump that asked for it.
@@ -327,11 +338,20 @@ Made translate_target(Vcpu& vcpu) {
   Block* block;
   const Slot* second = nullptr;
   uint64_t second_page = 0;
+  uint8_t page[4096], cut[16] = {};
+  const uint8_t* host_page = slot->host + ((t.gpa & kPageMask) - slot->gpa);
+  PageSource* source_page = vm.unseen_writes ? code.source(t.gpa) : nullptr;
+  PageSource* second_source = nullptr;
   for (;;) {
+    if (source_page && !source_page->same(host_page)) {
+      slot->code_of(t.gpa).store(code.invalidate_page(t.gpa & kPageMask, 4096));
+    }
     block = code.table().find(t.gpa, mode);
     if (block && !block->straddle) break;
     if (!watch_page(vcpu, *slot, t.gpa, chunks, lock)) continue;
-    if (!straddles(slot->host + ((t.gpa & kPageMask) - slot->gpa), offset, width)) break;
+    memcpy(page, host_page, 4096);
+    if (source_page && !source_page->same(page)) continue;
+    if (!straddles(page, offset, width)) break;
     uint64_t next = (linear & kPageMask) + kPageSize;
     if (!vcpu.in_64bit()) next &= 0xffffffffull;
     Translation more;
@@ -341,20 +361,25 @@ Made translate_target(Vcpu& vcpu) {
     if (!second) return Made::kNoMemory;
     second_page = more.gpa;
     if (watch_page(vcpu, *second, second_page, 1, lock)) {
-      if (block) block = code.table().find_straddle(block, second_page);
-      break;
+      const uint8_t* host_second = second->host + (second_page - second->gpa);
+      memcpy(cut + (4096 - offset), host_second, 15 - (4096 - offset));
+      second_source = vm.unseen_writes ? code.source(second_page) : nullptr;
+      if (!second_source || second_source->same(host_second)) {
+        if (block) block = code.table().find_straddle(block, second_page);
+        break;
+      }
+      second->code_of(second_page).store(code.invalidate_page(second_page, 4096));
     }
     second = nullptr;
   }
   if (!block) {
     engine.count_translated++;
-    uint8_t page[4096], cut[16] = {};
-    memcpy(page, slot->host + ((t.gpa & kPageMask) - slot->gpa), 4096);
+    if (source_page) take_source(vm, *source_page, page, chunks);
+    if (second_source) take_source(vm, *second_source, second->host + (second_page - second->gpa), 1);
     Source source{page, offset, t.gpa, nullptr, mode, 0};
     if (second) {
       const unsigned here = 4096 - offset;
       memcpy(cut, page + offset, here);
-      memcpy(cut + here, second->host + (second_page - second->gpa), 15 - here);
       source.straddle = cut;
       source.second_page = second_page;
     }
@@ -362,6 +387,8 @@ Made translate_target(Vcpu& vcpu) {
     uint8_t* room = code.begin(kBlockRoom, at);
     if (!room) return Made::kYes;  // full: the caller flushes and comes again
     Block made{};
+    made.source = source_page;
+    made.second_source = second_source;
     std::vector<SideEntry> side;
     std::vector<LinkSite> sites;
     size_t used = translate(vcpu, source, room, at, made, side, sites);
@@ -403,7 +430,7 @@ void fill_exit(Vcpu& vcpu) {
     run.io.direction = engine.io_write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
     run.io.size = engine.io_size;
     run.io.port = engine.io_port;
-    run.io.count = 1;
+    run.io.count = engine.io_count;
     run.io.data_offset = 4096;
     if (engine.io_write) memcpy(reinterpret_cast<uint8_t*>(&run) + 4096, &engine.io_value, engine.io_size);
   } else if (engine.fragment_open || engine.writes_open) {
@@ -428,6 +455,7 @@ bool take_answer(Vcpu& vcpu) {
     if (!engine.io_write) {
       engine.io_value = 0;
       memcpy(&engine.io_value, reinterpret_cast<uint8_t*>(&run) + 4096, engine.io_size);
+      if (engine.io_count > 1) memcpy(engine.ahead, reinterpret_cast<uint8_t*>(&run) + 4096, engine.io_count * engine.io_size);
     }
   }
   if (engine.fragment_open) {
@@ -511,6 +539,7 @@ int Vcpu::run_guest() {
     halted = true;
     mp_state = KVM_MP_STATE_RUNNABLE;
   }
+  doubt_code(*this);
   GsBase gs(this);
   set_running_vcpu(this);
   struct Reset {
@@ -523,6 +552,7 @@ int Vcpu::run_guest() {
   } reset{*this};
   for (;;) {
     do_requests(*this);
+    update_steal_time(*this);
     if (mp_state == KVM_MP_STATE_UNINITIALIZED || mp_state == KVM_MP_STATE_INIT_RECEIVED) {
       if (e.exit_request.load()) return interrupted();
       if (!sleep(*this)) return interrupted();
