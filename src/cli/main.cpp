@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cli/help.h"
+#include "cli/img/img.h"
 #include "cli/options.h"
 #include "cli/run.h"
 
@@ -17,6 +18,8 @@ int report(const vireo::Error& error) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::string self = argc > 0 ? argv[0] : "";
+  if (self.substr(self.rfind('/') + 1) == "qemu-img") return vireo::cli::img::run(argc, argv);
   std::string command = argc > 1 ? argv[1] : "";
   if (command == "--version" || command == "-V") {
     printf("vireo %s\n", VIREO_VERSION);
@@ -25,6 +28,11 @@ int main(int argc, char** argv) {
   if (command == "--help" || command == "-h" || command == "help") {
     vireo::cli::print_help();
     return 0;
+  }
+  if (command == "img") {
+    char name[] = "vireo img";
+    argv[1] = name;
+    return vireo::cli::img::run(argc - 1, argv + 1);
   }
   if (command != "run") {
     fprintf(stderr, "vireo: %s (see vireo --help)\n", command.empty() ? "a command is missing" : ("unknown command " + command).c_str());

@@ -44,6 +44,7 @@ void MemoryFile::put(uint64_t offset, const std::byte* from, uint64_t length) {
 }
 
 Result<> MemoryFile::writev(uint64_t offset, std::span<const iovec> from) {
+  if (on_change) on_change();
   std::lock_guard lock(mutex_);
   TRY_VOID(check(Op::kWrite, offset, total(from)));
   ++writes_;
@@ -55,6 +56,7 @@ Result<> MemoryFile::writev(uint64_t offset, std::span<const iovec> from) {
 }
 
 Result<> MemoryFile::flush() {
+  if (on_change) on_change();
   std::lock_guard lock(mutex_);
   TRY_VOID(check(Op::kFlush, 0, 0));
   older_.clear();
@@ -62,6 +64,7 @@ Result<> MemoryFile::flush() {
 }
 
 Result<> MemoryFile::zero(uint64_t offset, uint64_t length, bool) {
+  if (on_change) on_change();
   std::lock_guard lock(mutex_);
   TRY_VOID(check(Op::kZero, offset, length));
   ++writes_;
@@ -70,6 +73,7 @@ Result<> MemoryFile::zero(uint64_t offset, uint64_t length, bool) {
 }
 
 void MemoryFile::discard(uint64_t offset, uint64_t length) {
+  if (on_change) on_change();
   std::lock_guard lock(mutex_);
   if (!check(Op::kDiscard, offset, length)) return;
   ++writes_;
@@ -77,6 +81,7 @@ void MemoryFile::discard(uint64_t offset, uint64_t length) {
 }
 
 Result<> MemoryFile::truncate(uint64_t size) {
+  if (on_change) on_change();
   std::lock_guard lock(mutex_);
   TRY_VOID(check(Op::kTruncate, size, 0));
   bytes_.resize(size);  // taken as durable at once: file systems journal it

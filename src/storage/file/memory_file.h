@@ -20,6 +20,7 @@ class MemoryFile final : public File {
   explicit MemoryFile(std::string name = "memory") : name_(std::move(name)) {}
   // A call that returns an errno value makes the operation fail without effect.
   std::function<int(Op, uint64_t offset, uint64_t length)> fault;
+  std::function<void()> on_change;  // before each call that changes the file or makes changes stable
   bool keep_history = false;  // record what crash() needs
 
   // The file as a power cut now would leave it: each sector has one of the contents it had since the last flush that

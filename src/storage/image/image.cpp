@@ -35,6 +35,12 @@ Result<DeepExtent> status_above(Image& top, Image* base, uint64_t offset, uint64
     out.depth = depth;
     if (here.allocated) {
       out.layer = layer;
+      if (here.data && here.host && here.file && !here.zero) {
+        // Space that was taken in advance reads as zeroes.
+        FileExtent in_file = here.file->extent(*here.host, length);
+        out.length = std::min(length, in_file.length);
+        out.zero = in_file.hole;
+      }
       return out;
     }
   }

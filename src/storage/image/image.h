@@ -63,6 +63,7 @@ class Image {
   virtual uint64_t size() const = 0;
   virtual bool read_only() const = 0;
   virtual uint64_t cluster_size() const { return 0; }  // 0: the format has none
+  virtual uint64_t write_unit() const { return 512; }      // writes of less may move their surroundings along
   virtual Image* backing() { return nullptr; }
   virtual void set_backing(std::shared_ptr<Image>) {}
 

@@ -20,10 +20,10 @@ Result<> Qcow2::put_header_field(unsigned offset, std::span<const std::byte> byt
 
 Result<> Qcow2::set_dirty_bit(bool on) {
   header_.incompatible = on ? header_.incompatible | incompatible::kDirty : header_.incompatible & ~incompatible::kDirty;
+  if (on && !obeys(Rule::kDirtyBeforeLazy)) return {};
   std::byte bits[8];
   store(bits, header_.incompatible);
   TRY_VOID(put_header_field(at::kIncompatible, bits));
-  if (on && !obeys(Rule::kDirtyBeforeLazy)) return {};
   return file_->flush();
 }
 

@@ -51,7 +51,7 @@ using Content = std::vector<uint32_t>;
 struct Case {
   CreateConfig create;
   bool backing = false;
-  bool snapshots = false;
+  bool snapshots = false, snapshot_heavy = false;
 };
 
 Case random_case(Random& r) {
@@ -70,7 +70,15 @@ Case random_case(Random& r) {
   uint64_t clusters = c.create.cluster_size >= 16384 ? 6 + r() % 20 : 40 + r() % 200;
   c.create.size = clusters * c.create.cluster_size - (r() % 3 == 0 ? kUnit * (r() % (c.create.cluster_size / kUnit)) : 0);
   c.backing = r() % 2;
+  if (r() % 4 == 0) {
+    // Many refcount blocks, so that making them and growing their table is part of it.
+    c.create.cluster_size = 512;
+    c.create.extended_l2 = false;
+    if (c.create.version == 3) c.create.refcount_bits = 64;
+    c.create.size = 512 * (300 + r() % 3000);
+  }
   c.snapshots = c.create.refcount_bits > 1 && r() % 2;
+  c.snapshot_heavy = r() % 2;
   if (c.backing) c.create.backing_file = "base";
   return c;
 }
@@ -101,10 +109,12 @@ class Model {
     if (auto why = open(); !why.empty()) return why;
     unsigned crashed = 0;
     for (unsigned i = 0; i < operations; ++i) {
+      const bool cut = crashed < crashes && random_() % std::max(1u, operations / crashes) == 0;
+      if (cut) prepare_cut();
       if (auto why = step(); !why.empty()) return why + " (operation " + std::to_string(i) + ": " + last_ + ")";
-      if (crashed < crashes && random_() % std::max(1u, operations / crashes) == 0) {
+      if (cut) {
         ++crashed;
-        if (auto why = crash(); !why.empty()) return why + " (crash after operation " + std::to_string(i) + ": " + last_ + ")";
+        if (auto why = crash(); !why.empty()) return why + " (power cut in operation " + std::to_string(i) + ": " + last_ + ")";
       }
     }
     if (auto closed = image_->close(); !closed) return "close: " + closed.error().message;
@@ -147,6 +157,7 @@ class Model {
     uint64_t at = random_() % units, count = 1 + random_() % std::min<uint64_t>(units - at, random_() % 4 ? 16 : 4 * case_.create.cluster_size / kUnit + 1);
     auto failed = [&](const Result<>& result, const char* what) { return result ? std::string() : std::string(what) + ": " + result.error().message; };
     unsigned what = random_() % 100;
+    if (case_.snapshots && case_.snapshot_heavy && random_() % 4 == 0) return snapshot_step();
     if (what < 40) {
       uint32_t value = ++next_value_;
       last_ = "write " + std::to_string(at) + "+" + std::to_string(count);
@@ -262,16 +273,60 @@ class Model {
     return "";
   }
 
-  // The power goes; what is found afterwards becomes the image that goes on.
+  // The power will go before one of the next changes of the file, wherever in an operation that is.
+  void prepare_cut() {
+    cut_ = nullptr;
+    possible_before_ = possible_;
+    now_before_ = now_;
+    saved_before_ = saved_;
+    uint64_t left = random_() % 3 ? random_() % 12 : random_() % 60;
+    unsigned keep = static_cast<unsigned>(random_() % 101);
+    file_->on_change = [this, left, keep, file = file_.get()]() mutable {
+      if (left-- == 0) cut_ = std::shared_ptr<MemoryFile>(file->crash(random_, keep));
+    };
+  }
+
+  // What is found afterwards becomes the image that goes on.
   std::string crash() {
-    auto after = std::shared_ptr<MemoryFile>(file_->crash(random_, static_cast<unsigned>(random_() % 101)));
+    file_->on_change = nullptr;
+    bool inside = cut_ != nullptr;
+    if (!inside) cut_ = std::shared_ptr<MemoryFile>(file_->crash(random_, static_cast<unsigned>(random_() % 101)));
     image_->abandon();
     image_.reset();
-    file_ = after;
+    file_ = std::exchange(cut_, nullptr);
     if (auto why = open(); !why.empty()) return "after a power cut: " + why;
+    if (inside) {
+      // The operation under way is done, or not, or in part.
+      for (size_t u = 0; u < now_.size(); ++u) {
+        possible_[u].insert(possible_[u].end(), possible_before_[u].begin(), possible_before_[u].end());
+        possible_[u].push_back(now_before_[u]);
+      }
+      std::vector<Saved> both = saved_, kept;
+      for (Saved& s : saved_before_)
+        if (std::ranges::none_of(saved_, [&](const Saved& other) { return other.name == s.name; })) both.push_back(s);
+      for (Saved& s : both) {
+        bool found = image_->find_snapshot(s.name) >= 0;
+        auto in = [&](const std::vector<Saved>& list) { return std::ranges::any_of(list, [&](const Saved& o) { return o.name == s.name; }); };
+        if (!found && in(saved_) && in(saved_before_)) return "after a power cut a snapshot is missing";
+        if (found) kept.push_back(s);
+      }
+      saved_ = kept;
+    }
     {
       // With the dirty bit gone again there is nothing but leaks.
-      auto copy = file_->copy();
+      std::shared_ptr<MemoryFile> copy(file_->copy());
+      if (case_.create.version == 2 && last_.ends_with("snapshot")) {
+        // Such an image cannot say that it needs a recount: COPIED bits may be behind, which a repair puts right.
+        std::string other;
+        auto repaired = check(*copy, Repair::kAll, [&](const std::string& line) {
+          if (!line.starts_with("Repairing OFLAG_COPIED") && !line.starts_with("Repairing cluster")) other += "\n  " + line;
+        });
+        if (!repaired || repaired->corruptions || !other.empty()) return "after a power cut: " + other;
+        image_->abandon();
+        file_ = std::move(copy);
+        if (auto why = open(); !why.empty()) return why;
+        copy = std::shared_ptr<MemoryFile>(file_->copy());
+      }
       if (auto why = check_file(*copy, true); !why.empty()) return "after a power cut: " + why;
     }
     std::vector<std::byte> all(now_.size() * kUnit);
@@ -309,12 +364,16 @@ class Model {
   Content backing_, now_;
   std::vector<Content> possible_;  // what a unit was since the last flush
   std::vector<Saved> saved_;
+  std::shared_ptr<MemoryFile> cut_;
+  std::vector<Content> possible_before_;
+  Content now_before_;
+  std::vector<Saved> saved_before_;
   uint32_t next_value_ = 0, next_snapshot_ = 0;
   std::string last_;
 };
 
 TEST(Qcow2Model, RandomOperationsMatchAnArray) {
-  uint64_t first = setting("VIREO_MODEL_SEED", 1), runs = setting("VIREO_MODEL_RUNS", 60);
+  uint64_t first = setting("VIREO_MODEL_SEED", 1), runs = setting("VIREO_MODEL_RUNS", 40);
   for (uint64_t seed = first; seed < first + runs; ++seed) {
     std::string why = Model(seed, 0).run(150, 0);
     ASSERT_EQ(why, "") << "VIREO_MODEL_SEED=" << seed;
@@ -322,24 +381,29 @@ TEST(Qcow2Model, RandomOperationsMatchAnArray) {
 }
 
 TEST(Qcow2Model, PowerCutsLeaveLeaksAtWorst) {
-  uint64_t first = setting("VIREO_MODEL_SEED", 1), runs = setting("VIREO_MODEL_RUNS", 100);
+  uint64_t first = setting("VIREO_MODEL_SEED", 1), runs = setting("VIREO_MODEL_RUNS", 60);
   for (uint64_t seed = first; seed < first + runs; ++seed) {
-    std::string why = Model(seed, 0).run(100, 8);
+    std::string why = Model(seed, 0).run(100, 20);
     ASSERT_EQ(why, "") << "VIREO_MODEL_SEED=" << seed;
   }
 }
 
-// The test notices each rule that is not kept.
-class BrokenRule : public testing::TestWithParam<unsigned> {};
+// The test notices each rule that is not kept. Some take thousands of power cuts: those are for tests/shows/04-3.
+class BrokenRule : public testing::TestWithParam<unsigned> {
+ protected:
+  void notice() {
+    uint64_t runs = setting("VIREO_MODEL_RULE_RUNS", 5000);
+    for (uint64_t seed = 1; seed <= runs; ++seed)
+      if (!Model(seed, 1u << GetParam()).run(100, 20).empty()) return;
+    FAIL() << "rule " << GetParam() << " was off for " << runs << " runs and nothing happened";
+  }
+};
+class BrokenRuleSoon : public BrokenRule {};
 
-TEST_P(BrokenRule, IsNoticed) {
-  uint64_t runs = setting("VIREO_MODEL_RULE_RUNS", 1500);
-  for (uint64_t seed = 1; seed <= runs; ++seed)
-    if (!Model(seed, 1u << GetParam()).run(100, 8).empty()) return;
-  FAIL() << "rule " << GetParam() << " was off for " << runs << " runs and nothing happened";
-}
-
-INSTANTIATE_TEST_SUITE_P(Rules, BrokenRule, testing::Range(0u, 14u));
+TEST_P(BrokenRule, DISABLED_IsNoticed) { notice(); }
+TEST_P(BrokenRuleSoon, IsNoticed) { notice(); }
+INSTANTIATE_TEST_SUITE_P(Rules, BrokenRule, testing::Range(0u, kRules));
+INSTANTIATE_TEST_SUITE_P(Rules, BrokenRuleSoon, testing::Values(0u, 3u, 6u, 9u, 10u, 12u));
 
 }  // namespace
 }  // namespace vireo::storage::qcow2

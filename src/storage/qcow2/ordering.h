@@ -16,12 +16,12 @@ enum class Rule : uint32_t {
   kBlockBeforeReftable = 1 << 5,   // a new refcount block is stable before the table names it
   kDirtyBeforeLazy = 1 << 6,       // lazy refcounts: the dirty bit is stable before the first uncounted cluster
   kCleanAfterRefcounts = 1 << 7,   // ... and goes after all refcounts are stable
-  kSnapshotRefsBeforeTable = 1 << 8,   // refcounts of a snapshot's clusters before the table that holds it
-  kSnapshotTableBeforeHeader = 1 << 9, // a snapshot table before the header that names it
-  kCowBeforeL2 = 1 << 10,          // what is copied around a write is there before the L2 entry
-  kFlushAtEnd = 1 << 11,           // a flush returns when metadata is stable
-  kL1BeforeHeader = 1 << 12,       // a new L1 table before the header that names it
-  kCopiedClearedBySnapshot = 1 << 13,  // a snapshot makes the active tables' COPIED bits go
+  kSnapshotTableBeforeHeader = 1 << 8,  // a snapshot table, and the counts for it, before the header that names it
+  kCowBeforeL2 = 1 << 9,           // what is copied around a write is there before the L2 entry
+  kFlushAtEnd = 1 << 10,           // a flush returns when metadata is stable
+  kL1BeforeHeader = 1 << 11,       // a new L1 table before the header that names it
+  kCopiedClearedBySnapshot = 1 << 12,  // a snapshot makes the active tables' COPIED bits go
 };
+inline constexpr unsigned kRules = 13;
 
 }  // namespace vireo::storage::qcow2

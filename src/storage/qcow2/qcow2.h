@@ -43,7 +43,7 @@ struct Snapshot {
   uint64_t vm_state_size = 0;
   uint64_t disk_size = 0;
   std::vector<std::byte> extra;  // from the 16th byte on (24th: instruction count), kept as it is
-  uint64_t icount = UINT64_MAX;
+  uint64_t icount = 0;
 };
 
 // An L2 entry and what it says of one subcluster.
@@ -65,6 +65,7 @@ class Qcow2 final : public Image {
   uint64_t size() const override { return header_.size; }
   bool read_only() const override { return file_->read_only(); }
   uint64_t cluster_size() const override { return geometry_.cluster_size(); }
+  uint64_t write_unit() const override { return geometry_.subcluster_size(); }
   Image* backing() override { return backing_.get(); }
   void set_backing(std::shared_ptr<Image> backing) override { backing_ = std::move(backing); }
   using Image::read;
@@ -97,6 +98,8 @@ class Qcow2 final : public Image {
   Result<> apply_snapshot(size_t index);
   // From now on reads show that snapshot; the image must have been opened read-only.
   Result<> show_snapshot(size_t index);
+  // Nothing is allocated afterwards: a backing file shows everywhere.
+  Result<> drop_all_data();
   // Entries for every cluster of [from, to): with space behind them, all zeroes when read.
   Result<> preallocate(uint64_t from, uint64_t to, Preallocation preallocation);
 
@@ -158,6 +161,7 @@ class Qcow2 final : public Image {
   Result<> check_overlap(uint64_t host, uint64_t length, const char* what);
   void wait_idle(uint64_t from, uint64_t to, std::unique_lock<std::mutex>& lock);
   Result<> zero_clusters(uint64_t from, uint64_t to, bool may_unmap, bool discard, std::unique_lock<std::mutex>& lock);
+  Result<> drop_entries(uint64_t from, uint64_t to);
   Result<> zero_in_steps(uint64_t from, uint64_t to, bool may_unmap, bool discard);
   Result<> writable_check(uint64_t offset, uint64_t length);
   void release_entry(const Entry& entry, bool give_back);  // the references an entry held

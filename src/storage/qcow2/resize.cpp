@@ -7,6 +7,32 @@
 
 namespace vireo::storage::qcow2 {
 
+// Entries of [from, to) become those of clusters that never were written.
+Result<> Qcow2::drop_entries(uint64_t from, uint64_t to) {
+  for (uint64_t at = from; at < to; at = at - at % geometry_.l2_span() + geometry_.l2_span()) {
+    uint64_t end = std::min(to, at - at % geometry_.l2_span() + geometry_.l2_span());
+    std::unique_lock lock(mutex_);
+    Table* table = TRY(l2_table(at));
+    if (!table) continue;
+    table = TRY(writable_l2(at));
+    for (uint64_t c = at; c < end; c += cluster_size()) {
+      Entry old = entry_at(*table, c);
+      if (old.word == 0 && old.bitmap == 0) continue;
+      set_entry(*table, c, {});
+      release_entry(old, true);
+    }
+    lock.unlock();
+    TRY_VOID(commit_if_full());
+  }
+  return commit(true);
+}
+
+Result<> Qcow2::drop_all_data() {
+  TRY_VOID(quiesce());
+  TRY_VOID(drop_entries(0, header_.size));
+  return commit(true);
+}
+
 Result<> Qcow2::resize(uint64_t size, Preallocation preallocation) {
   if (size % 512) return fail(ErrorKind::kInvalid, "The new size must be a multiple of 512", EINVAL);
   if (size > INT64_MAX || geometry_.l1_entries(size) > kMaxL1Bytes / 8) return fail(ErrorKind::kInvalid, "Image size too large", EFBIG);
@@ -18,22 +44,7 @@ Result<> Qcow2::resize(uint64_t size, Preallocation preallocation) {
     // What lies beyond the new end goes, so that it is not there again when the disk grows.
     uint64_t from = round_up(size, cluster_size());
     if (size < from) TRY_VOID(write_zeroes(size, std::min(from, before) - size, false));
-    for (uint64_t at = from; at < before; at = at - at % geometry_.l2_span() + geometry_.l2_span()) {
-      uint64_t end = std::min(before, at - at % geometry_.l2_span() + geometry_.l2_span());
-      std::unique_lock lock(mutex_);
-      Table* table = TRY(l2_table(at));
-      if (!table) continue;
-      table = TRY(writable_l2(at));
-      for (uint64_t c = at; c < end; c += cluster_size()) {
-        Entry old = entry_at(*table, c);
-        if (old.word == 0 && old.bitmap == 0) continue;
-        set_entry(*table, c, {});
-        release_entry(old, true);
-      }
-      lock.unlock();
-      TRY_VOID(commit_if_full());
-    }
-    TRY_VOID(commit(true));
+    TRY_VOID(drop_entries(from, before));
     std::vector<uint64_t> l1(l1_.begin(), l1_.begin() + static_cast<ptrdiff_t>(geometry_.l1_entries(size)));
     if (l1.size() < l1_.size()) {
       std::vector<uint64_t> cut(l1_.begin() + static_cast<ptrdiff_t>(l1.size()), l1_.end());

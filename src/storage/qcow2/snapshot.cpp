@@ -207,7 +207,6 @@ Result<> Qcow2::create_snapshot(const std::string& name, uint32_t date_sec, uint
       return result;
     }
     if (obeys(Rule::kCopiedClearedBySnapshot)) TRY_VOID(set_copied(false));
-    if (obeys(Rule::kSnapshotRefsBeforeTable)) TRY_VOID(commit(true));
     auto list = snapshots_;
     list.push_back(s);
     TRY_VOID(write_snapshot_table(list));
