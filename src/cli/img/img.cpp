@@ -61,7 +61,7 @@ int run(int argc, char** argv) {
   }
   for (const Entry& e : kCommands) {
     if (word != e.name) continue;
-    argv[1] = argv[0];  // getopt(3) begins its messages with it
+    argv[1] = self.data();  // what messages begin with, getopt(3)'s as well
     auto status = e.command(argc - 1, argv + 1);
     fflush(stdout);
     if (status) return *status;

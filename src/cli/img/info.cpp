@@ -47,11 +47,9 @@ json specific(qcow2::Qcow2& image) {
   const auto& h = image.header();
   json data;
   data["compat"] = h.version == 2 ? "0.10" : "1.1";
-  if (h.has_data_file()) data["data-file"] = h.data_file_name();
   data["compression-type"] = h.compression == qcow2::Compression::kZstd ? "zstd" : "zlib";
   if (h.version >= 3) {
     data["lazy-refcounts"] = h.lazy_refcounts();
-    if (h.has_data_file()) data["data-file-raw"] = h.data_file_raw();
     json list = json::array();
     for (const BitmapInfo& b : bitmaps(image)) {
       json flags = json::array();
@@ -62,6 +60,7 @@ json specific(qcow2::Qcow2& image) {
     if (!list.empty()) data["bitmaps"] = list;
   }
   data["refcount-bits"] = h.geometry.refcount_bits();
+  if (h.has_data_file()) data["data-file"] = h.data_file_name(), data["data-file-raw"] = h.data_file_raw();
   if (h.version >= 3) {
     data["corrupt"] = (h.incompatible & qcow2::incompatible::kCorrupt) != 0;
     data["extended-l2"] = h.extended_l2();

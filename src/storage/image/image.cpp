@@ -17,6 +17,16 @@ Result<> read_padded(Image* image, uint64_t offset, std::span<const iovec> to) {
   return {};
 }
 
+// A file with far fewer blocks than clusters must have entries for space that was never written. Asking the file system at
+// every cluster is worth it only then.
+bool Image::takes_space_ahead() {
+  if (!takes_space_ahead_) {
+    uint64_t cluster = std::max<uint64_t>(cluster_size(), 512), real = data_file().allocated() / cluster, all = data_file().size() / cluster;
+    takes_space_ahead_ = all >= std::max(real * 10 / 9, real + 2);
+  }
+  return *takes_space_ahead_;
+}
+
 Result<DeepExtent> status_above(Image& top, Image* base, uint64_t offset, uint64_t length) {
   DeepExtent out;
   unsigned depth = 0;
@@ -35,7 +45,7 @@ Result<DeepExtent> status_above(Image& top, Image* base, uint64_t offset, uint64
     out.depth = depth;
     if (here.allocated) {
       out.layer = layer;
-      if (here.data && here.host && here.file && !here.zero) {
+      if (here.data && here.host && here.file && !here.zero && layer->cluster_size() && layer->takes_space_ahead()) {
         // Space that was taken in advance reads as zeroes.
         FileExtent in_file = here.file->extent(*here.host, length);
         out.length = std::min(length, in_file.length);

@@ -94,6 +94,11 @@ class Image {
     iovec one = part(from.data(), from.size());
     return write(offset, std::span<const iovec>(&one, 1));
   }
+
+  bool takes_space_ahead();  // clusters that exist without ever having been written, so that holes are worth asking for
+
+ private:
+  std::optional<bool> takes_space_ahead_;
 };
 
 // Reads `to` from an image that may end before; zeroes follow its end.
