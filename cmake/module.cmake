@@ -5,7 +5,7 @@
 #   x87 state is live in the host registers.
 option(VIREO_FUZZ "build the fuzz targets (clang)" OFF)
 option(VIREO_BENCH "build the benchmarks" OFF)
-option(VIREO_VERIFY_BLOCKS "decode and check every emitted block (planned: no code reads it yet)" OFF)
+option(VIREO_VERIFY_BLOCKS "decode every emitted block again and check it before it runs" OFF)
 set(VIREO_SANITIZE "" CACHE STRING "value for -fsanitize=")
 
 set(VIREO_WARNINGS -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers -Wno-psabi)

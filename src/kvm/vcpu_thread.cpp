@@ -118,10 +118,11 @@ void VcpuThread::loop() {
   for (;;) {
     {
       std::unique_lock lock(mutex_);
-      if (wish_ == Wish::kPause) {
+      // Said at each wake-up anew: resume() unsays it, and the next pause can be asked for before this thread has run.
+      while (wish_ == Wish::kPause) {
         paused_ = true;
         changed_.notify_all();
-        changed_.wait(lock, [this] { return wish_ != Wish::kPause; });
+        changed_.wait(lock);
       }
       if (wish_ == Wish::kEnd) break;
     }

@@ -137,6 +137,16 @@ TEST_P(VcpuThreadTest, ASpinningGuestCanBePausedAndResumed) {
   }
 }
 
+TEST_P(VcpuThreadTest, APauseAskedForBeforeTheThreadHasResumedEnds) {
+  load({0xeb, 0xfe});
+  for (int round = 0; round < 200; round++) {
+    thread->resume();
+    thread->request_pause();
+    thread->wait_paused();
+    ASSERT_TRUE(thread->paused());
+  }
+}
+
 TEST_P(VcpuThreadTest, AHaltedVcpuCanBePausedAndEnded) {
   load({0xe6, 0x80, 0xf4, 0xeb, 0xfd});
   thread->resume();

@@ -6,6 +6,9 @@
 
 #include <algorithm>
 
+#include "base/log.h"
+#include "softkvm/translate/verifier.h"
+
 namespace vireo::softkvm {
 
 CodeCache* CodeCache::create(size_t bytes) {
@@ -37,7 +40,22 @@ uint8_t* CodeCache::begin(size_t room, uint32_t& offset) {
   return writable_ + used_;
 }
 
-Block* CodeCache::finish(const Block& block, size_t used, const std::vector<SideEntry>& side) {
+#ifdef VIREO_VERIFY_BLOCKS
+void CodeCache::verify(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites) {
+  const EmittedBlock emitted{.code = writable_ + used_, .size = used, .offset = static_cast<uint32_t>(used_),
+                             .indirect_entry = block.indirect_entry, .linked_entry = block.linked_entry, .mode = block.mode,
+                             .gpa = block.gpa, .side = side, .sites = sites};
+  const auto count = verify_block(emitted);
+  if (!count) panic("%s", describe(emitted, count.error()).c_str());
+  verified_.blocks++;
+  verified_.instructions += *count;
+}
+#else
+void CodeCache::verify(const Block&, size_t, const std::vector<SideEntry>&, const std::vector<LinkSite>&) {}
+#endif
+
+Block* CodeCache::finish(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites) {
+  verify(block, used, side, sites);
   Block& b = blocks_.emplace_back();
   b.gpa = block.gpa;
   b.straddle = block.straddle;
@@ -52,6 +70,7 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   b.side = nullptr;
   b.side_count = side.size();
   if (!side.empty()) b.side = sides_.emplace_back(side).data();
+  for (const LinkSite& s : sites) sites_[s.at] = s.unlinked;
   b.incoming = nullptr;
   b.valid = true;
   Block*& first = pages_[b.gpa >> 12];
@@ -64,20 +83,29 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
 }
 
 // One aligned 4-byte store: other vCPUs may be running through the jump.
-void CodeCache::patch(uint32_t at, uint32_t destination) {
+void CodeCache::patch(uint32_t at, const Block* target, uint32_t destination) {
+#ifdef VIREO_VERIFY_BLOCKS
+  const Block* from = containing(at);
+  if (const auto wrong = verify_link(writable_, at, from, target, destination, sites_.at(at)))
+    panic("verifier: jump at 0x%x of the block of guest 0x%llx, to 0x%x for guest 0x%llx: %s", at,
+          from ? static_cast<unsigned long long>(from->gpa) : 0, destination, target ? static_cast<unsigned long long>(target->gpa) : 0,
+          rule_text(wrong->rule));
+  verified_.links++;
+#endif
   auto* where = reinterpret_cast<uint32_t*>(writable_ + at);
   __atomic_store_n(where, destination - (at + 4), __ATOMIC_RELEASE);
 }
 
 void CodeCache::link(uint32_t site, Block& target) {
   auto it = sites_.find(site);
-  if (it == sites_.end() || !target.valid) return;
+  const Block* from = containing(site);
+  if (it == sites_.end() || !target.valid || !from || from->mode != target.mode || from->gpa >> 12 != target.gpa >> 12) return;
   target.incoming = &links_.emplace_back(Link{site, it->second, target.incoming});
-  patch(site, target.linked_entry);
+  patch(site, &target, target.linked_entry);
 }
 
 void CodeCache::unlink_incoming(Block& block) {
-  for (Link* l = block.incoming; l; l = l->next) patch(l->at, l->unlinked);
+  for (Link* l = block.incoming; l; l = l->next) patch(l->at, nullptr, l->unlinked);
   block.incoming = nullptr;
 }
 

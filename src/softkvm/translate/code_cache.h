@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "softkvm/translate/block.h"
+#include "softkvm/translate/translator.h"
 
 namespace vireo::softkvm {
 
@@ -30,12 +31,12 @@ class CodeCache {
 
   // Room for one block being born: `room` bytes at the front, writable; null when the cache has to be flushed first.
   uint8_t* begin(size_t room, uint32_t& offset);
-  // Takes the block in: `used` bytes of the room.
-  Block* finish(const Block& block, size_t used, const std::vector<SideEntry>& side);
+  // Takes the block in: `used` bytes of the room. From here on it can run, so the verifier stands in front.
+  Block* finish(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites);
 
-  // Patches the jump whose link record is `site` (as known by link_at) to `target`.
+  // Patches the jump whose rel32 is at `site` to `target`, if both are of the same page and mode: the guest may have changed its page
+  // tables since the jump asked.
   void link(uint32_t site, Block& target);
-  void add_site(uint32_t at, uint32_t unlinked) { sites_[at] = unlinked; }
 
   // Drops all blocks that depend on a byte of [gpa, gpa+size) and gives the page's new chunk map.
   uint64_t invalidate_page(uint64_t gpa, unsigned size);
@@ -49,11 +50,18 @@ class CodeCache {
   size_t used() const { return used_; }
   uint64_t generation() const { return generation_; }
 
+  // What the verifier has passed; zeros where it is not built in.
+  struct Verified {
+    uint64_t blocks = 0, instructions = 0, links = 0;
+  };
+  const Verified& verified() const { return verified_; }
+
   std::mutex mutex;
 
  private:
   CodeCache() = default;
-  void patch(uint32_t at, uint32_t destination);
+  void verify(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites);
+  void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
   void forget(Block& block);
 
@@ -61,6 +69,7 @@ class CodeCache {
   size_t size_ = 0, used_ = 0;
   uint64_t generation_ = 0;
   BlockTable* table_ = nullptr;
+  Verified verified_;
   std::deque<Block> blocks_;  // in order of their code
   std::deque<Link> links_;
   std::deque<std::vector<SideEntry>> sides_;

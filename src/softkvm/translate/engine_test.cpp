@@ -335,5 +335,48 @@ TEST(Engine, GathersUpToTheElementThatFaults) {
   EXPECT_EQ(mask[3], 0u);
 }
 
+// The jump asks to be linked when its page's table entry has changed already (and was not flushed): which page it goes to there is the
+// CPU's choice, but through another mapping the code is still the first page's.
+GUEST_CODE(remapped, "mov qword ptr [rdi], 0x800087; xor eax, eax; jmp 1f; .balign 64, 0x90; 1: mov eax, 1; hlt")
+TEST(Engine, DoesNotLinkJumpsIntoAnotherPhysicalPage) {
+  TestMachine m;
+  uint64_t* entries = &m.at(0x3000);
+  entries[2] = entries[3] = 0x400087;  // linear 0x400000 and 0x600000: one page
+  for (uint64_t page : {0x400000ull, 0x800000ull}) {
+    memcpy(m.ram + page, remapped().data(), remapped().size());
+    m.vm->notice_write(m.ram + page, remapped().size());
+  }
+  m.at<uint8_t>(0x800000 + 64 + 1) = 2;  // mov eax, 2
+  for (uint64_t linear : {0x400000ull, 0x600000ull, 0x600000ull}) {
+    m.vcpu->gpr[kRdi] = 0x3010;
+    m.vcpu->rip = linear;
+    m.vcpu->state_changed();
+    ASSERT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
+    if (linear == 0x600000) {
+      EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
+    }
+  }
+}
+
+// The same of an instruction cut by the page's end whose second page is another one now, while the first one's bytes change through
+// another mapping: the vCPU goes on with one of the two.
+GUEST_CODE(remapped_second, "call rsi; mov ebx, eax; mov qword ptr [rdi], 0x800087; mov byte ptr [rdx], 3; call rsi; hlt")
+GUEST_CODE(cut_by_page, "mov eax, 0x01010101; ret")
+TEST(Engine, GoesOnWhereTheSecondPageOfAnInstructionHasChanged) {
+  TestMachine m;
+  uint64_t* entries = &m.at(0x3000);
+  entries[2] = 0x400087;
+  entries[3] = entries[5] = 0x600087;
+  memcpy(m.ram + 0x600000 - 2, cut_by_page().data(), 2);
+  for (uint64_t page : {0x600000, 0x800000}) memcpy(m.ram + page, cut_by_page().data() + 2, 4);
+  m.at<uint8_t>(0x800000) = 2;
+  m.vcpu->gpr[kRsi] = 0x600000 - 2;
+  m.vcpu->gpr[kRdi] = 0x3018;
+  m.vcpu->gpr[kRdx] = 0xa00000;
+  ASSERT_EQ(m.run(remapped_second()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 0x01010101u);
+  EXPECT_TRUE(m.vcpu->gpr[kRax] == 0x01010301u || m.vcpu->gpr[kRax] == 0x01010201u) << m.vcpu->gpr[kRax];
+}
+
 }  // namespace
 }  // namespace vireo::softkvm

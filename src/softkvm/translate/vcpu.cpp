@@ -277,6 +277,12 @@ int internal_error(Vcpu& vcpu) {
   return 0;
 }
 
+// The run loop finds blocks by its fetch entries. Where the guest has changed its page tables and not flushed, they may still name another
+// page than the walk for the translation: then it would ask for ever for a block that is there already.
+void refill_fetch(Engine& engine, uint64_t linear, bool user, const Translation& t) {
+  engine.fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global};
+}
+
 enum class Made { kYes, kNoMemory, kFault };
 
 // Translates the block at engine.target in engine.target_mode, and links the jump that asked for it.
@@ -289,6 +295,7 @@ Made translate_target(Vcpu& vcpu) {
   Translation t;
   vcpu.fault.pending = false;
   if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return Made::kFault;
+  refill_fetch(engine, linear, user, t);
   const Slot* slot = vm.slots->find(t.gpa);
   if (!slot) return Made::kNoMemory;
   const void* site = engine.link_site;
@@ -316,6 +323,7 @@ Made translate_target(Vcpu& vcpu) {
       uint64_t second = (linear & kPageMask) + 4096;
       if (!vcpu.in_64bit()) second &= 0xffffffffull;
       if (walk(vcpu, second, Want::kFetch, user, false, false, next) != Outcome::kNext) return Made::kFault;
+      refill_fetch(engine, second, user, next);
       const uint8_t* more = vm.slots->host(next.gpa);
       if (!more) return Made::kNoMemory;
       unsigned here = 4096 - offset;
@@ -331,8 +339,7 @@ Made translate_target(Vcpu& vcpu) {
     std::vector<SideEntry> side;
     std::vector<LinkSite> sites;
     size_t used = translate(vcpu, source, room, at, made, side, sites);
-    block = code.finish(made, used, side);
-    for (const LinkSite& s : sites) code.add_site(s.at, s.unlinked);
+    block = code.finish(made, used, side, sites);
   }
   // The jump is still the one that asked, if the cache has not been emptied since.
   if (site && !block->straddle && engine.link_generation == code.generation()) code.link(code.offset_of(site), *block);

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "softkvm/mmu/slots.h"
@@ -20,7 +22,14 @@ namespace vireo::softkvm {
 constexpr size_t kCodeCacheBytes = 128u << 20;
 
 Vm::Vm() = default;
-Vm::~Vm() = default;
+Vm::~Vm() {
+#ifdef VIREO_VERIFY_BLOCKS
+  if (!getenv("VIREO_SOFTKVM_STATS") || !code) return;
+  const CodeCache::Verified& v = code->verified();
+  fprintf(stderr, "block verifier passed %llu blocks of %llu host instructions, %llu links\n", (unsigned long long)v.blocks,
+          (unsigned long long)v.instructions, (unsigned long long)v.links);
+#endif
+}
 
 std::unique_ptr<Vm> Vm::create() {
   std::unique_ptr<Vm> vm(new Vm);

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the verifier knows of the host's registers at one place of a block, and what an instruction makes of it. Blocks have no loops, so
+// one pass in topological order is exact.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "softkvm/cpu/insn.h"
+#include "softkvm/translate/verifier.h"
+
+namespace vireo::softkvm {
+
+struct Value {
+  enum class Kind : uint8_t {
+    kUndefined,
+    kPlain,       // the guest's, or computed from that
+    kConstant,    // `amount`
+    kPageNumber,  // address >> 12
+    kTlbIndex,    // its low 16 bits
+    kJumpIndex,   // the address's low 16 bits
+    kJumpByte,    // 16 times that
+    kTagged,      // address ^ TLB tag
+    kHit,         // offset in the page, of an address whose tag matched
+    kHost,        // host address of `amount` bytes
+    kSite,        // address of the link site at cache offset `amount`
+    kRecord,      // address of the call-out record at cache offset `amount`
+  };
+  Kind kind = Kind::kUndefined;
+  uint8_t rights = 0;  // kTagged, kHit, kHost: kReadable | kWritable
+  uint64_t id = 0;     // kPlain, kConstant: which value; kPageNumber to kHost: the linear address's value
+  uint32_t amount = 0;
+
+  bool plain() const { return kind >= Kind::kPlain && kind <= Kind::kJumpByte; }
+  bool address() const { return kind == Kind::kPlain || kind == Kind::kConstant; }
+  bool operator==(const Value&) const = default;
+};
+constexpr uint8_t kReadable = 1, kWritable = 2;
+
+struct MachineState {
+  Value reg[16];
+  // What the host's flags tell of the address `id`.
+  enum class Compared : uint8_t { kNothing, kTag, kJump, kJumpEqual } compared = Compared::kNothing;
+  uint64_t compared_id = 0;
+  uint32_t room = 0;         // kTag: bytes that the check was for
+  bool after_callout = false;
+};
+
+// At the block's indirect entry: guest registers, and r11 the linear address.
+MachineState entry_state();
+// Also what holds at a place that two ways lead to; `at` names the place.
+void join(MachineState& into, const MachineState& other, uint32_t at);
+
+struct StepResult {
+  MachineState next, taken;
+  std::optional<uint32_t> record;  // a call-out record it refers to
+};
+
+class BlockRules {
+ public:
+  explicit BlockRules(const EmittedBlock& block);
+  // The states behind the instruction at cache offset `at`, or the rule it breaks.
+  std::expected<StepResult, Rule> step(const Insn& insn, uint32_t at, const MachineState& before) const;
+  // Is this rel32 that of a jump which will be linked to other blocks?
+  bool site(uint32_t rel32) const;
+
+ private:
+  struct Step;
+  const EmittedBlock& block_;
+  bool stepping_;
+  unsigned view_;
+};
+
+}  // namespace vireo::softkvm
