@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "cli/img/img.h"
 
@@ -139,9 +140,21 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
     for (auto& [key, value] : TRY(parse_options({text}))) {
       if (key == "driver") options.format = value;
       else if (key == "file.filename" || key == "filename") name = value;
-      else if (key != "file.driver") return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': option '" + key + "' is not supported");
+      else if (key == "file.driver" || key.starts_with("l2-cache") || key.starts_with("refcount-cache") || key.starts_with("cache") || key.starts_with("overlap-check") || key.starts_with("discard") || key.starts_with("pass-discard")) continue;  // how QEMU goes about it, not what the image is
+      else return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': option '" + key + "' is not supported");
     }
     if (name.empty()) return fail(ErrorKind::kInvalid, "Could not open '" + text + "': file.filename is missing");
+  }
+  if (name.starts_with("json:")) {
+    auto tree = nlohmann::json::parse(name.substr(5), nullptr, false);
+    if (tree.is_discarded() || !tree.is_object()) return fail(ErrorKind::kInvalid, "Could not open '" + text + "': Could not parse the JSON options");
+    auto word = [](const nlohmann::json& from, const char* key) { return from.contains(key) && from[key].is_string() ? from[key].get<std::string>() : std::string(); };
+    std::string file = word(tree, "file.filename");
+    if (file.empty() && tree.contains("file") && tree["file"].is_object()) file = word(tree["file"], "filename");
+    if (file.empty()) file = word(tree, "filename");
+    if (file.empty()) return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': only files can be named so");
+    name = file;
+    if (options.format.empty()) options.format = word(tree, "driver");
   }
   if (!valid_cache(wish.cache)) return fail(ErrorKind::kInvalid, "Invalid cache option: " + wish.cache);
   options.read_only = !wish.writable;

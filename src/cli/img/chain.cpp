@@ -87,7 +87,7 @@ Result<int> rebase(int argc, char** argv) {
   auto image = TRY(img::open(name, {.format = a.get("f"), .writable = true, .backing = !unsafe, .cache = a.get("t", "writeback"), .image_options = a.has("image-opts")}));
   auto* q = as_qcow2(*image);
   if (!q) return bad("Could not change the backing file to '" + backing + "': file format doesn't support backing files");
-  if (!backing.empty() && !format.empty() && format != "raw" && format != "qcow2") return bad("Invalid format name: '" + format + "'");
+  if (!backing.empty() && !format.empty() && format != "raw" && format != "qcow2" && format != "host_device" && format != "file") return bad("Invalid format name: '" + format + "'");
   if (!backing.empty() && format.empty()) return bad("Could not change the backing file to '" + backing + "': backing format must be specified");
   if (!unsafe) {
     std::shared_ptr<Image> below;

@@ -3,6 +3,7 @@
 #include <ctime>
 
 #include <cstdio>
+#include <cstring>
 
 #include "cli/img/img.h"
 #include "cli/img/snapshot_list.h"
@@ -69,8 +70,10 @@ Result<int> snapshot(int argc, char** argv) {
     if (!q) return bad("Could not create snapshot '" + name + "': Operation not supported");
     timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (auto made = q->create_snapshot(name, static_cast<uint32_t>(now.tv_sec), static_cast<uint32_t>(now.tv_nsec)); !made)
-      return std::unexpected(std::move(made).error().within("Could not create snapshot '" + name + "'"));
+    if (auto made = q->create_snapshot(name, static_cast<uint32_t>(now.tv_sec), static_cast<uint32_t>(now.tv_nsec)); !made) {
+      int code = made.error().code ? made.error().code : EIO;
+      return bad("Could not create snapshot '" + name + "': -" + std::to_string(code) + " (" + strerror(code) + ")", code);
+    }
   } else if (a.has("a")) {
     int index = q ? q->find_snapshot(name) : -1;
     if (index < 0) return bad("Could not apply snapshot '" + name + "': Failed to load snapshot: No such file or directory");
@@ -133,6 +136,9 @@ Result<int> amend(int argc, char** argv) {
     } else if (key == "backing_fmt") {
       auto bytes = std::as_bytes(std::span(value));
       h.set(qcow2::extension::kBackingFormat, {bytes.begin(), bytes.end()});
+    } else if (key == "data_file" && h.has_data_file()) {
+      auto bytes = std::as_bytes(std::span(value));
+      h.set(qcow2::extension::kDataFile, {bytes.begin(), bytes.end()});
     } else if (key == "size") {
       size = TRY(parse_bytes(value));
     } else if (key == "refcount_bits") {

@@ -50,7 +50,6 @@ Result<int> convert(int argc, char** argv) {
   if (a.has("S")) {
     job.sparse = TRY(parse_bytes(a.get("S")));
     if (job.sparse % 512) return bad("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to 4398046510592. Select 0 to disable sparse detection (fully allocates output).");
-    if (job.compressed) return bad("Cannot use -S with -c");
   }
   if (a.has("m")) {
     unsigned long m = strtoul(a.get("m").c_str(), nullptr, 10);
@@ -77,6 +76,7 @@ Result<int> convert(int argc, char** argv) {
   }
   std::shared_ptr<Image> base;
   if (!backing.empty()) {
+    if (backing_format.empty() && !a.has("n")) return bad("Use of backing file requires explicit backing format");
     if (job.sources.size() > 1) return bad("Having a backing file for the target makes no sense when concatenating multiple input images");
     base = TRY(img::open(storage::resolve_backing(target_name, backing), {.format = backing_format}));
     job.base_size = base->size();

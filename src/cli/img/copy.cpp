@@ -89,7 +89,7 @@ class Copier {
       if (!job_.salvage) return std::unexpected(std::move(extent).error());
       return Status{Piece::Kind::kData, std::min<uint64_t>(length, 65536)};
     }
-    if (extent->zero) return Status{Piece::Kind::kZero, extent->length};
+    if (extent->zero && (job_.sparse || !job_.compressed)) return Status{Piece::Kind::kZero, extent->length};
     if (job_.base && !extent->allocated) {
       // Beyond the base's end its overlay reads zeroes.
       if (offset >= job_.base_size) return Status{Piece::Kind::kZero, extent->length};
@@ -134,7 +134,7 @@ class Copier {
       if (!data.empty()) {
         result = read(piece.at, data);
         if (result && job_.compressed) {
-          zero = storage::all_zero(data.data(), data.size());
+          zero = job_.sparse && storage::all_zero(data.data(), data.size());
           auto* q = as_qcow2(*job_.target);
           if (!zero && q) {
             if (data.size() < piece_) {

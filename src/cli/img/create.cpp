@@ -51,7 +51,7 @@ Result<Preallocation> parse_preallocation(const std::string& value, bool metadat
   if (value == "metadata" && metadata) return Preallocation::kMetadata;
   if (value == "falloc") return Preallocation::kFalloc;
   if (value == "full") return Preallocation::kFull;
-  return bad("Invalid parameter '" + value + "'");
+  return bad("Parameter 'preallocation' does not accept value '" + value + "'");
 }
 
 // The order in which options are told.
@@ -78,6 +78,7 @@ std::string told_options(const CreateWish& wish, const OptionList& options, uint
     add("preallocation", get("preallocation", ""));
     return out;
   }
+  if (!get("encryption", "").empty()) add("encryption", on_off("encryption", "off"));
   add("cluster_size", bytes("cluster_size", "65536"));
   add("extended_l2", on_off("extended_l2", "off"));
   add("preallocation", get("preallocation", ""));
@@ -137,24 +138,27 @@ Result<qcow2::CreateConfig> qcow2_config(const OptionList& options) {
     else if (key == "compat") {
       if (value == "0.10" || value == "v2") c.version = 2;
       else if (value == "1.1" || value == "v3") c.version = 3;
-      else return bad("Invalid compatibility level '" + value + "'");
+      else return bad("Parameter 'version' does not accept value '" + value + "'");
     } else if (key == "cluster_size") c.cluster_size = TRY(parse_bytes(value));
     else if (key == "refcount_bits") {
       char* end;
       unsigned long bits = strtoul(value.c_str(), &end, 10);
-      if (*end || value.empty() || bits > 1000) return bad("Parameter 'refcount_bits' expects a number");
+      if (*end || value.empty()) return bad("Parameter 'refcount_bits' expects a number");
+      if (bits > 64) return bad("Refcount width must be a power of two and may not exceed 64 bits");
       c.refcount_bits = static_cast<unsigned>(bits);
     } else if (key == "lazy_refcounts") c.lazy_refcounts = TRY(parse_switch(key, value));
     else if (key == "extended_l2") c.extended_l2 = TRY(parse_switch(key, value));
     else if (key == "compression_type") {
       if (value == "zlib") c.compression = qcow2::Compression::kZlib;
       else if (value == "zstd") c.compression = qcow2::Compression::kZstd;
-      else return bad("Invalid parameter '" + value + "'");
+      else return bad("Parameter 'compression-type' does not accept value '" + value + "'");
     } else if (key == "backing_file") c.backing_file = value;
     else if (key == "backing_fmt") c.backing_format = value;
     else if (key == "data_file") c.data_file = value;
     else if (key == "data_file_raw") c.data_file_raw = TRY(parse_switch(key, value));
     else if (key == "preallocation") c.preallocation = TRY(parse_preallocation(value, true));
+    else if (key == "encryption" && !TRY(parse_switch(key, value))) continue;
+    else if (key == "extent_size_hint") continue;  // of the file system, and a hint
     else if (key.starts_with("encrypt")) return fail(ErrorKind::kUnsupported, "Parameter '" + key + "': encrypted images are not supported yet", ENOTSUP);
     else return bad("Invalid parameter '" + key + "'");
   }
@@ -177,7 +181,7 @@ Result<> create_image(const CreateWish& wish) {
   };
   std::span<const Known> known = wish.format == "qcow2" ? std::span<const Known>(kQcow2) : std::span<const Known>(kRaw);
   for (auto& [key, value] : options)
-    if (std::ranges::none_of(known, [&](const Known& k) { return key == k.name; }) && !key.starts_with("encrypt")) return bad("Invalid parameter '" + key + "'");
+    if (std::ranges::none_of(known, [&](const Known& k) { return key == k.name; }) && !key.starts_with("encrypt") && key != "extent_size_hint") return bad("Invalid parameter '" + key + "'");
   if (!wish.backing.empty()) {
     if (wish.format != "qcow2") return bad("Backing file not supported for file format '" + wish.format + "'");
     set("backing_file", wish.backing);
@@ -193,7 +197,11 @@ Result<> create_image(const CreateWish& wish) {
   if (!backing.empty() && !wish.unsafe) {
     std::string full = storage::resolve_backing(wish.name, backing);
     auto below = img::open(full, {.format = backing_format});
-    if (!below) return std::unexpected(std::move(below).error().within("Could not open backing image to determine size. Failed"));
+    if (!below) {
+      std::string why = below.error().message, prefix = "Could not open '" + full + "': ";
+      if (why.starts_with(prefix + "Could not open")) why.erase(0, prefix.size());
+      return bad(why + "\nCould not open backing image.");
+    }
     if (backing_format.empty())
       return bad("Backing file specified without backing format\nDetected format of " + std::string((*below)->format()) + ".");
     if (!size) size = (*below)->size();
@@ -232,6 +240,7 @@ Result<int> create(int argc, char** argv) {
   if (a.names.empty()) return bad("Expecting image file name");
   if (a.names.size() > 2) return bad("Unexpected argument: " + a.names[2]);
   wish.name = a.names[0];
+  if (a.has("b") && a.get("b").empty()) return bad(wish.name + ": Expected backing file name, got empty string");
   wish.backing = a.get("b");
   wish.backing_format = a.get("F");
   wish.quiet = a.has("q");

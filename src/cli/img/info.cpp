@@ -153,23 +153,24 @@ Result<int> info(int argc, char** argv) {
   OpenWish wish{.format = a.get("f"), .backing = false, .force_share = a.has("U"), .image_options = a.has("image-opts")};
   json chain = json::array();
   std::vector<std::string> seen;
+  std::vector<std::shared_ptr<Image>> images;  // told when the whole chain is known to be sound
   for (std::string name = a.names[0]; !name.empty();) {
     if (std::find(seen.begin(), seen.end(), name) != seen.end()) return fail(ErrorKind::kCorrupt, "Backing file '" + name + "' creates an infinite loop.");
     if (seen.size() >= storage::kDeepestChain) return fail(ErrorKind::kCorrupt, "the backing chain is deeper than " + std::to_string(storage::kDeepestChain));
     auto image = TRY(img::open(name, wish));
-    if (output == Output::kJson) {
-      chain.push_back(describe(*image, name));
-    } else {
-      if (!seen.empty()) printf("\n");
-      print_human(*image, name);
-    }
+    if (output == Output::kJson) chain.push_back(describe(*image, seen.empty() && a.has("image-opts") ? image->file().name() : name));
     seen.push_back(name);
+    images.push_back(image);
     auto* q = as_qcow2(*image);
     if (!a.has("backing-chain") || !q || !q->header().has_backing) break;
     wish = {.format = q->header().backing_format(), .backing = false, .force_share = a.has("U")};
     name = storage::resolve_backing(name, q->header().backing_file);
   }
   if (output == Output::kJson) printf("%s\n", (a.has("backing-chain") ? chain : chain[0]).dump(4, ' ', false, json::error_handler_t::replace).c_str());
+  for (size_t i = 0; output == Output::kHuman && i < images.size(); ++i) {
+    if (i) printf("\n");
+    print_human(*images[i], i == 0 && a.has("image-opts") ? images[i]->file().name() : seen[i]);
+  }
   return 0;
 }
 

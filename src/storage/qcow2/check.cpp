@@ -201,11 +201,13 @@ Result<> Checker::check_copied() {
 // A repaired image is neither dirty nor corrupt any more.
 Result<> Checker::finish() {
   if (repair_ == Repair::kNone || result_.errors || result_.corruptions) return {};
-  uint64_t now = header_.incompatible & ~(incompatible::kDirty | incompatible::kCorrupt);
-  if (now == header_.incompatible || header_.version < 3) return {};
+  uint64_t now = header_.incompatible & ~(incompatible::kDirty | incompatible::kCorrupt), known = header_.autoclear & autoclear::kKnown;
+  if ((now == header_.incompatible && known == header_.autoclear) || header_.version < 3) return {};
   std::byte bits[8];
   store(bits, now);
   TRY_VOID(file_.write(at::kIncompatible, bits));
+  store(bits, known);  // whoever writes without knowing a feature says so
+  TRY_VOID(file_.write(at::kAutoclear, bits));
   return file_.flush();
 }
 

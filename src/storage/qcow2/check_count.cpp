@@ -31,7 +31,7 @@ void Checker::reference(uint64_t offset, uint64_t length) {
 Result<> Checker::count_l2(uint64_t offset, bool active, uint64_t& next) {
   std::vector<std::byte> table(g_.cluster_size());
   if (auto read = file_.read(offset, table); !read) {
-    say_(text("ERROR: I/O error in check_refcounts_l2"));
+    say_("ERROR: I/O error in check_refcounts_l2");
     ++result_.errors;
     return {};
   }
@@ -64,7 +64,7 @@ Result<> Checker::count_l2(uint64_t offset, bool active, uint64_t& next) {
         continue;
       }
       if (!present && allocated) {
-        corruption(text("ERROR: Unallocated cluster has non-zero subcluster allocation map"));
+        corruption("ERROR: Unallocated cluster has non-zero subcluster allocation map");
         continue;
       }
     }

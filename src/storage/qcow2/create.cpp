@@ -35,7 +35,7 @@ Result<> validate(const CreateConfig& c) {
   if (c.data_file_raw && !c.backing_file.empty()) return bad("Backing file and data-file-raw cannot be used at the same time");
   if (!c.backing_file.empty() && c.preallocation != Preallocation::kOff && !c.extended_l2 && c.version < 3)
     return bad("Backing file and preallocation can only be used at the same time if extended_l2 is enabled");
-  if (c.size > INT64_MAX || geometry_of(c).l1_entries(c.size) > kMaxL1Bytes / 8) return bad("Image is too big: use a larger cluster size", EFBIG);
+  if (c.size > INT64_MAX || geometry_of(c).l1_entries(c.size) > kMaxL1Bytes / 8) return bad("The image size is too large for file format 'qcow2' (try using a larger cluster size)", EFBIG);
   if (c.backing_file.size() > kMaxBackingName) return bad("Backing file name too long");
   return {};
 }
@@ -62,7 +62,7 @@ Result<> create(File& file, const CreateConfig& c) {
   if (!c.data_file.empty()) h.set(extension::kDataFile, text(c.data_file));
   if (c.version >= 3) h.set(extension::kFeatureNames, Header::feature_names());
   // Header, table, blocks, L1: the table and the blocks must count all of these.
-  uint64_t l1_clusters = std::max<uint64_t>(1, divide_up(h.l1_size * 8ull, cluster)), blocks = 1, table = 1;
+  uint64_t l1_clusters = divide_up(h.l1_size * 8ull, cluster), blocks = 1, table = 1;
   for (;;) {
     uint64_t all = 1 + table + blocks + l1_clusters, need = divide_up(all, g.refblock_entries());
     uint64_t need_table = divide_up(need * 8, cluster);
@@ -72,7 +72,7 @@ Result<> create(File& file, const CreateConfig& c) {
   }
   h.reftable_clusters = static_cast<uint32_t>(table);
   const uint64_t first_block = 1 + table;
-  h.l1_offset = (first_block + blocks) * cluster;
+  h.l1_offset = l1_clusters ? (first_block + blocks) * cluster : 0;
   // Names of features are a courtesy; in the smallest clusters there may be no room for them.
   if (!h.serialize()) h.set(extension::kFeatureNames, {});
   auto header = TRY(h.serialize());

@@ -23,7 +23,10 @@ std::string unknown_features(const Header& header) {
   uint64_t left = header.incompatible & ~incompatible::kKnown;
   std::string names;
   auto add = [&](const std::string& name) { names += (names.empty() ? "" : ", ") + name; };
-  if (const Extension* table = header.find(extension::kFeatureNames))
+  const Extension* table = nullptr;  // the last one counts
+  for (const Extension& e : header.extensions)
+    if (e.type == extension::kFeatureNames) table = &e;
+  if (table)
     for (size_t i = 0; i + kFeatureSize <= table->data.size(); i += kFeatureSize) {
       auto type = std::to_integer<unsigned>(table->data[i]), bit = std::to_integer<unsigned>(table->data[i + 1]);
       if (type != 0 || bit > 63 || !(left >> bit & 1)) continue;

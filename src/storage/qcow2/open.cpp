@@ -88,7 +88,7 @@ Result<> Qcow2::open_writable() {
     if (entry & kOffsetMask) own(entry & kOffsetMask, 1, Owner::kActiveL2);
   if (snapshot_table_size_) own(header_.snapshots_offset, snapshot_table_size_, Owner::kSnapshotTable);
   for (const Snapshot& s : snapshots_)
-    if (s.l1_size && s.l1_size <= kMaxL1Bytes / 8) own(s.l1_offset, s.l1_size * 8ull, Owner::kInactiveL1);
+    if (s.l1_size && s.l1_size <= kMaxL1Bytes / 8 && !geometry_.in_cluster(s.l1_offset)) own(s.l1_offset, s.l1_size * 8ull, Owner::kInactiveL1);
   refcounts_->on_metadata = [this](uint64_t cluster, bool is) {
     is ? owners_.set(cluster, Owner::kRefblock) : owners_.remove(cluster);
     high_water_ = std::max(high_water_, (cluster + 1) << geometry_.cluster_bits);

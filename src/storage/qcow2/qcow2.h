@@ -184,6 +184,7 @@ class Qcow2 final : public Image {
   Result<> snapshot_work(const std::function<Result<>()>& work);
   Result<> quiesce();
   Result<std::vector<uint64_t>> read_l1(uint64_t offset, uint32_t entries);
+  Result<std::vector<uint64_t>> read_snapshot_l1(const Snapshot& s);
   Result<> write_l1_table(uint64_t offset, const std::vector<uint64_t>& l1);
   void own(uint64_t offset, uint64_t length, Owner owner);
   Result<uint64_t> allocate_area(uint64_t bytes);

@@ -23,6 +23,7 @@ Result<> Qcow2::quiesce() {
 }
 
 Result<uint64_t> Qcow2::allocate_area(uint64_t bytes) {
+  if (bytes == 0) return 0;
   std::lock_guard lock(mutex_);
   TRY_VOID(before_allocation());
   uint64_t clusters = std::max<uint64_t>(1, divide_up(bytes, cluster_size()));
@@ -40,7 +41,8 @@ void Qcow2::free_area(uint64_t offset, uint64_t bytes) {
 }
 
 Result<> Qcow2::write_l1_table(uint64_t offset, const std::vector<uint64_t>& l1) {
-  std::vector<std::byte> raw(round_up(std::max<uint64_t>(l1.size(), 1) * 8, cluster_size()));
+  if (l1.empty()) return {};  // a disk of no size has no table
+  std::vector<std::byte> raw(round_up(l1.size() * 8, cluster_size()));
   for (size_t i = 0; i < l1.size(); ++i) store(&raw[i * 8], l1[i]);
   return file_->write(offset, raw);
 }
@@ -174,6 +176,12 @@ Result<> Qcow2::snapshot_work(const std::function<Result<>()>& work) {
   return set_dirty_bit(false);
 }
 
+Result<std::vector<uint64_t>> Qcow2::read_snapshot_l1(const Snapshot& s) {
+  if (s.l1_size > kMaxL1Bytes / 8) return fail(ErrorKind::kCorrupt, "Snapshot L1 table too large", EFBIG);
+  if (geometry_.in_cluster(s.l1_offset) || s.l1_offset > INT64_MAX - kMaxL1Bytes) return fail(ErrorKind::kCorrupt, "Snapshot L1 table offset invalid", EINVAL);
+  return read_l1(s.l1_offset, s.l1_size);
+}
+
 int Qcow2::find_snapshot(const std::string& id_or_name) const {
   for (size_t i = 0; i < snapshots_.size(); ++i)
     if (snapshots_[i].id == id_or_name) return static_cast<int>(i);
@@ -218,7 +226,7 @@ Result<> Qcow2::create_snapshot(const std::string& name, uint32_t date_sec, uint
 
 Result<> Qcow2::delete_snapshot(size_t index) {
   const Snapshot s = snapshots_.at(index);
-  auto l1 = TRY(read_l1(s.l1_offset, s.l1_size));
+  auto l1 = TRY(read_snapshot_l1(s));
   return snapshot_work([&]() -> Result<> {
     auto list = snapshots_;
     list.erase(list.begin() + static_cast<ptrdiff_t>(index));
@@ -257,7 +265,7 @@ Result<> Qcow2::set_l1(std::vector<uint64_t> l1, uint64_t size) {
     l1_dirty_from_ = l1_dirty_to_ = 0;
     for (uint64_t entry : l1_)
       if (entry & kOffsetMask) own(entry & kOffsetMask, 1, Owner::kActiveL2);
-    own(offset, std::max<uint64_t>(1, l1_.size() * 8), Owner::kActiveL1);
+    if (!l1_.empty()) own(offset, l1_.size() * 8, Owner::kActiveL1);
   }
   free_area(old, old_bytes);
   return {};
@@ -267,7 +275,7 @@ Result<> Qcow2::apply_snapshot(size_t index) {
   const Snapshot s = snapshots_.at(index);
   if (s.disk_size > INT64_MAX || geometry_.l1_entries(s.disk_size) > kMaxL1Bytes / 8)
     return fail(ErrorKind::kCorrupt, "the snapshot's disk is too large", EFBIG);
-  auto l1 = TRY(read_l1(s.l1_offset, s.l1_size));
+  auto l1 = TRY(read_snapshot_l1(s));
   for (uint64_t& entry : l1) entry &= kOffsetMask;
   l1.resize(std::max<uint64_t>({l1.size(), l1_.size(), geometry_.l1_entries(s.disk_size)}));
   return snapshot_work([&]() -> Result<> {
@@ -285,7 +293,7 @@ Result<> Qcow2::apply_snapshot(size_t index) {
 Result<> Qcow2::show_snapshot(size_t index) {
   const Snapshot& s = snapshots_.at(index);
   if (!file_->read_only()) return fail(ErrorKind::kInternal, "a snapshot is shown by read-only images");
-  auto l1 = TRY(read_l1(s.l1_offset, s.l1_size));
+  auto l1 = TRY(read_snapshot_l1(s));
   if (s.disk_size > INT64_MAX) return fail(ErrorKind::kCorrupt, "the snapshot's disk is too large", EFBIG);
   std::lock_guard lock(mutex_);
   l1_ = std::move(l1);

@@ -150,6 +150,7 @@ Result<> Qcow2::allocate_and_write(uint64_t offset, std::span<const iovec> from,
       if (!TRY(needs_all_new(next))) break;
       ++clusters;
     }
+    TRY(writable_l2(guest));  // before the data, so that data in a row stays in a row
     a = TRY(allocate_data(guest, clusters));
     end = std::min(end, guest + a.clusters * size);
     to_guest = guest + a.clusters * size;

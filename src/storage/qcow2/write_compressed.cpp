@@ -53,6 +53,7 @@ Result<> Qcow2::write_precompressed(uint64_t guest, std::span<const std::byte> p
   TRY_VOID(writable_check(guest, std::min(cluster_size(), header_.size - std::min(guest, header_.size))));
   std::unique_lock lock(mutex_);
   wait_idle(guest, guest + cluster_size(), lock);
+  TRY(writable_l2(guest));  // before the data, so that data in a row stays in a row
   uint64_t host = TRY(allocate_bytes(packed.size()));
   busy_.push_back({guest, guest + cluster_size()});
   lock.unlock();
