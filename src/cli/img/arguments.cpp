@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Taking command lines apart, and the values in them.
+#include <algorithm>
 #include <cctype>
 #include <cmath>
 #include <cstdio>
@@ -80,7 +81,7 @@ Result<OptionList> parse_options(const std::vector<std::string>& texts) {
 }
 
 Result<uint64_t> parse_bytes(const std::string& text) {
-  const std::string bad = "Invalid image size specified! You may use k, M, G, T, P or E suffixes for kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.";
+  const std::string bad = "Invalid image size specified. You may use k, M, G, T, P or E suffixes for\n\1kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.";
   const char* p = text.c_str();
   if (!isdigit(static_cast<unsigned char>(*p))) return fail(ErrorKind::kInvalid, bad, EINVAL);
   char* end;
@@ -146,7 +147,9 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
     if (name.empty()) return fail(ErrorKind::kInvalid, "Could not open '" + text + "': file.filename is missing");
   }
   if (name.starts_with("json:")) {
-    auto tree = nlohmann::json::parse(name.substr(5), nullptr, false);
+    std::string json = name.substr(5);
+    if (json.find('"') == std::string::npos) std::ranges::replace(json, '\'', '"');  // QEMU takes both
+    auto tree = nlohmann::json::parse(json, nullptr, false);
     if (tree.is_discarded() || !tree.is_object()) return fail(ErrorKind::kInvalid, "Could not open '" + text + "': Could not parse the JSON options");
     auto word = [](const nlohmann::json& from, const char* key) { return from.contains(key) && from[key].is_string() ? from[key].get<std::string>() : std::string(); };
     std::string file = word(tree, "file.filename");

@@ -43,6 +43,7 @@ Result<int> convert(int argc, char** argv) {
   if (a.names.size() < 2) return bad("Must specify image file name");
   const std::string target_name = a.names.back();
   a.names.pop_back();
+  if (a.has("n") && a.has("o")) return bad("-o has no effect when skipping image creation");
   CopyJob job;
   job.compressed = a.has("c");
   job.out_of_order = a.has("W");

@@ -46,6 +46,12 @@ Result<bool> parse_switch(const std::string& name, const std::string& value) {
   return bad("Parameter '" + name + "' expects 'on' or 'off'");
 }
 
+Result<uint64_t> size_option(const std::string& name, const std::string& value) {
+  auto number = parse_bytes(value);
+  if (number) return number;
+  return bad("Parameter '" + name + "' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.");
+}
+
 Result<Preallocation> parse_preallocation(const std::string& value, bool metadata) {
   if (value == "off") return Preallocation::kOff;
   if (value == "metadata" && metadata) return Preallocation::kMetadata;
@@ -134,12 +140,12 @@ void print_create_options(const std::string& format) {
 Result<qcow2::CreateConfig> qcow2_config(const OptionList& options) {
   qcow2::CreateConfig c;
   for (auto& [key, value] : options) {
-    if (key == "size") c.size = TRY(parse_bytes(value));
+    if (key == "size") c.size = TRY(size_option(key, value));
     else if (key == "compat") {
       if (value == "0.10" || value == "v2") c.version = 2;
       else if (value == "1.1" || value == "v3") c.version = 3;
       else return bad("Parameter 'version' does not accept value '" + value + "'");
-    } else if (key == "cluster_size") c.cluster_size = TRY(parse_bytes(value));
+    } else if (key == "cluster_size") c.cluster_size = TRY(size_option(key, value));
     else if (key == "refcount_bits") {
       char* end;
       unsigned long bits = strtoul(value.c_str(), &end, 10);
@@ -193,7 +199,7 @@ Result<> create_image(const CreateWish& wish) {
   const std::string backing = get("backing_file"), backing_format = get("backing_fmt");
   if (!backing_format.empty() && backing_format != "raw" && backing_format != "qcow2") return bad("Unknown backing file format '" + backing_format + "'");
   std::optional<uint64_t> size = wish.size;
-  if (!size && !get("size").empty()) size = TRY(parse_bytes(get("size")));
+  if (!size && !get("size").empty()) size = TRY(size_option("size", get("size")));
   if (!backing.empty() && !wish.unsafe) {
     std::string full = storage::resolve_backing(wish.name, backing);
     auto below = img::open(full, {.format = backing_format});

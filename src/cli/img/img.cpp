@@ -48,7 +48,11 @@ void help() {
 int run(int argc, char** argv) {
   const char* slash = strrchr(argv[0], '/');
   std::string self = slash ? slash + 1 : argv[0];
-  auto say = [&](const std::string& text) { fprintf(stderr, "%s: %s\n", self.c_str(), text.c_str()); };
+  // \1 in a message begins a line as its first one.
+  auto say = [&](std::string text) {
+    for (size_t at; (at = text.find('\1')) != std::string::npos;) text.replace(at, 1, self + ": ");
+    fprintf(stderr, "%s: %s\n", self.c_str(), text.c_str());
+  };
   std::string word = argc > 1 ? argv[1] : "";
   if (word.empty()) {
     say("Not enough arguments\nTry '" + self + " --help' for more information");

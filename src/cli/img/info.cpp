@@ -69,6 +69,7 @@ json specific(qcow2::Qcow2& image) {
 }
 
 json describe(Image& image, const std::string& name) {
+  const std::string& path = image.file().name();
   json out;
   auto* q = as_qcow2(image);
   if (q && !q->snapshots().empty()) {
@@ -86,7 +87,7 @@ json describe(Image& image, const std::string& name) {
   out["actual-size"] = image.file().allocated();
   if (q) out["format-specific"] = {{"type", "qcow2"}, {"data", specific(*q)}};
   if (q && q->header().has_backing) {
-    out["full-backing-filename"] = storage::resolve_backing(name, q->header().backing_file);
+    out["full-backing-filename"] = storage::resolve_backing(path, q->header().backing_file);
     out["backing-filename"] = q->header().backing_file;
   }
   out["dirty-flag"] = q && q->header().incompatible & qcow2::incompatible::kDirty;
@@ -115,7 +116,7 @@ void print_human(Image& image, const std::string& name) {
   printf("cluster_size: %llu\n", static_cast<unsigned long long>(q->cluster_size()));
   if (q->header().incompatible & qcow2::incompatible::kDirty) printf("cleanly shut down: no\n");
   if (q->header().has_backing) {
-    std::string full = storage::resolve_backing(name, q->header().backing_file);
+    std::string full = storage::resolve_backing(image.file().name(), q->header().backing_file);
     printf("backing file: %s", q->header().backing_file.c_str());
     if (full != q->header().backing_file) printf(" (actual path: %s)", full.c_str());
     printf("\n");
@@ -158,18 +159,18 @@ Result<int> info(int argc, char** argv) {
     if (std::find(seen.begin(), seen.end(), name) != seen.end()) return fail(ErrorKind::kCorrupt, "Backing file '" + name + "' creates an infinite loop.");
     if (seen.size() >= storage::kDeepestChain) return fail(ErrorKind::kCorrupt, "the backing chain is deeper than " + std::to_string(storage::kDeepestChain));
     auto image = TRY(img::open(name, wish));
-    if (output == Output::kJson) chain.push_back(describe(*image, seen.empty() && a.has("image-opts") ? image->file().name() : name));
+    if (output == Output::kJson) chain.push_back(describe(*image, seen.empty() && (a.has("image-opts") || name.starts_with("json:")) ? image->file().name() : name));
     seen.push_back(name);
     images.push_back(image);
     auto* q = as_qcow2(*image);
     if (!a.has("backing-chain") || !q || !q->header().has_backing) break;
     wish = {.format = q->header().backing_format(), .backing = false, .force_share = a.has("U")};
-    name = storage::resolve_backing(name, q->header().backing_file);
+    name = storage::resolve_backing(image->file().name(), q->header().backing_file);
   }
   if (output == Output::kJson) printf("%s\n", (a.has("backing-chain") ? chain : chain[0]).dump(4, ' ', false, json::error_handler_t::replace).c_str());
   for (size_t i = 0; output == Output::kHuman && i < images.size(); ++i) {
     if (i) printf("\n");
-    print_human(*images[i], i == 0 && a.has("image-opts") ? images[i]->file().name() : seen[i]);
+    print_human(*images[i], i == 0 && (a.has("image-opts") || seen[0].starts_with("json:")) ? images[i]->file().name() : seen[i]);
   }
   return 0;
 }

@@ -67,6 +67,7 @@ Result<std::shared_ptr<Image>> open_layer(const std::string& name, OpenOptions& 
   below.note = options.note;
   std::string backing = resolve_backing(path, header->backing_file);
   auto under = open_layer(backing, below, seen);
+  if (!under && under.error().message.starts_with("Could not open backing file")) return under;  // said by a layer below
   if (!under) return std::unexpected(std::move(under).error().within("Could not open backing file"));
   image->set_backing(std::move(*under));
   return image;

@@ -27,10 +27,12 @@ std::string unknown_features(const Header& header) {
   for (const Extension& e : header.extensions)
     if (e.type == extension::kFeatureNames) table = &e;
   if (table)
-    for (size_t i = 0; i + kFeatureSize <= table->data.size(); i += kFeatureSize) {
-      auto type = std::to_integer<unsigned>(table->data[i]), bit = std::to_integer<unsigned>(table->data[i + 1]);
+    for (size_t i = 0; i < table->data.size(); i += kFeatureSize) {
+      std::byte entry[kFeatureSize] = {};  // the last one may be cut short
+      std::copy_n(&table->data[i], std::min(kFeatureSize, table->data.size() - i), entry);
+      auto type = std::to_integer<unsigned>(entry[0]), bit = std::to_integer<unsigned>(entry[1]);
       if (type != 0 || bit > 63 || !(left >> bit & 1)) continue;
-      const char* text = reinterpret_cast<const char*>(&table->data[i + 2]);
+      const char* text = reinterpret_cast<const char*>(&entry[2]);
       std::string name(text, strnlen(text, kFeatureSize - 2));
       for (char& c : name)
         if (c < 32 || c > 126) c = '?';
@@ -212,7 +214,11 @@ Result<std::vector<std::byte>> Header::serialize() const {
     out[at::kCompression] = static_cast<std::byte>(compression);
     std::ranges::copy(unknown, out.begin() + kHeaderNow);
   }
-  for (const Extension& e : extensions) {
+  // The order in which QEMU writes them; what it does not know comes last.
+  constexpr uint32_t kOrder[] = {extension::kBackingFormat, extension::kDataFile, extension::kCrypto, extension::kFeatureNames, extension::kBitmaps};
+  auto sorted = extensions;
+  std::ranges::stable_sort(sorted, {}, [&](const Extension& e) { return std::ranges::find(kOrder, e.type) - std::begin(kOrder); });
+  for (const Extension& e : sorted) {
     size_t start = out.size();
     out.resize(start + 8 + round_up(e.data.size(), 8));
     u32(static_cast<unsigned>(start), e.type);

@@ -228,7 +228,7 @@ class Model {
       last_ = "create snapshot";
       saved_.push_back({"s" + std::to_string(++next_snapshot_), now_});
       auto r = image_->create_snapshot(saved_.back().name, 1, 2);
-      if (!r && r.error().code == EINVAL) {  // small refcount widths
+      if (!r && r.error().kind == ErrorKind::kBusy) {  // small refcount widths
         saved_.pop_back();
         return "";
       }
@@ -248,7 +248,7 @@ class Model {
     }
     last_ = "apply snapshot";
     auto r = image_->apply_snapshot(static_cast<size_t>(index));
-    if (!r && r.error().code == EINVAL) return "";
+    if (!r && r.error().kind == ErrorKind::kBusy) return "";
     now_ = saved_[pick].content;
     flushed();
     return r ? "" : "apply snapshot: " + r.error().message;

@@ -81,8 +81,13 @@ Result<> Qcow2::open_writable() {
   high_water_ = file_->grows() ? round_up(file_->size(), cluster_size()) : file_->size();
   own(0, 1, Owner::kHeader);
   own(header_.reftable_offset, static_cast<uint64_t>(header_.reftable_clusters) << geometry_.cluster_bits, Owner::kReftable);
-  for (uint64_t entry : refcounts_->table())
-    if (entry & kReftableMask && !geometry_.in_cluster(entry & kReftableMask)) own(entry & kReftableMask, 1, Owner::kRefblock);
+  for (uint64_t entry : refcounts_->table()) {
+    if (!(entry & kReftableMask) || geometry_.in_cluster(entry & kReftableMask)) continue;
+    // Written as two things it would destroy one of them; and what a few bytes can name a million times costs time.
+    if (owners_.get((entry & kReftableMask) >> geometry_.cluster_bits) != Owner::kNone)
+      return fail(ErrorKind::kCorrupt, "a refcount block overlaps with other metadata: the image must be repaired first (check -r all)", EIO);
+    own(entry & kReftableMask, 1, Owner::kRefblock);
+  }
   if (!l1_.empty()) own(header_.l1_offset, l1_.size() * 8, Owner::kActiveL1);
   for (uint64_t entry : l1_)
     if (entry & kOffsetMask) own(entry & kOffsetMask, 1, Owner::kActiveL2);
@@ -93,6 +98,7 @@ Result<> Qcow2::open_writable() {
     is ? owners_.set(cluster, Owner::kRefblock) : owners_.remove(cluster);
     high_water_ = std::max(high_water_, (cluster + 1) << geometry_.cluster_bits);
   };
+  refcounts_->is_metadata = [this](uint64_t cluster) { return owners_.get(cluster) != Owner::kNone; };
   refcounts_->on_free = [this](uint64_t cluster) { pending_.push_back({cluster, 1, false}); };
   // Unknown autoclear bits are gone before anything changes; so are bitmaps, which we do not keep up to date yet.
   uint64_t keep = header_.autoclear & (autoclear::kKnown & ~autoclear::kBitmaps);

@@ -124,22 +124,16 @@ Result<Refcounts::Run> Refcounts::allocate(uint64_t wanted, uint64_t least) {
   }
 }
 
-// A block may count itself: its cluster then is the first free one of the range that it covers.
+// The block lies in the range that it counts: nothing there is used, since there was no block.
 Result<Table*> Refcounts::new_block(uint64_t index) {
-  uint64_t per = geometry_.refblock_entries(), cluster = free_from_;
-  for (;; ++cluster) {
-    if (cluster / per == index) break;  // nothing in this range is used, there was no block
-    if (cluster / per >= table_.size()) return fail(ErrorKind::kInternal, "refcount table is full", EIO);
-    uint64_t entry = table_[cluster / per];
-    if (entry == 0) continue;  // must have a block of its own first: leave it
-    if (!held_back_.contains(cluster) && TRY(get(cluster)) == 0) break;
-  }
-  while (held_back_.contains(cluster)) ++cluster;
+  const uint64_t per = geometry_.refblock_entries(), first = index * per;
+  uint64_t cluster = first;
+  while (cluster < first + per && held_back_.contains(cluster)) ++cluster;
+  if (cluster == first + per || (is_metadata && is_metadata(cluster)))
+    return fail(ErrorKind::kCorrupt, "refcount block " + std::to_string(index) + " is missing though its clusters are in use", EIO);
   uint64_t offset = cluster << geometry_.cluster_bits;
-  bool own = cluster / per == index;
-  if (!own) TRY_VOID(add(cluster));
   Table* block = blocks_.fresh(offset);
-  if (own) set_refcount(block->bytes.get(), geometry_.refcount_order, cluster % per, 1);
+  set_refcount(block->bytes.get(), geometry_.refcount_order, cluster % per, 1);
   table_[index] = offset;
   dirty_from_ = dirty_to_ ? std::min(dirty_from_, index) : index;
   dirty_to_ = std::max(dirty_to_, index + 1);

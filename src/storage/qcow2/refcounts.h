@@ -45,6 +45,7 @@ class Refcounts {
 
   // Told of clusters that became or ceased to be metadata of this class.
   std::function<void(uint64_t cluster, bool is)> on_metadata;
+  std::function<bool(uint64_t cluster)> is_metadata;
   // Told of clusters whose reference in the header is gone for good.
   std::function<void(uint64_t cluster)> on_free;
 

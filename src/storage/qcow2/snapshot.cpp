@@ -167,13 +167,17 @@ Result<> Qcow2::snapshot_work(const std::function<Result<>()>& work) {
     std::lock_guard lock(mutex_);
     TRY_VOID(set_dirty_bit(true));
   }
-  TRY_VOID(work());
+  Result<> worked = work();
+  // A failure half way leaves the bit, and with it the recount, to the next one who opens the image; one that has been taken
+  // back whole does not.
+  if (!worked && worked.error().kind != ErrorKind::kBusy) return worked;
   TRY_VOID(commit(true));
   TRY_VOID(commit(true));  // what the first one freed
-  if (!mark) return {};
+  if (!mark) return worked;
   std::lock_guard lock(mutex_);
-  if (dirty_marked_) return {};
-  return set_dirty_bit(false);
+  if (dirty_marked_) return worked;
+  TRY_VOID(set_dirty_bit(false));
+  return worked;
 }
 
 Result<std::vector<uint64_t>> Qcow2::read_snapshot_l1(const Snapshot& s) {
@@ -212,6 +216,7 @@ Result<> Qcow2::create_snapshot(const std::string& name, uint32_t date_sec, uint
     TRY_VOID(write_l1_table(s.l1_offset, l1_));
     if (auto result = count_tree(l1_, 1); !result) {
       free_area(s.l1_offset, l1_.size() * 8);
+      result.error().kind = ErrorKind::kBusy;  // taken back
       return result;
     }
     if (obeys(Rule::kCopiedClearedBySnapshot)) TRY_VOID(set_copied(false));
@@ -280,7 +285,10 @@ Result<> Qcow2::apply_snapshot(size_t index) {
   l1.resize(std::max<uint64_t>({l1.size(), l1_.size(), geometry_.l1_entries(s.disk_size)}));
   return snapshot_work([&]() -> Result<> {
     auto old = l1_;
-    TRY_VOID(count_tree(l1, 1));
+    if (auto counted = count_tree(l1, 1); !counted) {
+      counted.error().kind = ErrorKind::kBusy;  // taken back
+      return counted;
+    }
     TRY_VOID(set_l1(l1, s.disk_size));
     TRY_VOID(count_tree(old, -1));
     TRY_VOID(set_copied(true));
