@@ -27,6 +27,7 @@
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/host_faults.h"
 #include "softkvm/translate/paravirtual.h"
+#include "softkvm/translate/perf_map.h"
 #include "softkvm/translate/safe_point.h"
 #include "softkvm/translate/translator.h"
 
@@ -340,6 +341,7 @@ Made translate_target(Vcpu& vcpu) {
     std::vector<LinkSite> sites;
     size_t used = translate(vcpu, source, room, at, made, side, sites);
     block = code.finish(made, used, side, sites);
+    perf_map_add(code.executable(at), used, linear, user);
   }
   // The jump is still the one that asked, if the cache has not been emptied since.
   if (site && !block->straddle && engine.link_generation == code.generation()) code.link(code.offset_of(site), *block);
