@@ -4,7 +4,13 @@ _vireo() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
   COMPREPLY=()
   if ((COMP_CWORD == 1)); then
-    mapfile -t COMPREPLY < <(compgen -W 'run kvm --version --help' -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W 'run img kvm --version --help' -- "$word")
+    return
+  fi
+  if [[ ${COMP_WORDS[1]} == img ]]; then
+    compopt -o filenames
+    ((COMP_CWORD > 2)) && mapfile -t COMPREPLY < <(compgen -f -- "$word") ||
+      mapfile -t COMPREPLY < <(compgen -W 'amend bench check commit compare convert create dd info map measure rebase resize snapshot' -- "$word")
     return
   fi
   case $before in

@@ -3,10 +3,13 @@
 
 #include <cstdio>
 
+#include "base/log.h"
 #include "cli/backend_port.h"
 #include "machine/board.h"
 #include "network/tap.h"
 #include "network/user.h"
+#include "storage/image/open.h"
+#include "storage/image_device.h"
 #include "storage/raw.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
@@ -16,15 +19,36 @@
 namespace vireo::cli {
 namespace {
 
+// Without format= a disk's first bytes decide, which is safe only one way: a qcow2 file that is meant as one says so, but a
+// raw disk's first bytes are its guest's to write. So a file is taken as qcow2 without being told only by its name, and one
+// that begins as qcow2 under another name must be told what it is.
+Result<std::string> disk_format(const DiskOptions& options) {
+  if (options.format == "raw" || options.format == "qcow2") return options.format;
+  if (!options.format.empty()) return fail(ErrorKind::kUnsupported, "format " + options.format + " is not known (raw and qcow2 are)");
+  auto file = storage::open_file({.path = options.path, .read_only = true, .lock = false});
+  if (!file) return "raw";  // the one who opens it says what is wrong
+  std::string found = TRY(storage::probe_format(**file));
+  if (found == "raw" || options.path.ends_with(".qcow2")) return found;
+  return fail(ErrorKind::kInvalid, "it begins like a qcow2 image: say format=qcow2, or format=raw if the guest wrote that");
+}
+
 Result<> add_disk(Machine& machine, const DiskOptions& options) {
-  if (!options.format.empty() && options.format != "raw")
-    return fail(ErrorKind::kUnsupported, "format " + options.format + " is not known (raw is)");
   const std::string& cache = options.cache;
-  storage::RawConfig raw{.path = options.path,
-                         .read_only = options.readonly,
-                         .direct = cache == "none" || cache == "directsync",
-                         .no_flush = cache == "unsafe"};
-  auto disk = TRY(storage::Raw::create(raw, machine.loop()));
+  const bool direct = cache == "none" || cache == "directsync", no_flush = cache == "unsafe";
+  std::unique_ptr<storage::BlockDevice> disk;
+  if (TRY(disk_format(options)) == "raw") {
+    storage::RawConfig raw{.path = options.path, .read_only = options.readonly, .direct = direct, .no_flush = no_flush};
+    disk = TRY(storage::Raw::create(raw, machine.loop()));
+  } else {
+    storage::OpenOptions open;
+    open.format = "qcow2";
+    open.read_only = options.readonly;
+    open.direct = direct;
+    open.no_flush = no_flush;
+    open.note = [](const std::string& line) { log(LogLevel::kWarning, "disk: repairing: %s", line.c_str()); };
+    auto image = TRY(storage::open_image(options.path, std::move(open)));
+    disk = TRY(storage::ImageDevice::create(std::move(image), {.direct = direct}, machine.loop()));
+  }
   virtio::BlkConfig blk{.serial = options.serial,
                         .queues = static_cast<uint16_t>(options.queues),
                         .write_cache = cache != "writethrough" && cache != "directsync"};

@@ -40,12 +40,14 @@ constexpr Topic kTopics[] = {
   thp=off              no transparent huge pages
   numa=N               bind the memory to host node N
 )"},
-    {"disk", R"(--disk FILE[,readonly][,serial=TEXT][,cache=MODE][,queues=N][,format=raw]
+    {"disk", R"(--disk FILE[,readonly][,serial=TEXT][,cache=MODE][,queues=N][,format=raw|qcow2]
   readonly             the guest cannot write; several machines may share the file
   serial=TEXT          at most 20 bytes, seen by the guest
   cache=writeback      through the host's page cache (default); none: around it; writethrough, directsync: every
                        write is on the medium when it completes; unsafe: flushes are ignored
   queues=N             request queues, one a vCPU is a good number
+  format=qcow2         an image with a format of its own, and its backing files. Without format= a file whose name ends
+                       in .qcow2 is looked at, any other is raw; one that begins like qcow2 then must be told
   A comma in FILE is written twice.
 )"},
     {"net", R"(--net user[,forward=[tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=...]
@@ -89,6 +91,7 @@ void print_help() {
   fputs("vireo: virtual machines\n"
         "  vireo run --kernel FILE [...]   start a machine (vireo run --help)\n"
         "  vireo kvm -- PROGRAM [...]      give a program the software hypervisor as its /dev/kvm\n"
+        "  vireo img COMMAND [...]         make, convert, check and change disk images (vireo img --help)\n"
         "  vireo --version\n",
         stdout);
 }

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cli/help.h"
+#include "cli/img/img.h"
 #include "cli/kvm_command.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -18,6 +19,8 @@ int report(const vireo::Error& error) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::string self = argc > 0 ? argv[0] : "";
+  if (self.substr(self.rfind('/') + 1) == "qemu-img") return vireo::cli::img::run(argc, argv);
   std::string command = argc > 1 ? argv[1] : "";
   if (command == "--version" || command == "-V") {
     printf("vireo %s\n", VIREO_VERSION);
@@ -30,6 +33,11 @@ int main(int argc, char** argv) {
   if (command == "kvm") {
     auto status = vireo::cli::run_with_softkvm(argc - 2, argv + 2);
     return status ? *status : report(status.error());
+  }
+  if (command == "img") {
+    char name[] = "vireo img";
+    argv[1] = name;
+    return vireo::cli::img::run(argc - 1, argv + 1);
   }
   if (command != "run") {
     fprintf(stderr, "vireo: %s (see vireo --help)\n", command.empty() ? "a command is missing" : ("unknown command " + command).c_str());

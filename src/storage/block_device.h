@@ -17,6 +17,7 @@ using Done = std::move_only_function<void(int error)>;
 struct Limits {
   uint32_t logical_block = 512;    // bytes; what the guest should see
   uint32_t physical_block = 4096;  // a write of this size and alignment is cheapest
+  uint32_t discard_unit = 0;       // space comes back in units of this; 0: of physical_block
   bool discard = false;            // discard() can give space back
 };
 

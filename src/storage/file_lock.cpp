@@ -28,9 +28,9 @@ bool locked_by_others(int fd, off_t at) {
 
 }  // namespace
 
-Result<> lock_image(int fd, bool writable, const std::string& name) {
+Result<> lock_image(int fd, bool writable, const std::string& name, bool share_writers) {
   const unsigned doing = kRead | (writable ? kWrite : 0);
-  const unsigned refusing = kWrite | kResize;
+  const unsigned refusing = share_writers ? 0 : kWrite | kResize;
   // All locks first, then the looks: of two programs starting together at least one sees the other.
   for (unsigned use = 0; use < kUses; ++use)
     for (auto [mask, base] : {std::pair(doing, kDoing), std::pair(refusing, kRefusing)}) {

@@ -11,7 +11,8 @@
 
 namespace vireo::storage {
 
-// Held until the last descriptor of this open file is closed. kBusy when somebody else's use forbids ours. `name` is for messages.
-Result<> lock_image(int fd, bool writable, const std::string& name);
+// Held until the last descriptor of this open file is closed. kBusy when somebody else's use forbids ours. `name` is for
+// messages. `share_writers`: others may write meanwhile, and what is read may then be in between two states.
+Result<> lock_image(int fd, bool writable, const std::string& name, bool share_writers = false);
 
 }  // namespace vireo::storage

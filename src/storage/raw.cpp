@@ -51,7 +51,7 @@ Raw::~Raw() { drain(); }
 Result<> Raw::open() {
   const std::string what = "disk '" + config_.path + "'";
   int flags = (config_.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | (config_.direct ? O_DIRECT : 0);
-  fd_ = OwnedFd(::open(config_.path.c_str(), flags));
+  fd_ = OwnedFd(config_.fd >= 0 ? fcntl(config_.fd, F_DUPFD_CLOEXEC, 3) : ::open(config_.path.c_str(), flags));
   if (!fd_.valid()) {
     if (errno == EINVAL && config_.direct)
       return fail(ErrorKind::kUnsupported, what + ": its file system has no O_DIRECT (direct=on)", EINVAL);
@@ -62,7 +62,7 @@ Result<> Raw::open() {
   regular_ = S_ISREG(st.st_mode);
   if (!regular_ && !S_ISBLK(st.st_mode))
     return fail(ErrorKind::kInvalid, what + ": neither a regular file nor a block device");
-  if (config_.lock) TRY_VOID(lock_image(fd_.get(), !config_.read_only, config_.path));
+  if (config_.lock && config_.fd < 0) TRY_VOID(lock_image(fd_.get(), !config_.read_only, config_.path));
   if (regular_) {
     file_size_ = static_cast<uint64_t>(st.st_size);
     limits_.physical_block = 4096;
@@ -75,7 +75,7 @@ Result<> Raw::open() {
     limits_.logical_block = static_cast<uint32_t>(logical);
     limits_.physical_block = std::max<uint32_t>(physical, limits_.logical_block);
   }
-  size_ = up(file_size_, kSector);
+  size_ = config_.fd >= 0 ? down(INT64_MAX, kSector) : up(file_size_, kSector);
   limits_.discard = config_.discard && !config_.read_only;
   if (!config_.direct) return {};
 

@@ -22,6 +22,7 @@ struct RawConfig {
   bool no_flush = false;  // flush() does nothing: fast, and lost on a host crash
   bool discard = true;    // discard() gives space back
   bool lock = true;
+  int fd = -1;            // already open (and locked): a copy is used, `path` is its name. It may grow.
   Aio aio = Aio::kAuto;
 };
 

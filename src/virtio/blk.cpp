@@ -43,7 +43,7 @@ Blk::Blk(const BlkConfig& config, Pins pins, std::unique_ptr<storage::BlockDevic
   space_.num_queues = config_.queues;
   space_.max_discard_sectors = kMaxRangeSectors;
   space_.max_discard_seg = kMaxRanges;
-  space_.discard_sector_alignment = std::max(limits.physical_block, limits.logical_block) / kSector;
+  space_.discard_sector_alignment = std::max({limits.discard_unit, limits.physical_block, limits.logical_block}) / kSector;
   space_.max_write_zeroes_sectors = kMaxRangeSectors;
   space_.max_write_zeroes_seg = kMaxRanges;
   space_.write_zeroes_may_unmap = limits.discard;

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// img commit and rebase: moving data along a backing chain.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "cli/img/img.h"
+
+namespace vireo::cli::img {
+namespace {
+
+namespace qcow2 = storage::qcow2;
+constexpr uint64_t kPiece = 2 << 20;
+std::unexpected<Error> bad(const std::string& why, int code = EINVAL) { return fail(ErrorKind::kInvalid, why, code); }
+
+}  // namespace
+
+Result<int> commit(int argc, char** argv) {
+  Arguments a = TRY(parse_arguments(argc, argv, "f:t:b:r:dpq", {"image-opts"}));
+  if (a.names.size() != 1) return bad("Expecting one image file name");
+  const std::string& name = a.names[0];
+  auto top = TRY(img::open(name, {.format = a.get("f"), .writable = true, .cache = a.get("t", "writeback"), .image_options = a.has("image-opts")}));
+  auto* q = as_qcow2(*top);
+  if (!top->backing()) return bad("Image does not have a backing file");
+  // The base: named, or the next one below.
+  Image* base = top->backing();
+  if (a.has("b")) {
+    base = nullptr;
+    std::string wanted = storage::resolve_backing(name, a.get("b"));
+    for (Image* i = top->backing(); i && !base; i = i->backing())
+      if (i->file().name() == wanted || i->file().name() == a.get("b")) base = i;
+    if (!base) return bad("Did not find '" + a.get("b") + "' in the backing chain of '" + name + "'");
+  }
+  const std::string base_name = base->file().name(), base_format = base->format();
+  const bool drop = a.has("d") || a.has("b");
+  // Opened a second time, to be written: our own lock on it as a backing file must go first.
+  std::shared_ptr<Image> rest;
+  for (Image* i = top.get(); i; i = i->backing())
+    if (i->backing() == base) {
+      i->set_backing(nullptr);
+      break;
+    }
+  auto target = TRY(img::open(base_name, {.format = base_format, .writable = true, .cache = a.get("t", "writeback")}));
+  if (target->size() < top->size()) {
+    uint64_t before = target->size();
+    TRY_VOID(target->resize(top->size(), storage::Preallocation::kOff));
+    // What the top does not have beyond the base's old end reads as zeroes there.
+    TRY_VOID(target->write_zeroes(before, top->size() - before, true));
+  }
+  Progress progress(a.has("p"));
+  std::vector<std::byte> buffer(kPiece);
+  for (uint64_t at = 0; at < top->size();) {
+    auto here = TRY(storage::status_above(*top, nullptr, at, std::min(top->size() - at, kPiece)));
+    if (here.allocated) {
+      if (here.zero) {
+        TRY_VOID(target->write_zeroes(at, here.length, true));
+      } else {
+        auto piece = std::span(buffer).first(here.length);
+        TRY_VOID(top->read(at, piece));
+        TRY_VOID(target->write(at, std::span<const std::byte>(piece)));
+      }
+    }
+    at += here.length;
+    progress.show(at, top->size());
+  }
+  TRY_VOID(target->flush());
+  TRY_VOID(target->close());
+  target.reset();
+  if (!drop && q) {
+    // The overlay is as good as empty now; it keeps its backing file.
+    TRY_VOID(q->drop_all_data());
+  }
+  TRY_VOID(top->close());
+  progress.end();
+  if (!a.has("q")) printf("Image committed.\n");
+  return 0;
+}
+
+Result<int> rebase(int argc, char** argv) {
+  Arguments a = TRY(parse_arguments(argc, argv, "f:F:b:t:T:puqU", {"image-opts", "force-share=U"}));
+  if (a.names.size() != 1) return bad("Expecting one image file name");
+  if (!a.has("u") && !a.has("b")) return bad("Use backing file (-b) option for non-unsafe mode");
+  if (!a.has("b")) return bad("Use backing file (-b) option");
+  const std::string& name = a.names[0];
+  const bool unsafe = a.has("u");
+  const std::string backing = a.get("b"), format = a.get("F");
+  auto image = TRY(img::open(name, {.format = a.get("f"), .writable = true, .backing = !unsafe, .cache = a.get("t", "writeback"), .image_options = a.has("image-opts")}));
+  auto* q = as_qcow2(*image);
+  if (!q) return bad("Could not change the backing file to '" + backing + "': file format doesn't support backing files");
+  if (!backing.empty() && !format.empty() && format != "raw" && format != "qcow2" && format != "host_device" && format != "file") return bad("Invalid format name: '" + format + "'");
+  if (!backing.empty() && format.empty()) return bad("Could not change the backing file to '" + backing + "': backing format must be specified");
+  if (!unsafe) {
+    std::shared_ptr<Image> below;
+    if (!backing.empty()) {
+      auto opened = img::open(storage::resolve_backing(name, backing), {.format = format, .cache = a.get("T", "writeback")});
+      if (!opened) return std::unexpected(std::move(opened).error().within("Could not open new backing file"));
+      below = std::move(*opened);
+    }
+    Image* old = image->backing();
+    Progress progress(a.has("p"));
+    std::vector<std::byte> was(kPiece), will(kPiece);
+    for (uint64_t at = 0; at < image->size();) {
+      auto here = TRY(image->status(at, std::min(image->size() - at, kPiece)));
+      if (!here.allocated) {
+        auto before = std::span(was).first(here.length), after = std::span(will).first(here.length);
+        iovec one = storage::part(before.data(), before.size()), two = storage::part(after.data(), after.size());
+        TRY_VOID(storage::read_padded(old, at, {&one, 1}));
+        TRY_VOID(storage::read_padded(below.get(), at, {&two, 1}));
+        // Only what differs, in steps of 4 KiB.
+        for (uint64_t done = 0; done < here.length;) {
+          uint64_t end = std::min<uint64_t>(here.length, done + 4096);
+          bool same = memcmp(&before[done], &after[done], end - done) == 0;
+          while (end < here.length) {
+            uint64_t next = std::min<uint64_t>(here.length, end + 4096);
+            if ((memcmp(&before[end], &after[end], next - end) == 0) != same) break;
+            end = next;
+          }
+          if (!same) {
+            if (storage::all_zero(&before[done], end - done)) TRY_VOID(image->write_zeroes(at + done, end - done, true));
+            else TRY_VOID(image->write(at + done, std::span<const std::byte>(before).subspan(done, end - done)));
+          }
+          done = end;
+        }
+      }
+      at += here.length;
+      progress.show(at, image->size());
+    }
+    progress.end();
+  }
+  TRY_VOID(image->flush());
+  qcow2::Header h = q->header();
+  h.backing_file = backing;
+  h.has_backing = !backing.empty();
+  auto bytes = std::as_bytes(std::span(format));
+  h.set(qcow2::extension::kBackingFormat, backing.empty() ? std::vector<std::byte>{} : std::vector<std::byte>{bytes.begin(), bytes.end()});
+  TRY_VOID(q->rewrite_header(h));
+  TRY_VOID(q->close());
+  return 0;
+}
+
+}  // namespace vireo::cli::img

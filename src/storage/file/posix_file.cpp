@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+// A regular file or host block device by plain system calls. With O_DIRECT, what is not aligned goes through a copy.
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+
+#include "base/owned_fd.h"
+#include "storage/file/file.h"
+#include "storage/file_lock.h"
+
+namespace vireo::storage {
+namespace {
+
+constexpr uint64_t kDirectAlign = 4096;
+constexpr size_t kBounce = 1 << 20;
+
+class PosixFile final : public File {
+ public:
+  explicit PosixFile(const FileConfig& config) : config_(config) {}
+
+  Result<> open() {
+    int flags = (config_.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | (config_.direct ? O_DIRECT : 0);
+    fd_ = OwnedFd(::open(config_.path.c_str(), flags));
+    if (!fd_.valid()) return fail_errno("Could not open '" + config_.path + "'");
+    struct stat st;
+    if (fstat(fd_.get(), &st) != 0) return fail_errno("Could not open '" + config_.path + "'");
+    regular_ = S_ISREG(st.st_mode);
+    if (!regular_ && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode))
+      return fail(ErrorKind::kInvalid, "Could not open '" + config_.path + "': neither a regular file nor a block device", EINVAL);
+    if (S_ISCHR(st.st_mode)) return {};  // /dev/zero and the like: nothing to lock, no size
+    if (config_.lock) TRY_VOID(lock_image(fd_.get(), !config_.read_only, config_.path, config_.share_writers));
+    return {};
+  }
+
+  const std::string& name() const override { return config_.path; }
+  bool read_only() const override { return config_.read_only; }
+  int fd() const override { return fd_.get(); }
+  bool grows() const override { return regular_; }
+  bool new_space_is_zero() const override { return regular_; }
+
+  uint64_t size() const override {
+    if (!regular_) {
+      uint64_t size = 0;
+      return ioctl(fd_.get(), BLKGETSIZE64, &size) == 0 ? size : 0;
+    }
+    struct stat st;
+    return fstat(fd_.get(), &st) == 0 ? static_cast<uint64_t>(st.st_size) : 0;
+  }
+  uint64_t allocated() const override {
+    struct stat st;
+    return fstat(fd_.get(), &st) == 0 ? static_cast<uint64_t>(st.st_blocks) * 512 : 0;
+  }
+
+  Result<> readv(uint64_t offset, std::span<const iovec> to) override { return move(offset, to, false); }
+  Result<> writev(uint64_t offset, std::span<const iovec> from) override { return move(offset, from, true); }
+
+  Result<> flush() override {
+    if (config_.no_flush || config_.read_only) return {};
+    if (fdatasync(fd_.get()) != 0 && errno != EINVAL) return error("flushing", errno);
+    return {};
+  }
+
+  Result<> zero(uint64_t offset, uint64_t length, bool unmap) override {
+    uint64_t end = size();
+    if (offset >= end) return {};
+    length = std::min(length, end - offset);
+    if (length == 0) return {};
+    auto call = [&](int mode) {
+      return fallocate(fd_.get(), mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(length)) == 0;
+    };
+    if (unmap && call(FALLOC_FL_PUNCH_HOLE)) return {};
+    if (call(FALLOC_FL_ZERO_RANGE)) return {};
+    if (errno != EOPNOTSUPP && errno != ENODEV && errno != EINVAL) return error("zeroing", errno);
+    static const std::vector<std::byte> zeroes(64 << 10);
+    for (uint64_t at = 0; at < length; at += zeroes.size())
+      TRY_VOID(write(offset + at, std::span(zeroes).first(std::min<uint64_t>(zeroes.size(), length - at))));
+    return {};
+  }
+
+  void discard(uint64_t offset, uint64_t length) override {
+    if (fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(length))) return;
+  }
+
+  Result<> truncate(uint64_t to) override {
+    if (!regular_) return to <= size() ? Result<>{} : error("growing", ENOSPC);
+    if (ftruncate(fd_.get(), static_cast<off_t>(to)) != 0) return error("resizing", errno);
+    return {};
+  }
+
+  Result<> reserve(uint64_t offset, uint64_t length) override {
+    if (length == 0 || !regular_) return {};
+    if (int e = posix_fallocate(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(length))) return error("reserving space", e);
+    return {};
+  }
+
+  FileExtent extent(uint64_t offset, uint64_t length) override {
+    if (!regular_) return {length, false};
+    off_t data = lseek(fd_.get(), static_cast<off_t>(offset), SEEK_DATA);
+    if (data < 0) return {length, errno == ENXIO};
+    if (static_cast<uint64_t>(data) > offset) return {std::min<uint64_t>(static_cast<uint64_t>(data) - offset, length), true};
+    off_t hole = lseek(fd_.get(), static_cast<off_t>(offset), SEEK_HOLE);
+    if (hole <= data) return {length, false};
+    return {std::min<uint64_t>(static_cast<uint64_t>(hole) - offset, length), false};
+  }
+
+ private:
+  std::unexpected<Error> error(const char* what, int code) const {
+    return fail_errno("'" + config_.path + "': " + what, code);
+  }
+
+  Result<> move(uint64_t offset, std::span<const iovec> parts, bool write) {
+    if (config_.direct && !aligned(offset, parts)) return bounce(offset, parts, write);
+    Parts left(parts.begin(), parts.end());
+    size_t next = 0;
+    while (next < left.size()) {
+      int count = static_cast<int>(std::min<size_t>(left.size() - next, IOV_MAX));
+      ssize_t n = write ? pwritev(fd_.get(), &left[next], count, static_cast<off_t>(offset))
+                        : preadv(fd_.get(), &left[next], count, static_cast<off_t>(offset));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return error(write ? "writing" : "reading", errno);
+      if (n == 0) {
+        if (write && total(std::span(left).subspan(next)) > 0) return error("writing", EIO);
+        fill_zero(std::span(left).subspan(next));  // past the end
+        return {};
+      }
+      offset += static_cast<uint64_t>(n);
+      for (auto rest = static_cast<size_t>(n); rest > 0 || (next < left.size() && left[next].iov_len == 0);) {
+        size_t take = std::min(rest, left[next].iov_len);
+        left[next].iov_base = static_cast<std::byte*>(left[next].iov_base) + take;
+        left[next].iov_len -= take;
+        rest -= take;
+        if (left[next].iov_len == 0) ++next;
+      }
+      if (config_.direct && next < left.size() && !aligned(offset, std::span(left).subspan(next)))
+        return bounce(offset, std::span(left).subspan(next), write);
+    }
+    return {};
+  }
+
+  static bool aligned(uint64_t offset, std::span<const iovec> parts) {
+    if (offset % kDirectAlign) return false;
+    return std::ranges::all_of(parts, [](const iovec& p) {
+      return (reinterpret_cast<uintptr_t>(p.iov_base) | p.iov_len) % kDirectAlign == 0;
+    });
+  }
+
+  struct Free {
+    void operator()(std::byte* p) const { ::free(p); }
+  };
+
+  // Whole blocks through a copy. Blocks covered in part are read first; writers of parts exclude each other.
+  Result<> bounce(uint64_t offset, std::span<const iovec> parts, bool write) {
+    std::unique_ptr<std::byte, Free> buffer(static_cast<std::byte*>(aligned_alloc(kDirectAlign, kBounce)));
+    if (!buffer) return error("reading", ENOMEM);
+    std::unique_lock lock(partial_, std::defer_lock);
+    if (write) lock.lock();
+    uint64_t length = total(parts), done = 0;
+    while (done < length) {
+      uint64_t at = offset + done, start = at / kDirectAlign * kDirectAlign;
+      uint64_t count = std::min<uint64_t>(length - done, kBounce - (at - start));
+      uint64_t end = (at + count + kDirectAlign - 1) / kDirectAlign * kDirectAlign;
+      bool whole = at == start && at + count == end;
+      if (!write || !whole) {
+        uint64_t got = 0;
+        while (got < end - start) {
+          ssize_t n = pread(fd_.get(), buffer.get() + got, end - start - got, static_cast<off_t>(start + got));
+          if (n < 0 && errno == EINTR) continue;
+          if (n < 0) return error("reading", errno);
+          if (n == 0) break;
+          got += static_cast<uint64_t>(n);
+          if (got % kDirectAlign) break;  // the end of the file
+        }
+        std::fill(buffer.get() + got, buffer.get() + (end - start), std::byte{0});
+      }
+      Parts piece = slice(parts, done, count);
+      if (!write) {
+        copy_to(piece, buffer.get() + (at - start));
+      } else {
+        copy_from(piece, buffer.get() + (at - start));
+        for (uint64_t put = 0; put < end - start;) {
+          ssize_t n = pwrite(fd_.get(), buffer.get() + put, end - start - put, static_cast<off_t>(start + put));
+          if (n < 0 && errno == EINTR) continue;
+          if (n <= 0) return error("writing", n < 0 ? errno : EIO);
+          put += static_cast<uint64_t>(n);
+        }
+      }
+      done += count;
+    }
+    return {};
+  }
+
+  FileConfig config_;
+  OwnedFd fd_;
+  bool regular_ = false;
+  std::mutex partial_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<File>> open_file(const FileConfig& config) {
+  auto file = std::make_unique<PosixFile>(config);
+  TRY_VOID(file->open());
+  return file;
+}
+
+Result<> create_file(const std::string& path, uint64_t size) {
+  struct stat st;
+  bool device = stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode);
+  OwnedFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!fd.valid()) return fail_errno("Could not create '" + path + "'");
+  if (device) {
+    uint64_t have = 0;
+    if (ioctl(fd.get(), BLKGETSIZE64, &have) != 0 || have < size)
+      return fail(ErrorKind::kInvalid, "Could not create '" + path + "': the device is too small", ENOSPC);
+    return {};
+  }
+  TRY_VOID(lock_image(fd.get(), true, path));
+  if (ftruncate(fd.get(), 0) != 0 || ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
+    return fail_errno("Could not resize file");
+  return {};
+}
+
+}  // namespace vireo::storage

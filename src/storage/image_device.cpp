@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/image_device.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace vireo::storage {
+
+Result<std::unique_ptr<ImageDevice>> ImageDevice::create(std::shared_ptr<Image> image, const Config& config, EventLoop& loop) {
+  if (config.direct && image->write_unit() < 4096 && image->cluster_size())
+    return fail(ErrorKind::kUnsupported, "'" + image->file().name() + "': its clusters are smaller than 4096 bytes, which does not go with O_DIRECT (cache=none)");
+  std::unique_ptr<ImageDevice> device(new ImageDevice(std::move(image), loop));
+  // One Raw for each file of the chain that has a descriptor.
+  for (Image* layer = device->image_.get(); layer; layer = layer->backing()) {
+    File* file = &layer->data_file();
+    if (file->fd() < 0) continue;
+    RawConfig raw{.path = file->name(), .read_only = file->read_only(), .direct = config.direct, .no_flush = true, .lock = false, .fd = file->fd(), .aio = config.aio};
+    device->files_[file] = TRY(Raw::create(raw, loop));
+  }
+  try {
+    for (unsigned i = 0; i < config.threads; ++i) {
+      device->threads_.emplace_back([d = device.get()] { d->serve(); });
+      pthread_setname_np(device->threads_.back().native_handle(), "vireo-image");
+    }
+  } catch (const std::system_error& error) {
+    return fail(ErrorKind::kIo, std::string("image threads: ") + error.what(), error.code().value());
+  }
+  return device;
+}
+
+ImageDevice::~ImageDevice() {
+  drain();
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  work_.notify_all();
+  for (auto& thread : threads_) thread.join();
+  *alive_ = false;
+  if (auto closed = image_->close(); !closed) log(LogLevel::kError, "disk: closing: %s", closed.error().message.c_str());
+}
+
+Limits ImageDevice::limits() const {
+  Limits limits;
+  limits.discard = !image_->read_only();
+  limits.discard_unit = static_cast<uint32_t>(image_->cluster_size());
+  return limits;
+}
+
+ImageDevice::Request* ImageDevice::take(Done done) {
+  if (free_.empty()) {
+    requests_.push_back(std::make_unique<Request>());
+    free_.push_back(requests_.back().get());
+  }
+  Request* request = free_.back();
+  free_.pop_back();
+  request->done = std::move(done);
+  request->parts_left = 1;
+  request->error = 0;
+  request->segments.clear();
+  ++active_;
+  return request;
+}
+
+void ImageDevice::part_done(Request* request, int error) {
+  if (error && !request->error) request->error = error;
+  if (--request->parts_left > 0) return;
+  request->hold = {};
+  Done done = std::move(request->done);
+  int result = request->error;
+  free_.push_back(request);
+  --active_;
+  done(result);
+}
+
+void ImageDevice::move(uint64_t offset, std::span<const iovec> parts, bool write, Done done) {
+  Request* request = take(std::move(done));
+  uint64_t length = total(parts), size = this->size();
+  if (offset > size || length > size - offset || (write && read_only())) {
+    ready_.emplace_back(request, write && read_only() ? EROFS : EIO);
+    return;
+  }
+  if (length == 0) return void(ready_.emplace_back(request, 0));
+  bool direct = image_->locate(offset, length, write, request->segments, request->hold);
+  if (direct)
+    direct = std::ranges::all_of(request->segments, [&](const Segment& s) { return !s.file || files_.contains(s.file); });
+  if (!direct) {
+    request->hold = {};
+    Parts copy(parts.begin(), parts.end());
+    return slowly(request, [this, offset, write, copy = std::move(copy)]() -> Result<> {
+      return write ? image_->write(offset, copy) : image_->read(offset, std::span<const iovec>(copy));
+    });
+  }
+  // One part more than there are, so that it cannot end in here.
+  request->parts_left = static_cast<unsigned>(request->segments.size()) + 1;
+  uint64_t at = 0;
+  for (const Segment& s : request->segments) {
+    Parts cut;
+    std::span<const iovec> piece = parts;
+    if (request->segments.size() > 1) cut = slice(parts, at, s.length), piece = cut;
+    at += s.length;
+    auto part_end = [this, request](int error) { part_done(request, error); };
+    if (!s.file) {
+      fill_zero(piece);
+      --request->parts_left;
+    } else if (write) {
+      files_[s.file]->write(s.host, piece, part_end);
+    } else {
+      files_[s.file]->read(s.host, piece, part_end);
+    }
+  }
+  if (--request->parts_left == 0) {
+    request->parts_left = 1;
+    ready_.emplace_back(request, 0);
+  }
+}
+
+void ImageDevice::flush(Done done) {
+  Request* request = take(std::move(done));
+  if (read_only()) return void(ready_.emplace_back(request, 0));
+  slowly(request, [this] { return image_->flush(); });
+}
+
+void ImageDevice::discard(uint64_t offset, uint64_t length, Done done) {
+  Request* request = take(std::move(done));
+  if (offset > size() || length > size() - offset) return void(ready_.emplace_back(request, EIO));
+  slowly(request, [this, offset, length] { return image_->discard(offset, length); });
+}
+
+void ImageDevice::write_zeroes(uint64_t offset, uint64_t length, bool may_unmap, Done done) {
+  Request* request = take(std::move(done));
+  if (offset > size() || length > size() - offset) return void(ready_.emplace_back(request, EIO));
+  slowly(request, [this, offset, length, may_unmap] { return image_->write_zeroes(offset, length, may_unmap); });
+}
+
+void ImageDevice::slowly(Request* request, std::function<Result<>()> work) {
+  {
+    std::lock_guard lock(mutex_);
+    jobs_.push_back({request, std::move(work)});
+  }
+  work_.notify_one();
+}
+
+void ImageDevice::serve() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    work_.wait(lock, [&] { return ending_ || !jobs_.empty(); });
+    if (jobs_.empty()) return;
+    Job job = std::move(jobs_.front());
+    jobs_.pop_front();
+    lock.unlock();
+    auto result = job.work();
+    int error = result ? 0 : result.error().code ? result.error().code : EIO;
+    lock.lock();
+    done_.emplace_back(job.request, error);
+    finished_.notify_one();
+    if (std::exchange(posted_, true)) continue;
+    loop_.post([this, alive = alive_] {
+      if (*alive) reap();
+    });
+  }
+}
+
+void ImageDevice::reap() {
+  std::vector<std::pair<Request*, int>> done;
+  {
+    std::lock_guard lock(mutex_);
+    posted_ = false;
+    done.swap(done_);
+  }
+  for (auto& [request, error] : done) part_done(request, error);
+  // Callbacks may have asked for more.
+  if (!done.empty())
+    for (auto& [file, raw] : files_) raw->submit();
+}
+
+void ImageDevice::submit() {
+  for (auto& [file, raw] : files_) raw->submit();
+  auto ready = std::exchange(ready_, {});
+  for (auto& [request, error] : ready) part_done(request, error);
+}
+
+void ImageDevice::drain() {
+  while (active_ > 0) {
+    submit();
+    for (auto& [file, raw] : files_) raw->drain();
+    if (active_ == 0) break;
+    bool waits;
+    {
+      std::unique_lock lock(mutex_);
+      waits = ready_.empty() && done_.empty();
+      // Whatever is still active then is a thread's.
+      if (waits) finished_.wait(lock, [&] { return !done_.empty(); });
+    }
+    reap();
+  }
+}
+
+}  // namespace vireo::storage

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// A qcow2 image under the asynchronous device: many requests at once against a shadow, then the checker.
+#include "storage/image_device.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <random>
+
+#include "storage/image/open.h"
+#include "storage/qcow2/check.h"
+#include "storage/qcow2/create.h"
+
+namespace vireo::storage {
+namespace {
+
+class ImageDeviceTest : public testing::TestWithParam<std::tuple<bool, bool, bool>> {
+ protected:
+  void SetUp() override {
+    char name[] = "./vireo-image-test-XXXXXX";
+    folder_ = mkdtemp(name);
+    image_ = folder_ + "/image.qcow2";
+    base_ = folder_ + "/base.raw";
+  }
+  void TearDown() override {
+    unlink(image_.c_str());
+    unlink(base_.c_str());
+    rmdir(folder_.c_str());
+  }
+  std::string folder_, image_, base_;
+};
+
+constexpr uint64_t kUnit = 4096;
+
+// Requests that overlap in one round would race by the guest's own doing: each round keeps to units of its own, but many
+// of them share clusters, which is where the format has to keep them apart.
+TEST_P(ImageDeviceTest, ManyRequestsAtOnceMatchAShadow) {
+  auto [extended, backing, threads] = GetParam();
+  const uint64_t size = 24 << 20, units = size / kUnit;
+  std::vector<uint8_t> shadow(units);
+  if (backing) {
+    ASSERT_TRUE(create_file(base_, 0));
+    auto base = open_file({.path = base_});
+    ASSERT_TRUE(base);
+    std::vector<std::byte> data(size, std::byte{7});
+    ASSERT_TRUE((*base)->write(0, data));
+    std::fill(shadow.begin(), shadow.end(), 7);
+  }
+  ASSERT_TRUE(create_file(image_, 0));
+  {
+    auto file = open_file({.path = image_});
+    ASSERT_TRUE(file);
+    qcow2::CreateConfig config{.size = size, .cluster_size = 65536, .extended_l2 = extended};
+    if (backing) config.backing_file = "base.raw", config.backing_format = "raw";
+    ASSERT_TRUE(qcow2::create(**file, config));
+  }
+  auto loop = std::move(*EventLoop::create());
+  OpenOptions options{.format = "qcow2", .read_only = false};
+  options.qcow2.l2_cache = 65536;
+  auto image = open_image(image_, std::move(options));
+  ASSERT_TRUE(image) << image.error().message;
+  auto device = ImageDevice::create(*image, {.aio = threads ? Aio::kThreads : Aio::kAuto}, *loop);
+  ASSERT_TRUE(device) << device.error().message;
+  std::mt19937 random(11);
+  for (int round = 0; round < 60; ++round) {
+    std::vector<std::string> buffers;
+    buffers.reserve(128);
+    std::vector<std::pair<uint64_t, std::pair<uint64_t, size_t>>> reads;
+    unsigned done = 0, started = 0;
+    auto ended = [&](int error) {
+      EXPECT_EQ(error, 0);
+      ++done;
+    };
+    uint64_t at = random() % 32;
+    while (at < units && started < 100) {
+      uint64_t count = std::min<uint64_t>(1 + random() % (random() % 8 ? 6 : 60), units - at);
+      ++started;
+      switch (random() % 8) {
+        case 0: {
+          (*device)->write_zeroes(at * kUnit, count * kUnit, random() % 2, ended);
+          std::fill_n(shadow.begin() + static_cast<long>(at), count, 0);
+          break;
+        }
+        case 1:
+        case 2:
+        case 3: {
+          buffers.emplace_back(count * kUnit, '?');
+          reads.push_back({at, {count, buffers.size() - 1}});
+          iovec part{buffers.back().data(), buffers.back().size()};
+          (*device)->read(at * kUnit, {&part, 1}, ended);
+          break;
+        }
+        case 4: (*device)->flush(ended); break;
+        default: {
+          auto value = static_cast<uint8_t>(1 + random() % 255);
+          buffers.emplace_back(count * kUnit, static_cast<char>(value));
+          size_t cut = random() % buffers.back().size();
+          iovec parts[] = {{buffers.back().data(), cut}, {buffers.back().data() + cut, buffers.back().size() - cut}};
+          (*device)->write(at * kUnit, parts, ended);
+          std::fill_n(shadow.begin() + static_cast<long>(at), count, value);
+        }
+      }
+      at += count + (random() % 3 ? 0 : random() % 64);
+    }
+    (*device)->submit();
+    if (round % 2)
+      while (done < started) loop->step(-1);
+    (*device)->drain();
+    ASSERT_EQ(done, started);
+    for (auto& [from, what] : reads)
+      for (uint64_t u = 0; u < what.first; ++u)
+        ASSERT_EQ(static_cast<uint8_t>(buffers[what.second][u * kUnit + 17]), shadow[from + u]) << "unit " << from + u << " round " << round;
+  }
+  std::string all(size, '?');
+  iovec part{all.data(), all.size()};
+  (*device)->read(0, {&part, 1}, [](int error) { EXPECT_EQ(error, 0); });
+  (*device)->drain();
+  for (uint64_t i = 0; i < size; i += 512) ASSERT_EQ(static_cast<uint8_t>(all[i]), shadow[i / kUnit]) << i;
+  device->reset();
+  image->reset();
+  auto file = open_file({.path = image_, .read_only = true});
+  ASSERT_TRUE(file);
+  auto checked = qcow2::check(**file, qcow2::Repair::kNone, [](const std::string& line) { ADD_FAILURE() << line; });
+  ASSERT_TRUE(checked);
+  EXPECT_EQ(checked->corruptions + checked->leaks + checked->errors, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, ImageDeviceTest, testing::Combine(testing::Bool(), testing::Bool(), testing::Bool()));
+
+}  // namespace
+}  // namespace vireo::storage

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/qcow2/compression.h"
+
+#include <libdeflate.h>
+#include <zstd.h>
+
+namespace vireo::storage::qcow2 {
+namespace {
+
+struct FreeDeflate {
+  void operator()(libdeflate_compressor* p) const { libdeflate_free_compressor(p); }
+  void operator()(libdeflate_decompressor* p) const { libdeflate_free_decompressor(p); }
+  void operator()(ZSTD_CCtx* p) const { ZSTD_freeCCtx(p); }
+  void operator()(ZSTD_DCtx* p) const { ZSTD_freeDCtx(p); }
+};
+constexpr int kDeflateLevel = 6, kZstdLevel = 3;
+
+}  // namespace
+
+std::vector<std::byte> compress_cluster(Compression method, std::span<const std::byte> in) {
+  std::vector<std::byte> out(in.size() - 1);
+  size_t size = 0;
+  if (method == Compression::kZlib) {
+    thread_local std::unique_ptr<libdeflate_compressor, FreeDeflate> worker(libdeflate_alloc_compressor(kDeflateLevel));
+    size = libdeflate_deflate_compress(worker.get(), in.data(), in.size(), out.data(), out.size());
+  } else {
+    thread_local std::unique_ptr<ZSTD_CCtx, FreeDeflate> worker(ZSTD_createCCtx());
+    size = ZSTD_compressCCtx(worker.get(), out.data(), out.size(), in.data(), in.size(), kZstdLevel);
+    if (ZSTD_isError(size)) size = 0;
+  }
+  out.resize(size);
+  return out;
+}
+
+bool decompress_cluster(Compression method, std::span<const std::byte> in, std::span<std::byte> out) {
+  if (method == Compression::kZlib) {
+    thread_local std::unique_ptr<libdeflate_decompressor, FreeDeflate> worker(libdeflate_alloc_decompressor());
+    size_t used = 0, made = 0;
+    auto result = libdeflate_deflate_decompress_ex(worker.get(), in.data(), in.size(), out.data(), out.size(), &used, &made);
+    return result == LIBDEFLATE_SUCCESS && made == out.size();
+  }
+  // Streaming: the end of the frame is not known from outside, and a writer may have used several frames.
+  thread_local std::unique_ptr<ZSTD_DCtx, FreeDeflate> worker(ZSTD_createDCtx());
+  ZSTD_DCtx_reset(worker.get(), ZSTD_reset_session_only);
+  ZSTD_inBuffer source{in.data(), in.size(), 0};
+  ZSTD_outBuffer target{out.data(), out.size(), 0};
+  while (target.pos < target.size) {
+    size_t before_in = source.pos, before_out = target.pos;
+    size_t result = ZSTD_decompressStream(worker.get(), &target, &source);
+    if (ZSTD_isError(result)) return false;
+    if (before_in == source.pos && before_out == target.pos) return false;
+  }
+  return true;
+}
+
+ClusterCache::Data ClusterCache::find(uint64_t word) {
+  std::lock_guard lock(mutex_);
+  for (auto it = kept_.begin(); it != kept_.end(); ++it)
+    if (it->first == word) {
+      auto found = *it;
+      kept_.erase(it);
+      kept_.push_front(found);
+      return found.second;
+    }
+  return nullptr;
+}
+
+void ClusterCache::put(uint64_t word, Data data) {
+  std::lock_guard lock(mutex_);
+  kept_.emplace_front(word, std::move(data));
+  if (kept_.size() > limit_) kept_.pop_back();
+}
+
+void ClusterCache::clear() {
+  std::lock_guard lock(mutex_);
+  kept_.clear();
+}
+
+}  // namespace vireo::storage::qcow2

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening an image: header, tables, what must be put right before it may be written.
+#include <algorithm>
+
+#include "storage/qcow2/qcow2.h"
+#include "storage/qcow2/snapshot_table.h"
+
+namespace vireo::storage::qcow2 {
+
+const char* owner_name(Owner owner) {
+  switch (owner) {
+    case Owner::kNone: return "nothing";
+    case Owner::kHeader: return "qcow2_header";
+    case Owner::kActiveL1: return "active L1 table";
+    case Owner::kActiveL2: return "active L2 table";
+    case Owner::kReftable: return "refcount table";
+    case Owner::kRefblock: return "refcount block";
+    case Owner::kSnapshotTable: return "snapshot table";
+    case Owner::kInactiveL1: return "inactive L1 table";
+    case Owner::kBitmaps: return "bitmap directory";
+    case Owner::kCrypto: return "encryption header";
+  }
+  return "?";
+}
+
+Result<std::unique_ptr<Qcow2>> Qcow2::open(std::unique_ptr<File> file, std::unique_ptr<File> data_file, const OpenConfig& config) {
+  std::unique_ptr<Qcow2> image(new Qcow2(std::move(file), std::move(data_file), config));
+  if (auto result = image->open_image(); !result) {
+    image->closed_ = true;  // nothing may be written to what was refused
+    return std::unexpected(std::move(result).error());
+  }
+  return image;
+}
+
+Result<> Qcow2::load_l1(uint64_t offset, uint32_t size) {
+  l1_ = TRY(read_l1(offset, size));
+  return {};
+}
+
+Result<std::vector<uint64_t>> Qcow2::read_l1(uint64_t offset, uint32_t entries) {
+  if (entries > kMaxL1Bytes / 8) return fail(ErrorKind::kCorrupt, "L1 table too large", EFBIG);
+  std::vector<std::byte> raw(static_cast<uint64_t>(entries) * 8);
+  if (!raw.empty()) TRY_VOID(file_->read(offset, raw));
+  std::vector<uint64_t> l1(entries);
+  for (size_t i = 0; i < l1.size(); ++i) l1[i] = load<uint64_t>(&raw[i * 8]);
+  return l1;
+}
+
+Result<> Qcow2::open_image() {
+  header_ = TRY(Header::read(*file_));
+  geometry_ = header_.geometry;
+  if (header_.crypt != Crypt::kNone)
+    return fail(ErrorKind::kUnsupported, "'" + file_->name() + "' is encrypted, which is not supported yet", ENOTSUP);
+  if (header_.has_data_file() && !data_file_)
+    return fail(ErrorKind::kInvalid, "'data-file' is required for this image", EINVAL);
+  if (!header_.has_data_file() && data_file_)
+    return fail(ErrorKind::kInvalid, "'data-file' can only be set for images with an external data file", EINVAL);
+  decompressed_ = std::make_unique<ClusterCache>(cluster_size());
+  l2_ = std::make_unique<TableCache>(*file_, cluster_size(), std::max(config_.l2_cache, 8 * cluster_size()));
+  refcounts_ = std::make_unique<Refcounts>(*file_, header_, std::max(config_.refcount_cache, 8 * cluster_size()));
+  if (header_.incompatible & incompatible::kCorrupt && !file_->read_only() && !config_.allow_corrupt)
+    return fail(ErrorKind::kCorrupt, "qcow2: Image is corrupt; cannot be opened read/write", EACCES);
+  TRY_VOID(load_l1(header_.l1_offset, header_.l1_size));
+  TRY_VOID(load_snapshots());
+  if (!file_->read_only()) TRY_VOID(open_writable());
+  return {};
+}
+
+Result<> Qcow2::load_snapshots() {
+  auto table = TRY(read_snapshot_table(*file_, header_));
+  snapshots_ = std::move(table.snapshots);
+  snapshot_table_size_ = table.bytes;
+  return {};
+}
+
+Result<> Qcow2::open_writable() {
+  if (header_.incompatible & incompatible::kDirty && !config_.allow_dirty)
+    return fail(ErrorKind::kInternal, "'" + file_->name() + "' was not closed cleanly and must be repaired first", EUCLEAN);
+  dirty_marked_ = header_.incompatible & incompatible::kDirty;
+  TRY_VOID(refcounts_->load());
+  high_water_ = file_->grows() ? round_up(file_->size(), cluster_size()) : file_->size();
+  own(0, 1, Owner::kHeader);
+  own(header_.reftable_offset, static_cast<uint64_t>(header_.reftable_clusters) << geometry_.cluster_bits, Owner::kReftable);
+  for (uint64_t entry : refcounts_->table()) {
+    if (!(entry & kReftableMask) || geometry_.in_cluster(entry & kReftableMask)) continue;
+    // Written as two things it would destroy one of them; and what a few bytes can name a million times costs time.
+    if (owners_.get((entry & kReftableMask) >> geometry_.cluster_bits) != Owner::kNone)
+      return fail(ErrorKind::kCorrupt, "a refcount block overlaps with other metadata: the image must be repaired first (check -r all)", EIO);
+    own(entry & kReftableMask, 1, Owner::kRefblock);
+  }
+  if (!l1_.empty()) own(header_.l1_offset, l1_.size() * 8, Owner::kActiveL1);
+  for (uint64_t entry : l1_)
+    if (entry & kOffsetMask) own(entry & kOffsetMask, 1, Owner::kActiveL2);
+  if (snapshot_table_size_) own(header_.snapshots_offset, snapshot_table_size_, Owner::kSnapshotTable);
+  for (const Snapshot& s : snapshots_)
+    if (s.l1_size && s.l1_size <= kMaxL1Bytes / 8 && !geometry_.in_cluster(s.l1_offset)) own(s.l1_offset, s.l1_size * 8ull, Owner::kInactiveL1);
+  refcounts_->on_metadata = [this](uint64_t cluster, bool is) {
+    is ? owners_.set(cluster, Owner::kRefblock) : owners_.remove(cluster);
+    high_water_ = std::max(high_water_, (cluster + 1) << geometry_.cluster_bits);
+  };
+  refcounts_->is_metadata = [this](uint64_t cluster) { return owners_.get(cluster) != Owner::kNone; };
+  refcounts_->on_free = [this](uint64_t cluster) { pending_.push_back({cluster, 1, false}); };
+  // Unknown autoclear bits are gone before anything changes; so are bitmaps, which we do not keep up to date yet.
+  uint64_t keep = header_.autoclear & (autoclear::kKnown & ~autoclear::kBitmaps);
+  if (keep != header_.autoclear && v3() && !config_.keep_autoclear) {
+    header_.autoclear = keep;
+    std::byte bits[8];
+    store(bits, keep);
+    TRY_VOID(put_header_field(at::kAutoclear, bits));
+    TRY_VOID(file_->flush());
+  }
+  return {};
+}
+
+Result<> Qcow2::rewrite_header(const Header& header) {
+  auto bytes = TRY(header.serialize());
+  TRY_VOID(commit(true));
+  std::lock_guard lock(mutex_);
+  std::vector<std::byte> whole(cluster_size());
+  std::ranges::copy(bytes, whole.begin());
+  TRY_VOID(file_->write(0, whole));
+  TRY_VOID(file_->flush());
+  header_ = header;
+  return {};
+}
+
+}  // namespace vireo::storage::qcow2

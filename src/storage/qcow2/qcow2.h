@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// A qcow2 image in use. One lock guards all metadata; data moves outside it. Rules that keep the file whole:
+//  - allocation: refcounts in memory, data to the file, then the L2 entry in memory; commit() brings refcounts, L2 and L1
+//    to the file in this order with flushes between (commit.cpp);
+//  - a dropped reference is counted down only after a commit made its absence stable; then the cluster waits until no
+//    transfer that may still touch it is under way (Hold), its space is given back, and it may be used again;
+//  - two allocating writes to one guest cluster wait for each other (busy ranges).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "storage/image/image.h"
+#include "storage/qcow2/cipher.h"
+#include "storage/qcow2/cluster_set.h"
+#include "storage/qcow2/compression.h"
+#include "storage/qcow2/header.h"
+#include "storage/qcow2/ordering.h"
+#include "storage/qcow2/refcounts.h"
+#include "storage/qcow2/table_cache.h"
+
+namespace vireo::storage::qcow2 {
+
+struct OpenConfig {
+  uint64_t l2_cache = 32 << 20, refcount_cache = 8 << 20;
+  bool discard = true;      // freed clusters' space goes back to the file system
+  bool keep_autoclear = false;  // for a check that writes nothing
+  bool allow_corrupt = false, allow_dirty = false;  // repair is the caller's
+  std::string secret;       // password of an encrypted image
+  bool have_secret = false;
+  uint32_t broken_rules = 0;  // tests only: see ordering.h
+};
+
+struct Snapshot {
+  std::string id, name;
+  uint64_t l1_offset = 0;
+  uint32_t l1_size = 0;
+  uint32_t date_sec = 0, date_nsec = 0;
+  uint64_t vm_clock_nsec = 0;
+  uint64_t vm_state_size = 0;
+  uint64_t disk_size = 0;
+  std::vector<std::byte> extra;  // from the 16th byte on (24th: instruction count), kept as it is
+  uint64_t icount = 0;
+};
+
+// An L2 entry and what it says of one subcluster.
+struct Entry {
+  uint64_t word = 0;
+  uint64_t bitmap = 0;  // extended L2: zero bits << 32 | allocation bits
+};
+enum class Kind { kUnallocated, kZero, kZeroAllocated, kNormal, kCompressed, kUnallocatedInCluster, kInvalid };
+
+class Qcow2 final : public Image {
+ public:
+  static Result<std::unique_ptr<Qcow2>> open(std::unique_ptr<File> file, std::unique_ptr<File> data_file, const OpenConfig& config);
+  ~Qcow2() override;
+
+  const char* format() const override { return "qcow2"; }
+  File& file() override { return *file_; }
+  File& data_file() override { return data_file_ ? *data_file_ : *file_; }
+  bool has_data_file() const { return data_file_ != nullptr; }
+  uint64_t size() const override { return header_.size; }
+  bool read_only() const override { return file_->read_only(); }
+  uint64_t cluster_size() const override { return geometry_.cluster_size(); }
+  uint64_t write_unit() const override { return geometry_.subcluster_size(); }
+  Image* backing() override { return backing_.get(); }
+  void set_backing(std::shared_ptr<Image> backing) override { backing_ = std::move(backing); }
+  using Image::read;
+  using Image::write;
+  Result<> read(uint64_t offset, std::span<const iovec> to) override;
+  Result<> write(uint64_t offset, std::span<const iovec> from) override;
+  Result<> write_zeroes(uint64_t offset, uint64_t length, bool may_unmap) override;
+  Result<> write_compressed(uint64_t offset, std::span<const std::byte> data) override;
+  Result<> discard(uint64_t offset, uint64_t length) override;
+  Result<> flush() override;
+  Result<Extent> status(uint64_t offset, uint64_t length) override;
+  Result<> resize(uint64_t size, Preallocation preallocation) override;
+  Result<> close() override;
+  bool locate(uint64_t offset, uint64_t length, bool for_write, std::vector<Segment>& out, Hold& hold) override;
+
+  // Nothing more is written, not even by the destructor: as if the process had died.
+  void abandon() { closed_ = true; }
+
+  const Header& header() const { return header_; }
+  // The header region is written anew; for changes of names, versions, features. Callers keep guests out.
+  Result<> rewrite_header(const Header& header);
+  // Compressing needs no lock: several threads can, and hand over in order. Empty: it would not become smaller.
+  std::vector<std::byte> compress(std::span<const std::byte> cluster) const;
+  Result<> write_precompressed(uint64_t offset, std::span<const std::byte> compressed);
+
+  const std::vector<Snapshot>& snapshots() const { return snapshots_; }
+  int find_snapshot(const std::string& id_or_name) const;  // -1: none
+  Result<> create_snapshot(const std::string& name, uint32_t date_sec, uint32_t date_nsec);
+  Result<> delete_snapshot(size_t index);
+  Result<> apply_snapshot(size_t index);
+  // From now on reads show that snapshot; the image must have been opened read-only.
+  Result<> show_snapshot(size_t index);
+  // Nothing is allocated afterwards: a backing file shows everywhere.
+  Result<> drop_all_data();
+  // Entries for every cluster of [from, to): with space behind them, all zeroes when read.
+  Result<> preallocate(uint64_t from, uint64_t to, Preallocation preallocation);
+
+ private:
+  struct Busy {
+    uint64_t from, to;
+  };
+  struct Freed {
+    uint64_t cluster;
+    uint64_t count;
+    bool give_back;
+  };
+  // A range of one cluster that a write will fill, or several clusters in a row in the guest and the file.
+  struct Allocation {
+    uint64_t guest = 0;     // cluster start
+    uint64_t clusters = 0;
+    uint64_t host = 0;
+    bool fresh = false;     // beyond what the file ever had: holes read as zeroes
+    bool owned = false;     // the host clusters were there before (no new reference)
+    bool whole = true;      // the entry's other subclusters are replaced, too
+  };
+  class BusyRange;
+
+  Qcow2(std::unique_ptr<File> file, std::unique_ptr<File> data_file, const OpenConfig& config)
+      : config_(config), file_(std::move(file)), data_file_(std::move(data_file)) {}
+  Result<> open_image();
+  Result<> load_l1(uint64_t offset, uint32_t size);
+  Result<> open_writable();
+  Result<> load_snapshots();
+  bool obeys(Rule rule) const { return !(config_.broken_rules & static_cast<uint32_t>(rule)); }
+  bool v3() const { return header_.version >= 3; }
+
+  // map.cpp. The lock is held.
+  Result<Table*> l2_table(uint64_t guest, bool only_cached = false);  // null: none (or not in memory)
+  Result<Table*> writable_l2(uint64_t guest);
+  Entry entry_at(const Table& table, uint64_t guest) const;
+  void set_entry(Table& table, uint64_t guest, Entry entry);
+  Kind kind(const Entry& entry, unsigned subcluster) const;
+  // Bytes from `guest` on that are of the same kind, and in a row in the file when they are there.
+  struct Mapping {
+    Kind kind = Kind::kUnallocated;
+    Entry entry;
+    uint64_t host = 0;
+    uint64_t length = 0;
+    bool copied = false;
+    bool known = true;  // false: the table is not in memory and was not to be loaded
+  };
+  Result<Mapping> map(uint64_t guest, uint64_t length, bool only_cached = false);
+  std::unexpected<Error> corrupt(const std::string& what);
+  Hold hold();
+
+  // write.cpp
+  Result<> write_some(uint64_t& offset, std::span<const iovec> from, uint64_t& done, std::unique_lock<std::mutex>& lock);
+  Result<> allocate_and_write(uint64_t offset, std::span<const iovec> from, uint64_t& written, std::unique_lock<std::mutex>& lock);
+  Result<Allocation> allocate_data(uint64_t guest, uint64_t clusters);
+  Result<> link(const Allocation& allocation, uint64_t from, uint64_t to);
+  Result<> fill(const Allocation& allocation, uint64_t from, uint64_t to, uint64_t offset, std::span<const iovec> data);
+  Result<> before_allocation();
+  Result<> check_overlap(uint64_t host, uint64_t length, const char* what);
+  void wait_idle(uint64_t from, uint64_t to, std::unique_lock<std::mutex>& lock);
+  Result<> zero_clusters(uint64_t from, uint64_t to, bool may_unmap, bool discard, std::unique_lock<std::mutex>& lock);
+  Result<> drop_entries(uint64_t from, uint64_t to);
+  Result<> zero_in_steps(uint64_t from, uint64_t to, bool may_unmap, bool discard);
+  Result<> writable_check(uint64_t offset, uint64_t length);
+  void release_entry(const Entry& entry, bool give_back);  // the references an entry held
+  void free_later(uint64_t host, uint64_t length, bool give_back);
+  Result<uint64_t> allocate_bytes(uint64_t length);
+  Result<> link_compressed(uint64_t guest, uint64_t word);
+
+  // commit.cpp
+  Result<> commit(bool durable);       // the lock must not be held
+  Result<> commit_if_full();
+  void apply_frees(std::vector<Freed>& frees);
+  void cool();                         // frees what no transfer holds any more
+  Result<> flush_files();
+
+  // snapshot.cpp
+  Result<> count_tree(const std::vector<uint64_t>& l1, int by);
+  Result<> write_snapshot_table(const std::vector<Snapshot>& list);
+  Result<> set_l1(std::vector<uint64_t> l1, uint64_t size);
+  Result<> set_copied(bool from_refcounts);
+  Result<> snapshot_work(const std::function<Result<>()>& work);
+  Result<> quiesce();
+  Result<std::vector<uint64_t>> read_l1(uint64_t offset, uint32_t entries);
+  Result<std::vector<uint64_t>> read_snapshot_l1(const Snapshot& s);
+  Result<> write_l1_table(uint64_t offset, const std::vector<uint64_t>& l1);
+  void own(uint64_t offset, uint64_t length, Owner owner);
+  Result<uint64_t> allocate_area(uint64_t bytes);
+  void free_area(uint64_t offset, uint64_t bytes);
+  Result<> put_header_field(unsigned offset, std::span<const std::byte> bytes);
+  Result<> set_dirty_bit(bool on);
+
+  Result<> read_compressed(const Entry& entry, uint64_t in_cluster, std::span<const iovec> to);
+
+  OpenConfig config_;
+  std::unique_ptr<File> file_, data_file_;
+  std::shared_ptr<Image> backing_;
+  Header header_;
+  Geometry geometry_;
+  std::unique_ptr<Refcounts> refcounts_;
+  std::unique_ptr<TableCache> l2_;
+  std::vector<uint64_t> l1_;
+  uint64_t l1_dirty_from_ = 0, l1_dirty_to_ = 0;
+  std::vector<Snapshot> snapshots_;
+  uint64_t snapshot_table_size_ = 0;
+  ClusterSet owners_;
+  bool corrupt_ = false, closed_ = false, dirty_marked_ = false;
+  std::atomic<int> flush_error_ = 0;  // the kernel forgets what it could not write: so must we trust nothing after
+  uint64_t high_water_ = 0;       // nothing was ever in the file from here on
+  uint64_t compressed_next_ = 0;  // room for compressed data in a started cluster
+  std::unique_ptr<ClusterCache> decompressed_;
+  std::unique_ptr<Cipher> cipher_;
+
+  mutable std::mutex mutex_;
+  std::mutex commit_mutex_;  // before mutex_
+  std::condition_variable idle_;
+  std::vector<Busy> busy_;
+  std::vector<Freed> pending_;    // unlinked in memory
+  bool allocated_since_commit_ = false;
+  // Transfers under way, counted by the epoch in which they started.
+  uint64_t epoch_ = 1;
+  std::map<uint64_t, unsigned> holds_;
+  struct Cooling {
+    uint64_t cluster;
+    uint64_t epoch;
+    bool give_back;
+  };
+  std::vector<Cooling> cooling_;
+};
+
+}  // namespace vireo::storage::qcow2

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading, and telling what lies where.
+#include <algorithm>
+
+#include "storage/qcow2/qcow2.h"
+
+namespace vireo::storage::qcow2 {
+
+Result<> Qcow2::read(uint64_t offset, std::span<const iovec> to) {
+  uint64_t length = total(to), done = 0;
+  if (offset > header_.size || length > header_.size - offset) return fail(ErrorKind::kInvalid, "read past the end of the image", EIO);
+  while (done < length) {
+    Hold keep;
+    Mapping m;
+    {
+      std::lock_guard lock(mutex_);
+      m = TRY(map(offset + done, length - done));
+      if (m.kind == Kind::kNormal || m.kind == Kind::kCompressed) keep = hold();
+      l2_->trim();
+    }
+    Parts piece = slice(to, done, m.length);
+    switch (m.kind) {
+      case Kind::kUnallocated:
+      case Kind::kUnallocatedInCluster: TRY_VOID(read_padded(backing_.get(), offset + done, piece)); break;
+      case Kind::kZero:
+      case Kind::kZeroAllocated: fill_zero(piece); break;
+      case Kind::kCompressed: TRY_VOID(read_compressed(m.entry, geometry_.in_cluster(offset + done), piece)); break;
+      case Kind::kNormal: {
+        if (!cipher_) {
+          TRY_VOID(data_file().readv(m.host, piece));
+          break;
+        }
+        // Whole sectors, through a copy.
+        uint64_t skip = (offset + done) % 512;
+        std::vector<std::byte> sectors(round_up(skip + m.length, 512));
+        TRY_VOID(data_file().read(m.host - skip, sectors));
+        cipher_->decrypt(cipher_->numbers_host_sectors() ? m.host - skip : offset + done - skip, sectors);
+        copy_to(piece, sectors.data() + skip);
+        break;
+      }
+      case Kind::kInvalid: return fail(ErrorKind::kCorrupt, "an invalid L2 entry", EIO);
+    }
+    done += m.length;
+  }
+  return {};
+}
+
+Result<> Qcow2::read_compressed(const Entry& entry, uint64_t in_cluster, std::span<const iovec> to) {
+  // The entry's own bits say where; the L2 entry's other bits do not matter here.
+  uint64_t word = entry.word & ~(kCopied | kCompressed);
+  ClusterCache::Data data = decompressed_->find(word);
+  if (!data) {
+    if (data_file_) return fail(ErrorKind::kCorrupt, "'" + file_->name() + "': a compressed cluster in an image with an external data file", EIO);
+    std::vector<std::byte> in(geometry_.compressed_size(word));
+    TRY_VOID(file_->read(geometry_.compressed_offset(word), in));
+    auto out = std::make_shared<std::vector<std::byte>>(cluster_size());
+    if (!decompress_cluster(header_.compression, in, *out))
+      return fail(ErrorKind::kCorrupt, "'" + file_->name() + "': a compressed cluster cannot be decompressed", EIO);
+    data = std::move(out);
+    decompressed_->put(word, data);
+  }
+  copy_to(to, data->data() + in_cluster);
+  return {};
+}
+
+Result<Extent> Qcow2::status(uint64_t offset, uint64_t length) {
+  std::lock_guard lock(mutex_);
+  Mapping m;
+  Extent out;
+  // Tables in a row may continue an extent.
+  for (uint64_t at = offset, end = offset + length; at < end;) {
+    Mapping next = TRY(map(at, end - at));
+    if (at == offset) {
+      m = next;
+    } else {
+      bool in_file = m.kind == Kind::kNormal || m.kind == Kind::kZeroAllocated;
+      bool same = next.kind == m.kind && m.kind != Kind::kCompressed && (!in_file || next.host == m.host + (at - offset));
+      if (!same) break;
+    }
+    at += next.length;
+    out.length = at - offset;
+    if (m.kind == Kind::kCompressed) break;
+  }
+  l2_->trim();
+  switch (m.kind) {
+    case Kind::kUnallocated:
+    case Kind::kUnallocatedInCluster: break;
+    case Kind::kZero: out.allocated = out.zero = true; break;
+    case Kind::kZeroAllocated:
+      out.allocated = out.zero = true;
+      out.host = m.host;
+      out.file = &data_file();
+      break;
+    case Kind::kCompressed: out.allocated = out.data = out.compressed = true; break;
+    default:
+      out.allocated = out.data = true;
+      if (!cipher_) out.host = m.host;
+      out.file = &data_file();
+  }
+  return out;
+}
+
+}  // namespace vireo::storage::qcow2

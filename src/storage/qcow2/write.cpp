@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writing: in place where a cluster is the active image's alone, else into new clusters.
+#include <algorithm>
+
+#include "storage/qcow2/qcow2.h"
+
+namespace vireo::storage::qcow2 {
+namespace {
+
+constexpr uint64_t kLongestRun = 8 << 20;  // bytes in one go
+
+}  // namespace
+
+// A guest range that nobody else allocates for meanwhile. Made and destroyed with the lock held.
+class Qcow2::BusyRange {
+ public:
+  BusyRange(Qcow2& image, uint64_t from, uint64_t to) : image_(image), from_(from) { image_.busy_.push_back({from, to}); }
+  ~BusyRange() {
+    std::erase_if(image_.busy_, [&](const Busy& b) { return b.from == from_; });
+    image_.idle_.notify_all();
+  }
+
+ private:
+  Qcow2& image_;
+  uint64_t from_;
+};
+
+void Qcow2::wait_idle(uint64_t from, uint64_t to, std::unique_lock<std::mutex>& lock) {
+  idle_.wait(lock, [&] { return std::ranges::none_of(busy_, [&](const Busy& b) { return b.from < to && from < b.to; }); });
+}
+
+Result<> Qcow2::writable_check(uint64_t offset, uint64_t length) {
+  if (file_->read_only()) return fail(ErrorKind::kInvalid, "'" + file_->name() + "' is read-only", EROFS);
+  if (offset > header_.size || length > header_.size - offset) return fail(ErrorKind::kInvalid, "write past the end of the image", EIO);
+  std::lock_guard lock(mutex_);
+  if (corrupt_) return fail(ErrorKind::kCorrupt, "'" + file_->name() + "' is marked as corrupt", EIO);
+  return {};
+}
+
+Result<> Qcow2::check_overlap(uint64_t host, uint64_t length, const char* what) {
+  if (length == 0) return {};
+  for (uint64_t c = host >> geometry_.cluster_bits; c <= (host + length - 1) >> geometry_.cluster_bits; ++c)
+    if (Owner owner = owners_.get(c); owner != Owner::kNone)
+      return corrupt("Preventing invalid write on metadata (overlaps with " + std::string(owner_name(owner)) + "): " + what + " at offset " + std::to_string(host));
+  return {};
+}
+
+void Qcow2::own(uint64_t offset, uint64_t length, Owner owner) {
+  for (uint64_t c = offset >> geometry_.cluster_bits; c <= (offset + length - 1) >> geometry_.cluster_bits; ++c)
+    owner == Owner::kNone ? owners_.remove(c) : owners_.set(c, owner);
+}
+
+// With lazy refcounts the file says that they are not to be trusted before that becomes true.
+Result<> Qcow2::before_allocation() {
+  if (!header_.lazy_refcounts() || dirty_marked_) return {};
+  if (!(header_.incompatible & incompatible::kDirty)) TRY_VOID(set_dirty_bit(true));
+  dirty_marked_ = true;
+  return {};
+}
+
+void Qcow2::free_later(uint64_t host, uint64_t length, bool give_back) {
+  uint64_t first = host >> geometry_.cluster_bits, last = (host + length - 1) >> geometry_.cluster_bits;
+  pending_.push_back({first, last - first + 1, give_back});
+}
+
+void Qcow2::release_entry(const Entry& entry, bool give_back) {
+  if (entry.word & kCompressed) {
+    uint64_t word = entry.word & ~(kCompressed | kCopied);
+    free_later(geometry_.compressed_offset(word), geometry_.compressed_size(word), give_back);
+  } else if (data_file_) {
+    if (give_back && config_.discard && (entry.word & kCopied)) data_file_->discard(entry.word & kOffsetMask, cluster_size());
+  } else if (uint64_t host = entry.word & kOffsetMask) {
+    free_later(host, cluster_size(), give_back);
+  }
+}
+
+Result<> Qcow2::write(uint64_t offset, std::span<const iovec> from) {
+  uint64_t length = total(from), done = 0;
+  TRY_VOID(writable_check(offset, length));
+  while (done < length) {
+    uint64_t at = offset + done;
+    std::unique_lock lock(mutex_);
+    uint64_t cluster = geometry_.cluster_start(at);
+    // What is being allocated here must be seen as it will be.
+    wait_idle(cluster, cluster + cluster_size(), lock);
+    Mapping m = TRY(map(at, std::min(length - done, kLongestRun)));
+    if (m.kind != Kind::kNormal || !(m.copied || data_file_)) {
+      TRY_VOID(allocate_and_write(at, slice(from, done, length - done), done, lock));
+      continue;
+    }
+    if (!data_file_) TRY_VOID(check_overlap(m.host, m.length, "data"));
+    Hold keep = hold();
+    lock.unlock();
+    Parts piece = slice(from, done, m.length);
+    if (cipher_) {
+      Allocation same{.guest = cluster, .clusters = 1, .host = m.host - geometry_.in_cluster(at), .owned = true};
+      TRY_VOID(fill(same, at, at + m.length, at, piece));
+    } else {
+      TRY_VOID(data_file().writev(m.host, piece));
+    }
+    done += m.length;
+  }
+  return commit_if_full();
+}
+
+// New clusters for up to `clusters` guest clusters from `guest` on, which all need them.
+Result<Qcow2::Allocation> Qcow2::allocate_data(uint64_t guest, uint64_t clusters) {
+  if (data_file_) return Allocation{.guest = guest, .clusters = clusters, .host = guest, .owned = true};
+  TRY_VOID(before_allocation());
+  cool();
+  Refcounts::Run run = TRY(refcounts_->allocate(clusters, 1));
+  Allocation out{.guest = guest, .clusters = run.count, .host = run.cluster << geometry_.cluster_bits};
+  uint64_t bytes = run.count << geometry_.cluster_bits;
+  out.fresh = out.host >= high_water_ && file_->grows() && file_->new_space_is_zero();
+  TRY_VOID(check_overlap(out.host, bytes, "data"));
+  high_water_ = std::max(high_water_, out.host + bytes);
+  return out;
+}
+
+// Takes as much of the data as one run of clusters holds. The lock is held on entry and may not be on return.
+Result<> Qcow2::allocate_and_write(uint64_t offset, std::span<const iovec> from, uint64_t& done, std::unique_lock<std::mutex>& lock) {
+  const uint64_t size = cluster_size(), guest = geometry_.cluster_start(offset);
+  uint64_t end = offset + std::min(total(from), kLongestRun);
+  end = std::min(end, guest - guest % geometry_.l2_span() + geometry_.l2_span());
+  Mapping first = TRY(map(offset, 1));
+  Allocation a;
+  uint64_t from_guest = guest, to_guest = guest + size;  // what will be in the new place
+  const bool own_cluster = (first.copied || data_file_) && !(first.entry.word & kCompressed) &&
+                           (first.kind == Kind::kZeroAllocated || first.kind == Kind::kUnallocatedInCluster);
+  if (own_cluster) {
+    // The space is there already; only its entry says that it does not count.
+    a = {.guest = guest, .clusters = 1, .host = first.entry.word & kOffsetMask, .owned = true, .whole = !geometry_.extended_l2};
+    if (data_file_) a.host = guest;
+    else TRY_VOID(check_overlap(a.host, size, "data"));
+    end = std::min(end, guest + size);
+    if (geometry_.extended_l2) {
+      // Only subclusters that are not there yet: those that are may be written in place.
+      end = std::min(end, offset + (TRY(map(offset, end - offset))).length);
+    }
+  } else {
+    auto needs_all_new = [&](uint64_t at) -> Result<bool> {
+      Mapping m = TRY(map(at, 1));
+      if (m.kind == Kind::kUnallocated || m.kind == Kind::kZero || m.kind == Kind::kCompressed) return true;
+      return !(m.copied || data_file_);
+    };
+    uint64_t clusters = 1;
+    while (guest + clusters * size < end) {
+      uint64_t next = guest + clusters * size;
+      if (std::ranges::any_of(busy_, [&](const Busy& b) { return b.from < next + size && next < b.to; })) break;
+      if (!TRY(needs_all_new(next))) break;
+      ++clusters;
+    }
+    TRY(writable_l2(guest));  // before the data, so that data in a row stays in a row
+    a = TRY(allocate_data(guest, clusters));
+    end = std::min(end, guest + a.clusters * size);
+    to_guest = guest + a.clusters * size;
+    // Where nothing of the old cluster must move along, subclusters that are not written can stay as they are.
+    a.whole = !geometry_.extended_l2 || a.clusters > 1 ||
+              !(first.kind == Kind::kUnallocated || first.kind == Kind::kZero) || (first.entry.word & (kOffsetMask | kCompressed));
+  }
+  if (!a.whole) {
+    from_guest = offset - offset % geometry_.subcluster_size();
+    to_guest = round_up(end, geometry_.subcluster_size());
+  }
+  BusyRange busy(*this, guest, guest + a.clusters * size);
+  lock.unlock();
+  Result<> result = fill(a, from_guest, to_guest, offset, slice(from, 0, end - offset));
+  lock.lock();
+  if (result) result = link(a, from_guest, to_guest);
+  if (!result) {
+    // Nothing ever named the clusters: they can go at once.
+    if (!a.owned)
+      for (uint64_t c = 0; c < a.clusters; ++c) (void)refcounts_->subtract((a.host >> geometry_.cluster_bits) + c);
+    return result;
+  }
+  done += end - offset;
+  return {};
+}
+
+// Writes [from, to) of the guest to its new place: `data` from `offset` on, around it what is read there now.
+Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t offset, std::span<const iovec> data) {
+  const uint64_t data_end = offset + total(data);
+  to = std::max(to, data_end);
+  auto host = [&](uint64_t guest) { return a.host + (guest - a.guest); };
+  // The parts before and after the data; left out where the file has zeroes already.
+  struct Side {
+    uint64_t from, to;
+    std::vector<std::byte> bytes;
+  } head{from, offset, {}}, tail{data_end, to, {}};
+  auto load_side = [&](Side& side) -> Result<> {
+    if (side.from >= side.to) return {};
+    side.bytes.resize(side.to - side.from);
+    uint64_t have = side.from < header_.size ? std::min(side.to, header_.size) - side.from : 0;
+    if (have) TRY_VOID(Image::read(side.from, std::span(side.bytes).first(have)));
+    if (a.fresh && !cipher_ && all_zero(side.bytes.data(), side.bytes.size())) side.to = side.from, side.bytes.clear();
+    return {};
+  };
+  // An overwrite in place of an encrypted cluster has no sides but the rest of its sectors, which callers pass aligned.
+  TRY_VOID(load_side(head));
+  TRY_VOID(load_side(tail));
+  if (!obeys(Rule::kCowBeforeL2)) head.bytes.clear(), tail.bytes.clear(), head.from = head.to, tail.to = tail.from;
+  Parts all;
+  uint64_t start = head.bytes.empty() ? offset : head.from;
+  if (!head.bytes.empty()) all.push_back(part(head.bytes.data(), head.bytes.size()));
+  all.insert(all.end(), data.begin(), data.end());
+  if (!tail.bytes.empty()) all.push_back(part(tail.bytes.data(), tail.bytes.size()));
+  if (!cipher_) return data_file().writev(host(start), all);
+  uint64_t lead = start % 512, length = total(all), trail = round_up(lead + length, 512) - lead - length;
+  std::vector<std::byte> copy(lead + length + trail);
+  // Only overwrites in place can begin or end inside a sector; what is around is read from the image itself.
+  if (lead) TRY_VOID(Image::read(start - lead, std::span(copy).first(lead)));
+  if (trail && start + length < header_.size) TRY_VOID(Image::read(start + length, std::span(copy).last(trail)));
+  copy_from(all, copy.data() + lead);
+  uint64_t sector = start - lead;
+  cipher_->encrypt(cipher_->numbers_host_sectors() ? host(start) - lead : sector, copy);
+  return data_file().write(host(start) - lead, copy);
+}
+
+// The data is written: the entries of [from, to) name it.
+Result<> Qcow2::link(const Allocation& a, uint64_t from, uint64_t to) {
+  Table* table = TRY(writable_l2(a.guest));
+  for (uint64_t i = 0; i < a.clusters; ++i) {
+    uint64_t guest = a.guest + (i << geometry_.cluster_bits), host = a.host + (i << geometry_.cluster_bits);
+    Entry old = entry_at(*table, guest), now{host | kCopied, 0};
+    if (geometry_.extended_l2) {
+      if (a.whole) {
+        now.bitmap = 0xffffffff;
+      } else {
+        auto first = static_cast<unsigned>((std::max(from, guest) - guest) / geometry_.subcluster_size());
+        auto last = static_cast<unsigned>((std::min(to, guest + cluster_size()) - guest - 1) / geometry_.subcluster_size());
+        uint64_t mask = (last - first == 31 ? 0xffffffffull : ((1ull << (last - first + 1)) - 1)) << first;
+        now.bitmap = ((old.bitmap | mask) & 0xffffffff) | ((old.bitmap >> 32 & ~mask) << 32);
+      }
+    }
+    set_entry(*table, guest, now);
+    if (!a.owned) release_entry(old, false);
+  }
+  return {};
+}
+
+}  // namespace vireo::storage::qcow2
