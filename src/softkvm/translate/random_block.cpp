@@ -85,7 +85,7 @@ RandomBlock::RandomBlock(uint64_t seed, const Vcpu& vcpu, CodeMode mode)
   unsigned count = 1 + static_cast<unsigned>(pick(chance(50) ? 8 : 32));
   while (units.size() < count) {
     Unit unit;
-    if (chance(12)) long_ ? composed(unit) : composed_32(unit);
+    if (chance(12)) long_ ? composed(unit) : composed_narrow(unit);
     else if (!instruction(unit)) continue;
     units.push_back(std::move(unit));
   }
@@ -124,6 +124,7 @@ std::vector<uint8_t> RandomBlock::assemble() const {
 void RandomBlock::move(Unit& unit, unsigned reg, uint64_t value) {
   Unit::Piece p;
   if (long_) p.bytes.push_back(static_cast<uint8_t>(0x48 | reg >> 3));
+  if (mode_ == CodeMode::k16) p.bytes.push_back(0x66);
   p.bytes.push_back(static_cast<uint8_t>(0xb8 | (reg & 7)));
   for (unsigned i = 0; i < (long_ ? 8 : 4); i++) p.bytes.push_back(static_cast<uint8_t>(value >> 8 * i));
   unit.pieces.push_back(p);
@@ -172,7 +173,7 @@ bool RandomBlock::instruction(Unit& unit) {
   if (prefixes) do pp = static_cast<unsigned>(pick(4)); while (!(prefixes >> pp & 1));
   else if (map <= kLegacy0F3A && chance(20)) pp = 1;
   std::vector<uint8_t> b;
-  if (chance(5)) b.push_back(0x67);
+  if (chance(mode_ == CodeMode::k16 ? 80 : 5)) b.push_back(0x67);  // nothing is mapped where 16-bit addresses reach
   static constexpr uint8_t kSegments[] = {0x26, 0x2e, 0x36, 0x3e};
   if (chance(long_ ? 3 : 8)) b.push_back(long_ ? 0x65 : kSegments[pick(4)]);
   if (row.attributes & kLock && chance(30)) b.push_back(0xf0);
@@ -284,6 +285,7 @@ bool RandomBlock::instruction(Unit& unit) {
   if (moves_rsp) {
     // Kept for comparison in another register, then made good.
     if (long_) unit.pieces.push_back({{0x49, 0x89, static_cast<uint8_t>(0xe0 | pick(8))}, -1, 0});
+    else if (mode_ == CodeMode::k16) unit.pieces.push_back({{0x66, 0x89, static_cast<uint8_t>(0xe0 | (5 + pick(3)))}, -1, 0});
     else unit.pieces.push_back({{0x89, static_cast<uint8_t>(0xe0 | (5 + pick(3)))}, -1, 0});
     move(unit, kRsp, BlockSpace::kStack);
   }
@@ -307,7 +309,7 @@ bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) 
   if (insn.mnemonic == M::kVcvtps2ph && (faults || (to & 0xfff) > 4096 - 32)) return false;
   if (insn.segment == kGS) to -= BlockSpace::kGsBase;
   const bool narrow = insn.address_size == 4;
-  if (insn.address_size == 2) return false;
+  if (insn.address_size == 2) return size != 10 && insn.mnemonic != M::kVcvtps2ph && chance(30);  // wherever it points, it faults: the address shows
   if (narrow && to >> 32) return false;
   const bool bit_test = insn.form == Form::kSpecial && insn.operand_count == 2 && insn.operands[1].kind == OperandKind::kGpr && insn.map == OpcodeMap::k0F &&
                         (insn.mnemonic == M::kBt || insn.mnemonic == M::kBtc || insn.mnemonic == M::kBtr || insn.mnemonic == M::kBts);
@@ -346,17 +348,19 @@ bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) 
   return true;
 }
 
-// The same for 32-bit code.
-void RandomBlock::composed_32(Unit& unit) {
+// The same for 32-bit and 16-bit code.
+void RandomBlock::composed_narrow(Unit& unit) {
   auto code = [&](std::initializer_list<uint8_t> bytes) { unit.pieces.push_back({bytes, -1, 0}); };
   auto byte = [&] { return static_cast<uint8_t>(rng_()); };
   bool faults;
+  const bool word = mode_ == CodeMode::k16;
   static constexpr uint8_t kRegisters[] = {0, 1, 2, 3, 5, 6, 7};
   const uint8_t reg = kRegisters[pick(7)];
   switch (pick(10)) {
     case 0:
       unit.name = "call, ret";
-      code({0xe8, 2, 0, 0, 0});
+      if (word) code({0xe8, 2, 0});
+      else code({0xe8, 2, 0, 0, 0});
       code({0xeb, 1});
       code({0xc3});
       break;
@@ -371,7 +375,7 @@ void RandomBlock::composed_32(Unit& unit) {
     }
     case 2:
       unit.name = "loop";
-      code({0xb9, static_cast<uint8_t>(1 + pick(5)), 0, 0, 0});
+      move(unit, kRcx, 1 + pick(5));
       code({0x01, static_cast<uint8_t>(0xc8 | (reg == kRcx ? 0 : reg))});  // add reg, ecx
       code({0xe2, 0xfc});
       tainted_ = 0;
@@ -379,7 +383,8 @@ void RandomBlock::composed_32(Unit& unit) {
     case 3: {
       unit.name = "call, pop, jmp or call indirect";
       const bool call = chance(50);
-      code({0xe8, 0, 0, 0, 0});
+      if (word) code({0xe8, 0, 0});
+      else code({0xe8, 0, 0, 0, 0});
       code({static_cast<uint8_t>(0x58 | reg)});
       code({0x83, static_cast<uint8_t>(0xc0 | reg), 8});
       code({0xff, static_cast<uint8_t>((call ? 0xd0 : 0xe0) | reg)});
@@ -390,7 +395,9 @@ void RandomBlock::composed_32(Unit& unit) {
     }
     case 4:
       unit.name = "popf";
+      if (word) code({0x66});
       code({0x68, static_cast<uint8_t>(byte() & 0xd7), static_cast<uint8_t>(byte() & 0x0e), static_cast<uint8_t>(chance(25) ? 4 : 0), 0});
+      if (word) code({0x66});
       code({0x9d});
       tainted_ = 0;
       break;
@@ -403,6 +410,7 @@ void RandomBlock::composed_32(Unit& unit) {
     case 6:
       unit.name = "xlat";
       move(unit, kRbx, address(256, faults));
+      if (word) code({0x67});
       code({0xd7});
       break;
     case 7:
