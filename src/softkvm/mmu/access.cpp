@@ -299,14 +299,13 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   // Of a masked access only the elements that are wanted have to be canonical: masked_access() sees to each page.
   Outcome o = linear_address(*vcpu, segment, offset, descriptor & kAccessMasked && vcpu->in_64bit() ? 0 : size,
                              write ? AccessType::kWrite : AccessType::kRead, linear, !(descriptor & (kAccessMasked | kAccessNoAc)));
-  if (descriptor & kAccessMasked && vcpu->in_64bit()) {
-    // MASKMOVQ and MASKMOVDQU (the only ones that read and write) are checked for alignment to 8 whatever their mask.
-    o = descriptor & kAccessRead && write && alignment_fault(*vcpu, linear, 8) ? vcpu->raise(kACv, 0) : Outcome::kNext;
-  }
+  if (descriptor & kAccessMasked && vcpu->in_64bit()) o = Outcome::kNext;
   auto untouchable = Untouchable::kNo;
   if (descriptor & kAccessMasked) {
     if (o == Outcome::kFault && !vcpu->in_64bit()) untouchable = Untouchable::kRefused, o = Outcome::kNext;
     else if (!(descriptor & kAccessNoAc) && alignment_fault(*vcpu, linear, size)) untouchable = Untouchable::kMisaligned;
+    // MASKMOVQ and MASKMOVDQU (the only ones that read and write) are checked for alignment to 8 whatever their mask.
+    if (untouchable != Untouchable::kRefused && descriptor & kAccessRead && write && alignment_fault(*vcpu, linear, 8)) o = vcpu->raise(kACv, 0);
   }
   // An address that is misaligned and not canonical is #GP, also by the stack segment.
   if ((o == Outcome::kNext || vcpu->in_64bit()) && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);

@@ -72,9 +72,12 @@ TEST(Faults, AMaskedAccessOfNothingDoesNotFaultUnderAlignmentChecking) {
 }
 
 GUEST_CODE(byte_mask, "mov edi, 0x300001; push 0x40202; popfq; pxor xmm1, xmm1; maskmovdqu xmm0, xmm1; hlt")
+GUEST_CODE(byte_mask_32, ".code32; mov edi, 0x300001; push 0x40202; popfd; pxor xmm1, xmm1; maskmovdqu xmm0, xmm1; hlt; .code64")
 TEST(Faults, ByteMaskedStoresAreAlignmentCheckedWhateverTheirMask) {
-  FaultMachine m;
+  FaultMachine m, narrow;
   EXPECT_EQ(m.vector_of(byte_mask()), 17u);
+  narrow.narrow();
+  EXPECT_EQ(narrow.vector_of(byte_mask_32()), 17u);
 }
 
 GUEST_CODE(half_precision, "mov edi, 0x300001; push 0x40202; popfq; vcvtph2ps xmm1, [rdi]; hlt")
