@@ -106,15 +106,7 @@ bool w_is_operand_size(const Insn& insn) {
   return false;
 }
 
-// VZEROUPPER and VZEROALL outside of 64-bit mode: the registers from 8 on stay.
-void zero_low_eight(Emitter& out, bool all) {
-  for (unsigned r = 0; r < 8; r++)
-    if (all) out.bytes({0xc5, static_cast<uint8_t>(0x80 | (~r & 15) << 3), 0x57, static_cast<uint8_t>(0xc0 | r << 3 | r)});  // vxorps
-    else out.bytes({0xc5, 0xf8, 0x28, static_cast<uint8_t>(0xc0 | r << 3 | r)});                                           // vmovaps
-}
-
 void vex(Emitter& out, const Insn& insn, const Rename& rename) {
-  if (insn.mode != CodeMode::k64 && insn.map == OpcodeMap::k0F && insn.opcode == 0x77) return zero_low_eight(out, insn.mnemonic == Mnemonic::kVzeroall);
   const uint8_t* p = insn.bytes + prefix_length(insn);
   bool two = p[0] == 0xc5;
   unsigned r = rename.reg >= 0 ? rename.reg >> 3 & 1 : (~p[1] >> 7 & 1);
@@ -154,6 +146,11 @@ void evex(Emitter& out, const Insn& insn, const Rename& rename) {
 }
 
 }  // namespace
+
+void zero_register(Emitter& out, unsigned r, bool all) {
+  if (all) out.bytes({0xc5, static_cast<uint8_t>(0x80 | (~r & 15) << 3), 0x57, static_cast<uint8_t>(0xc0 | r << 3 | r)});  // vxorps
+  else out.bytes({0xc5, 0xf8, 0x28, static_cast<uint8_t>(0xc0 | r << 3 | r)});                                           // vmovaps
+}
 
 void reencode(Emitter& out, const Insn& insn, const Rename& rename) {
   switch (insn.encoding) {
