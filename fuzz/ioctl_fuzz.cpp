@@ -39,6 +39,8 @@ constexpr unsigned long kRequests[] = {
     KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_SET_GUEST_DEBUG, KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_TPR_ACCESS_REPORTING,
     KVM_SET_VAPIC_ADDR, KVM_X86_SETUP_MCE, KVM_X86_SET_MCE, KVM_SET_TSC_KHZ, KVM_GET_TSC_KHZ, KVM_KVMCLOCK_CTRL, KVM_SET_SIGNAL_MASK,
     KVM_TRANSLATE, KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR,
+    // both, or later additions
+    KVM_RESET_DIRTY_RINGS, KVM_GET_STATS_FD,
 };
 
 class Bytes {
@@ -138,6 +140,7 @@ void call(Handles& h, Bytes& in) {
   }
   int result = softkvm::ioctl(fd, request, argument);
   if (result > 2 && request == KVM_CREATE_VCPU && fd == h.vm) softkvm::close(result);
+  if (result > 2 && request == KVM_GET_STATS_FD) ::close(result);
 }
 
 }  // namespace

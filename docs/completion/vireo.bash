@@ -4,7 +4,7 @@ _vireo() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
   COMPREPLY=()
   if ((COMP_CWORD == 1)); then
-    mapfile -t COMPREPLY < <(compgen -W 'run --version --help' -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W 'run kvm --version --help' -- "$word")
     return
   fi
   case $before in

@@ -88,6 +88,7 @@ constexpr Topic kTopics[] = {
 void print_help() {
   fputs("vireo: virtual machines\n"
         "  vireo run --kernel FILE [...]   start a machine (vireo run --help)\n"
+        "  vireo kvm -- PROGRAM [...]      give a program the software hypervisor as its /dev/kvm\n"
         "  vireo --version\n",
         stdout);
 }

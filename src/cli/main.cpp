@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cli/help.h"
+#include "cli/kvm_command.h"
 #include "cli/options.h"
 #include "cli/run.h"
 
@@ -25,6 +26,10 @@ int main(int argc, char** argv) {
   if (command == "--help" || command == "-h" || command == "help") {
     vireo::cli::print_help();
     return 0;
+  }
+  if (command == "kvm") {
+    auto status = vireo::cli::run_with_softkvm(argc - 2, argv + 2);
+    return status ? *status : report(status.error());
   }
   if (command != "run") {
     fprintf(stderr, "vireo: %s (see vireo --help)\n", command.empty() ? "a command is missing" : ("unknown command " + command).c_str());

@@ -4,6 +4,9 @@
 // Thread-safe as the kernel's module is. Results are as from the kernel's ioctl, but errors come as -errno.
 #pragma once
 
+#include <pthread.h>
+#include <signal.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -21,11 +24,31 @@ int close(int fd);
 // Asks the vCPU whose KVM_RUN is on this thread, if any, to return EINTR at its next safe point. Async-signal-safe: made for signal handlers.
 void interrupt_this_thread();
 
+// The same for another thread, from ordinary code; one that has run a vCPU before and does not now returns from its next KVM_RUN.
+void interrupt_thread(pthread_t thread);
+
+// For who puts handlers of its own before the program's (preload/). To be called first in such a handler. True: KVM_RUN is on this thread; the
+// signal is kept, and sent again when KVM_RUN has returned EINTR, as the kernel runs handlers only then; the handler returns at once. A
+// signal that comes again gets its first siginfo back.
+bool keep_signal_during_run(int number, siginfo_t* info, void* context);
+// The handler is softkvm's: it hands on to the one that it found when the first VM was made, or when KVM_RUN took a signal over.
+bool is_our_signal_handler(const struct sigaction& action);
+
+// A system, VM or vCPU handle.
+bool is_handle(int fd);
+
 // Extensions for which the ABI has no word.
 
 // Host code wrote guest memory at [host, host+size) of a slot of VM `vm_fd` (device DMA): drops translations made from it. To be called
 // after the data is in place and before its completion becomes visible to the guest.
 void notice_write(int vm_fd, const void* host, size_t size);
+
+// For callers that see what a whole process does to its memory (preload/). Translations made from what lies at [host, host+size) in any VM are
+// dropped; unlike notice_write, no page becomes dirty, as writes of the program itself never do.
+void notice_change(const void* host, size_t size);
+// From now on host code may write guest memory without a notice: vCPUs compare code with what it was translated from where the guest can have
+// learnt of such a write. To be called before the first VM is made.
+void expect_unseen_writes();
 
 // Registers a direct call instead of an eventfd for an ioeventfd-like doorbell: a guest write of `size` bytes (0: any) to a guest physical
 // address (or port, if `pio`), runs `call(context)` on the vCPU's thread. 0 or -errno.

@@ -35,12 +35,21 @@ class Vm {
   int clear_dirty_log(uint32_t slot, uint64_t first_page, uint32_t num_pages, const void* bitmap);
   // Host code wrote this memory.
   void notice_write(const void* host, size_t size);
+  // The same for all VMs, and without dirtying pages. See softkvm.h.
+  // The page of slot `slot` at `gpa` was written by nobody's guest code: as dirtied() of mmu/access.h, into some vCPU's ring.
+  void dirtied(const struct Slot& slot, uint64_t gpa);
+  // KVM_RESET_DIRTY_RINGS: how many entries came back.
+  int reset_dirty_rings();
+  static void notice_change(const void* host, size_t size);
+  static void expect_unseen_writes();
   // Plain access to guest physical RAM for the hypervisor's own writes (kvmclock pages ...). False: not RAM.
   bool read_physical(uint64_t gpa, void* out, size_t size);
   bool write_physical(uint64_t gpa, const void* in, size_t size);
 
   std::unique_ptr<Slots> slots;
   std::unique_ptr<CodeCache> code;
+  const bool unseen_writes;  // host code writes memory without notice_write
+  std::atomic<uint64_t> unseen_epoch{0};  // how often a vCPU had reason to doubt its code
   Irqchip* irqchip = nullptr;      // set by abi/ on KVM_CREATE_IRQCHIP; owned there
   bool pit_present = false;
   Ioeventfds* ioeventfds = nullptr;  // set by abi/, always there; guest writes to devices ask it before they leave
@@ -64,6 +73,7 @@ class Vm {
 
  private:
   Vm();
+  bool drop_code(const void* host, size_t size, bool dirty);
 };
 
 class Vcpu : public VcpuState {
@@ -113,10 +123,13 @@ class Vcpu : public VcpuState {
   bool triple_fault_pending = false;
   bool guest_stopped = false;  // KVM_KVMCLOCK_CTRL: the next kvmclock page says so (PVCLOCK_GUEST_STOPPED)
   bool smm_inside_nmi = false;
+  uint64_t steal_updated = 0, steal_seen = 0;  // the last update's TSC, and the thread's waiting time then
+  int steal_thread = 0;
   class Lapic* lapic = nullptr;  // irqchip/, owned by abi/; null without an irqchip: then APIC base and CR8 are these
   uint64_t user_apic_base = 0, user_cr8 = 0;
 
   Engine* engine = nullptr;
+  class DirtyRing* dirty_ring = nullptr;  // owned by abi/; null: the slots' bitmaps are asked for
 };
 
 }  // namespace vireo::softkvm

@@ -8,6 +8,7 @@ int check_extension(const VmFile* vm, unsigned long number) {
       system_capabilities, vm_capabilities,     memory_capabilities, irq_capabilities,   coalesced_capabilities,
       run_capabilities,    regs_capabilities,   sregs_capabilities,  fpu_capabilities,   events_capabilities,
       debug_capabilities,  msrs_capabilities,   cpuid_capabilities,  lapic_capabilities, clock_capabilities,
+      stats_capabilities,
   };
   for (auto* list : kLists) {
     for (const Capability& capability : list()) {

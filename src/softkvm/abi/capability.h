@@ -40,6 +40,7 @@ CapabilityList msrs_capabilities();
 CapabilityList cpuid_capabilities();
 CapabilityList lapic_capabilities();
 CapabilityList clock_capabilities();
+CapabilityList stats_capabilities();
 
 // The answer to KVM_CHECK_EXTENSION.
 int check_extension(const VmFile* vm, unsigned long number);

@@ -4,6 +4,7 @@
 #include "softkvm/abi/clock.h"
 
 #include <cpuid.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
 #include <cerrno>
@@ -100,11 +101,19 @@ bool host_rate(uint64_t khz) {
 
 }  // namespace
 
+namespace {
+
+// The host has to tell how long threads wait.
+int steal_time_known(const VmFile*) { return ::access("/proc/thread-self/schedstat", R_OK) == 0; }
+
+}  // namespace
+
 const Capability kClockCapabilities[] = {
     {KVM_CAP_GET_TSC_KHZ},
     {KVM_CAP_VCPU_ATTRIBUTES},
     {KVM_CAP_CLOCKSOURCE},
     {KVM_CAP_KVMCLOCK_CTRL},
+    {KVM_CAP_STEAL_TIME, 0, steal_time_known},
     {KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE},
 };
 CAPABILITIES(clock_capabilities, kClockCapabilities)

@@ -15,6 +15,7 @@ namespace vireo::softkvm::abi {
 
 const Capability kCpuidCapabilities[] = {
     {KVM_CAP_EXT_CPUID},
+    {KVM_CAP_ENFORCE_PV_FEATURE_CPUID},
 };
 CAPABILITIES(cpuid_capabilities, kCpuidCapabilities)
 

@@ -56,6 +56,7 @@ int set_guest_debug(VcpuFile& file, uintptr_t argument) {
   }
   v.guest_debug = debug;
   if (!(debug.control & KVM_GUESTDBG_ENABLE)) v.guest_debug = {};
+  v.debugger_dr7 = v.guest_debug.control & KVM_GUESTDBG_USE_HW_BP ? v.guest_debug.arch.debugreg[7] | 0x400 : 0;
   v.breakpoint_exits = v.guest_debug.control & KVM_GUESTDBG_USE_SW_BP;
   v.state_changed();
   return 0;

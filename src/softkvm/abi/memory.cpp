@@ -5,6 +5,7 @@
 #include "softkvm/abi/capability.h"
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vm_ioctls.h"
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 
 namespace vireo::softkvm::abi {
@@ -17,6 +18,8 @@ const Capability kMemoryCapabilities[] = {
     {KVM_CAP_NR_MEMSLOTS, kMaxSlots},
     {KVM_CAP_READONLY_MEM},
     {KVM_CAP_SYNC_MMU},  // guest memory is the caller's mapping itself, whatever it becomes
+    {KVM_CAP_DIRTY_LOG_RING, DirtyRing::kMaximum * sizeof(kvm_dirty_gfn)},
+    {KVM_CAP_DIRTY_LOG_RING_ACQ_REL, DirtyRing::kMaximum * sizeof(kvm_dirty_gfn)},
     {KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE},
 };
 CAPABILITIES(memory_capabilities, kMemoryCapabilities)
@@ -59,6 +62,7 @@ int get_dirty_log(VmFile& vm, uintptr_t argument) {
   if (!copy_in(log, argument)) return -EFAULT;
   if (log.slot >= kMaxSlots) return -EINVAL;
   std::lock_guard lock(vm.slots_mutex);
+  if (vm.dirty_ring_entries != 0) return -ENXIO;
   const uint64_t pages = logged_pages(vm, log.slot);
   if (pages == 0) return -ENOENT;
   std::vector<uint64_t> bitmap((pages + 63) / 64);
@@ -73,6 +77,7 @@ int clear_dirty_log(VmFile& vm, uintptr_t argument) {
   if (!copy_in(log, argument)) return -EFAULT;
   if (log.slot >= kMaxSlots || (log.first_page & 63)) return -EINVAL;
   std::lock_guard lock(vm.slots_mutex);
+  if (vm.dirty_ring_entries != 0) return -ENXIO;
   const uint64_t pages = logged_pages(vm, log.slot);
   if (pages == 0) return -ENOENT;
   if (log.first_page > pages || log.num_pages > pages - log.first_page) return -EINVAL;
@@ -81,6 +86,22 @@ int clear_dirty_log(VmFile& vm, uintptr_t argument) {
   std::vector<uint64_t> bitmap((log.num_pages + 63) / 64);
   if (!copy_in(bitmap.data(), reinterpret_cast<uintptr_t>(log.dirty_bitmap), bitmap.size() * 8)) return -EFAULT;
   return vm.vm->clear_dirty_log(log.slot, log.first_page, log.num_pages, bitmap.data());
+}
+
+int enable_dirty_ring(VmFile& vm, uint64_t bytes) {
+  const uint64_t entries = bytes / sizeof(kvm_dirty_gfn);
+  if (bytes == 0 || (bytes & (bytes - 1)) || entries < DirtyRing::kMinimum) return -EINVAL;
+  if (entries > DirtyRing::kMaximum) return -E2BIG;
+  std::lock_guard lock(vm.mutex);
+  if (vm.dirty_ring_entries != 0 || !vm.vcpus.empty()) return -EINVAL;
+  vm.dirty_ring_entries = static_cast<uint32_t>(entries);
+  return 0;
+}
+
+int reset_dirty_rings(VmFile& vm) {
+  if (vm.dirty_ring_entries == 0) return -EINVAL;
+  std::lock_guard lock(vm.slots_mutex);
+  return vm.vm->reset_dirty_rings();
 }
 
 int enable_manual_dirty_log(VmFile& vm, uint64_t flags) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "softkvm/abi/capability.h"
+#include "softkvm/abi/irq.h"
 #include "softkvm/abi/msr_transfer.h"
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vcpu_ioctls.h"
@@ -55,10 +56,13 @@ int get_msrs(VcpuFile& file, uintptr_t argument) {
 }
 
 int set_msrs(VcpuFile& file, uintptr_t argument) {
-  auto transfer = [](void* vcpu, kvm_msr_entry& entry) {
-    return write_msr(*static_cast<Vcpu*>(vcpu), entry.index, entry.data, true);
+  auto transfer = [](void* context, kvm_msr_entry& entry) {
+    auto& file = *static_cast<VcpuFile*>(context);
+    // User space may make any change of the APIC's mode; the guest may not.
+    if (entry.index == apic::kMsrBase) return set_apic_base(file, entry.data);
+    return write_msr(*file.vcpu, entry.index, entry.data, true);
   };
-  int done = transfer_msrs(argument, false, transfer, file.vcpu.get());
+  int done = transfer_msrs(argument, false, transfer, &file);
   file.vcpu->state_changed();
   return done;
 }

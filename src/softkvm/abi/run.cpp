@@ -87,6 +87,7 @@ int enter(VcpuFile& file) {
     return 0;
   }
   settle_injected_exception(v, true);
+  const bool at_once = run.immediate_exit;  // kvm_run then keeps what the last exit said
   int result;
   {
     RunSignals signals(v, file.run_mask);
@@ -98,7 +99,7 @@ int enter(VcpuFile& file) {
     if (v.lapic) v.lapic->leave();
   }
   settle_injected_exception(v, false);
-  if (result == -EINTR) {
+  if (result == -EINTR && !at_once) {
     run.exit_reason = KVM_EXIT_INTR;
     if (!run.immediate_exit) {
       if (int vector = take_ioapic_eoi(file); vector >= 0) {
@@ -109,6 +110,16 @@ int enter(VcpuFile& file) {
     }
   }
   return result;
+}
+
+void count(VcpuFile& file, int result) {
+  file.exits.all++;
+  if (result == -EINTR) file.exits.signal++;
+  if (result != 0) return;
+  const uint32_t reason = file.run().exit_reason;
+  if (reason == KVM_EXIT_IO) file.exits.io++;
+  if (reason == KVM_EXIT_MMIO) file.exits.mmio++;
+  if (reason == KVM_EXIT_HLT) file.exits.halt++;
 }
 
 }  // namespace
@@ -125,7 +136,12 @@ int run(VcpuFile& file, uintptr_t argument) {
     v.user_cr8 = cr8;
   }
   file.has_run = true;
+  file.exits.running = 1;
+  update_statistics(file);
   int result = enter(file);
+  file.exits.running = 0;
+  count(file, result);
+  update_statistics(file);
   run.if_flag = (v.system_flags & kIF) != 0;
   run.flags = v.in_smm ? KVM_RUN_X86_SMM : 0;
   run.cr8 = task_priority(file);

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/abi/signals.h"
 
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/softkvm.h"
+#include "softkvm/translate/host_faults.h"
 
 namespace vireo::softkvm {
 namespace abi {
 
+bool keep_signal(int number, siginfo_t* info, void* context);
 void take_signal(int number, siginfo_t* info, void* context);
 
 namespace {
@@ -23,7 +28,52 @@ namespace {
 [[gnu::tls_model("initial-exec")]] thread_local RunSignals* running = nullptr;
 [[gnu::tls_model("initial-exec")]] thread_local Vcpu* running_vcpu = nullptr;
 
+// The threads that have run a vCPU, for who wants one out of its KVM_RUN without a signal.
+struct Runner {
+  const pthread_t thread = ::pthread_self();
+  std::mutex mutex;
+  Vcpu* vcpu = nullptr;
+  bool interrupted = false;  // before there was a vCPU to interrupt
+
+  Runner();
+  ~Runner();
+  void set(Vcpu* running) {
+    std::lock_guard lock(mutex);
+    vcpu = running;
+    if (vcpu != nullptr && std::exchange(interrupted, false)) vcpu->request_exit();
+  }
+};
+struct Runners {
+  std::mutex mutex;
+  std::vector<Runner*> all;
+};
+Runners& runners() {
+  static auto* instance = new Runners;  // threads may outlive the program's end
+  return *instance;
+}
+Runner::Runner() {
+  std::lock_guard lock(runners().mutex);
+  runners().all.push_back(this);
+}
+Runner::~Runner() {
+  std::lock_guard lock(runners().mutex);
+  std::erase(runners().all, this);
+}
+Runner& this_runner() {
+  static thread_local Runner runner;
+  return runner;
+}
+
 constexpr int kSignals = 64;
+// What handlers have kept for after the KVM_RUN, at most one of each number: it is blocked from then on.
+struct Kept {
+  unsigned count;
+  uint64_t unblock;         // blocked by the keeping only
+  uint64_t sent_again;      // `info` is what the handler of a signal sent again is to see
+  siginfo_t info[kSignals + 1];
+  uint8_t numbers[kSignals];
+};
+[[gnu::tls_model("initial-exec")]] thread_local Kept kept;
 struct sigaction previous[kSignals + 1];  // the caller's own dispositions of signals that we handle
 std::mutex previous_mutex;
 
@@ -60,16 +110,23 @@ void pass_on(int number, siginfo_t* info, void* context) {
 
 }  // namespace
 
+// Without a KVM_RUN on this thread: false.
+bool keep_signal(int number, siginfo_t* info, void* context) {
+  RunSignals* run = running;
+  if (run == nullptr || kept.count == kSignals) return false;
+  kept.info[number] = *info;
+  kept.numbers[kept.count++] = static_cast<uint8_t>(number);
+  if (!(run->only_here_ >> (number - 1) & 1)) kept.unblock |= 1ull << (number - 1);
+  sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, number);  // the next one stays pending by itself
+  run->vcpu_.request_exit();
+  return true;
+}
+
 void take_signal(int number, siginfo_t* info, void* context) {
   int saved_errno = errno;
   RunSignals* run = running;
-  if (run != nullptr && (run->only_here_ >> (number - 1) & 1) && run->taken_ < kSignals) {
-    run->taken_signals_[run->taken_++] = *info;
-    sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, number);  // the next one stays pending by itself
-    run->vcpu_.request_exit();
-  } else {
-    pass_on(number, info, context);
-  }
+  const bool only_here = run != nullptr && (run->only_here_ >> (number - 1) & 1);
+  if (!only_here || !keep_signal(number, info, context)) pass_on(number, info, context);
   errno = saved_errno;
 }
 
@@ -77,6 +134,7 @@ RunSignals::RunSignals(Vcpu& vcpu, const std::optional<sigset_t>& mask)
     : vcpu_(vcpu), outer_(running), masked_(mask.has_value()) {
   running_vcpu = &vcpu;
   running = this;
+  this_runner().set(&vcpu);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (!masked_) return;
   ::pthread_sigmask(SIG_BLOCK, nullptr, &old_mask_);
@@ -96,11 +154,29 @@ RunSignals::~RunSignals() {
   if (masked_) ::pthread_sigmask(SIG_SETMASK, &old_mask_, nullptr);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   running = outer_;
+  this_runner().set(outer_ != nullptr ? &outer_->vcpu_ : nullptr);
   running_vcpu = outer_ != nullptr ? &outer_->vcpu_ : nullptr;
-  for (unsigned i = 0; i < taken_; i++) {
-    siginfo_t& info = taken_signals_[i];
-    ::syscall(SYS_rt_tgsigqueueinfo, ::getpid(), ::gettid(), info.si_signo, &info);
+}
+
+void resend_kept_signals() {
+  if (kept.count == 0) return;
+  const uint64_t unblock = kept.unblock;
+  const unsigned count = kept.count;
+  uint8_t numbers[kSignals];
+  std::memcpy(numbers, kept.numbers, count);
+  kept.count = 0, kept.unblock = 0;
+  for (unsigned i = 0; i < count; i++) {
+    const int number = numbers[i];
+    // The kernel lets only a process's first thread queue a siginfo of a kind that is not SI_QUEUE, even to itself.
+    if (::syscall(SYS_rt_tgsigqueueinfo, ::getpid(), ::gettid(), number, &kept.info[number]) == 0) continue;
+    kept.sent_again |= 1ull << (number - 1);
+    ::syscall(SYS_tgkill, ::getpid(), ::gettid(), number);
   }
+  if (unblock == 0) return;
+  sigset_t set;
+  sigemptyset(&set);
+  std::memcpy(&set, &unblock, sizeof unblock);
+  ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
 void unblock_fault_signals() {
@@ -133,6 +209,28 @@ int set_signal_mask(VcpuFile& file, uintptr_t argument) {
 }
 
 }  // namespace abi
+
+bool keep_signal_during_run(int number, siginfo_t* info, void* context) {
+  if (abi::kept.sent_again >> (number - 1) & 1 && info->si_code == SI_TKILL) {
+    abi::kept.sent_again &= ~(1ull << (number - 1));
+    *info = abi::kept.info[number];
+  }
+  return abi::keep_signal(number, info, context);
+}
+
+bool is_our_signal_handler(const struct sigaction& action) {
+  return (action.sa_flags & SA_SIGINFO) && (action.sa_sigaction == abi::take_signal || is_host_fault_handler(action));
+}
+
+void interrupt_thread(pthread_t thread) {
+  std::lock_guard lock(abi::runners().mutex);
+  for (abi::Runner* runner : abi::runners().all) {
+    if (!::pthread_equal(runner->thread, thread)) continue;
+    std::lock_guard runner_lock(runner->mutex);
+    if (runner->vcpu != nullptr) runner->vcpu->request_exit();
+    else runner->interrupted = true;
+  }
+}
 
 void interrupt_this_thread() {
   if (Vcpu* vcpu = abi::running_vcpu) vcpu->request_exit();

@@ -21,6 +21,7 @@ class RunSignals {
   RunSignals& operator=(const RunSignals&) = delete;
 
  private:
+  friend bool keep_signal(int number, siginfo_t* info, void* context);
   friend void take_signal(int number, siginfo_t* info, void* context);
 
   Vcpu& vcpu_;
@@ -28,9 +29,11 @@ class RunSignals {
   bool masked_;
   sigset_t old_mask_;
   uint64_t only_here_ = 0;  // signals (bit number - 1) that are blocked outside
-  unsigned taken_ = 0;
-  siginfo_t taken_signals_[64];
 };
+
+// Sends the signals again that were kept during the KVM_RUN that has just ended. Called where nothing is held: a handler may run now, and may
+// leave by longjmp.
+void resend_kept_signals();
 
 // Lets the signals by which the engine notices faults through on this thread, once.
 void unblock_fault_signals();

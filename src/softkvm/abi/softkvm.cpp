@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "softkvm/abi/handles.h"
+#include "softkvm/abi/signals.h"
 #include "softkvm/abi/system_ioctls.h"
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/abi/vm_ioctls.h"
@@ -45,7 +46,13 @@ int ioctl(int fd, unsigned long request, uintptr_t argument) {
   if (!file) return -ENOTTY;
   if (file->kind == FileKind::kSystem) return system_ioctl(request, argument);
   if (file->address_space != this_address_space()) return -EIO;
-  if (file->kind == FileKind::kVcpu) return vcpu_ioctl(static_cast<VcpuFile&>(*file), request, argument);
+  if (file->kind == FileKind::kVcpu) {
+    const int result = vcpu_ioctl(static_cast<VcpuFile&>(*file), request, argument);
+    if (request != KVM_RUN) return result;
+    file.reset();
+    resend_kept_signals();
+    return result;
+  }
   return vm_ioctl(std::static_pointer_cast<VmFile>(file), request, argument);
 }
 
@@ -54,6 +61,11 @@ int close(int fd) { return close_handle(fd); }
 void notice_write(int vm_fd, const void* host, size_t size) {
   if (auto file = find_vm(vm_fd)) file->vm->notice_write(host, size);
 }
+
+bool is_handle(int fd) { return find(fd) != nullptr; }
+
+void notice_change(const void* host, size_t size) { Vm::notice_change(host, size); }
+void expect_unseen_writes() { Vm::expect_unseen_writes(); }
 
 int add_doorbell(int vm_fd, const Doorbell& doorbell) {
   auto file = find_vm(vm_fd);

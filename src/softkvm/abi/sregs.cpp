@@ -6,6 +6,7 @@
 
 #include "softkvm/abi/capability.h"
 #include "softkvm/abi/irq.h"
+#include "softkvm/abi/system_ioctls.h"
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/cpu/system.h"
@@ -76,6 +77,17 @@ void save_common(VcpuFile& file, Sregs& out) {
   out.apic_base = apic_base(file);
 }
 
+// Before KVM_SET_CPUID2 a vCPU may be given what any could have.
+bool acceptable_cr4(const Vcpu& vcpu, uint64_t value) {
+  if (vcpu.cpuid != nullptr && vcpu.cpuid->count != 0) return valid_cr4(vcpu, value);
+  auto& v = const_cast<Vcpu&>(vcpu);  // its mutex is held, and it does not run
+  const CpuidTable* own = v.cpuid;
+  v.cpuid = &offered_cpuid();
+  const bool fine = valid_cr4(v, value);
+  v.cpuid = own;
+  return fine;
+}
+
 template <class Sregs>
 bool valid(const Vcpu& v, const Sregs& in) {
   if ((in.efer & kEferLme) && (in.cr0 & kCr0Pg)) {
@@ -84,7 +96,7 @@ bool valid(const Vcpu& v, const Sregs& in) {
   } else if ((in.efer & kEferLma) || in.cs.l) {
     return false;
   }
-  return valid_cr0(v, in.cr0) && valid_cr4(v, in.cr4);
+  return valid_cr0(v, in.cr0) && acceptable_cr4(v, in.cr4);
 }
 
 template <class Sregs>

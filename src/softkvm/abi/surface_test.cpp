@@ -675,7 +675,9 @@ TEST(Surface, ClaimedCapabilities) {
                          KVM_CAP_GET_MSR_FEATURES, KVM_CAP_COALESCED_PIO, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_USER_SPACE_MSR,
                          KVM_CAP_X86_MSR_FILTER, KVM_CAP_SREGS2, KVM_CAP_XSAVE2, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_VCPU_ATTRIBUTES,
                          KVM_CAP_SYS_ATTRIBUTES, KVM_CAP_CHECK_EXTENSION_VM, KVM_CAP_ENABLE_CAP,
-                         KVM_CAP_IOAPIC_POLARITY_IGNORED, KVM_CAP_SET_GUEST_DEBUG2, KVM_CAP_USER_MEMORY2, KVM_CAP_VM_TYPES}) {
+                         KVM_CAP_IOAPIC_POLARITY_IGNORED, KVM_CAP_SET_GUEST_DEBUG2, KVM_CAP_USER_MEMORY2, KVM_CAP_VM_TYPES,
+                         KVM_CAP_BINARY_STATS_FD, KVM_CAP_MSR_PLATFORM_INFO, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_STEAL_TIME,
+                         KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL}) {
       log("capability " + std::to_string(cap), s(KVM_CHECK_EXTENSION, static_cast<uintptr_t>(cap)));
     }
   });
@@ -684,7 +686,7 @@ TEST(Surface, ClaimedCapabilities) {
 TEST(Surface, NoCapabilityIsClaimedThatIsNotThere) {
   Handle s(kSoftkvm, open_system());
   for (unsigned cap : {KVM_CAP_ASYNC_PF, KVM_CAP_ASYNC_PF_INT, KVM_CAP_VAPIC, KVM_CAP_TSC_CONTROL, KVM_CAP_HYPERV, KVM_CAP_XEN_HVM,
-                       KVM_CAP_X86_SMM, KVM_CAP_NESTED_STATE, KVM_CAP_DIRTY_LOG_RING, KVM_CAP_BINARY_STATS_FD, KVM_CAP_STEAL_TIME}) {
+                       KVM_CAP_X86_SMM, KVM_CAP_NESTED_STATE, KVM_CAP_VM_TSC_CONTROL}) {
     EXPECT_EQ(s(KVM_CHECK_EXTENSION, static_cast<uintptr_t>(cap)), 0) << cap;
   }
 }

@@ -52,12 +52,14 @@ int copy_cpuid(uintptr_t argument, std::span<const CpuidEntry> list) {
   return copy_out(argument, &header, sizeof header) ? 0 : -EFAULT;
 }
 
-int get_supported_cpuid(uintptr_t argument) {
+std::vector<CpuidEntry> offered() {
   CpuidOptions options;
-  options.paravirtual = kParavirtualClock;
+  options.paravirtual = kParavirtualClock | kParavirtualStealTime;
   options.xcr0 = Vcpu::supported_xcr0();
-  return copy_cpuid(argument, supported_cpuid(CpuidHost::bare(), options));
+  return supported_cpuid(CpuidHost::bare(), options);
 }
+
+int get_supported_cpuid(uintptr_t argument) { return copy_cpuid(argument, offered()); }
 
 // Nothing is offered that the guest's CPUID would not show as a feature of the CPU.
 int get_emulated_cpuid(uintptr_t argument) { return copy_cpuid(argument, {}); }
@@ -93,6 +95,11 @@ int device_attribute(uintptr_t argument, bool get) {
 }
 
 }  // namespace
+
+const CpuidTable& offered_cpuid() {
+  static const std::unique_ptr<CpuidTable> table = make_cpuid_table(offered());
+  return *table;
+}
 
 int system_ioctl(unsigned long request, uintptr_t argument) {
   switch (request) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "softkvm/abi/file.h"
+#include "softkvm/cpu/cpuid.h"
 
 namespace vireo::softkvm::abi {
 
@@ -12,6 +13,9 @@ class SystemFile final : public File {
  public:
   SystemFile() : File(FileKind::kSystem) {}
 };
+
+// What KVM_GET_SUPPORTED_CPUID says.
+const CpuidTable& offered_cpuid();
 
 int system_ioctl(unsigned long request, uintptr_t argument);
 

@@ -20,9 +20,12 @@ namespace vireo::softkvm::abi {
 VcpuFile::~VcpuFile() {
   vcpu.reset();
   if (pages != nullptr) ::munmap(pages, kVcpuMmapSize);
+  if (ring_pages != nullptr) ::munmap(ring_pages, vm.dirty_ring_entries * sizeof(kvm_dirty_gfn));
 }
 
 namespace {
+
+constexpr size_t kDirtyRingOffset = KVM_DIRTY_LOG_PAGE_OFFSET * 4096;
 
 // What follows from the VM's settings; under its mutex.
 int build(VmFile& vm, VcpuFile& file, int fd, unsigned id) {
@@ -32,6 +35,13 @@ int build(VmFile& vm, VcpuFile& file, int fd, unsigned id) {
   file.vcpu = Vcpu::create(*vm.vm, id, &file.run());
   if (!file.vcpu) return -ENOMEM;
   Vcpu& v = *file.vcpu;
+  if (vm.dirty_ring_entries != 0) {
+    void* ring = ::mmap(nullptr, vm.dirty_ring_entries * sizeof(kvm_dirty_gfn), PROT_READ | PROT_WRITE, MAP_SHARED, fd, kDirtyRingOffset);
+    if (ring == MAP_FAILED) return -ENOMEM;
+    file.ring_pages = ring;
+    file.dirty_ring = std::make_unique<DirtyRing>(static_cast<kvm_dirty_gfn*>(ring), vm.dirty_ring_entries);
+    v.dirty_ring = file.dirty_ring.get();
+  }
   v.vm = vm.vm.get();
   v.run = &file.run();
   v.id = id;
@@ -42,6 +52,7 @@ int build(VmFile& vm, VcpuFile& file, int fd, unsigned id) {
   v.tsc_khz = vm.tsc_khz;
   v.msr_exit_reasons = vm.msr_exit_reasons;
   v.disabled_quirks = vm.disabled_quirks;
+  v.platform_info_shown = vm.platform_info_shown;
   file.signal.vcpu = &v;
   if (vm.irqchip) {
     file.lapic = vm.irqchip->create_lapic(id, v.is_bsp, file.signal);
@@ -69,7 +80,9 @@ int VcpuFile::create(const std::shared_ptr<VmFile>& vm, unsigned long id) {
   auto file = std::make_unique<VcpuFile>(*vm);
   char name[32];
   std::snprintf(name, sizeof name, "kvm-vcpu:%lu", id);
-  int fd = make_descriptor(*file, name, kVcpuMmapSize);
+  // The ring lies behind a hole of pages that are never touched.
+  const size_t ring = vm->dirty_ring_entries * sizeof(kvm_dirty_gfn);
+  int fd = make_descriptor(*file, name, ring != 0 ? kDirtyRingOffset + ring : kVcpuMmapSize);
   if (fd < 0) return fd;
   if (int error = build(*vm, *file, fd, static_cast<unsigned>(id))) {
     if (file->lapic) vm->irqchip->destroy_lapic(std::move(file->lapic));

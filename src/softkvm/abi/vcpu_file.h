@@ -11,8 +11,10 @@
 
 #include "softkvm/abi/file.h"
 #include "softkvm/abi/vcpu_signal.h"
+#include "softkvm/abi/stats.h"
 #include "softkvm/abi/vm_file.h"
 #include "softkvm/cpu/cpuid.h"
+#include "softkvm/mmu/dirty_ring.h"
 
 namespace vireo::softkvm::abi {
 
@@ -34,6 +36,8 @@ class VcpuFile final : public File {
 
   VmFile& vm;
   std::byte* pages = nullptr;
+  void* ring_pages = nullptr;
+  std::unique_ptr<DirtyRing> dirty_ring;
   std::mutex mutex;  // one ioctl at a time
   std::unique_ptr<Vcpu> vcpu;
   std::unique_ptr<Lapic> lapic;  // with an irqchip
@@ -41,6 +45,10 @@ class VcpuFile final : public File {
   CpuidTable cpuid;
   std::optional<sigset_t> run_mask;  // KVM_SET_SIGNAL_MASK
   bool has_run = false;
+  struct {
+    uint64_t all = 0, io = 0, mmio = 0, halt = 0, signal = 0, running = 0;
+  } exits;
+  Statistics statistics;
   uint64_t vapic_address = 0;
   bool tpr_access_reporting = false;
 };

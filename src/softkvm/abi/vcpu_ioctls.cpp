@@ -9,12 +9,13 @@
 namespace vireo::softkvm::abi {
 namespace {
 
-// KVM_ENABLE_CAP on a vCPU: none of those that a vCPU can switch on (Hyper-V's) is there but the paravirtual features' discipline, which the
-// MSR code keeps always.
-int enable_cap(VcpuFile&, uintptr_t argument) {
+// KVM_ENABLE_CAP on a vCPU. The others that a vCPU can switch on are Hyper-V's.
+int enable_cap(VcpuFile& file, uintptr_t argument) {
   kvm_enable_cap cap;
   if (!copy_in(cap, argument)) return -EFAULT;
-  return -EINVAL;
+  if (cap.flags != 0 || cap.cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID) return -EINVAL;
+  file.vcpu->paravirtual_enforced = cap.args[0] != 0;
+  return 0;
 }
 
 }  // namespace
@@ -67,6 +68,7 @@ int vcpu_ioctl(VcpuFile& file, unsigned long request, uintptr_t argument) {
     case KVM_HAS_DEVICE_ATTR: return has_vcpu_attribute(file, argument);
     case KVM_GET_DEVICE_ATTR: return get_vcpu_attribute(file, argument);
     case KVM_SET_DEVICE_ATTR: return set_vcpu_attribute(file, argument);
+    case KVM_GET_STATS_FD: return get_stats_fd(file);
     default: return -EINVAL;
   }
 }

@@ -86,4 +86,8 @@ int has_vcpu_attribute(VcpuFile& file, uintptr_t argument);
 int get_vcpu_attribute(VcpuFile& file, uintptr_t argument);
 int set_vcpu_attribute(VcpuFile& file, uintptr_t argument);
 
+// stats.cpp
+int get_stats_fd(VcpuFile& file);
+void update_statistics(VcpuFile& file);
+
 }  // namespace vireo::softkvm::abi

@@ -13,6 +13,8 @@
 namespace vireo::softkvm::abi {
 namespace {
 
+// Quirks that the code minds: MISC_ENABLE_NO_MWAIT, FIX_HYPERCALL_INSN, MWAIT_NEVER_UD_FAULTS. The others' behaviour is not there to be disabled.
+constexpr uint32_t kQuirks = 1u << 4 | 1u << 5 | 1u << 6;
 constexpr uint64_t kMsrExitReasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
 
 }  // namespace
@@ -27,6 +29,9 @@ const Capability kVmCapabilities[] = {
     {KVM_CAP_SET_IDENTITY_MAP_ADDR},
     {KVM_CAP_X86_USER_SPACE_MSR},
     {KVM_CAP_X86_MSR_FILTER},
+    {KVM_CAP_DISABLE_QUIRKS},
+    {KVM_CAP_DISABLE_QUIRKS2, kQuirks},
+    {KVM_CAP_MSR_PLATFORM_INFO},
 };
 CAPABILITIES(vm_capabilities, kVmCapabilities)
 
@@ -50,6 +55,21 @@ int exit_on_msrs(VmFile& vm, uint64_t reasons) {
   return 0;
 }
 
+// A vCPU that runs sees it from its next such instruction on.
+int disable_quirks(VmFile& vm, uint64_t quirks) {
+  std::lock_guard lock(vm.mutex);
+  vm.disabled_quirks = static_cast<uint32_t>(quirks);
+  for (const auto& file : vm.vcpus) __atomic_store_n(&file->vcpu->disabled_quirks, vm.disabled_quirks, __ATOMIC_RELAXED);
+  return 0;
+}
+
+int show_platform_info(VmFile& vm, bool shown) {
+  std::lock_guard lock(vm.mutex);
+  vm.platform_info_shown = shown;
+  for (const auto& file : vm.vcpus) __atomic_store_n(&file->vcpu->platform_info_shown, shown, __ATOMIC_RELAXED);
+  return 0;
+}
+
 }  // namespace
 
 int enable_cap(VmFile& vm, uintptr_t argument) {
@@ -62,7 +82,12 @@ int enable_cap(VmFile& vm, uintptr_t argument) {
     case KVM_CAP_EXCEPTION_PAYLOAD: vm.exception_payload = cap.args[0] != 0; return 0;
     case KVM_CAP_X86_TRIPLE_FAULT_EVENT: vm.triple_fault_event = cap.args[0] != 0; return 0;
     case KVM_CAP_X86_USER_SPACE_MSR: return exit_on_msrs(vm, cap.args[0]);
+    case KVM_CAP_DISABLE_QUIRKS: return disable_quirks(vm, cap.args[0] & kQuirks);
+    case KVM_CAP_DISABLE_QUIRKS2: return cap.args[0] & ~static_cast<uint64_t>(kQuirks) ? -EINVAL : disable_quirks(vm, cap.args[0]);
+    case KVM_CAP_MSR_PLATFORM_INFO: return show_platform_info(vm, cap.args[0] != 0);
     case KVM_CAP_MAX_VCPU_ID: return limit_vcpu_ids(vm, cap.args[0]);
+    case KVM_CAP_DIRTY_LOG_RING:
+    case KVM_CAP_DIRTY_LOG_RING_ACQ_REL: return enable_dirty_ring(vm, cap.args[0]);
     case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: return enable_manual_dirty_log(vm, cap.args[0]);
     default: return -EINVAL;
   }

@@ -18,6 +18,8 @@ VmFile::~VmFile() {
   if (vm) {
     vm->irqchip = nullptr;
     delete vm->msr_filter.replace(nullptr);
+    std::lock_guard lock(vm->vcpus_mutex);  // a thread that drops code may be looking for those that run
+    vm->vcpus.clear();
   }
   vcpus.clear();
 }

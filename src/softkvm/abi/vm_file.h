@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "softkvm/abi/file.h"
+#include "softkvm/abi/stats.h"
 #include "softkvm/irqchip/ioeventfd.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/vm.h"
@@ -49,10 +50,14 @@ class VmFile final : public File {
   uint64_t tss_address = 0, identity_map_address = 0xfffbc000;  // used by no code of ours: real mode needs no help
   uint64_t x2apic_api = 0;
   bool manual_dirty_log = false;
+  uint32_t dirty_ring_entries = 0;  // of each vCPU; 0: bitmaps
   std::atomic<bool> exception_payload{false}, triple_fault_event{false};
   uint32_t msr_exit_reasons = 0;
   uint32_t disabled_quirks = 0;
+  bool platform_info_shown = true;
   uint32_t tsc_khz = 0;  // 0: the host's
+
+  Statistics statistics;  // under `mutex`
 
   // Coalesced writes: the ring lies in the first vCPU's pages.
   std::mutex zones_mutex;

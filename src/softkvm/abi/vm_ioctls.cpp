@@ -62,6 +62,7 @@ int vm_ioctl(const std::shared_ptr<VmFile>& file, unsigned long request, uintptr
     case KVM_SET_USER_MEMORY_REGION: return set_user_memory_region(vm, argument);
     case KVM_SET_USER_MEMORY_REGION2: return set_user_memory_region2(vm, argument);
     case KVM_GET_DIRTY_LOG: return get_dirty_log(vm, argument);
+    case KVM_RESET_DIRTY_RINGS: return reset_dirty_rings(vm);
     case KVM_CLEAR_DIRTY_LOG: return clear_dirty_log(vm, argument);
     case KVM_SET_TSS_ADDR: return set_tss_addr(vm, argument);
     case KVM_SET_IDENTITY_MAP_ADDR: return set_identity_map_addr(vm, argument);
@@ -90,6 +91,7 @@ int vm_ioctl(const std::shared_ptr<VmFile>& file, unsigned long request, uintptr
     case KVM_SET_TSC_KHZ: return set_vm_tsc_khz(vm, argument);
     case KVM_GET_TSC_KHZ: return get_vm_tsc_khz(vm);
     case KVM_X86_SET_MSR_FILTER: return set_msr_filter(vm, argument);
+    case KVM_GET_STATS_FD: return get_stats_fd(vm);
     case KVM_CREATE_DEVICE: return create_device(argument);
     default: return -ENOTTY;
   }

@@ -16,6 +16,8 @@ int set_user_memory_region(VmFile& vm, uintptr_t argument);
 int set_user_memory_region2(VmFile& vm, uintptr_t argument);
 int get_dirty_log(VmFile& vm, uintptr_t argument);
 int clear_dirty_log(VmFile& vm, uintptr_t argument);
+int enable_dirty_ring(VmFile& vm, uint64_t bytes);
+int reset_dirty_rings(VmFile& vm);
 int enable_manual_dirty_log(VmFile& vm, uint64_t flags);
 
 // irqchip.cpp
@@ -40,5 +42,8 @@ int enable_x2apic_api(VmFile& vm, uint64_t flags);
 // vm_caps.cpp
 int enable_cap(VmFile& vm, uintptr_t argument);
 int set_msr_filter(VmFile& vm, uintptr_t argument);
+
+// stats.cpp
+int get_stats_fd(VmFile& vm);
 
 }  // namespace vireo::softkvm::abi

@@ -117,7 +117,7 @@ CpuidEntry cpuid(VcpuState& vcpu, uint32_t function, uint32_t index) {
       uint64_t apic_base = kApicBaseEnable;
       read_apic_msr(vcpu, 0x1b, apic_base);
       if (!(apic_base & kApicBaseEnable)) e.edx &= ~(1u << 9);
-      if ((vcpu.disabled_quirks & kQuirkMiscEnableNoMwait) && !(vcpu.msr.misc_enable & kMiscEnableMwait)) e.ecx &= ~(1u << 3);
+      if (vcpu.disabled_quirks & kQuirkMiscEnableNoMwait) e.ecx = set_bit(e.ecx, 3, vcpu.msr.misc_enable & kMiscEnableMwait);
       break;
     }
     case 7:

@@ -33,6 +33,8 @@ struct CpuidOptions {
 // KVM_FEATURE_CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, CLOCKSOURCE_STABLE_BIT: what the kvmclock MSRs make true.
 constexpr uint32_t kParavirtualClock = 1u << 0 | 1u << 1 | 1u << 3 | 1u << 24;
 
+constexpr uint32_t kParavirtualStealTime = 1u << 5;
+
 std::vector<CpuidEntry> supported_cpuid(const CpuidHost& host, const CpuidOptions& options);
 
 // A sealed table of these entries; null where there are more than CpuidTable::kMaxEntries.

@@ -21,7 +21,7 @@ bool reachable(VcpuState& vcpu, unsigned& dr, Outcome& outcome) {
     outcome = vcpu.raise(kGP, 0);
     return false;
   }
-  if (vcpu.dr7 & kDr7Gd) {
+  if ((vcpu.debugger_dr7 ? vcpu.debugger_dr7 : vcpu.dr7) & kDr7Gd) {
     outcome = vcpu.raise(kDB);
     vcpu.fault.payload = kDr6Bd;
     return false;

@@ -110,6 +110,26 @@ bool write_tsc(VcpuState& v, uint64_t value, bool host) {
   return true;
 }
 
+// The feature that an MSR belongs to, or -1: not a paravirtual one.
+int paravirtual_feature(uint32_t index) {
+  switch (index) {
+    case kWallClockOld: case kSystemTimeOld: return kPvClocksource;
+    case kKvmWallClock: case kKvmSystemTime: return kPvClocksource2;
+    case kKvmAsyncPf: return kPvAsyncPf;
+    case kKvmAsyncPfInt: case kKvmAsyncPfAck: return kPvAsyncPfInt;
+    case kKvmStealTime: return kPvStealTime;
+    case kKvmPvEoi: return kPvEoi;
+    case kKvmPollControl: return kPvPollControl;
+    case kKvmMigrationControl: return kPvMigrationControl;
+    default: return -1;
+  }
+}
+
+bool has_paravirtual(const VcpuState& v, uint32_t index) {
+  const int feature = paravirtual_feature(index);
+  return feature < 0 || has(v, static_cast<unsigned>(feature));
+}
+
 // Paravirtual registers: stored here, acted on by the host half.
 bool write_paravirtual(VcpuState& v, uint32_t index, uint64_t value, bool host) {
   uint64_t* slot;
@@ -143,6 +163,7 @@ bool write_paravirtual(VcpuState& v, uint32_t index, uint64_t value, bool host) 
 
 bool read_msr(VcpuState& v, uint32_t index, uint64_t& value, bool host) {
   const Msrs& m = v.msr;
+  if (!host && v.paravirtual_enforced && !has_paravirtual(v, index)) return false;
   switch (index) {
     case kFsBase: value = v.segment[kFS].base; return true;
     case kGsBase: value = v.segment[kGS].base; return true;
@@ -182,7 +203,8 @@ bool read_msr(VcpuState& v, uint32_t index, uint64_t& value, bool host) {
       return true;
     case kFeatureControl: value = m.feature_control; return true;
     case kBiosSignId: value = m.microcode; return true;
-    case kPlatformInfo: value = m.platform_info; return true;
+    case kPlatformInfo: value = m.platform_info; return host || v.platform_info_shown;
+    case kPowerCtl: value = m.power_ctl; return true;
     case kMiscFeatures: value = m.misc_features; return true;
     case kMiscEnable: value = m.misc_enable; return true;
     case kDebugctl: value = m.debugctl; return true;
@@ -317,9 +339,11 @@ bool write_msr(VcpuState& v, uint32_t index, uint64_t value, bool host) {
       return true;
     case kBiosUpdtTrig: return true;
     case kPlatformInfo:
-      if (!host || (value & ~kPlatformInfoCpuidFault)) return false;
+      // CPUID faulting cannot be taken away while it is on.
+      if (!host || (!(value & kPlatformInfoCpuidFault) && (m.misc_features & 1))) return false;
       m.platform_info = value;
       return true;
+    case kPowerCtl: m.power_ctl = value; return true;
     case kMiscFeatures:
       if ((value & ~1ull) || (value && !(m.platform_info & kPlatformInfoCpuidFault))) return false;
       m.misc_features = value;

@@ -16,6 +16,8 @@ namespace vireo::softkvm {
 namespace {
 
 // Quirks of KVM_CAP_DISABLE_QUIRKS2.
+constexpr uint64_t kMiscEnableMwait = 1 << 18;
+constexpr uint32_t kQuirkMiscEnableNoMwait = 1 << 4;
 constexpr uint32_t kQuirkFixHypercall = 1 << 5, kQuirkMwaitNeverUd = 1 << 6;
 
 bool tsc_forbidden(const VcpuState& vcpu) { return (vcpu.cr4 & kCr4Tsd) && vcpu.cpl > 0; }
@@ -87,7 +89,10 @@ Outcome hlt(VcpuState& vcpu, const Insn& insn) {
 
 // There is no address monitor: MONITOR arms nothing, and MWAIT may end at once, as it may on any CPU.
 Outcome monitor_mwait(VcpuState& vcpu, bool mwait, unsigned feature) {
-  if (!has(vcpu, feature) && (feature != kCpuidMonitor || (vcpu.disabled_quirks & kQuirkMwaitNeverUd))) return vcpu.raise(kUD);
+  // With KVM's quirk MISC_ENABLE_NO_MWAIT disabled, CPUID follows IA32_MISC_ENABLE.
+  const bool follows = feature == kCpuidMonitor && (vcpu.disabled_quirks & kQuirkMiscEnableNoMwait);
+  const bool there = follows ? (vcpu.msr.misc_enable & kMiscEnableMwait) != 0 : has(vcpu, feature);
+  if (!there && (feature != kCpuidMonitor || (vcpu.disabled_quirks & kQuirkMwaitNeverUd))) return vcpu.raise(kUD);
   if (vcpu.cpl != 0) return vcpu.raise(kUD);
   uint32_t extensions = static_cast<uint32_t>(vcpu.gpr[kRcx]);
   // MWAIT ECX bit 0: break on masked interrupts. MWAITX bit 1: with a timer.
@@ -98,6 +103,14 @@ Outcome monitor_mwait(VcpuState& vcpu, bool mwait, unsigned feature) {
 
 Outcome vmcall(VcpuState& vcpu, bool amd) {
   if (amd != vcpu.vendor_is_amd && (vcpu.disabled_quirks & kQuirkFixHypercall)) return vcpu.raise(kUD);
+  // The quirk: the other vendor's instruction is replaced by the right one, and works at once. Where the guest may not write its code, it stays.
+  if (amd != vcpu.vendor_is_amd && vcpu.open_exit == VcpuState::OpenExit::kNone) {
+    const uint8_t right[3] = {0x0f, 0x01, static_cast<uint8_t>(vcpu.vendor_is_amd ? 0xd9 : 0xc1)};
+    uint64_t at = vcpu.in_64bit() ? vcpu.rip : (vcpu.segment[kCS].base + vcpu.rip) & 0xffffffff;
+    Outcome written = write_linear(vcpu, at, right, sizeof right);
+    if (written == Outcome::kExit) return written;
+    vcpu.fault.pending = false;
+  }
   uint64_t mask = vcpu.in_64bit() ? ~0ull : 0xffffffff;
   if (vcpu.open_exit == VcpuState::OpenExit::kHypercall) {
     vcpu.open_exit = VcpuState::OpenExit::kNone;

@@ -79,7 +79,7 @@ struct Msrs {
   uint64_t mtrr_def_type = 0, mtrr_fixed[11] = {}, mtrr_base[8] = {}, mtrr_mask[8] = {};
   uint64_t mcg_cap = 0, mcg_status = 0, mcg_ctl = 0, mce_banks[4 * 32] = {};
   uint64_t system_time = 0, wall_clock = 0, steal_time = 0, pv_eoi = 0, poll_control = 1, async_pf = 0, microcode = 0x100000000ull, bios_sign = 0;
-  uint64_t platform_info = 0;
+  uint64_t platform_info = 0, power_ctl = 0;
   uint64_t misc_features = 0;  // MSR_MISC_FEATURES_ENABLES: bit 0 makes CPUID fault above CPL 0
   uint64_t async_pf_int = 0, async_pf_ack = 0, migration_control = 0, smi_count = 0;
   uint64_t hwcr = 0, virt_spec_ctrl = 0;  // AMD
@@ -132,7 +132,10 @@ struct VcpuState {
   bool vendor_is_amd = false;  // decides where AMD and Intel differ
   bool is_bsp = false;         // APIC_BASE.BSP; who starts at the reset vector
   bool breakpoint_exits = false;    // KVM_GUESTDBG_ENABLE with KVM_GUESTDBG_USE_SW_BP: INT3 leaves with KVM_EXIT_DEBUG
+  uint64_t debugger_dr7 = 0;        // KVM_GUESTDBG_USE_HW_BP: user space's DR7 (with its fixed bit), which is in force instead of the guest's
   uint32_t disabled_quirks = 0;     // KVM_CAP_DISABLE_QUIRKS2
+  bool platform_info_shown = true;  // KVM_CAP_MSR_PLATFORM_INFO
+  bool paravirtual_enforced = false;  // KVM_CAP_ENFORCE_PV_FEATURE_CPUID: only what leaf 0x40000001 shows is there
   uint32_t msr_exit_reasons = 0;    // KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_*
   uint32_t tsc_khz = 0;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/mmu/access.h"
 
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/breakpoints.h"
@@ -145,7 +146,7 @@ Outcome read_piece(VcpuState& vcpu, const Piece& piece, unsigned size, uint8_t* 
 void write_piece(VcpuState& vcpu, const Piece& piece, unsigned size, const uint8_t* in) {
   if (!piece.slot) return queue_write(vcpu, piece.gpa, size, in);
   if (hits_code(piece, size)) note_smc(engine_of(vcpu), piece.gpa, size);
-  piece.slot->mark_dirty(piece.gpa);
+  dirtied(vcpu, *piece.slot, piece.gpa);
   // One store where it is naturally sized: other vCPUs must not see half of it.
   uint8_t* to = pointer(piece);
   switch (size) {
@@ -197,6 +198,14 @@ bool contiguous(const Piece pieces[2], unsigned first) {
 
 }  // namespace
 
+void dirtied(VcpuState& vcpu, const Slot& slot, uint64_t gpa) {
+  if (!slot.mark_dirty(gpa)) return;
+  DirtyRing* ring = static_cast<Vcpu&>(vcpu).dirty_ring;
+  if (!ring) return;
+  ring->push(slot.id, (gpa - slot.gpa) >> 12);
+  if (ring->full()) vcpu.attention = 1;
+}
+
 extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t descriptor) {
   Engine& engine = engine_of(*vcpu);
   engine.count_miss++;
@@ -215,9 +224,9 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
   bool plain = pieces[0].slot && !(write && hits_code(pieces[0], first));
   if (first < size) {
     plain = plain && contiguous(pieces, first) && !(write && hits_code(pieces[1], size - first));
-    if (plain && write) pieces[0].slot->mark_dirty(pieces[0].gpa), pieces[1].slot->mark_dirty(pieces[1].gpa);
+    if (plain && write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa), dirtied(*vcpu, *pieces[1].slot, pieces[1].gpa);
   } else if (plain) {
-    if (write) pieces[0].slot->mark_dirty(pieces[0].gpa);
+    if (write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
     fill(*vcpu, linear, pieces[0], write);
   }
   if (!plain) {
@@ -327,7 +336,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   bool one = first == size && pieces[0].slot;
   if (!engine.stepping) {
     if (one && !(write && hits_code(pieces[0], size))) {
-      if (write) pieces[0].slot->mark_dirty(pieces[0].gpa);
+      if (write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
       return pointer(pieces[0]);
     }
     engine.reason = kReasonStep;
@@ -336,7 +345,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   if (one) {
     if (write) {
       if (hits_code(pieces[0], size)) note_smc(engine, pieces[0].gpa, size);
-      pieces[0].slot->mark_dirty(pieces[0].gpa);
+      dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
     }
     return pointer(pieces[0]);
   }
@@ -387,7 +396,7 @@ uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
     outcome = Outcome::kExit;
     return nullptr;
   }
-  if (write) piece.slot->mark_dirty(piece.gpa);
+  if (write) dirtied(vcpu, *piece.slot, piece.gpa);
   fill(vcpu, linear, piece, write);
   return pointer(piece);
 }
@@ -396,7 +405,7 @@ uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome)
   Piece piece;
   outcome = translate_piece(vcpu, linear, true, true, false, piece);
   if (outcome != Outcome::kNext || !piece.slot || hits_code(piece, 1)) return nullptr;
-  piece.slot->mark_dirty(piece.gpa);
+  dirtied(vcpu, *piece.slot, piece.gpa);
   return pointer(piece);
 }
 
@@ -479,6 +488,7 @@ void drop_open(Engine& engine) {
   begin_step(engine);
   engine.stepping = false;
   engine.fragment_count = 0;
+  engine.ahead_left = 0;
   engine.fragment_open = engine.io_open = engine.io_answered = engine.writes_open = false;
 }
 
@@ -576,9 +586,20 @@ Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessT
   return linear_address(vcpu, static_cast<SegmentRegister>(insn.segment), effective_offset(vcpu, insn), size, type, linear);
 }
 
+namespace {
+void forget_recent_pages(Engine& engine, bool writes_only) {
+  for (auto& view : engine.recent) {
+    for (RecentPage& page : view[1]) page.tag = kInvalidTag;
+    if (!writes_only)
+      for (RecentPage& page : view[0]) page.tag = kInvalidTag;
+  }
+}
+}  // namespace
+
 void flush_tlb(VcpuState& vcpu, bool keep_global) {
   Engine& engine = engine_of(vcpu);
   engine.count_flush++;
+  forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
     auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = kInvalidTag; };
@@ -590,15 +611,29 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
     if (!keep_global || !f.global) f.tag = kInvalidTag;
 }
 
+namespace {
+// Jump entries into a page, or to an instruction that reaches into it. They lie among 4096 (jump_index() leaves the page offset's bits
+// together) and the few that the page before ends in.
+void drop_jump_page(Engine& engine, unsigned view, uint64_t page) {
+  auto drop = [&](unsigned i) {
+    JumpEntry& entry = engine.jump[view][i];
+    if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = kInvalidTag;
+  };
+  const unsigned first = jump_index(page) & ~0xfffu;
+  for (unsigned i = 0; i < 4096; i++) drop(first + i);
+  for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
+}
+}  // namespace
+
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   Engine& engine = engine_of(vcpu);
   unsigned index = linear >> 12 & (kTlbEntries - 1);
+  forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
-  for (FetchEntry& f : engine.fetch)
-    if ((f.tag & kPageMask) == (linear & kPageMask)) {
-      f.tag = kInvalidTag;
-      flush_all_jump_caches(vcpu);
-    }
+  FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
+  if ((fetch.tag & kPageMask) == (linear & kPageMask)) fetch.tag = kInvalidTag;
+  for (unsigned v = 0; v < kViews; v++)
+    if (engine.jump_pages[v][linear >> 18 & 1023] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, v, linear & kPageMask);
 }
 
 // The TLB's entries have no PCID: another address space starts with none.
@@ -608,6 +643,7 @@ void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global) { flush_tl
 
 void flush_write_tags(VcpuState& vcpu) {
   Engine& engine = engine_of(vcpu);
+  forget_recent_pages(engine, true);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
     for (const FillLog* log : {&engine.tlb_log[v], &engine.tlb_log_global[v]}) {

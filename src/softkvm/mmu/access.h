@@ -24,6 +24,9 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister segment, uint64_t offset
 // The host address of one byte of RAM as a supervisor's implicit access sees it, or null.
 uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome);
 
+// The vCPU has written, or is about to write before its next safe point, the page of `slot` at `gpa`.
+void dirtied(VcpuState& vcpu, const struct Slot& slot, uint64_t gpa);
+
 // Before a step-mode instruction runs (again): forgets what its last try queued but not what user space answered.
 void begin_step(Engine& engine);
 // After it: is it a masked store on a bounce buffer that has run once? It runs again, with another background, and the bytes that are equal

@@ -26,16 +26,18 @@ struct Slot {
   bool writable() const { return !(flags & KVM_MEM_READONLY); }
   std::atomic<uint64_t>& code_of(uint64_t address) const { return code[(address - gpa) >> 12]; }
   std::atomic<uint8_t>& writers_of(uint64_t address) const { return writers[(address - gpa) >> 12]; }
-  void mark_dirty(uint64_t address) const {
-    if (!dirty) return;
-    uint64_t page = (address - gpa) >> 12;
-    dirty[page / 64].fetch_or(1ull << page % 64, std::memory_order_relaxed);
+  // True: the page was clean. Callers go through dirtied() (mmu/access.h) or Vm::dirtied().
+  bool mark_dirty(uint64_t address) const {
+    if (!dirty) return false;
+    const uint64_t page = (address - gpa) >> 12, bit = 1ull << page % 64;
+    if (dirty[page / 64].load(std::memory_order_relaxed) & bit) return false;
+    return !(dirty[page / 64].fetch_or(bit, std::memory_order_relaxed) & bit);
   }
 };
 
 struct SlotTable {
-  unsigned count = 0;
-  const Slot* slots = nullptr;  // sorted by gpa
+  std::atomic<unsigned> count{0};
+  const Slot* slots = nullptr;  // sorted by gpa; a deleted one has size 0 until the table is made anew
 };
 
 class Slots {
@@ -43,11 +45,19 @@ class Slots {
   // Null when no slot has the address. General registers only; the slot stays valid until the caller's next safe point.
   const Slot* find(uint64_t gpa) const {
     const SlotTable* table = table_.load(std::memory_order_acquire);
-    for (unsigned i = 0; i < table->count; i++) {
-      const Slot& slot = table->slots[i];
-      if (gpa - slot.gpa < slot.size) return &slot;
+    unsigned low = 0, high = table->count.load(std::memory_order_acquire);
+    if (high <= kFew) {
+      for (unsigned i = 0; i < high; i++) {
+        const Slot& slot = table->slots[i];
+        if (gpa - slot.gpa < slot.size) return &slot;
+      }
+      return nullptr;
     }
-    return nullptr;
+    while (high - low > 1) {
+      const unsigned middle = (low + high) / 2;
+      (table->slots[middle].gpa <= gpa ? low : high) = middle;
+    }
+    return gpa - table->slots[low].gpa < table->slots[low].size ? &table->slots[low] : nullptr;
   }
   uint8_t* host(uint64_t gpa) const {
     const Slot* slot = find(gpa);
@@ -61,13 +71,17 @@ class Slots {
   // 0 or -errno. `changed` tells that vCPUs have to drop what they derived. The caller calls retire() once they have.
   int set(const kvm_userspace_memory_region& region, bool& changed);
   void retire();
+  // Keeps set() and retire() out, for threads that are no vCPU's.
+  std::unique_lock<std::mutex> hold() { return std::unique_lock(mutex_); }
   const Slot* by_id(uint32_t id) const;
 
  private:
+  static constexpr unsigned kFew = 16;  // are looked through one by one: the first is the one with most of the memory
   struct Generation;
   std::atomic<const SlotTable*> table_;
   std::unique_ptr<Generation> current_;
   std::vector<std::unique_ptr<Generation>> retired_;
+  std::vector<std::shared_ptr<void>> retired_arrays_;
   std::mutex mutex_;
 };
 

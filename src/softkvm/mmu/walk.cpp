@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/mmu/walk.h"
 
+#include "softkvm/mmu/access.h"
+#include "softkvm/mmu/slots.h"
 #include "softkvm/vm.h"
 
 namespace vireo::softkvm {
@@ -19,19 +21,28 @@ Outcome page_fault(VcpuState& vcpu, uint64_t linear, uint32_t error) {
 struct TableEntry {
   uint8_t* at;
   bool wide;
+  const Slot* slot;
+  uint64_t gpa;
   uint64_t load() const {
     if (!at) return ~0ull;
     return wide ? __atomic_load_n(reinterpret_cast<uint64_t*>(at), __ATOMIC_ACQUIRE)
                 : __atomic_load_n(reinterpret_cast<uint32_t*>(at), __ATOMIC_ACQUIRE);
   }
   // False: the entry has changed meanwhile.
-  bool set(uint64_t old, uint64_t bits) const {
-    if (!at) return true;
-    if (wide) return __sync_bool_compare_and_swap(reinterpret_cast<uint64_t*>(at), old, old | bits);
-    return __sync_bool_compare_and_swap(reinterpret_cast<uint32_t*>(at), static_cast<uint32_t>(old),
-                                        static_cast<uint32_t>(old | bits));
+  bool set(VcpuState& vcpu, uint64_t old, uint64_t bits) const {
+    if (!at || !slot->writable()) return true;
+    const bool done = wide ? __sync_bool_compare_and_swap(reinterpret_cast<uint64_t*>(at), old, old | bits)
+                           : __sync_bool_compare_and_swap(reinterpret_cast<uint32_t*>(at), static_cast<uint32_t>(old),
+                                                          static_cast<uint32_t>(old | bits));
+    if (done) dirtied(vcpu, *slot, gpa);
+    return done;
   }
 };
+
+TableEntry entry_at(Slots& slots, uint64_t gpa, bool wide) {
+  const Slot* slot = slots.find(gpa);
+  return {slot ? slot->host + (gpa - slot->gpa) : nullptr, wide, slot, gpa};
+}
 
 }  // namespace
 
@@ -79,8 +90,7 @@ again:
   for (;; level--) {
     if (pae) {
       unsigned index = linear >> (12 + 9 * (level - 1)) & 511;
-      where = {slots.host(table), true};
-      if (where.at) where.at += index * 8;
+      where = entry_at(slots, table + index * 8, true);
       entry = where.load();
       if (!(entry & kP)) return page_fault(vcpu, linear, error);
       uint64_t reserved = reserved_high;
@@ -97,12 +107,11 @@ again:
         page_mask = (1ull << (12 + 9 * (level - 1))) - 1;
         break;
       }
-      if (!(entry & kA) && !where.set(entry, kA)) goto again;
+      if (!(entry & kA) && !where.set(vcpu, entry, kA)) goto again;
       table = entry & physical_mask;
     } else {
       unsigned index = linear >> (12 + 10 * (level - 1)) & 1023;
-      where = {slots.host(table), false};
-      if (where.at) where.at += index * 4;
+      where = entry_at(slots, table + index * 4, false);
       entry = where.load() & 0xffffffffull;
       if (!(entry & kP)) return page_fault(vcpu, linear, error);
       bool leaf = level == 1 || (entry & kPs && vcpu.cr4 & kCr4Pse);
@@ -115,7 +124,7 @@ again:
         }
         break;
       }
-      if (!(entry & kA) && !where.set(entry, kA)) goto again;
+      if (!(entry & kA) && !where.set(vcpu, entry, kA)) goto again;
       table = entry & 0xfffff000ull;
     }
   }
@@ -142,7 +151,7 @@ again:
   if (!allowed) return page_fault(vcpu, linear, error | kPfP);
 
   uint64_t bits = kA | (want == Want::kWrite ? kD : 0);
-  if ((entry & bits) != bits && !where.set(entry, bits)) goto again;
+  if ((entry & bits) != bits && !where.set(vcpu, entry, bits)) goto again;
   out.writable = may_write && key_write && ((entry | bits) & kD);
 
   uint64_t frame;

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -38,6 +39,15 @@ class CodeCache {
   // tables since the jump asked.
   void link(uint32_t site, Block& target);
 
+  // What the page of `gpa` was translated from, made where it is not there. For VMs with unseen writes.
+  PageSource* source(uint64_t gpa);
+
+  // Calls f(page) for each guest page that has blocks.
+  template <class F>
+  void each_page(F f) const {
+    for (const auto& [page, block] : pages_) f(page << 12);
+  }
+
   // Drops all blocks that depend on a byte of [gpa, gpa+size) and gives the page's new chunk map.
   uint64_t invalidate_page(uint64_t gpa, unsigned size);
   void drop(Block& block) { forget(block); }
@@ -63,7 +73,10 @@ class CodeCache {
   void verify(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites);
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
+  static const LinkSite* site_of(const Block* from, uint32_t at);
   void forget(Block& block);
+  void turn_away(const Block& block);
+  void enter(Block& block, uint64_t page);
 
   uint8_t *executable_ = nullptr, *writable_ = nullptr;
   size_t size_ = 0, used_ = 0;
@@ -75,8 +88,9 @@ class CodeCache {
   std::deque<std::vector<SideEntry>> sides_;
   static constexpr uint32_t kRewritesBeforeFine = 16;
   std::unordered_map<uint64_t, uint32_t> rewrites_;  // page number to how often its code was overwritten
+  std::unordered_map<uint64_t, std::unique_ptr<PageSource>> sources_;  // by page number; they live as long as the blocks' memory
   std::unordered_map<uint64_t, Block*> pages_;       // page number to its first block
-  std::unordered_map<uint32_t, uint32_t> sites_;     // rel32 offset to its unlinked destination
+  std::deque<std::vector<LinkSite>> sites_;
 };
 
 }  // namespace vireo::softkvm

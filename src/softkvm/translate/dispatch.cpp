@@ -3,6 +3,7 @@
 // only, no libc: the guest's SIMD and x87 state is live in the host's registers.
 #include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/block.h"
@@ -17,8 +18,8 @@ extern "C" void softkvm_enter(const void* code, uint64_t linear);
 namespace vireo::softkvm {
 namespace {
 
-// Guest physical address of a fetch at `linear`; false: vcpu.fault.
-bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
+// Guest physical address of a fetch at `linear`; false: vcpu.fault. `fresh`: by a walk.
+bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa, bool* fresh = nullptr) {
   Engine& engine = engine_of(vcpu);
   bool user = vcpu.cpl == 3;
   FetchEntry& entry = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
@@ -29,22 +30,32 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa) {
     entry.tag = tag;
     entry.gpa = t.gpa & kPageMask;
     entry.global = t.global;
+    if (fresh) *fresh = true;
   }
   gpa = entry.gpa | (linear & 0xfff);
   return true;
 }
 
-// Do the straddling instruction's bytes still stand where it was translated from? False with vcpu.fault.pending on a fetch fault.
-bool straddle_current(VcpuState& vcpu, const Block& block, uint64_t linear) {
-  Slots& slots = *vcpu.vm->slots;
-  unsigned first = 4096 - (linear & 0xfff);
-  uint64_t gpa;
-  if (!fetch_address(vcpu, linear + first, gpa)) return false;
-  const uint8_t* a = slots.host(block.gpa);
-  const uint8_t* b = slots.host(gpa);
-  if (!a || !b) return false;
-  for (unsigned i = 0; i < block.straddle; i++)
-    if (block.bytes[i] != (i < first ? a[i] : b[i - first])) return false;
+// The block of a straddling instruction, of which `any` is one, that goes on in the page which is now the next one. Null with
+// vcpu.fault.pending on a fetch fault.
+Block* straddle_block(VcpuState& vcpu, Block* any, uint64_t linear, bool& fresh) {
+  uint64_t next = (linear & kPageMask) + kPageSize, gpa;
+  if (!vcpu.in_64bit()) next &= 0xffffffffull;
+  return fetch_address(vcpu, next, gpa, &fresh) ? vcpu.vm->code->table().find_straddle(any, gpa) : nullptr;
+}
+
+void note_jump_page(Engine& engine, unsigned view, uint64_t linear) {
+  engine.jump_pages[view][linear >> 18 & 1023] |= 1ull << (linear >> 12 & 63);
+}
+
+// Does the page at `gpa` still hold what its blocks were made from? A page that is newly mapped is always looked at: it may have come
+// from a device to become this.
+bool source_current(VcpuState& vcpu, PageSource& source, uint64_t gpa, bool fresh) {
+  if (!fresh && source.checked.load(std::memory_order_acquire) >= engine_of(vcpu).unseen_epoch) return true;
+  const uint64_t now = vcpu.vm->unseen_epoch.load();
+  const uint8_t* page = vcpu.vm->slots->host(gpa & kPageMask);
+  if (!page || !source.same(page)) return false;
+  source.checked.store(now, std::memory_order_release);
   return true;
 }
 
@@ -64,30 +75,35 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   }
   uint64_t gpa;
   vcpu.fault.pending = false;
-  if (!fetch_address(vcpu, linear, gpa)) {
+  bool fresh = false;
+  if (!fetch_address(vcpu, linear, gpa, &fresh)) {
     set_rip_linear(vcpu, linear);
     engine.reason = kReasonFault;
     return nullptr;
   }
   CodeCache& cache = *vcpu.vm->code;
   Block* block = cache.table().find(gpa, mode);
-  if (block && block->straddle && !straddle_current(vcpu, *block, linear)) {
+  if (block && block->straddle) {
+    block = straddle_block(vcpu, block, linear, fresh);
     if (vcpu.fault.pending) {
       set_rip_linear(vcpu, linear);
       engine.reason = kReasonFault;
       return nullptr;
     }
-    block = nullptr;
   }
+  if (block && block->source && !source_current(vcpu, *block->source, block->gpa, fresh)) block = nullptr;
+  if (block && block->second_source && !source_current(vcpu, *block->second_source, block->second_page, fresh)) block = nullptr;
   if (!block) {
     engine.reason = kReasonTranslate;
     return nullptr;
   }
   const void* code = cache.executable(block->indirect_entry);
-  if (!block->straddle && !(mode & kModeStep)) {
-    unsigned view = view_of(mode), index = linear & (kJumpEntries - 1);
+  if (!(mode & kModeStep)) {
+    unsigned view = view_of(mode), index = jump_index(linear);
+    note_jump_page(engine, view, linear);
+    if (block->straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
     engine.jump[view][index] = {linear, code};
-    bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global;
+    const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block->straddle;
     (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
   }
   return code;
@@ -180,8 +196,14 @@ Outcome take_events(Vcpu& vcpu) {
     PendingException event = vcpu.injected;
     vcpu.injected.pending = false;
     vcpu.halted = false;
+    if (event.interrupt) doubt_code(vcpu);
     Outcome o = deliver_with(vcpu, [&] { return event.interrupt ? deliver_interrupt(vcpu, event.vector) : deliver(vcpu, event, 0); });
     if (o == Outcome::kExit) return o;
+  }
+  constexpr uint32_t kBlocked = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ;
+  if ((vcpu.guest_debug.control & kBlocked) == kBlocked) {  // the debugger wants none while it steps
+    if (!shadowed(vcpu)) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
+    return Outcome::kNext;
   }
   if (vcpu.nmi_injected) {
     vcpu.nmi_injected = false;
@@ -222,6 +244,7 @@ Outcome take_events(Vcpu& vcpu) {
       int vector = acknowledge_interrupt(vcpu);
       if (vector >= 0) {
         vcpu.halted = false;
+        doubt_code(vcpu);
         Outcome o = deliver_with(vcpu, [&] { return deliver_interrupt(vcpu, static_cast<uint8_t>(vector)); });
         if (o == Outcome::kExit) return o;
         if (interrupt_pending(vcpu)) engine.interrupt_waiting = true;
@@ -257,7 +280,16 @@ void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
 }
 
 void flush_all_jump_caches(VcpuState& vcpu) {
-  for (unsigned v = 0; v < kViews; v++) flush_jump_cache(vcpu, v);
+  for (unsigned v = 0; v < kViews; v++) {
+    flush_jump_cache(vcpu, v);
+    for (uint64_t& word : engine_of(vcpu).jump_pages[v]) word = 0;
+  }
+}
+
+void doubt_code(Vcpu& vcpu) {
+  if (!vcpu.vm->unseen_writes) return;
+  engine_of(vcpu).unseen_epoch = vcpu.vm->unseen_epoch.fetch_add(1) + 1;
+  flush_all_jump_caches(vcpu);
 }
 
 Action run_fast(Vcpu& vcpu) {
@@ -291,6 +323,11 @@ Action run_fast(Vcpu& vcpu) {
         return stop(Action::kInvalidate);
       }
       if (engine.writes_open) return stop(Action::kExit);
+      if (vcpu.dirty_ring && vcpu.dirty_ring->full()) {
+        vcpu.run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+        engine.step_next = step;
+        return stop(Action::kExit);
+      }
       if (vcpu.halted) return stop(Action::kHalt);
       if (window_exit(vcpu)) return stop(Action::kExit);
     }
@@ -305,7 +342,10 @@ Action run_fast(Vcpu& vcpu) {
     uint64_t linear = rip_linear(vcpu);
     vcpu.single_step_pending = trap;
     uint8_t hits = armed && !resume && !engine.completing && !(in_shadow && vcpu.interrupt_shadow_mov_ss) ? instruction_breakpoints(vcpu, linear) : 0;
-    const void* code = hits ? nullptr : find_code(vcpu, linear, mode);
+    const JumpEntry& known = engine.jump[view_of(mode)][jump_index(linear)];
+    const void* code = hits                           ? nullptr
+                       : !step && known.tag == linear ? known.code
+                                                      : find_code(vcpu, linear, mode);
     if (hits) {
       vcpu.raise(kDB);
       vcpu.fault.payload = hits;
@@ -358,7 +398,7 @@ Action run_fast(Vcpu& vcpu) {
           vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
         }
         step = false;
-        engine.completing = false;
+        engine.completing = engine.ahead_left != 0;  // a repeated INS takes all that it was given before anything else
         if (engine.reason == kReasonHalt) vcpu.halted = true;
         if (was_stepping && debug_step) {
           engine.debug_exit = true;
@@ -393,6 +433,7 @@ Action run_fast(Vcpu& vcpu) {
         vcpu.fault.pending = false;
         step = false;
         engine.completing = false;
+        engine.ahead_left = 0;
         engine.io_answered = false;
         if (engine.stepping && engine.writes_stand && engine.write_count) {
           // What was written to devices before the fault leaves first.

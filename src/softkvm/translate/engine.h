@@ -53,6 +53,17 @@ struct TlbView {
   uint64_t addend[kTlbEntries];  // host page
 };
 
+// The page that was last accessed through a register: what the inline check compares with first. One for reads and one for writes, so that
+// neither pushes the other out; each is a copy of a TLB entry and goes whenever one of those goes.
+struct RecentPage {
+  uint64_t tag = kInvalidTag;  // linear page
+  uint64_t addend = 0;         // host page
+};
+constexpr unsigned kRecentRip = 16, kRecentNoBase = 17, kRecentFs = 18, kRecentGs = 19, kRecentKeys = 20;  // below 16: the base register
+
+// Where a linear address is looked for: mixed, since big programs spread their code over many times 64 KiB.
+constexpr unsigned jump_index(uint64_t linear) { return static_cast<unsigned>((linear ^ linear >> kJumpBits) & (kJumpEntries - 1)); }
+
 struct JumpEntry {
   uint64_t tag;  // linear address, or kInvalidTag
   const void* code;
@@ -121,6 +132,8 @@ struct Engine {
   uint64_t borrow[4] = {};
   const void* stubs[16] = {};
   const void* helpers[8] = {};
+  uint64_t spill[3] = {};
+  RecentPage recent[kViews][2][kRecentKeys];
 
   // --- requests from other threads
   std::atomic<uint32_t> requests{0};   // kRequest*
@@ -133,6 +146,7 @@ struct Engine {
   uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
   const void* link_site = nullptr;
   uint64_t link_generation = 0;        // of the code cache when link_site was noted
+  uint64_t unseen_epoch = 0;           // pages of code that were compared before this have to be compared again; 0: never
   uint32_t target_mode = 0;
   uint32_t pauses = 0;
   bool step_next = false;              // the next instruction runs in step mode
@@ -151,6 +165,9 @@ struct Engine {
   uint8_t io_size = 0;
   bool io_write = false;
   uint32_t io_value = 0;
+  uint16_t io_count = 1;                      // of a repeated INS: how many values user space is asked for at once
+  uint16_t ahead_left = 0, ahead_next = 0;    // ... and those that it gave and the instruction has not taken yet
+  uint8_t ahead[1024];
   unsigned fragment_count = 0, fragment_next = 0;
   Fragment fragments[kMaxFragments];
   unsigned write_count = 0, write_next = 0;
@@ -178,6 +195,8 @@ struct Engine {
   // What was filled since the last flush: entries of global pages apart, since a change of address space leaves them.
   FillLog tlb_log[kViews], tlb_log_global[kViews];
   FillLog jump_log[kViews], jump_log_global[kViews];
+  // Bit (page number mod 64 Ki): a jump entry may have been filled by way of that page since all were dropped.
+  uint64_t jump_pages[kViews][1024] = {};
 
   // The second page is the only accessible one: a masked access that reaches into a page the guest may not touch is laid over its edge, and
   // the host's own fault suppression tells whether an element is really wanted there.
@@ -224,6 +243,8 @@ enum class Action : uint8_t {
 Action run_fast(Vcpu& vcpu);
 void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global = false);
 void flush_all_jump_caches(VcpuState& vcpu);
+// VMs with unseen writes: the guest may have learnt of one.
+void doubt_code(Vcpu& vcpu);
 void flush_write_tags(VcpuState& vcpu);
 void set_rip_linear(VcpuState& vcpu, uint64_t linear);
 uint64_t rip_linear(const VcpuState& vcpu);

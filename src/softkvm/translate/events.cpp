@@ -2,11 +2,14 @@
 // The engine's side of interrupts, in-kernel devices, ports and time. FAST.
 #include "softkvm/translate/events.h"
 
+#include "softkvm/cpu/cpuid.h"
 #include "softkvm/cpu/system.h"
 #include "softkvm/irqchip/ioeventfd.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/irqchip/lapic.h"
+#include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/engine.h"
@@ -75,6 +78,28 @@ bool device_pio(VcpuState& state, uint16_t port, unsigned size, bool write, uint
   return write && vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(true, port, size, value);
 }
 
+Outcome port_in_ahead(VcpuState& vcpu, uint16_t port, unsigned size, uint64_t wanted, uint32_t& value) {
+  Engine& engine = engine_of(vcpu);
+  if (engine.ahead_left && engine.io_port == port && engine.io_size == size && !engine.io_answered) {
+    engine.ahead_left--;
+    value = 0;
+    copy_bytes(&value, engine.ahead + engine.ahead_next, size);
+    engine.ahead_next = static_cast<uint16_t>(engine.ahead_next + size);
+    return Outcome::kNext;
+  }
+  engine.ahead_left = 0;
+  const bool answered = engine.io_answered;
+  Outcome o = port_io(vcpu, port, size, false, value);
+  if (o == Outcome::kExit && engine.io_open) {
+    const uint64_t most = sizeof engine.ahead / size;
+    engine.io_count = static_cast<uint16_t>(wanted < most ? wanted : most);
+  } else if (answered && engine.io_count > 1) {
+    engine.ahead_left = static_cast<uint16_t>(engine.io_count - 1);
+    engine.ahead_next = static_cast<uint16_t>(size);
+  }
+  return o;
+}
+
 Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint32_t& value) {
   Engine& engine = engine_of(vcpu);
   if (engine.watching) note_watched(whole(vcpu), port, size, BreakpointKind::kPort);
@@ -89,6 +114,7 @@ Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint3
   engine.io_size = static_cast<uint8_t>(size);
   engine.io_write = write;
   engine.io_value = value;
+  engine.io_count = 1;
   return Outcome::kExit;
 }
 
@@ -147,11 +173,19 @@ uint64_t send_ipis(Vcpu& vcpu, const uint64_t (&map)[2], uint64_t first, uint64_
 
 Outcome hypercall(VcpuState& state, uint64_t number, const uint64_t (&arguments)[4], uint64_t& result) {
   // KVM_HC_VAPIC_POLL_IRQ asks only to be looked at; the others come with features that are not there.
-  constexpr uint64_t kVapicPollIrq = 1, kSendIpi = 10;
+  constexpr uint64_t kVapicPollIrq = 1, kSendIpi = 10, kSchedYield = 11;
   constexpr int64_t kEnosys = -1000;
-  switch (number) {
+  // What leaf 0x40000001 has to show for it, where that is enforced.
+  constexpr unsigned kFeatureSendIpi = cpuid_bit(kWordKvmEax, 11), kFeatureSchedYield = cpuid_bit(kWordKvmEax, 13);
+  const bool hidden = state.paravirtual_enforced && ((number == kSendIpi && !has(state, kFeatureSendIpi)) ||
+                                                     (number == kSchedYield && !has(state, kFeatureSchedYield)));
+  switch (hidden ? ~0ull : number) {
     case kVapicPollIrq: result = 0; break;
     case kSendIpi: result = send_ipis(whole(state), {arguments[0], arguments[1]}, arguments[2], arguments[3], state.in_64bit()); break;
+    case kSchedYield:  // to the vCPU named, which the host cannot be told; to whoever waits, then
+      raw_syscall(SYS_sched_yield);
+      result = 0;
+      break;
     default: result = static_cast<uint64_t>(kEnosys);
   }
   return Outcome::kNext;
@@ -177,6 +211,10 @@ bool write_physical(VcpuState& vcpu, uint64_t physical, const void* in, unsigned
   return vcpu.vm->write_physical(physical, in, size);
 }
 
+void Vm::dirtied(const Slot& slot, uint64_t gpa) {
+  if (slot.mark_dirty(gpa) && !vcpus.empty() && vcpus.front()->dirty_ring) vcpus.front()->dirty_ring->push(slot.id, (gpa - slot.gpa) >> 12);
+}
+
 bool Vm::read_physical(uint64_t gpa, void* out, size_t size) {
   const Slot* slot = slots->find(gpa);
   if (!slot || slot->gpa + slot->size - gpa < size) return false;
@@ -188,8 +226,8 @@ bool Vm::write_physical(uint64_t gpa, const void* in, size_t size) {
   const Slot* slot = slots->find(gpa);
   if (!slot || slot->gpa + slot->size - gpa < size || !slot->writable()) return false;
   copy_bytes(slot->host + (gpa - slot->gpa), in, size);
-  slot->mark_dirty(gpa);
-  slot->mark_dirty(gpa + size - 1);
+  dirtied(*slot, gpa);
+  dirtied(*slot, gpa + size - 1);
   return true;
 }
 

@@ -102,6 +102,8 @@ void install_host_fault_handlers() {
   });
 }
 
+bool is_host_fault_handler(const struct sigaction& action) { return action.sa_flags & SA_SIGINFO && action.sa_sigaction == handler; }
+
 void set_running_vcpu(VcpuState* vcpu) { t_running = vcpu; }
 
 }  // namespace vireo::softkvm

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/translate/paravirtual.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdio>
 #include <ctime>
 
 #include "softkvm/cpu/system.h"
@@ -16,6 +21,65 @@ uint64_t now(clockid_t id) {
 }
 
 }  // namespace
+
+namespace {
+
+// Nanoseconds that this thread was runnable and did not run. Spec: the kernel's Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat.
+bool run_delay(uint64_t& ns) {
+  struct File {
+    int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    ~File() {
+      if (fd >= 0) close(fd);
+    }
+  };
+  static thread_local File file;
+  char text[128];
+  ssize_t size = file.fd < 0 ? -1 : pread(file.fd, text, sizeof text - 1, 0);
+  if (size <= 0) return false;
+  text[size] = 0;
+  unsigned long long on_cpu, waited;
+  if (sscanf(text, "%llu %llu", &on_cpu, &waited) != 2) return false;
+  ns = waited;
+  return true;
+}
+
+// Spec: Documentation/virt/kvm/x86/msr.rst, struct kvm_steal_time.
+struct StealTime {
+  uint64_t steal;
+  uint32_t version, flags;
+  uint8_t preempted, pad[3];
+  uint32_t more[11];
+};
+static_assert(sizeof(StealTime) == 64);
+
+}  // namespace
+
+void update_steal_time(Vcpu& vcpu) {
+  if (!(vcpu.msr.steal_time & 1)) return;
+  const uint64_t tsc = __builtin_ia32_rdtsc();
+  if (tsc - vcpu.steal_updated < vcpu.tsc_khz / 10) return;
+  vcpu.steal_updated = tsc;
+  const int thread = gettid();
+  uint64_t waited;
+  if (!run_delay(waited)) return;
+  // Another thread's wait before it took the vCPU over is not the vCPU's.
+  const uint64_t more = vcpu.steal_thread == thread ? waited - vcpu.steal_seen : 0;
+  vcpu.steal_thread = thread;
+  vcpu.steal_seen = waited;
+  const uint64_t at = vcpu.msr.steal_time & ~63ull;
+  StealTime time;
+  if (!vcpu.vm->read_physical(at, &time, sizeof time)) return;
+  const uint32_t version = (time.version | 1) + 1;
+  time.version = version - 1;  // odd: being written
+  vcpu.vm->write_physical(at + offsetof(StealTime, version), &time.version, 4);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  time.steal += more;
+  vcpu.vm->write_physical(at, &time.steal, 8);
+  time.preempted = 0;
+  vcpu.vm->write_physical(at + offsetof(StealTime, preempted), &time.preempted, 1);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  vcpu.vm->write_physical(at + offsetof(StealTime, version), &version, 4);
+}
 
 void update_paravirtual(Vcpu& vcpu) {
   Vm& vm = *vcpu.vm;

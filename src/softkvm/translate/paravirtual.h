@@ -8,4 +8,7 @@ namespace vireo::softkvm {
 
 void update_paravirtual(Vcpu& vcpu);
 
+// Fills the steal-time page (MSR_KVM_STEAL_TIME) with how long this thread, the vCPU's, has waited for a CPU. At most once in 100 us.
+void update_steal_time(Vcpu& vcpu);
+
 }  // namespace vireo::softkvm

@@ -5,6 +5,7 @@
 
 #include "softkvm/mmu/access.h"
 #include "softkvm/translate/engine.h"
+#include "softkvm/translate/events.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -33,6 +34,11 @@ struct Strings {
   uint64_t count() const { return repeated ? get(kRcx) : 1; }
   void spend(uint64_t elements) {
     if (repeated) set(kRcx, get(kRcx) - elements);
+  }
+  // How many values an INS may ask for at once: what it has to take, and as far as the page goes.
+  uint64_t wanted() const {
+    const uint64_t at = vcpu.gpr[kRdi] & 0xfff, in_page = (down ? at : 4096 - at) / size, n = count();
+    return in_page == 0 ? 1 : n < in_page ? n : in_page;
   }
   SegmentRegister source() const { return static_cast<SegmentRegister>(insn.segment); }
 
@@ -164,7 +170,7 @@ Outcome one_element(Strings& s, Kind kind, uint64_t& flags) {
       break;
     case Kind::kIns:
       if ((o = store(s, s.get(kRdi), 0, true)) != Outcome::kNext) return o;
-      if ((o = port_io(v, v.gpr[kRdx], s.size, false, port_value)) != Outcome::kNext) return o;
+      if ((o = port_in_ahead(v, v.gpr[kRdx], s.size, s.wanted(), port_value)) != Outcome::kNext) return o;
       if ((o = store(s, s.get(kRdi), port_value, false)) != Outcome::kNext) return o;
       break;
     case Kind::kOuts:
@@ -249,10 +255,11 @@ Outcome execute_string(VcpuState& vcpu, const Insn& insn) {
       vcpu.set_status_flags(flags);
       if (!s.repeated || !!(flags & kZF) == insn.repne) return Outcome::kNext;
     }
-    if (!s.repeated || !s.count()) return Outcome::kNext;
+    if (!s.repeated || !s.count()) break;
     // Interruptible between iterations; in step mode every iteration ends on its own.
     if (stepping || vcpu.attention) return Outcome::kJump;
   }
+  if (kind == Kind::kIns) engine_of(vcpu).ahead_left = 0;
   return Outcome::kNext;
 }
 

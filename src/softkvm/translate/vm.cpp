@@ -2,6 +2,7 @@
 // The VM: memory slots, the code cache, and what brings all vCPUs to a safe point.
 #include "softkvm/vm.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
@@ -19,10 +21,34 @@
 
 namespace vireo::softkvm {
 
-constexpr size_t kCodeCacheBytes = 128u << 20;
+constexpr size_t kCodeCacheBytes = 256u << 20;  // what is not used takes no memory
 
-Vm::Vm() = default;
+namespace {
+// All VMs of the process. Their memory may be one and the same.
+std::mutex all_mutex;
+std::vector<Vm*> all;
+std::atomic<bool> unseen{false};
+// All slots that there were lie between these. A program's every read() asks, also in signal handlers and in the child of a fork, where
+// waiting for a lock may be for ever: most are answered by this.
+std::atomic<uintptr_t> lowest{~uintptr_t{0}}, highest{0};
+
+void widen(uintptr_t from, uintptr_t to) {
+  for (uintptr_t now = lowest.load(); from < now && !lowest.compare_exchange_weak(now, from);) {}
+  for (uintptr_t now = highest.load(); to > now && !highest.compare_exchange_weak(now, to);) {}
+}
+}  // namespace
+
+Vm::Vm() : unseen_writes(unseen) {
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork([] { all_mutex.lock(); }, [] { all_mutex.unlock(); }, [] { all_mutex.unlock(); }); });
+  std::lock_guard lock(all_mutex);
+  all.push_back(this);
+}
+void Vm::expect_unseen_writes() { unseen = true; }
+
 Vm::~Vm() {
+  std::lock_guard lock(all_mutex);
+  std::erase(all, this);
 #ifdef VIREO_VERIFY_BLOCKS
   if (!getenv("VIREO_SOFTKVM_STATS") || !code) return;
   const CodeCache::Verified& v = code->verified();
@@ -99,6 +125,7 @@ void wait_while_held(const Vcpu& vcpu) {
 
 int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
   bool changed;
+  if (region.memory_size) widen(region.userspace_addr, region.userspace_addr + region.memory_size);
   int result = slots->set(region, changed);
   if (result || !changed) return result;
   {
@@ -132,6 +159,22 @@ int Vm::clear_dirty_log(uint32_t id, uint64_t first_page, uint32_t num_pages, co
   return 0;
 }
 
+int Vm::reset_dirty_rings() {
+  int count = 0;
+  {
+    std::lock_guard lock(vcpus_mutex);
+    for (Vcpu* vcpu : vcpus) {
+      if (!vcpu->dirty_ring) continue;
+      count += static_cast<int>(vcpu->dirty_ring->take_back([&](uint32_t id, uint64_t page) {
+        const Slot* slot = slots->by_id(id);
+        if (slot && slot->dirty && page < slot->size / kPageSize) slot->dirty[page / 64].fetch_and(~(1ull << page % 64));
+      }));
+    }
+  }
+  if (count) reach_safe_points(*this, kRequestFlushTlb, nullptr);
+  return count;
+}
+
 void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size) {
   while (size) {
     uint64_t n = std::min<uint64_t>(size, kPageSize - (gpa & 0xfff));
@@ -143,29 +186,56 @@ void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size) {
   }
 }
 
-void drop_jump_entries(Vm& vm) {
-  // A block that is no longer valid may still be in jump caches: every vCPU drops its own before it goes on.
-  reach_safe_points(vm, kRequestFlushCode, nullptr);
-}
-
-void Vm::notice_write(const void* host, size_t size) {
-  const SlotTable& table = slots->table();
+bool Vm::drop_code(const void* host, size_t size, bool dirty) {
   auto* begin = static_cast<const uint8_t*>(host);
   bool hit = false;
-  for (unsigned i = 0; i < table.count; i++) {
-    const Slot& s = table.slots[i];
-    if (begin + size <= s.host || begin >= s.host + s.size) continue;
-    uint64_t from = begin > s.host ? begin - s.host : 0;
-    uint64_t to = std::min<uint64_t>(s.size, begin + size - s.host);
+  auto lock = slots->hold();
+  const SlotTable& table = slots->table();
+  // [from, to) of the slot has changed.
+  auto drop = [&](const Slot& s, uint64_t from, uint64_t to) {
     for (uint64_t page = from >> 12; page <= (to - 1) >> 12; page++) {
-      s.mark_dirty(s.gpa + (page << 12));
+      if (dirty) dirtied(s, s.gpa + (page << 12));
       if (!s.code[page].load()) continue;
       uint64_t a = std::max(from, page << 12), b = std::min(to, (page + 1) << 12);
       invalidate_code(*this, s.gpa + a, b - a);
-      hit = true;
     }
+  };
+  auto overlaps = [&](const Slot& s) { return s.size != 0 && begin + size > s.host && begin < s.host + s.size; };
+  constexpr unsigned kManySlots = 256;
+  if (table.count > kManySlots && !dirty) {
+    // Guests of very many slots are tests, and have little code.
+    std::vector<uint64_t> pages;
+    {
+      std::lock_guard code_lock(code->mutex);
+      code->each_page([&](uint64_t page) { pages.push_back(page); });
+    }
+    for (uint64_t page : pages) {
+      const Slot* s = slots->find(page);
+      if (!s || begin + size <= s->host + (page - s->gpa) || begin >= s->host + (page - s->gpa) + kPageSize) continue;
+      drop(*s, page - s->gpa, page - s->gpa + kPageSize);
+    }
+    return hit;
   }
-  if (hit) drop_jump_entries(*this);
+  for (unsigned i = 0; i < table.count; i++) {
+    const Slot& s = table.slots[i];
+    if (!overlaps(s)) continue;
+    uint64_t from = begin > s.host ? begin - s.host : 0;
+    uint64_t to = std::min<uint64_t>(s.size, begin + size - s.host);
+    drop(s, from, to);
+  }
+  return hit;
+}
+
+void Vm::notice_write(const void* host, size_t size) {
+  drop_code(host, size, true);
+}
+
+void Vm::notice_change(const void* host, size_t size) {
+  const auto from = reinterpret_cast<uintptr_t>(host);
+  if (size == 0 || from >= highest.load(std::memory_order_acquire) || from + size <= lowest.load(std::memory_order_acquire)) return;
+  std::lock_guard lock(all_mutex);
+  for (Vm* vm : all)
+    vm->drop_code(host, size, false);
 }
 
 }  // namespace vireo::softkvm

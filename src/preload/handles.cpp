@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Calls on softkvm's handles. They are memfds, so fcntl, dup, poll and epoll do what they do on the kernel's: nothing stands in the way. What
+// has to be seen is ioctl, and the end of a descriptor, with which a VM may end.
+#include <asm/ioctl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <linux/close_range.h>
+
+#include "preload/next.h"
+#include "preload/state.h"
+#include "softkvm/softkvm.h"
+
+using vireo::preload::used;
+namespace softkvm = vireo::softkvm;
+
+namespace {
+
+constexpr unsigned kKvmType = 0xae, kRun = 0x80;  // KVMIO, KVM_RUN
+
+// Closes a handle whose number is about to become something else's, so that softkvm knows.
+void end(int fd) {
+  int saved = errno;
+  if (fd >= 0 && softkvm::is_handle(fd)) softkvm::close(fd);
+  errno = saved;
+}
+
+}  // namespace
+
+namespace {
+
+int other_call(int fd, unsigned request, uintptr_t argument) { return softkvm::ioctl(fd, request, argument); }
+
+// A cancelled thread leaves the kernel's KVM_RUN at once. Here it must not be unwound in the middle of guest code: it is cancelled when
+// KVM_RUN has returned. No object with a destructor may live here, nor in ioctl(): glibc unwinds through them.
+[[gnu::noinline]] int run_vcpu(int fd, unsigned request, uintptr_t argument) {
+  int state;
+  ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+  int result = softkvm::ioctl(fd, request, argument);
+  // What came meanwhile would have taken effect, where that is the thread's wish. pthread_testcancel sets the thread's result, which the
+  // other two of glibc 2.36 do not.
+  int type;
+  ::pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+  ::pthread_setcancelstate(state, nullptr);
+  if (type == PTHREAD_CANCEL_ASYNCHRONOUS) {
+    ::pthread_testcancel();
+    ::pthread_setcanceltype(type, nullptr);
+  }
+  return result;
+}
+
+}  // namespace
+
+VIREO_EXPORT int pthread_cancel(pthread_t thread) {
+  int result = VIREO_NEXT_AS("pthread_cancel", int(pthread_t))(thread);
+  if (result == 0 && used()) softkvm::interrupt_thread(thread);
+  return result;
+}
+
+VIREO_EXPORT int ioctl(int fd, unsigned long request, ...) {
+  va_list arguments;
+  va_start(arguments, request);
+  uintptr_t argument = va_arg(arguments, uintptr_t);
+  va_end(arguments);
+  // The kernel looks at 32 bits; programs sign-extend them.
+  if (used() && _IOC_TYPE(request) == kKvmType) {
+    int saved = errno;
+    int result = (_IOC_NR(request) == kRun ? run_vcpu : other_call)(fd, static_cast<uint32_t>(request), argument);
+    errno = saved;
+    if (result >= 0) return result;
+    if (result != -ENOTTY || softkvm::is_handle(fd)) {
+      errno = -result;
+      return -1;
+    }
+  }
+  return VIREO_NEXT_AS("ioctl", int(int, unsigned long, ...))(fd, request, argument);
+}
+
+VIREO_EXPORT int close(int fd) {
+  if (used() && fd >= 0) {
+    int saved = errno;
+    int result = softkvm::close(fd);
+    if (result == 0) {
+      errno = saved;
+      return 0;
+    }
+    if (result != -ENOTTY) {
+      errno = -result;
+      return -1;
+    }
+    errno = saved;
+  }
+  return VIREO_NEXT(close)(fd);
+}
+
+VIREO_EXPORT int dup2(int from, int to) noexcept {
+  if (used() && from != to && ::syscall(SYS_fcntl, from, 1 /* F_GETFD */) >= 0) end(to);
+  return VIREO_NEXT_AS("dup2", int(int, int))(from, to);
+}
+VIREO_EXPORT int dup3(int from, int to, int flags) noexcept {
+  if (used() && from != to && ::syscall(SYS_fcntl, from, 1 /* F_GETFD */) >= 0) end(to);
+  return VIREO_NEXT_AS("dup3", int(int, int, int))(from, to, flags);
+}
+
+VIREO_EXPORT int close_range(unsigned first, unsigned last, int flags) noexcept {
+  if (used() && !(flags & CLOSE_RANGE_CLOEXEC)) {
+    const unsigned limit = static_cast<unsigned>(::sysconf(_SC_OPEN_MAX));
+    for (unsigned fd = first; fd <= last && fd < limit; fd++) end(static_cast<int>(fd));
+  }
+  return VIREO_NEXT_AS("close_range", int(unsigned, unsigned, int))(first, last, flags);
+}

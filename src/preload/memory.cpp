@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program changes its address space. Guest memory is the program's own mapping, so data needs no notice: the guest's next access meets
+// what is mapped then. Translated code does: it was made from what was there.
+#include <sys/mman.h>
+
+#include <cerrno>
+
+#include "preload/next.h"
+#include "preload/state.h"
+#include "softkvm/softkvm.h"
+
+using vireo::preload::changed;
+using vireo::preload::used;
+
+namespace vireo::preload {
+void changed(const void* host, size_t size) {
+  if (!used()) return;
+  int saved = errno;
+  softkvm::notice_change(host, size);
+  errno = saved;
+}
+}  // namespace vireo::preload
+
+namespace {
+
+using Map = void*(void*, size_t, int, int, int, off_t);
+
+// The kernel's module maps a vCPU's dirty ring shared and not executable only.
+bool refused(int protection, int flags, int fd, off_t offset) {
+  constexpr off_t kFirst = 64 * 4096;  // KVM_DIRTY_LOG_PAGE_OFFSET
+  if (fd < 0 || offset < kFirst || !used()) return false;
+  if ((flags & MAP_TYPE) == MAP_SHARED && !(protection & PROT_EXEC)) return false;
+  return vireo::softkvm::is_handle(fd);
+}
+
+void* map(Map* next, void* at, size_t size, int protection, int flags, int fd, off_t offset) {
+  if (refused(protection, flags, fd, offset)) {
+    errno = EINVAL;
+    return MAP_FAILED;
+  }
+  void* made = next(at, size, protection, flags, fd, offset);
+  if ((flags & MAP_FIXED) && made != MAP_FAILED) changed(made, size);
+  return made;
+}
+
+}  // namespace
+
+VIREO_EXPORT void* mmap(void* at, size_t size, int protection, int flags, int fd, off_t offset) noexcept {
+  return map(VIREO_NEXT_AS("mmap", Map), at, size, protection, flags, fd, offset);
+}
+VIREO_EXPORT void* mmap64(void* at, size_t size, int protection, int flags, int fd, off64_t offset) noexcept {
+  return map(VIREO_NEXT_AS("mmap64", Map), at, size, protection, flags, fd, offset);
+}
+VIREO_EXPORT int munmap(void* at, size_t size) noexcept {
+  int result = VIREO_NEXT_AS("munmap", int(void*, size_t))(at, size);
+  if (result == 0) changed(at, size);
+  return result;
+}
+VIREO_EXPORT int mprotect(void* at, size_t size, int protection) noexcept {
+  int result = VIREO_NEXT_AS("mprotect", int(void*, size_t, int))(at, size, protection);
+  // Code of a page that can no longer be read must not go on.
+  if (result == 0 && !(protection & PROT_READ)) changed(at, size);
+  return result;
+}
+VIREO_EXPORT int madvise(void* at, size_t size, int advice) noexcept {
+  int result = VIREO_NEXT_AS("madvise", int(void*, size_t, int))(at, size, advice);
+  if (result == 0 && (advice == MADV_DONTNEED || advice == MADV_REMOVE || advice == MADV_FREE || advice == 24 /* MADV_DONTNEED_LOCKED */))
+    changed(at, size);
+  return result;
+}
+VIREO_EXPORT void* mremap(void* at, size_t old_size, size_t size, int flags, ...) noexcept {
+  va_list arguments;
+  va_start(arguments, flags);
+  void* wanted = flags & MREMAP_FIXED ? va_arg(arguments, void*) : nullptr;
+  va_end(arguments);
+  void* made = VIREO_NEXT_AS("mremap", void*(void*, size_t, size_t, int, ...))(at, old_size, size, flags, wanted);
+  if (made != MAP_FAILED) {
+    changed(at, old_size);
+    if (made != at) changed(made, size);
+  }
+  return made;
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+// A program that knows nothing of this library: run with it preloaded (ctest sets LD_PRELOAD), it finds softkvm behind /dev/kvm by libc's
+// names. What is expected is what the kernel's module does. Spec: Documentation/virt/kvm/api.rst; sigaction(2).
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/kvm.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+extern "C" int __open64_2(const char* path, int flags);
+extern "C" int __openat_2(int directory, const char* path, int flags);
+
+namespace {
+
+constexpr size_t kMemory = 1 << 16;
+
+// One vCPU in real mode at 0:0x1000, on 64 KiB.
+struct Machine {
+  int system = ::open("/dev/kvm", O_RDWR | O_CLOEXEC), vm = -1, vcpu = -1;
+  uint8_t* memory = static_cast<uint8_t*>(::mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  kvm_run* run = nullptr;
+
+  Machine() {
+    vm = ::ioctl(system, KVM_CREATE_VM, 0);
+    kvm_userspace_memory_region region{0, 0, 0, kMemory, reinterpret_cast<uintptr_t>(memory)};
+    EXPECT_EQ(::ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region), 0);
+    vcpu = ::ioctl(vm, KVM_CREATE_VCPU, 0);
+    run = static_cast<kvm_run*>(::mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0));
+    EXPECT_NE(run, MAP_FAILED);
+    kvm_sregs sregs;
+    EXPECT_EQ(::ioctl(vcpu, KVM_GET_SREGS, &sregs), 0);
+    sregs.cs.base = 0, sregs.cs.selector = 0;
+    EXPECT_EQ(::ioctl(vcpu, KVM_SET_SREGS, &sregs), 0);
+    at(0x1000);
+  }
+  ~Machine() {
+    ::munmap(run, 3 * 4096);
+    for (int fd : {vcpu, vm, system}) ::close(fd);
+    ::munmap(memory, kMemory);
+  }
+  void at(uint64_t rip) {
+    kvm_regs regs{};
+    regs.rip = rip, regs.rflags = 2, regs.rsp = 0x8000;
+    EXPECT_EQ(::ioctl(vcpu, KVM_SET_REGS, &regs), 0);
+  }
+  void code(std::initializer_list<uint8_t> bytes) { std::copy(bytes.begin(), bytes.end(), memory + 0x1000); }
+  // The value of the next OUT to port 0x10.
+  int next_out() {
+    if (::ioctl(vcpu, KVM_RUN, 0) != 0 || run->exit_reason != KVM_EXIT_IO) return -1;
+    return reinterpret_cast<uint8_t*>(run)[run->io.data_offset];
+  }
+};
+
+// mov al, VALUE; out 0x10, al; jmp to the start
+#define SAYS(value) {0xb0, value, 0xe6, 0x10, 0xeb, 0xfa}
+#define SPINS {0xeb, 0xfe}
+
+TEST(Preload, EveryNameOfOpenGivesSoftkvm) {
+  for (int fd : {::open("/dev/kvm", O_RDWR), ::open64("/dev/kvm", O_RDWR), ::openat(AT_FDCWD, "/dev/kvm", O_RDWR),
+                 ::openat64(AT_FDCWD, "/dev/kvm", O_RDWR), __open64_2("/dev/kvm", O_RDWR), __openat_2(AT_FDCWD, "/dev/kvm", O_RDWR)}) {
+    ASSERT_GE(fd, 0);
+    EXPECT_EQ(::ioctl(fd, KVM_GET_API_VERSION, 0), 12);
+    EXPECT_EQ(::fcntl(fd, F_GETFD), 0);
+    EXPECT_EQ(::close(fd), 0);
+    EXPECT_EQ(::close(fd), -1);
+    EXPECT_EQ(errno, EBADF);
+  }
+  struct stat status;
+  EXPECT_EQ(::stat("/dev/kvm", &status), 0);
+  EXPECT_TRUE(S_ISCHR(status.st_mode));
+  EXPECT_EQ(::access("/dev/kvm", R_OK | W_OK), 0);
+}
+
+TEST(Preload, HandlesAreDescriptors) {
+  Machine m;
+  m.code(SAYS(7));
+  int copy = ::dup(m.vcpu), other = ::fcntl(m.vcpu, F_DUPFD_CLOEXEC, 100), onto = ::dup2(m.vm, ::dup(m.system));
+  ASSERT_GE(other, 100);
+  EXPECT_EQ(::ioctl(onto, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), 1);
+  ::close(m.vcpu);
+  m.vcpu = copy;
+  EXPECT_EQ(m.next_out(), 7);
+  ::close(m.vcpu);
+  m.vcpu = other;
+  EXPECT_EQ(m.next_out(), 7);
+  pollfd poll{m.vm, POLLIN, 0};
+  EXPECT_EQ(::poll(&poll, 1, 0), 1);  // as of any file without a poll of its own
+  EXPECT_EQ(::ioctl(m.vm, KVM_RUN, 0), -1);
+  EXPECT_EQ(errno, ENOTTY);
+  EXPECT_EQ(::ioctl(m.vm, FIONREAD + 0x7000, 0), -1);
+  ::close(onto);
+}
+
+TEST(Preload, AForksChildMayNotUseTheParentsVm) {
+  Machine m;
+  m.code(SAYS(1));
+  pid_t child = ::fork();
+  if (child == 0) {
+    errno = 0;
+    bool refused = ::ioctl(m.vcpu, KVM_RUN, 0) == -1 && errno == EIO;
+    ::_exit(refused ? 0 : 1);
+  }
+  int status;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(m.next_out(), 1);
+}
+
+std::atomic<int> handled;
+sigjmp_buf jump;
+
+TEST(Preload, ASignalEndsKvmRun) {
+  Machine m;
+  m.code(SPINS);
+  struct sigaction action = {}, old;
+  action.sa_sigaction = [](int number, siginfo_t* info, void*) { handled = number == SIGUSR1 && info->si_pid == ::getpid() ? 1 : -1; };
+  action.sa_flags = SA_SIGINFO | SA_RESTART;
+  ASSERT_EQ(::sigaction(SIGUSR1, &action, nullptr), 0);
+  ASSERT_EQ(::sigaction(SIGUSR1, nullptr, &old), 0);
+  EXPECT_EQ(old.sa_sigaction, action.sa_sigaction);  // the program sees its own
+  pthread_t runner = ::pthread_self();
+  std::thread kicker([runner] {
+    ::usleep(50000);
+    ::pthread_kill(runner, SIGUSR1);
+  });
+  handled = 0;
+  EXPECT_EQ(::ioctl(m.vcpu, KVM_RUN, 0), -1);
+  EXPECT_EQ(errno, EINTR);
+  EXPECT_EQ(handled, 1);
+  EXPECT_EQ(m.run->exit_reason, static_cast<unsigned>(KVM_EXIT_INTR));
+  kicker.join();
+}
+
+// The handler runs when KVM_RUN is over, so it may leave by longjmp, and the vCPU goes on afterwards.
+TEST(Preload, AHandlerMayJumpOutOfKvmRun) {
+  Machine m;
+  m.code(SPINS);
+  ::signal(SIGUSR2, [](int) { ::siglongjmp(jump, 1); });
+  pthread_t runner = ::pthread_self();
+  std::thread kicker([runner] {
+    ::usleep(50000);
+    ::pthread_kill(runner, SIGUSR2);
+  });
+  if (::sigsetjmp(jump, 1) == 0) {
+    ::ioctl(m.vcpu, KVM_RUN, 0);
+    ADD_FAILURE() << "KVM_RUN returned before the handler ran";
+  }
+  kicker.join();
+  m.code(SAYS(3));
+  m.at(0x1000);
+  EXPECT_EQ(m.next_out(), 3);
+}
+
+TEST(Preload, TheProgramsFaultsAreItsOwn) {
+  Machine m;
+  m.code(SAYS(1));
+  struct sigaction action = {}, before;
+  action.sa_sigaction = [](int, siginfo_t* info, void*) {
+    handled = info->si_addr == reinterpret_cast<void*>(16) ? 1 : -1;
+    ::siglongjmp(jump, 1);
+  };
+  action.sa_flags = SA_SIGINFO;
+  ASSERT_EQ(::sigaction(SIGSEGV, &action, &before), 0);
+  handled = 0;
+  volatile uintptr_t nowhere = 16;
+  if (::sigsetjmp(jump, 1) == 0) *reinterpret_cast<volatile int*>(nowhere) = 0;
+  EXPECT_EQ(handled, 1);
+  sigset_t all;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, nullptr);  // faults of guest code come all the same
+  EXPECT_EQ(m.next_out(), 1);
+  ::munmap(m.memory + 0x8000, 4096);
+  m.code({0xa1, 0x00, 0x80});  // mov ax, [0x8000]
+  m.at(0x1000);
+  EXPECT_EQ(::ioctl(m.vcpu, KVM_RUN, 0), -1);
+  EXPECT_EQ(errno, EFAULT);
+  ::sigemptyset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
+  ::sigaction(SIGSEGV, &before, nullptr);
+}
+
+TEST(Preload, NewCodeRunsAfterTheProgramHasWrittenIt) {
+  Machine m;
+  for (uint8_t value = 1; value < 50; value++) {
+    m.code(SAYS(value));
+    m.at(0x1000);
+    EXPECT_EQ(m.next_out(), value);
+  }
+}
+
+TEST(Preload, NewCodeRunsAfterTheProgramHasMappedIt) {
+  Machine m;
+  for (uint8_t value = 1; value < 10; value++) {
+    void* page = ::mmap(m.memory + 0x1000, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    ASSERT_EQ(page, m.memory + 0x1000);
+    m.code(SAYS(value));
+    m.at(0x1000);
+    EXPECT_EQ(m.next_out(), value);
+  }
+}
+
+// A polling driver: the vCPU never leaves guest code. The device reads the new code in, then says so in memory.
+TEST(Preload, APollingGuestRunsWhatWasReadIn) {
+  Machine m;
+  // again: cmp byte [0x4000], 0; je again; call 0x2000; jmp again
+  m.code({0x80, 0x3e, 0x00, 0x40, 0x00, 0x74, 0xf9, 0xe8, 0xf6, 0x0f, 0xeb, 0xf4});
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  std::atomic<bool> stop{false};
+  // 0x2000: mov byte [0x4000], 0; mov byte [0x4001], VALUE; ret
+  auto body = [](uint8_t value) { return std::array<uint8_t, 11>{0xc6, 0x06, 0x01, 0x40, value, 0xc6, 0x06, 0x00, 0x40, 0x00, 0xc3}; };
+  auto* flags = reinterpret_cast<volatile uint8_t*>(m.memory + 0x4000);
+  unsigned wrong = 0, done = 0;
+  pthread_t runner = ::pthread_self();
+  ::signal(SIGUSR1, [](int) {});
+  std::thread device([&] {
+    for (unsigned n = 1; n <= 200; n++) {
+      const uint8_t value = static_cast<uint8_t>(n % 250 + 1);
+      auto bytes = body(value);
+      ASSERT_EQ(::write(ends[1], bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+      ASSERT_EQ(::read(ends[0], m.memory + 0x2000, bytes.size()), static_cast<ssize_t>(bytes.size()));
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      flags[0] = 1;
+      for (unsigned waited = 0; flags[0] != 0 && waited < 5000; waited++) ::usleep(waited < 50 ? 10 : 1000);
+      if (flags[0] != 0) break;
+      done++;
+      if (flags[1] != value) wrong++;
+    }
+    stop = true;
+    ::pthread_kill(runner, SIGUSR1);
+  });
+  while (!stop) {
+    if (::ioctl(m.vcpu, KVM_RUN, 0) == -1 && errno == EINTR) continue;
+    ADD_FAILURE() << "exit " << m.run->exit_reason;
+    break;
+  }
+  device.join();
+  EXPECT_EQ(done, 200u);
+  EXPECT_EQ(wrong, 0u);
+  ::close(ends[0]), ::close(ends[1]);
+}
+
+TEST(Preload, ACancelledThreadLeavesKvmRun) {
+  Machine m;
+  m.code(SPINS);
+  pthread_t thread;
+  auto body = [](void* machine) -> void* {
+    ::pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, nullptr);
+    ::ioctl(static_cast<Machine*>(machine)->vcpu, KVM_RUN, 0);
+    return nullptr;
+  };
+  ASSERT_EQ(::pthread_create(&thread, nullptr, body, &m), 0);
+  ::usleep(50000);
+  ASSERT_EQ(::pthread_cancel(thread), 0);
+  void* result;
+  ASSERT_EQ(::pthread_join(thread, &result), 0);
+  EXPECT_EQ(result, PTHREAD_CANCELED);
+  m.code(SAYS(9));
+  m.at(0x1000);
+  EXPECT_EQ(m.next_out(), 9);
+}
+
+TEST(Preload, TheStatisticsCountExits) {
+  Machine m;
+  m.code(SAYS(1));
+  int fd = ::ioctl(m.vcpu, KVM_GET_STATS_FD, 0);
+  ASSERT_GE(fd, 0);
+  kvm_stats_header header;
+  ASSERT_EQ(::pread(fd, &header, sizeof header, 0), static_cast<ssize_t>(sizeof header));
+  auto value_of = [&](const char* wanted) -> uint64_t {
+    const size_t size = sizeof(kvm_stats_desc) + header.name_size;
+    for (unsigned i = 0; i < header.num_desc; i++) {
+      char buffer[512];
+      EXPECT_EQ(::pread(fd, buffer, size, static_cast<off_t>(header.desc_offset + i * size)), static_cast<ssize_t>(size));
+      kvm_stats_desc desc;
+      std::memcpy(&desc, buffer, sizeof desc);
+      if (std::strcmp(buffer + sizeof desc, wanted) != 0) continue;
+      uint64_t value = 0;
+      EXPECT_EQ(::pread(fd, &value, 8, static_cast<off_t>(header.data_offset + desc.offset)), 8);
+      return value;
+    }
+    ADD_FAILURE() << wanted;
+    return 0;
+  };
+  const uint64_t before = value_of("io_exits");
+  for (int i = 0; i < 5; i++) EXPECT_EQ(m.next_out(), 1);
+  EXPECT_EQ(value_of("io_exits"), before + 5);
+  EXPECT_EQ(::write(fd, "x", 1), -1);
+  ::close(fd);
+}
+
+}  // namespace

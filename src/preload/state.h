@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files of this room share.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+
+namespace vireo::preload {
+
+// Set with the first open of /dev/kvm: until then every function is libc's.
+extern std::atomic<bool> in_use;
+inline bool used() { return in_use.load(std::memory_order_acquire); }
+
+// Opens softkvm as /dev/kvm: a descriptor, or -1 with errno. `flags` as for open().
+int open_kvm(int flags);
+bool is_kvm(const char* path);
+bool is_kvm(int directory, const char* path);
+
+// The program's signal handlers are put behind ours. With the first open.
+void take_over_signals();
+
+// The program has changed [host, host+size), or what is mapped there.
+void changed(const void* host, size_t size);
+
+}  // namespace vireo::preload
