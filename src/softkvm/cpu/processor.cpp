@@ -129,14 +129,19 @@ Outcome vmcall(VcpuState& vcpu, bool amd) {
 Outcome bound(VcpuState& vcpu, const Insn& insn) {
   if (register_form(insn)) return vcpu.raise(kUD);
   unsigned size = insn.operand_size;
-  uint64_t linear, bounds = 0;
-  STEP(memory_operand(vcpu, insn, size * 2, AccessType::kRead, linear));
-  STEP(read_linear(vcpu, linear, &bounds, size * 2, false, insn.segment == kSS));
   auto extend = [size](uint64_t v) -> int64_t {
     return size == 2 ? static_cast<int16_t>(v) : static_cast<int32_t>(v);
   };
-  int64_t index = extend(vcpu.gpr[insn.reg & 7]), lower = extend(bounds), upper = extend(bounds >> size * 8);
-  return index < lower || index > upper ? vcpu.raise(kBR) : Outcome::kNext;
+  const int64_t index = extend(vcpu.gpr[insn.reg & 7]);
+  // The upper bound is not looked at where the lower one decides.
+  for (unsigned i = 0; i < 2; i++) {
+    uint64_t offset = effective_offset(vcpu, insn) + i * size, linear, bound = 0;
+    if (insn.address_size == 2) offset &= 0xffff;
+    STEP(linear_address(vcpu, static_cast<SegmentRegister>(insn.segment), offset, size, AccessType::kRead, linear));
+    STEP(read_linear(vcpu, linear, &bound, size, false, insn.segment == kSS));
+    if (i ? index > extend(bound) : index < extend(bound)) return vcpu.raise(kBR);
+  }
+  return Outcome::kNext;
 }
 
 }  // namespace vireo::softkvm

@@ -251,20 +251,26 @@ void set_background(Engine& engine, uint8_t* at, unsigned size) {
 }
 
 // A masked access of which one page (or the only one) must not be touched: laid over the edge of the guard pages, with what may be read
-// copied in. Null: there is no such page. One that #AC looks at must not be touched at all: CPUs give it only where an element is wanted.
-uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack, bool misaligned) {
+// copied in. Null: there is no such page. One that #AC looks at must not be touched at all: CPUs give it only where an element is wanted;
+// nor one that the segment refuses (whose fault is pending).
+enum class Untouchable { kNo, kMisaligned, kRefused };
+uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack, Untouchable why) {
   Engine& engine = engine_of(vcpu);
   unsigned first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
   Piece piece[2];
   bool good[2] = {false, false};
-  for (unsigned i = 0; misaligned && i < 2; i++) {
+  for (unsigned i = 0; why != Untouchable::kNo && i < 2; i++) {
     const uint64_t at = i ? linear + first : linear;
-    if (vcpu.in_64bit() && !canonical(vcpu, at)) vcpu.raise(stack ? kSSv : kGP, 0);  // before #AC
-    else vcpu.raise(kACv, 0);
+    if (why == Untouchable::kRefused) {
+    } else if (vcpu.in_64bit() && !canonical(vcpu, at)) {
+      vcpu.raise(stack ? kSSv : kGP, 0);  // before #AC
+    } else {
+      vcpu.raise(kACv, 0);
+    }
     engine.masked_fault[i] = vcpu.fault;
   }
-  for (unsigned i = 0; !misaligned && i < (first < size ? 2u : 1u); i++) {
+  for (unsigned i = 0; why == Untouchable::kNo && i < (first < size ? 2u : 1u); i++) {
     good[i] = translate_piece(vcpu, i ? wrap(vcpu, linear + first) : linear, write, false, stack, piece[i]) == Outcome::kNext;
     engine.masked_fault[i] = vcpu.fault;
   }
@@ -302,17 +308,24 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   // Of a masked access only the elements that are wanted have to be canonical: masked_access() sees to each page.
   Outcome o = linear_address(*vcpu, segment, offset, descriptor & kAccessMasked && vcpu->in_64bit() ? 0 : size,
                              write ? AccessType::kWrite : AccessType::kRead, linear, !(descriptor & (kAccessMasked | kAccessNoAc)));
-  if (descriptor & kAccessMasked && vcpu->in_64bit()) {
+  if (descriptor & kAccessMasked && vcpu->in_64bit()) o = Outcome::kNext;
+  auto untouchable = Untouchable::kNo;
+  if (descriptor & kAccessMasked) {
+    if (o == Outcome::kFault && !vcpu->in_64bit()) untouchable = Untouchable::kRefused, o = Outcome::kNext;
+    else if (!(descriptor & kAccessNoAc) && alignment_fault(*vcpu, linear, size)) untouchable = Untouchable::kMisaligned;
     // MASKMOVQ and MASKMOVDQU (the only ones that read and write) are checked for alignment to 8 whatever their mask.
-    o = descriptor & kAccessRead && write && alignment_fault(*vcpu, linear, 8) ? vcpu->raise(kACv, 0) : Outcome::kNext;
+    if (untouchable != Untouchable::kRefused && descriptor & kAccessRead && write && alignment_fault(*vcpu, linear, 8)) o = vcpu->raise(kACv, 0);
   }
-  const bool unaligned = (descriptor & (kAccessMasked | kAccessNoAc)) == kAccessMasked && alignment_fault(*vcpu, linear, size);
   // An address that is misaligned and not canonical is #GP, also by the stack segment.
   if ((o == Outcome::kNext || vcpu->in_64bit()) && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
   Piece pieces[2];
   unsigned first;
   if (o == Outcome::kNext && descriptor & kAccessMasked && engine.stepping)
-    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS, unaligned)) return at;
+    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS, untouchable)) return at;
+  if (o == Outcome::kNext && untouchable != Untouchable::kNo) {
+    engine.reason = kReasonStep;
+    return nullptr;
+  }
   if (o == Outcome::kNext) o = translate_both(*vcpu, linear, size, write, false, segment == kSS, pieces, first);
   o = x87_first(*vcpu, descriptor, o);
   if (o != Outcome::kNext) {
@@ -322,7 +335,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   }
   bool one = first == size && pieces[0].slot;
   if (!engine.stepping) {
-    if (one && !unaligned && !(write && hits_code(pieces[0], size))) {
+    if (one && !(write && hits_code(pieces[0], size))) {
       if (write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
       return pointer(pieces[0]);
     }

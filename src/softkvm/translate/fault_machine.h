@@ -33,6 +33,11 @@ class FaultMachine : public TestMachine {
     vcpu->cpl = 3;
     vcpu->state_changed();
   }
+  // Flat 32-bit code instead of 64-bit code.
+  void narrow() {
+    vcpu->segment[kCS] = Segment{0, 0xffffffff, 0x1b, 0xc0fb, false};
+    vcpu->state_changed();
+  }
   // The vector that ended the code: it ends with HLT, which is #GP.
   unsigned vector_of(std::span<const uint8_t> code) {
     if (run(code) != KVM_EXIT_HLT || vcpu->rip <= kHandlers || vcpu->rip > kHandlers + 512) return 255;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which fault an instruction ends with, and what it leaves behind, where several would do. Expected values are the bare CPU's: a random block
+// Which fault an instruction ends with, and what it leaves behind, where several would do; encodings that mean something else in 32-bit code. Expected values are the bare CPU's: a random block
 // found each of them.
 #include <gtest/gtest.h>
 
@@ -72,9 +72,12 @@ TEST(Faults, AMaskedAccessOfNothingDoesNotFaultUnderAlignmentChecking) {
 }
 
 GUEST_CODE(byte_mask, "mov edi, 0x300001; push 0x40202; popfq; pxor xmm1, xmm1; maskmovdqu xmm0, xmm1; hlt")
+GUEST_CODE(byte_mask_32, ".code32; mov edi, 0x300001; push 0x40202; popfd; pxor xmm1, xmm1; maskmovdqu xmm0, xmm1; hlt; .code64")
 TEST(Faults, ByteMaskedStoresAreAlignmentCheckedWhateverTheirMask) {
-  FaultMachine m;
+  FaultMachine m, narrow;
   EXPECT_EQ(m.vector_of(byte_mask()), 17u);
+  narrow.narrow();
+  EXPECT_EQ(narrow.vector_of(byte_mask_32()), 17u);
 }
 
 GUEST_CODE(half_precision, "mov edi, 0x300001; push 0x40202; popfq; vcvtph2ps xmm1, [rdi]; hlt")
@@ -89,6 +92,82 @@ TEST(Faults, AMisalignedVectorIsGeneralProtectionBeforeItIsAStackFault) {
   FaultMachine m;
   EXPECT_EQ(m.vector_of(misaligned_stack()), 13u);
   EXPECT_EQ(m.vcpu->gpr[kRbp], 0x1234567890abcdefu);
+}
+
+// 32-bit code.
+
+GUEST_CODE(push_all, ".code32; mov esp, 0x400008; pusha; hlt; .code64")
+TEST(Faults, PushaFaultsAtTheFirstWordThatCannotBeStored) {
+  FaultMachine m;
+  m.narrow();
+  m.vcpu->gpr[kRax] = 0x11111111;
+  EXPECT_EQ(m.vector_of(push_all()), 14u);
+  EXPECT_EQ(m.vcpu->cr2, 0x3ffffcu);
+  EXPECT_EQ(m.at<uint32_t>(0x400004), 0x11111111u);
+}
+
+GUEST_CODE(pop_all, ".code32; mov esp, 0x3feffc; popa; hlt; .code64")
+TEST(Faults, PopaHasLoadedWhatComesBeforeTheFault) {
+  FaultMachine m;
+  m.narrow();
+  m.at<uint32_t>(0x3feffc) = 0x22222222;
+  m.vcpu->gpr[kRsi] = 0x33333333;
+  EXPECT_EQ(m.vector_of(pop_all()), 14u);
+  EXPECT_EQ(m.vcpu->cr2, 0x3ff000u);
+  EXPECT_EQ(m.vcpu->gpr[kRdi], 0x22222222u);
+  EXPECT_EQ(m.vcpu->gpr[kRsi], 0x33333333u);
+}
+
+GUEST_CODE(bound_lower, ".code32; mov esi, 0x3feffc; mov dword ptr [esi], 5; mov eax, 4; .byte 0x62, 0x06; hlt; .code64")
+TEST(Faults, BoundDoesNotReadTheUpperBoundWhereTheLowerDecides) {
+  FaultMachine m;
+  m.narrow();
+  EXPECT_EQ(m.vector_of(bound_lower()), 5u);
+}
+
+GUEST_CODE(masked_to_code, ".code32; vpxor xmm1, xmm1, xmm1; mov edi, 0x300000; vpmaskmovd cs:[edi], xmm1, xmm0; mov eax, 1; hlt; .code64")
+TEST(Faults, AMaskedStoreOfNothingIntoTheCodeSegmentDoesNotFault) {
+  if (!has(4)) GTEST_SKIP() << "no AVX";
+  FaultMachine m;
+  m.narrow();
+  EXPECT_EQ(m.vector_of(masked_to_code()), 13u);  // the HLT
+  EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
+}
+
+// 26 C4 E2 59 F7 10: SHLX EDX, [EAX], ESP
+GUEST_CODE(narrow_vvvv, ".code32; mov esp, 4; mov eax, 0x300000; mov dword ptr [eax], 3; .byte 0xc4, 0xe2, 0x59, 0xf7, 0x10; hlt; .code64")
+TEST(NarrowCode, TheStackPointerInVvvvIsNotAnotherRegister) {
+  FaultMachine m;
+  m.narrow();
+  EXPECT_EQ(m.vector_of(narrow_vvvv()), 13u);
+  EXPECT_EQ(m.vcpu->gpr[kRdx], 48u);
+}
+
+// C4 C1 50 59 C4: VMULPS XMM0, XMM5, XMM4 with VEX.B, which would be XMM12 in 64-bit mode. C4 E1 F9 7E 06: VMOVD [ESI], XMM0 with W.
+GUEST_CODE(ignored_bits, ".code32; vpxor xmm4, xmm4, xmm4; mov esi, 0x300000; vpcmpeqd xmm0, xmm0, xmm0; .byte 0xc4, 0xe1, 0xf9, 0x7e, 0x06; "
+                         ".byte 0xc4, 0xc1, 0x50, 0x59, 0xc4; vmovd eax, xmm0; hlt; .code64")
+TEST(NarrowCode, IgnoresTheBitsOfVexThatNeed64BitMode) {
+  if (!has(4)) GTEST_SKIP() << "no AVX";
+  FaultMachine m;
+  m.narrow();
+  m.at(0x300000) = 0;
+  memset(m.component(160 + 16 * 5), 0, 16);
+  memset(m.component(160 + 16 * 12), 0x3f, 16);
+  *reinterpret_cast<uint64_t*>(m.component(512)) |= 3;
+  EXPECT_EQ(m.vector_of(ignored_bits()), 13u);
+  EXPECT_EQ(m.at(0x300000), 0xffffffffu);
+  EXPECT_EQ(m.vcpu->gpr[kRax], 0u);
+}
+
+GUEST_CODE(zero_upper, ".code32; vzeroupper; hlt; .code64")
+TEST(NarrowCode, VzeroupperLeavesTheRegistersFrom8On) {
+  if (!has(4)) GTEST_SKIP() << "no AVX";
+  FaultMachine m;
+  m.narrow();
+  memset(m.component(576), 0x5a, 256);
+  *reinterpret_cast<uint64_t*>(m.component(512)) |= 7;
+  EXPECT_EQ(m.vector_of(zero_upper()), 13u);
+  for (unsigned i = 0; i < 256; i++) EXPECT_EQ(*m.component(576 + i), i < 128 ? 0 : 0x5a) << i;
 }
 
 }  // namespace

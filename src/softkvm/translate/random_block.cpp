@@ -18,7 +18,12 @@ using M = Mnemonic;
 // What this test leaves out, and why.
 bool left_out(const Row& row) {
   switch (row.form) {
-    case Form::kSystem: return row.mnemonic != M::kCld && row.mnemonic != M::kStd;
+    case Form::kSystem:
+      switch (row.mnemonic) {
+        case M::kCld: case M::kStd: case M::kAaa: case M::kAas: case M::kAam: case M::kAad: case M::kDaa: case M::kDas: case M::kSalc:
+        case M::kBound: case M::kInto: return false;
+        default: return true;
+      }
     case Form::kBranch: return true;  // composed by hand, so that the target is known
     default: break;
   }
@@ -38,10 +43,11 @@ bool left_out(const Row& row) {
 
 struct Buckets {
   std::vector<size_t> rows[kDecodeMaps];
-  Buckets() {
+  explicit Buckets(CodeMode mode) {
+    const unsigned bit = mode == CodeMode::k64 ? 2 : 1;
     for (size_t i = 1; i <= decode_row_count(); i++) {
       const Row& row = kRows[i];
-      if (row.match >> match::kModeShift & 3 && !(row.match >> match::kModeShift & 2)) continue;
+      if (row.match >> match::kModeShift & 3 && !(row.match >> match::kModeShift & bit)) continue;
       if (!left_out(row)) rows[decode_row_map(i)].push_back(i);
     }
   }
@@ -62,6 +68,9 @@ uint32_t undefined_flags_of(const Insn& insn) {
     case M::kBsf: case M::kBsr: return kStatusFlags & ~kZF;
     case M::kMul: case M::kImul: return kSF | kZF | kAF | kPF;
     case M::kDiv: case M::kIdiv: return kStatusFlags;
+    case M::kAaa: case M::kAas: return kOF | kSF | kZF | kPF;
+    case M::kDaa: case M::kDas: return kOF;
+    case M::kAam: case M::kAad: return kOF | kAF | kCF;
     case M::kBt: case M::kBtc: case M::kBtr: case M::kBts: return kOF | kSF | kAF | kPF;
     case M::kShl: case M::kShr: case M::kSar: return kAF | (one ? 0 : kOF) | (insn.operands[0].size < 4 ? kCF : 0);
     case M::kShld: case M::kShrd: return insn.operands[0].size == 2 ? kStatusFlags : kAF | (one ? 0 : kOF);
@@ -70,12 +79,13 @@ uint32_t undefined_flags_of(const Insn& insn) {
   }
 }
 
-RandomBlock::RandomBlock(uint64_t seed, const Vcpu& vcpu) : vcpu_(&vcpu), rng_(seed) {
+RandomBlock::RandomBlock(uint64_t seed, const Vcpu& vcpu, CodeMode mode)
+    : vcpu_(&vcpu), mode_(mode), long_(mode == CodeMode::k64), rng_(seed) {
   offset = chance(30) ? 4096 - static_cast<unsigned>(pick(100)) : static_cast<unsigned>(pick(2048));
   unsigned count = 1 + static_cast<unsigned>(pick(chance(50) ? 8 : 32));
   while (units.size() < count) {
     Unit unit;
-    if (chance(12)) composed(unit);
+    if (chance(12)) long_ ? composed(unit) : composed_narrow(unit);
     else if (!instruction(unit)) continue;
     units.push_back(std::move(unit));
   }
@@ -87,7 +97,7 @@ uint32_t RandomBlock::undefined_flags() const {
     // Worked out anew, for units may have been taken out.
     for (const Unit::Piece& p : u.pieces) {
       Insn insn;
-      if (decode(p.bytes.data(), p.bytes.size(), CodeMode::k64, insn) != DecodeStatus::kOk) continue;
+      if (decode(p.bytes.data(), p.bytes.size(), mode_, insn) != DecodeStatus::kOk) continue;
       mask = (mask & ~insn.flags_written) | undefined_flags_of(insn);
     }
   }
@@ -105,7 +115,7 @@ std::vector<uint8_t> RandomBlock::assemble() const {
       uint32_t d = static_cast<uint32_t>(p.rip_target - next);
       memcpy(&out[at + static_cast<unsigned>(p.rip_at)], &d, 4);
       Insn check;
-      if (decode(&out[at], p.bytes.size(), CodeMode::k64, check) != DecodeStatus::kOk || check.displacement != static_cast<int32_t>(d)) abort();
+      if (decode(&out[at], p.bytes.size(), mode_, check) != DecodeStatus::kOk || check.displacement != static_cast<int32_t>(d)) abort();
     }
   out.push_back(0xf4);  // HLT: #GP at CPL 3
   return out;
@@ -113,8 +123,10 @@ std::vector<uint8_t> RandomBlock::assemble() const {
 
 void RandomBlock::move(Unit& unit, unsigned reg, uint64_t value) {
   Unit::Piece p;
-  p.bytes = {static_cast<uint8_t>(0x48 | reg >> 3), static_cast<uint8_t>(0xb8 | (reg & 7))};
-  for (unsigned i = 0; i < 8; i++) p.bytes.push_back(static_cast<uint8_t>(value >> 8 * i));
+  if (long_) p.bytes.push_back(static_cast<uint8_t>(0x48 | reg >> 3));
+  if (mode_ == CodeMode::k16) p.bytes.push_back(0x66);
+  p.bytes.push_back(static_cast<uint8_t>(0xb8 | (reg & 7)));
+  for (unsigned i = 0; i < (long_ ? 8 : 4); i++) p.bytes.push_back(static_cast<uint8_t>(value >> 8 * i));
   unit.pieces.push_back(p);
 }
 
@@ -131,7 +143,8 @@ uint64_t RandomBlock::address(unsigned size, bool& faults) {
   if (what < 75) return page() + pick(4096 - 64);
   if (what < 94) return page() + 4096 - pick(size + 1);  // the end of the page, and over it; the next may be absent or read-only
   faults = true;
-  switch (pick(5)) {
+  if (!long_ && pick(5) > 1) return 0xfff00000 + pick(0x80000);
+  switch (pick(long_ ? 5 : 2)) {
     case 0: return BlockSpace::kData + 6 * 4096 + pick(4096);
     case 1: return BlockSpace::kData + 8 * 4096 + pick(8192);
     case 2: return 0x0000800000000000 - pick(size + 1);
@@ -141,7 +154,8 @@ uint64_t RandomBlock::address(unsigned size, bool& faults) {
 }
 
 bool RandomBlock::instruction(Unit& unit) {
-  static const Buckets buckets;
+  static const Buckets buckets_64(CodeMode::k64), buckets_32(CodeMode::k32);
+  const Buckets& buckets = long_ ? buckets_64 : buckets_32;
   unsigned w = static_cast<unsigned>(pick(100));
   DecodeMap map = w < 35   ? kLegacyOneByte
                   : w < 60 ? kLegacy0F
@@ -159,14 +173,15 @@ bool RandomBlock::instruction(Unit& unit) {
   if (prefixes) do pp = static_cast<unsigned>(pick(4)); while (!(prefixes >> pp & 1));
   else if (map <= kLegacy0F3A && chance(20)) pp = 1;
   std::vector<uint8_t> b;
-  if (chance(5)) b.push_back(0x67);
-  if (chance(3)) b.push_back(0x65);
+  if (chance(mode_ == CodeMode::k16 ? 80 : 5)) b.push_back(0x67);  // nothing is mapped where 16-bit addresses reach
+  static constexpr uint8_t kSegments[] = {0x26, 0x2e, 0x36, 0x3e};
+  if (chance(long_ ? 3 : 8)) b.push_back(long_ ? 0x65 : kSegments[pick(4)]);
   if (row.attributes & kLock && chance(30)) b.push_back(0xf0);
   auto r = [&] { return static_cast<uint8_t>(rng_()); };
   if (map <= kLegacy0F3A) {
     if (row.form == Form::kString && chance(60)) b.push_back(chance(70) ? 0xf3 : 0xf2);
     if (pp) b.push_back(pp == 1 ? 0x66 : pp == 2 ? 0xf3 : 0xf2);
-    if (chance(65)) b.push_back(static_cast<uint8_t>(0x40 | (r() & 15)));
+    if (long_ && chance(65)) b.push_back(static_cast<uint8_t>(0x40 | (r() & 15)));
     if (map != kLegacyOneByte) b.push_back(0x0f);
     if (map == kLegacy0F38) b.push_back(0x38);
     if (map == kLegacy0F3A) b.push_back(0x3a);
@@ -174,14 +189,14 @@ bool RandomBlock::instruction(Unit& unit) {
     uint8_t vvvv = row.attributes & kUsesVvvv ? r() & 0x78 : 0x78;
     if (map <= kVex0F3A) {
       uint8_t mm = static_cast<uint8_t>(map - kVex0F + 1);
-      for (unsigned v : {0xc4u, (r() & 0xe0u) | mm, (r() & 0x80u) | vvvv | (r() & 4u) | pp}) b.push_back(static_cast<uint8_t>(v));
+      for (unsigned v : {0xc4u, (r() & 0xe0u) | (long_ ? 0 : 0xc0) | mm, (r() & 0x80u) | vvvv | (r() & 4u) | pp}) b.push_back(static_cast<uint8_t>(v));
     } else {
       static constexpr uint8_t kMm[] = {1, 2, 3, 5, 6};
       uint8_t p2 = r() & 0x60;
       p2 |= row.attributes & kUsesVvvv ? r() & 8 : 8;
       if (chance(25)) p2 |= 0x10;
       if (row.attributes & kMaskBits && (chance(50) || (row.attributes & kMaskBits) == kMaskNeeded)) p2 |= r() & 0x87;
-      for (unsigned v : {0x62u, (r() & 0xf0u) | kMm[map - kEvex0F], (r() & 0x80u) | vvvv | 4u | pp, unsigned{p2}}) b.push_back(static_cast<uint8_t>(v));
+      for (unsigned v : {0x62u, (r() & 0xf0u) | (long_ ? 0 : 0xc0) | kMm[map - kEvex0F], (r() & 0x80u) | vvvv | 4u | pp, unsigned{p2}}) b.push_back(static_cast<uint8_t>(v));
     }
   }
   b.push_back(opcode);
@@ -198,7 +213,7 @@ bool RandomBlock::instruction(Unit& unit) {
   }
   while (b.size() < kMaxInsnLength) b.push_back(r());
   Insn insn;
-  if (decode(b.data(), b.size(), CodeMode::k64, insn) != DecodeStatus::kOk || insn.mnemonic != row.mnemonic || insn.form == Form::kSystem) {
+  if (decode(b.data(), b.size(), mode_, insn) != DecodeStatus::kOk || insn.mnemonic != row.mnemonic || insn.form == Form::kSystem) {
     if (row.form != Form::kSystem || insn.mnemonic != row.mnemonic) return false;
   }
   b.resize(insn.length);
@@ -212,7 +227,7 @@ bool RandomBlock::instruction(Unit& unit) {
   }
   if ((insn.mnemonic == M::kDiv || insn.mnemonic == M::kIdiv) && chance(80)) move(unit, kRdx, pick(3) ? 0 : pick(50));
   if (insn.form == Form::kString) {
-    if (insn.segment_prefix != kNoRegister) return false;
+    if (insn.segment_prefix != kNoRegister || insn.address_size == 2) return false;
     bool faults;
     move(unit, kRcx, pick(20));
     const uint64_t from = address(16, faults), to = address(16, faults);
@@ -238,7 +253,7 @@ bool RandomBlock::instruction(Unit& unit) {
       bool faults;
       uint64_t to = address(o.size, faults);
       if (insn.segment == kGS) to -= BlockSpace::kGsBase;
-      if (insn.address_size == 4 && to >> 32) return false;
+      if (insn.address_size == 2 || (insn.address_size == 4 && to >> 32)) return false;
       for (unsigned k = 0; k < insn.address_size; k++) b[b.size() - insn.address_size + k] = static_cast<uint8_t>(to >> 8 * k);
     }
     // The stack pointer may end anywhere: what uses it next must not reach the process's own memory.
@@ -269,7 +284,9 @@ bool RandomBlock::instruction(Unit& unit) {
                  static_cast<unsigned>(insn.operands[i].access) & 2;
   if (moves_rsp) {
     // Kept for comparison in another register, then made good.
-    unit.pieces.push_back({{0x49, 0x89, static_cast<uint8_t>(0xe0 | (8 + pick(8) - 8))}, -1, 0});
+    if (long_) unit.pieces.push_back({{0x49, 0x89, static_cast<uint8_t>(0xe0 | pick(8))}, -1, 0});
+    else if (mode_ == CodeMode::k16) unit.pieces.push_back({{0x66, 0x89, static_cast<uint8_t>(0xe0 | (5 + pick(3)))}, -1, 0});
+    else unit.pieces.push_back({{0x89, static_cast<uint8_t>(0xe0 | (5 + pick(3)))}, -1, 0});
     move(unit, kRsp, BlockSpace::kStack);
   }
   tainted_ = (tainted_ & ~insn.flags_written) | undefined_flags_of(insn);
@@ -292,6 +309,7 @@ bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) 
   if (insn.mnemonic == M::kVcvtps2ph && (faults || (to & 0xfff) > 4096 - 32)) return false;
   if (insn.segment == kGS) to -= BlockSpace::kGsBase;
   const bool narrow = insn.address_size == 4;
+  if (insn.address_size == 2) return size != 10 && insn.mnemonic != M::kVcvtps2ph && chance(30);  // wherever it points, it faults: the address shows
   if (narrow && to >> 32) return false;
   const bool bit_test = insn.form == Form::kSpecial && insn.operand_count == 2 && insn.operands[1].kind == OperandKind::kGpr && insn.map == OpcodeMap::k0F &&
                         (insn.mnemonic == M::kBt || insn.mnemonic == M::kBtc || insn.mnemonic == M::kBtr || insn.mnemonic == M::kBts);
@@ -299,11 +317,11 @@ bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) 
   if (bits == insn.base || bits == insn.index || (bits == kRsp)) return false;
   uint64_t index = rng_() % 257 - 128;
   if (insn.base == kNoRegister && insn.index == kNoRegister) {
-    if ((to + 0x80000000) >> 32) return false;
+    if (long_ && (to + 0x80000000) >> 32) return false;
     memcpy(&b[insn.length - insn.immediate_size - 4], &to, 4);
   } else if (insn.base == kNoRegister) {
     uint64_t d = to - index * insn.scale;
-    if ((d + 0x80000000) >> 32) return false;
+    if (long_ && (d + 0x80000000) >> 32) return false;
     memcpy(&b[insn.length - insn.immediate_size - 4], &d, 4);
     move(unit, insn.index, narrow ? (index & 0xffffffff) | rng_() << 32 : index);
   } else if (insn.base == insn.index) {
@@ -321,13 +339,97 @@ bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) 
   }
   if (bit_test) move(unit, bits, static_cast<uint64_t>(static_cast<int64_t>(pick(20000)) - 10000) | (insn.operands[1].size < 8 ? rng_() << 8 * insn.operands[1].size : 0));
   Insn again;
-  if (decode(b.data(), b.size(), CodeMode::k64, again) != DecodeStatus::kOk || again.length != insn.length || again.mnemonic != insn.mnemonic) return false;
+  if (decode(b.data(), b.size(), mode_, again) != DecodeStatus::kOk || again.length != insn.length || again.mnemonic != insn.mnemonic) return false;
   if (insn.base == kNoRegister) {
     uint64_t got = static_cast<uint64_t>(again.displacement) + (insn.index == kNoRegister ? 0 : index * insn.scale);
     if (got != to && !narrow) return false;
     if (narrow && static_cast<uint32_t>(got) != to) return false;
   }
   return true;
+}
+
+// The same for 32-bit and 16-bit code.
+void RandomBlock::composed_narrow(Unit& unit) {
+  auto code = [&](std::initializer_list<uint8_t> bytes) { unit.pieces.push_back({bytes, -1, 0}); };
+  auto byte = [&] { return static_cast<uint8_t>(rng_()); };
+  bool faults;
+  const bool word = mode_ == CodeMode::k16;
+  static constexpr uint8_t kRegisters[] = {0, 1, 2, 3, 5, 6, 7};
+  const uint8_t reg = kRegisters[pick(7)];
+  switch (pick(10)) {
+    case 0:
+      unit.name = "call, ret";
+      if (word) code({0xe8, 2, 0});
+      else code({0xe8, 2, 0, 0, 0});
+      code({0xeb, 1});
+      code({0xc3});
+      break;
+    case 1: {
+      unit.name = "jcc";
+      uint8_t cc = static_cast<uint8_t>(pick(16));
+      static constexpr uint32_t kReads[8] = {kOF, kCF, kZF, kCF | kZF, kSF, kPF, kSF | kOF, kSF | kOF | kZF};
+      if (kReads[cc / 2] & tainted_) cc = 2, code({0xf8});
+      code({static_cast<uint8_t>(0x70 | cc), 2});
+      code({static_cast<uint8_t>(0xb0 | reg % 4), byte()});
+      break;
+    }
+    case 2:
+      unit.name = "loop";
+      move(unit, kRcx, 1 + pick(5));
+      code({0x01, static_cast<uint8_t>(0xc8 | (reg == kRcx ? 0 : reg))});  // add reg, ecx
+      code({0xe2, 0xfc});
+      tainted_ = 0;
+      break;
+    case 3: {
+      unit.name = "call, pop, jmp or call indirect";
+      const bool call = chance(50);
+      if (word) code({0xe8, 0, 0});
+      else code({0xe8, 0, 0, 0, 0});
+      code({static_cast<uint8_t>(0x58 | reg)});
+      code({0x83, static_cast<uint8_t>(0xc0 | reg), 8});
+      code({0xff, static_cast<uint8_t>((call ? 0xd0 : 0xe0) | reg)});
+      code({0xb0, 1});
+      if (call) code({0x58});
+      tainted_ = 0;
+      break;
+    }
+    case 4:
+      unit.name = "popf";
+      if (word) code({0x66});
+      code({0x68, static_cast<uint8_t>(byte() & 0xd7), static_cast<uint8_t>(byte() & 0x0e), static_cast<uint8_t>(chance(25) ? 4 : 0), 0});
+      if (word) code({0x66});
+      code({0x9d});
+      tainted_ = 0;
+      break;
+    case 5:
+      if (tainted_) code({0x31, 0xc0}), code({0x01, 0xc0}), tainted_ = 0;
+      unit.name = "pushf, pop";
+      code({0x9c});
+      code({static_cast<uint8_t>(0x58 | reg)});
+      break;
+    case 6:
+      unit.name = "xlat";
+      move(unit, kRbx, address(256, faults));
+      if (word) code({0x67});
+      code({0xd7});
+      break;
+    case 7:
+      unit.name = "enter, leave";
+      code({0xc8, static_cast<uint8_t>(byte() & 0x78), 0, static_cast<uint8_t>(chance(70) ? 0 : 1)});
+      if (chance(80)) code({0xc9});
+      break;
+    case 8:
+      unit.name = "leave";
+      move(unit, kRbp, address(8, faults));
+      code({0xc9});
+      break;
+    default:
+      unit.name = "jecxz";
+      if (chance(50)) move(unit, kRcx, chance(50) ? 0 : 0x10000);
+      if (chance(50)) code({0x67, 0xe3, 2});
+      else code({0xe3, 2});
+      code({static_cast<uint8_t>(0xb0 | reg % 4), byte()});
+  }
 }
 
 // Control flow, the stack and what else needs more than one operand known.

@@ -40,7 +40,8 @@ struct Unit {
 
 class RandomBlock {
  public:
-  RandomBlock(uint64_t seed, const Vcpu& vcpu);
+  // Of 64-bit code, of 32-bit code on flat segments, or of 16-bit code in a segment that starts at kCode, on flat data segments.
+  RandomBlock(uint64_t seed, const Vcpu& vcpu, CodeMode mode = CodeMode::k64);
   std::vector<Unit> units;
   unsigned offset;                // in the code page
   std::vector<uint8_t> assemble() const;
@@ -51,12 +52,15 @@ class RandomBlock {
   bool instruction(Unit& unit);
   bool place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& bytes);
   void composed(Unit& unit);
+  void composed_narrow(Unit& unit);
   void move(Unit& unit, unsigned reg, uint64_t value);
   uint64_t address(unsigned size, bool& faults);
   uint64_t pick(uint64_t n) { return rng_() % n; }
   bool chance(unsigned percent) { return pick(100) < percent; }
 
   const Vcpu* vcpu_;
+  CodeMode mode_;
+  bool long_;
   Rng rng_;
   uint32_t tainted_ = 0;
 };

@@ -29,6 +29,8 @@ void modrm(Emitter& out, const Insn& insn, const Rename& rename) {
 
 void immediates(Emitter& out, const Insn& insn) {
   unsigned n = insn.immediate_size + insn.immediate2_size;
+  for (unsigned i = 0; i < insn.operand_count; i++)
+    if (insn.operands[i].field == OperandField::kIs4 && insn.mode != CodeMode::k64) return out.u8(insn.bytes[insn.length - 1] & 0x7f);
   out.put(insn.bytes + insn.length - n, n);
 }
 
@@ -85,15 +87,36 @@ void legacy(Emitter& out, const Insn& insn, const Rename& rename) {
   immediates(out, insn);
 }
 
+// Does W only select a 64-bit general register or its like in memory? Outside of 64-bit mode it is ignored then.
+bool w_is_operand_size(const Insn& insn) {
+  switch (insn.mnemonic) {
+    case Mnemonic::kVmovd:
+    case Mnemonic::kVpextrd:
+    case Mnemonic::kVpinsrd:
+    case Mnemonic::kVcvtsi2sd:
+    case Mnemonic::kVcvtsi2ss:
+    case Mnemonic::kVcvtsi2sh:
+    case Mnemonic::kVcvtusi2sd:
+    case Mnemonic::kVcvtusi2ss:
+    case Mnemonic::kVcvtusi2sh: return true;
+    default: break;
+  }
+  for (unsigned i = 0; i < insn.operand_count; i++)
+    if (insn.operands[i].kind == OperandKind::kGpr) return true;
+  return false;
+}
+
 void vex(Emitter& out, const Insn& insn, const Rename& rename) {
   const uint8_t* p = insn.bytes + prefix_length(insn);
   bool two = p[0] == 0xc5;
   unsigned r = rename.reg >= 0 ? rename.reg >> 3 & 1 : (~p[1] >> 7 & 1);
-  unsigned b = rename.memory >= 0 ? rename.memory >> 3 & 1 : rename.rm >= 0 ? rename.rm >> 3 & 1 : two ? 0 : (~p[1] >> 5 & 1);
+  const bool extended = insn.mode == CodeMode::k64;  // B and vvvv's high bit are ignored elsewhere
+  unsigned b = rename.memory >= 0 ? rename.memory >> 3 & 1 : rename.rm >= 0 ? rename.rm >> 3 & 1 : two || !extended ? 0 : (~p[1] >> 5 & 1);
   unsigned map = two ? 1 : p[1] & 0x1f;
   unsigned last = two ? (p[1] & 0x7f) : p[2];  // W vvvv L pp
+  if (!extended) last |= 0x40;
+  if (!extended && w_is_operand_size(insn)) last &= 0x7f;
   if (rename.vvvv >= 0) last = (last & ~0x78u) | (~rename.vvvv & 15u) << 3;
-  if (insn.mode != CodeMode::k64) last |= 0x40;  // vvvv's high bit is ignored there
   out.u8(0xc4);
   out.u8((r ^ 1) << 7 | 0x40 | (b ^ 1) << 5 | map);
   out.u8(last);
@@ -105,6 +128,8 @@ void vex(Emitter& out, const Insn& insn, const Rename& rename) {
 void evex(Emitter& out, const Insn& insn, const Rename& rename) {
   const uint8_t* p = insn.bytes + prefix_length(insn);
   unsigned p0 = p[1], p1 = p[2], p2 = p[3];
+  if (insn.mode != CodeMode::k64) p0 |= 0xf0, p1 |= 0x40;  // ignored: B, R' and vvvv's high bit
+  if (insn.mode != CodeMode::k64 && w_is_operand_size(insn)) p1 &= 0x7f;
   if (rename.reg >= 0) p0 = (p0 & ~0x90u) | 0x10 | (rename.reg & 8 ? 0 : 0x80);
   if (rename.memory >= 0)
     p0 = (p0 & ~0x60u) | 0x40 | (rename.memory & 8 ? 0 : 0x20);
@@ -121,6 +146,11 @@ void evex(Emitter& out, const Insn& insn, const Rename& rename) {
 }
 
 }  // namespace
+
+void zero_register(Emitter& out, unsigned r, bool all) {
+  if (all) out.bytes({0xc5, static_cast<uint8_t>(0x80 | (~r & 15) << 3), 0x57, static_cast<uint8_t>(0xc0 | r << 3 | r)});  // vxorps
+  else out.bytes({0xc5, 0xf8, 0x28, static_cast<uint8_t>(0xc0 | r << 3 | r)});                                           // vmovaps
+}
 
 void reencode(Emitter& out, const Insn& insn, const Rename& rename) {
   switch (insn.encoding) {

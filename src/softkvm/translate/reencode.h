@@ -13,6 +13,9 @@ struct Rename {
   int memory = -1;  // base register of the memory operand
 };
 
+// What VZEROALL or VZEROUPPER does to vector register `r` (0-7): outside of 64-bit mode those leave the registers from 8 on, which the host's do not.
+void zero_register(Emitter& out, unsigned r, bool all);
+
 void reencode(Emitter& out, const Insn& insn, const Rename& rename);
 
 }  // namespace vireo::softkvm

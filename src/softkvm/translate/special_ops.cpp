@@ -118,9 +118,7 @@ Outcome stack_instruction(VcpuState& vcpu, const Insn& insn) {
       set_gpr(vcpu, o.reg, value, size);
       return Outcome::kNext;
     case Mnemonic::kPusha: {
-      uint64_t linear0;
-      STEP(s.at((s.sp - 8 * size) & s.mask, size, AccessType::kWrite, linear0));
-      STEP(probe_write(vcpu, linear0, size, false, true));
+      // One after the other, as CPUs do: the first that cannot be stored is the one that faults.
       uint64_t sp = vcpu.gpr[kRsp];
       for (unsigned r = 0; r < 8; r++) STEP(s.push(r == kRsp ? sp : vcpu.gpr[r], size));
       s.commit();
@@ -128,9 +126,14 @@ Outcome stack_instruction(VcpuState& vcpu, const Insn& insn) {
     }
     case Mnemonic::kPopa: {
       uint64_t values[8];
-      for (unsigned r = 8; r-- > 0;) STEP(s.pop(values[r], size));
-      for (unsigned r = 0; r < 8; r++)
-        if (r != kRsp) set_gpr(vcpu, r, values[r], size);
+      // What comes before a word that cannot be read is in its register, as CPUs have it; rSP is not changed, so it can be run again.
+      Outcome outcome = Outcome::kNext;
+      unsigned r = 8;
+      while (r && (outcome = s.pop(values[r - 1], size)) == Outcome::kNext) r--;
+      if (outcome == Outcome::kExit) return outcome;
+      for (unsigned done = r; done < 8; done++)
+        if (done != kRsp) set_gpr(vcpu, done, values[done], size);
+      if (outcome != Outcome::kNext) return outcome;
       s.commit();
       return Outcome::kNext;
     }

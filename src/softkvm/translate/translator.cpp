@@ -664,6 +664,10 @@ class Translation {
     if (insn.mnemonic == Mnemonic::kLea) return lea(d);
     if (moffs) return move_offset(d, *moffs);
     if (masked_move(insn)) return masked_store(d);
+    if (!long_ && (insn.mnemonic == Mnemonic::kVzeroall || insn.mnemonic == Mnemonic::kVzeroupper)) {
+      for (unsigned r = 0; r < 8; r++) note_side(d), zero_register(out_, r, insn.mnemonic == Mnemonic::kVzeroall);
+      return;
+    }
 
     Rename rename;
     uint32_t taken = 0;
