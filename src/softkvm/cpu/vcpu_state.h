@@ -77,7 +77,7 @@ struct Msrs {
   uint64_t pat = 0x0007040600070406ull;
   uint64_t misc_enable = 1, feature_control = 0, spec_ctrl = 0, arch_capabilities = 0, xss = 0, debugctl = 0, smbase = 0x30000;
   uint64_t mtrr_def_type = 0, mtrr_fixed[11] = {}, mtrr_base[8] = {}, mtrr_mask[8] = {};
-  uint64_t mcg_cap = 0, mcg_status = 0, mcg_ctl = 0, mce_banks[4 * 32] = {};
+  uint64_t mcg_cap = 0, mcg_status = 0, mcg_ctl = 0, mce_banks[4 * 32] = {}, mce_ctl2[32] = {};
   uint64_t system_time = 0, wall_clock = 0, steal_time = 0, pv_eoi = 0, poll_control = 1, async_pf = 0, microcode = 0x100000000ull, bios_sign = 0;
   uint64_t platform_info = 0, power_ctl = 0;
   uint64_t misc_features = 0;  // MSR_MISC_FEATURES_ENABLES: bit 0 makes CPUID fault above CPL 0
