@@ -66,6 +66,9 @@ class Vm {
     uint64_t host_tsc = 0, ns = 0;
   } clock_base;
   std::mutex vcpus_mutex;
+  // The vCPU that runs one instruction with the others held, see Exclusive in translate/safe_point.h.
+  std::mutex exclusive_mutex;
+  std::atomic<class Vcpu*> exclusive{nullptr};
   std::vector<class Vcpu*> vcpus;  // by index of creation; abi/ appends
 
  private:

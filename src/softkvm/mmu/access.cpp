@@ -22,13 +22,6 @@ uint64_t chunk_mask(uint64_t address, unsigned size) {
   return (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
 }
 
-// One page's worth of an access: its slot, or none for a device.
-struct Piece {
-  uint64_t gpa;
-  const Slot* slot;
-  bool writable, global;
-};
-
 Outcome translate_piece(VcpuState& vcpu, uint64_t linear, bool write, bool system, bool stack, Piece& out) {
   Rights r = rights_of(vcpu, system);
   Translation t;
@@ -75,7 +68,14 @@ bool hits_code(const Piece& piece, unsigned size) {
 uint64_t wrap(const VcpuState& vcpu, uint64_t linear) { return vcpu.in_64bit() ? linear : linear & 0xffffffffull; }
 
 void note_smc(Engine& engine, uint64_t gpa, uint32_t size) {
-  if (engine.smc_count < 8) engine.smc[engine.smc_count++] = {gpa, size};
+  constexpr unsigned kMost = sizeof engine.smc / sizeof engine.smc[0];
+  if (engine.smc_count < kMost) {
+    engine.smc[engine.smc_count++] = {gpa, size};
+    return;
+  }
+  // The last entry becomes all of its page; more pages than entries no instruction writes.
+  auto& last = engine.smc[kMost - 1];
+  last = {last.gpa & kPageMask, kPageSize};
 }
 
 // A device read of at most 8 bytes in step mode.
@@ -238,15 +238,33 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
 
 namespace {
 
+// #AC comes before what the address's end gives. 80-bit operands want 8 bytes.
+bool alignment_fault(const VcpuState& vcpu, uint64_t linear, unsigned size) {
+  if (!(vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am)) return false;
+  const unsigned align = size == 10 ? 8 : size == 2 || size == 4 || size == 8 ? size : 1;
+  return linear & (align - 1);
+}
+
+// What a masked store finds in its bounce buffer: a byte that it leaves alone differs after one of its two runs, whatever it stores.
+void set_background(Engine& engine, uint8_t* at, unsigned size) {
+  for (unsigned i = 0; i < size; i++) at[i] = static_cast<uint8_t>(engine.masked_again ? ~engine.masked_bytes[i] : i);
+}
+
 // A masked access of which one page (or the only one) must not be touched: laid over the edge of the guard pages, with what may be read
-// copied in. Null: there is no such page.
-uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack) {
+// copied in. Null: there is no such page. One that #AC looks at must not be touched at all: CPUs give it only where an element is wanted.
+uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack, bool misaligned) {
   Engine& engine = engine_of(vcpu);
   unsigned first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
   Piece piece[2];
   bool good[2] = {false, false};
-  for (unsigned i = 0; i < (first < size ? 2u : 1u); i++) {
+  for (unsigned i = 0; misaligned && i < 2; i++) {
+    const uint64_t at = i ? linear + first : linear;
+    if (vcpu.in_64bit() && !canonical(vcpu, at)) vcpu.raise(stack ? kSSv : kGP, 0);  // before #AC
+    else vcpu.raise(kACv, 0);
+    engine.masked_fault[i] = vcpu.fault;
+  }
+  for (unsigned i = 0; !misaligned && i < (first < size ? 2u : 1u); i++) {
     good[i] = translate_piece(vcpu, i ? wrap(vcpu, linear + first) : linear, write, false, stack, piece[i]) == Outcome::kNext;
     engine.masked_fault[i] = vcpu.fault;
   }
@@ -261,8 +279,12 @@ uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool wri
   for (unsigned i = 0; i < 2; i++) {
     if (!good[i]) continue;
     unsigned skip = i ? first : 0, n = i ? size - first : first;
-    if (read_piece(vcpu, piece[i], n, at + skip) != Outcome::kNext) continue;
-    if (write && engine.bounce_count < kMaxBounces) engine.bounces[engine.bounce_count++] = {linear + skip, n, true, at + skip};
+    if (!write) {
+      read_piece(vcpu, piece[i], n, at + skip);
+      continue;
+    }
+    set_background(engine, at + skip, n);
+    engine.bounces[engine.bounce_count++] = {{piece[i], {}}, n, n, true, true, false, at + skip};
   }
   return at;
 }
@@ -272,28 +294,35 @@ uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool wri
 extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t descriptor) {
   Engine& engine = engine_of(*vcpu);
   unsigned size = descriptor >> kAccessSizeShift & 0x3ff;
-  bool write = descriptor & kAccessWrite, read = descriptor & (kAccessRead | kAccessMasked);  // elements masked off stay
+  const bool write = descriptor & kAccessWrite, masked_store = write && descriptor & kAccessMasked;
+  const bool read = descriptor & (kAccessRead | kAccessMasked) && !masked_store;
   auto segment = static_cast<SegmentRegister>(descriptor >> kAccessSegmentShift & 7);
   set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
-  uint64_t linear;
+  uint64_t linear = 0;
   // Of a masked access only the elements that are wanted have to be canonical: masked_access() sees to each page.
   Outcome o = linear_address(*vcpu, segment, offset, descriptor & kAccessMasked && vcpu->in_64bit() ? 0 : size,
-                             write ? AccessType::kWrite : AccessType::kRead, linear);
-  if (o != Outcome::kNext && descriptor & kAccessMasked && vcpu->in_64bit()) o = Outcome::kNext;
-  if (o == Outcome::kNext && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
+                             write ? AccessType::kWrite : AccessType::kRead, linear, !(descriptor & (kAccessMasked | kAccessNoAc)));
+  if (descriptor & kAccessMasked && vcpu->in_64bit()) {
+    // MASKMOVQ and MASKMOVDQU (the only ones that read and write) are checked for alignment to 8 whatever their mask.
+    o = descriptor & kAccessRead && write && alignment_fault(*vcpu, linear, 8) ? vcpu->raise(kACv, 0) : Outcome::kNext;
+  }
+  const bool unaligned = (descriptor & (kAccessMasked | kAccessNoAc)) == kAccessMasked && alignment_fault(*vcpu, linear, size);
+  // An address that is misaligned and not canonical is #GP, also by the stack segment.
+  if ((o == Outcome::kNext || vcpu->in_64bit()) && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
   Piece pieces[2];
   unsigned first;
   if (o == Outcome::kNext && descriptor & kAccessMasked && engine.stepping)
-    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS)) return at;
+    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS, unaligned)) return at;
   if (o == Outcome::kNext) o = translate_both(*vcpu, linear, size, write, false, segment == kSS, pieces, first);
   o = x87_first(*vcpu, descriptor, o);
   if (o != Outcome::kNext) {
-    set_reason(*vcpu, o);
+    if (descriptor & kAccessMasked && !engine.stepping && o == Outcome::kFault) engine.reason = kReasonStep;
+    else set_reason(*vcpu, o);
     return nullptr;
   }
   bool one = first == size && pieces[0].slot;
   if (!engine.stepping) {
-    if (one && !(write && hits_code(pieces[0], size))) {
+    if (one && !unaligned && !(write && hits_code(pieces[0], size))) {
       if (write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
       return pointer(pieces[0]);
     }
@@ -307,9 +336,13 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
     }
     return pointer(pieces[0]);
   }
-  // The bounce buffer keeps the access's alignment modulo 64.
+  if (descriptor & kAccessLocked && !engine.exclusive) {
+    engine.reason = kReasonExclusive;
+    return nullptr;
+  }
+  // The bounce buffer keeps the access's alignment modulo 64, but for locked instructions: hosts make those over two cache lines slow.
   uint32_t at = (engine.bounce_used + 63) & ~63u;
-  at += linear & 63;
+  if (!(descriptor & kAccessLocked)) at += linear & 63;
   if (engine.bounce_count == kMaxBounces || at + size > sizeof engine.bounce_bytes) {
     set_reason(*vcpu, vcpu->raise(kGP, 0));
     return nullptr;
@@ -323,12 +356,14 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
       return nullptr;
     }
   }
-  if (!read) {
-    // The instruction may yet store nothing (x87 with an unmasked exception): what is there stays.
+  if (masked_store) {
+    set_background(engine, bytes, size);
+  } else if (!read) {
     if (pieces[0].slot) copy_bytes(bytes, pointer(pieces[0]), first);
     if (first < size && pieces[1].slot) copy_bytes(bytes + first, pointer(pieces[1]), size - first);
   }
-  engine.bounces[engine.bounce_count++] = {linear, size, write, bytes};
+  const bool x87 = (descriptor & (kAccessX87 | kAccessWrite | kAccessRead)) == (kAccessX87 | kAccessWrite);
+  engine.bounces[engine.bounce_count++] = {{pieces[0], pieces[1]}, first, size, write, masked_store, x87, bytes};
   engine.bounce_used = at + size;
   return bytes;
 }
@@ -367,8 +402,49 @@ void begin_step(Engine& engine) {
   engine.fragment_next = 0;
   engine.write_count = engine.write_next = 0;
   engine.bounce_count = engine.bounce_used = 0;
-  engine.smc_count = 0;
+  engine.masked_again = engine.need_exclusive = engine.writes_stand = false;
 }
+
+bool masked_store_again(Engine& engine) {
+  if (engine.masked_again || !engine.bounce_count || !engine.bounces[0].masked) return false;
+  const Bounce& b = engine.bounces[0];
+  copy_bytes(engine.masked_bytes, b.at, b.size);
+  engine.masked_again = true;
+  engine.bounce_count = engine.bounce_used = 0;
+  return true;
+}
+
+namespace {
+// Bytes [from, from+size) of a bounce buffer.
+void write_back(VcpuState& vcpu, const Bounce& b, unsigned from, unsigned size) {
+  const unsigned head = from >= b.first ? 0 : from + size <= b.first ? size : b.first - from;
+  auto part = [&](const Piece& piece, unsigned skip, unsigned at, unsigned n) {
+    Piece p = piece;
+    p.gpa += skip;
+    write_piece(vcpu, p, n, b.at + at);
+  };
+  if (head) part(b.pieces[0], from, from, head);
+  if (head < size) part(b.pieces[1], from + head - b.first, from + head, size - head);
+}
+
+// The runs of bytes that both runs have left equal, as far as they stay in naturally aligned 8 bytes.
+void write_masked(VcpuState& vcpu, const Bounce& b) {
+  const uint8_t* stored = engine_of(vcpu).masked_bytes;
+  for (unsigned i = 0; i < b.size;) {
+    unsigned n = 0;
+    while (i + n < b.size && b.at[i + n] == stored[i + n] && (!n || (b.pieces[0].gpa + i + n) % 8)) n++;
+    if (n) write_back(vcpu, b, i, n);
+    i += n ? n : 1;
+  }
+}
+
+// After an x87 store: was it kept from storing by an unmasked exception? All but #P do so. The host's x87 state is the guest's.
+bool x87_store_withheld() {
+  uint16_t status, control;
+  asm volatile("fnstsw %0; fnstcw %1" : "=m"(status), "=m"(control));
+  return status & ~control & 0x1f;
+}
+}  // namespace
 
 void commit_step(VcpuState& vcpu) {
   Engine& engine = engine_of(vcpu);
@@ -376,12 +452,9 @@ void commit_step(VcpuState& vcpu) {
   engine.fragment_count = engine.fragment_next = 0;
   for (unsigned i = 0; i < engine.bounce_count; i++) {
     Bounce& b = engine.bounces[i];
-    if (!b.write) continue;
-    Piece pieces[2];
-    unsigned first;
-    if (translate_both(vcpu, b.linear, b.size, true, false, false, pieces, first) != Outcome::kNext) continue;
-    write_piece(vcpu, pieces[0], first, b.at);
-    if (first < b.size) write_piece(vcpu, pieces[1], b.size - first, b.at + first);
+    if (!b.write || (b.x87 && x87_store_withheld())) continue;
+    if (b.masked) write_masked(vcpu, b);
+    else write_back(vcpu, b, 0, b.size);
   }
   engine.bounce_count = engine.bounce_used = 0;
   // Devices inside the hypervisor take theirs at once, in order; from the first one that is not, the rest leaves.
@@ -447,16 +520,12 @@ Outcome probe_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system
   return check_write(vcpu, linear, size, system, stack, pieces, first);
 }
 
-namespace {
-// #AC comes before what the address's end gives. 80-bit operands want 8 bytes.
-bool alignment_fault(const VcpuState& vcpu, uint64_t linear, unsigned size) {
-  if (!(vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am)) return false;
-  const unsigned align = size == 10 ? 8 : size == 2 || size == 4 || size == 8 ? size : 1;
-  return linear & (align - 1);
-}
-}  // namespace
-
 Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, unsigned size, AccessType type, uint64_t& linear) {
+  return linear_address(vcpu, which, offset, size, type, linear, true);
+}
+
+Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, unsigned size, AccessType type, uint64_t& linear,
+                       bool aligned) {
   const Segment& segment = vcpu.segment[which];
   uint8_t vector = which == kSS ? static_cast<uint8_t>(kSSv) : static_cast<uint8_t>(kGP);
   if (vcpu.in_64bit()) {
@@ -464,7 +533,7 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, 
     unsigned shift = vcpu.cr4 & kCr4La57 ? 7 : 16;
     uint64_t last = linear + (size ? size - 1 : 0);
     if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear) return vcpu.raise(vector, 0);
-    if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
+    if (aligned && alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
     if (static_cast<uint64_t>(static_cast<int64_t>(last << shift) >> shift) != last) return vcpu.raise(vector, 0);
     return Outcome::kNext;
   }
@@ -486,7 +555,7 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, 
     return vcpu.raise(vector, 0);
   }
   linear = (segment.base + offset) & 0xffffffffull;
-  if (alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
+  if (aligned && alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
   return Outcome::kNext;
 }
 
@@ -504,9 +573,20 @@ Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessT
   return linear_address(vcpu, static_cast<SegmentRegister>(insn.segment), effective_offset(vcpu, insn), size, type, linear);
 }
 
+namespace {
+void forget_recent_pages(Engine& engine, bool writes_only) {
+  for (auto& view : engine.recent) {
+    for (RecentPage& page : view[1]) page.tag = kInvalidTag;
+    if (!writes_only)
+      for (RecentPage& page : view[0]) page.tag = kInvalidTag;
+  }
+}
+}  // namespace
+
 void flush_tlb(VcpuState& vcpu, bool keep_global) {
   Engine& engine = engine_of(vcpu);
   engine.count_flush++;
+  forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
     auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = kInvalidTag; };
@@ -518,15 +598,29 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
     if (!keep_global || !f.global) f.tag = kInvalidTag;
 }
 
+namespace {
+// Jump entries into a page, or to an instruction that reaches into it. They lie among 4096 (jump_index() leaves the page offset's bits
+// together) and the few that the page before ends in.
+void drop_jump_page(Engine& engine, unsigned view, uint64_t page) {
+  auto drop = [&](unsigned i) {
+    JumpEntry& entry = engine.jump[view][i];
+    if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = kInvalidTag;
+  };
+  const unsigned first = jump_index(page) & ~0xfffu;
+  for (unsigned i = 0; i < 4096; i++) drop(first + i);
+  for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
+}
+}  // namespace
+
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   Engine& engine = engine_of(vcpu);
   unsigned index = linear >> 12 & (kTlbEntries - 1);
+  forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
-  for (FetchEntry& f : engine.fetch)
-    if ((f.tag & kPageMask) == (linear & kPageMask)) {
-      f.tag = kInvalidTag;
-      flush_all_jump_caches(vcpu);
-    }
+  FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
+  if ((fetch.tag & kPageMask) == (linear & kPageMask)) fetch.tag = kInvalidTag;
+  for (unsigned v = 0; v < kViews; v++)
+    if (engine.jump_pages[v][linear >> 18 & 1023] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, v, linear & kPageMask);
 }
 
 // The TLB's entries have no PCID: another address space starts with none.
@@ -536,6 +630,7 @@ void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global) { flush_tl
 
 void flush_write_tags(VcpuState& vcpu) {
   Engine& engine = engine_of(vcpu);
+  forget_recent_pages(engine, true);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
     for (const FillLog* log : {&engine.tlb_log[v], &engine.tlb_log_global[v]}) {

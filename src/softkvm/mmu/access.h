@@ -17,6 +17,10 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
 // vcpu.fault pending or Engine::need_step set (`outcome` says which).
 uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, Outcome& outcome);
 
+// linear_address() for accesses that are never checked for alignment where `aligned` is false.
+Outcome linear_address(VcpuState& vcpu, SegmentRegister segment, uint64_t offset, unsigned size, AccessType type, uint64_t& linear,
+                       bool aligned);
+
 // The host address of one byte of RAM as a supervisor's implicit access sees it, or null.
 uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome);
 
@@ -25,6 +29,9 @@ void dirtied(VcpuState& vcpu, const struct Slot& slot, uint64_t gpa);
 
 // Before a step-mode instruction runs (again): forgets what its last try queued but not what user space answered.
 void begin_step(Engine& engine);
+// After it: is it a masked store on a bounce buffer that has run once? It runs again, with another background, and the bytes that are equal
+// after both runs are those that it stores. (Such an instruction changes nothing else.)
+bool masked_store_again(Engine& engine);
 // After it: copies bounce buffers out. Device writes that have to leave are in Engine::writes.
 void commit_step(VcpuState& vcpu);
 // Forgets everything open (the state was changed from outside).

@@ -3,12 +3,24 @@
 // changes hold CodeCache::mutex. A block's memory is reused only after every vCPU has passed a safe point (CodeCache::flush).
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
 #include "softkvm/cpu/insn.h"
 
 namespace vireo::softkvm {
+
+// Where a jump that is linked has the status flags. Where a block needs them it is written for one of the first two, and the other's entry
+// converts; kBoth also stands for flags that the target does not need.
+enum class FlagsIn : uint8_t { kHost = 0, kSlot = 1, kBoth = 2 };
+
+// As a translator leaves it: a direct jump inside a page that can be patched to go straight to its target.
+struct LinkSite {
+  uint32_t at;        // cache offset of the rel32
+  uint32_t unlinked;  // cache offset of the stub it jumps to when not linked
+  FlagsIn flags;
+};
 
 // A direct jump inside a page that can be patched to go straight to its target.
 struct Link {
@@ -47,18 +59,21 @@ struct PageSource {
 
 struct Block {
   uint64_t gpa;           // of the first byte
-  uint8_t straddle;       // one instruction of this many bytes that reaches into the next page, else 0: its bytes are compared ...
-  uint8_t bytes[15];      // ... with these on every entry, and it is found by lookup only
+  uint8_t straddle;       // one instruction of this many bytes that reaches into another page, else 0
+  uint64_t second_page;   // that page's guest physical address; it has to be the next one by linear address too
   uint32_t mode;
   uint32_t guest_begin, guest_end;  // page offsets of the bytes it depends on: its own, and those its flag liveness was read from
-  uint32_t indirect_entry, linked_entry;  // cache offsets
+  uint32_t indirect_entry;           // cache offset: entered with a linear address, flags in the slot
+  std::array<uint32_t, 3> linked_entry;  // cache offsets, by FlagsIn
   uint32_t code_end;
   uint32_t side_count;
   SideEntry* side;
+  uint32_t site_count;
+  const LinkSite* sites;
   Link* incoming;         // links patched to this block
   std::atomic<Block*> hash_next;
-  Block* page_next;
-  PageSource* source;     // null where writes are told
+  Block* page_next[2];    // in the list of its page, and in the second one's
+  PageSource *source, *second_source;  // null where writes are told
   std::atomic<bool> valid;
 };
 
@@ -70,7 +85,7 @@ struct CalloutRecord {
 };
 enum class Callout : uint32_t { kSystem, kString, kSpecial, kUndefined, kNoDevice, kGeneralProtection };
 
-constexpr unsigned kHashBits = 16;
+constexpr unsigned kHashBits = 20;  // a compiler's run makes a hundred thousand blocks and more; untouched buckets take no memory
 struct BlockTable {
   std::atomic<Block*> bucket[1u << kHashBits];
 
@@ -81,6 +96,12 @@ struct BlockTable {
   Block* find(uint64_t gpa, uint32_t mode) const {
     for (Block* b = bucket[hash(gpa, mode)].load(std::memory_order_acquire); b; b = b->hash_next.load(std::memory_order_acquire))
       if (b->gpa == gpa && b->mode == mode && b->valid.load(std::memory_order_acquire)) return b;
+    return nullptr;
+  }
+  // The one that goes on in `second_page`: whether an instruction straddles is seen in its first page, so `first` stands for all at the place.
+  Block* find_straddle(Block* first, uint64_t second_page) const {
+    for (Block* b = first; b; b = b->hash_next.load(std::memory_order_acquire))
+      if (b->gpa == first->gpa && b->mode == first->mode && b->second_page == second_page && b->valid.load(std::memory_order_acquire)) return b;
     return nullptr;
   }
 };

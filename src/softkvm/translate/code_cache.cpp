@@ -7,6 +7,8 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "softkvm/translate/layout.h"
+#include "softkvm/translate/mode.h"
 #include "softkvm/translate/verifier.h"
 
 namespace vireo::softkvm {
@@ -59,7 +61,7 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   Block& b = blocks_.emplace_back();
   b.gpa = block.gpa;
   b.straddle = block.straddle;
-  for (unsigned i = 0; i < 15; i++) b.bytes[i] = block.bytes[i];
+  b.second_page = block.second_page;
   b.mode = block.mode;
   b.guest_begin = block.guest_begin;
   b.guest_end = block.guest_end;
@@ -71,23 +73,44 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   b.side_count = side.size();
   if (!side.empty()) b.side = sides_.emplace_back(side).data();
   b.source = block.source;
-  for (const LinkSite& s : sites) sites_[s.at] = s.unlinked;
+  b.second_source = block.second_source;
+  b.sites = nullptr;
+  b.site_count = sites.size();
+  if (!sites.empty()) b.sites = sites_.emplace_back(sites).data();
   b.incoming = nullptr;
   b.valid = true;
-  Block*& first = pages_[b.gpa >> 12];
-  b.page_next = first;
-  first = &b;
+  enter(b, b.gpa >> 12);
+  if (b.straddle && b.second_page >> 12 != b.gpa >> 12) enter(b, b.second_page >> 12);
   auto& bucket = table_->bucket[BlockTable::hash(b.gpa, b.mode)];
   b.hash_next = bucket.load(std::memory_order_relaxed);
   bucket.store(&b, std::memory_order_release);
   return &b;
 }
 
+namespace {
+Block*& next_on(Block& block, uint64_t page) { return block.page_next[block.gpa >> 12 != page]; }
+
+// The bytes of a page that a block depends on.
+std::pair<unsigned, unsigned> extent_on(const Block& block, uint64_t page) {
+  if (!block.straddle) return {block.guest_begin, block.guest_end};
+  if (block.second_page >> 12 == block.gpa >> 12) return {0, 4096};
+  if (block.gpa >> 12 == page) return {block.guest_begin, 4096};
+  return {0, static_cast<unsigned>(block.gpa & 0xfff) + block.straddle - 4096};
+}
+}  // namespace
+
+void CodeCache::enter(Block& block, uint64_t page) {
+  Block*& first = pages_[page];
+  next_on(block, page) = first;
+  first = &block;
+}
+
 // One aligned 4-byte store: other vCPUs may be running through the jump.
 void CodeCache::patch(uint32_t at, const Block* target, uint32_t destination) {
 #ifdef VIREO_VERIFY_BLOCKS
   const Block* from = containing(at);
-  if (const auto wrong = verify_link(writable_, at, from, target, destination, sites_.at(at)))
+  const LinkSite* site = site_of(from, at);
+  if (const auto wrong = verify_link(writable_, at, from, target, destination, site ? *site : LinkSite{}))
     panic("verifier: jump at 0x%x of the block of guest 0x%llx, to 0x%x for guest 0x%llx: %s", at,
           from ? static_cast<unsigned long long>(from->gpa) : 0, destination, target ? static_cast<unsigned long long>(target->gpa) : 0,
           rule_text(wrong->rule));
@@ -97,12 +120,18 @@ void CodeCache::patch(uint32_t at, const Block* target, uint32_t destination) {
   __atomic_store_n(where, destination - (at + 4), __ATOMIC_RELEASE);
 }
 
+const LinkSite* CodeCache::site_of(const Block* from, uint32_t at) {
+  for (uint32_t i = 0; from && i < from->site_count; i++)
+    if (from->sites[i].at == at) return &from->sites[i];
+  return nullptr;
+}
+
 void CodeCache::link(uint32_t site, Block& target) {
-  auto it = sites_.find(site);
   const Block* from = containing(site);
-  if (it == sites_.end() || !target.valid || !from || from->mode != target.mode || from->gpa >> 12 != target.gpa >> 12) return;
-  target.incoming = &links_.emplace_back(Link{site, it->second, target.incoming});
-  patch(site, &target, target.linked_entry);
+  const LinkSite* known = site_of(from, site);
+  if (!known || !target.valid || from->mode != target.mode || from->gpa >> 12 != target.gpa >> 12) return;
+  target.incoming = &links_.emplace_back(Link{site, known->unlinked, target.incoming});
+  patch(site, &target, target.linked_entry[static_cast<unsigned>(known->flags)]);
 }
 
 void CodeCache::unlink_incoming(Block& block) {
@@ -110,9 +139,18 @@ void CodeCache::unlink_incoming(Block& block) {
   block.incoming = nullptr;
 }
 
+// Whoever still has the indirect entry (jump caches do) looks for the new block instead. One aligned store takes the place of one
+// instruction: other vCPUs may be on their way there. A step-mode block is in no jump cache, and its stub would be another.
+void CodeCache::turn_away(const Block& block) {
+  if (block.mode & kModeStep) return;
+  const uint64_t jump = 0x2524ff65 | static_cast<uint64_t>(ENGINE_STUBS + STUB_LOOKUP * 8) << 32;  // jmp gs:[lookup]
+  __atomic_store_n(reinterpret_cast<uint64_t*>(writable_ + block.indirect_entry), jump, __ATOMIC_RELEASE);
+}
+
 void CodeCache::forget(Block& block) {
   block.valid = false;
   unlink_incoming(block);
+  turn_away(block);
   auto* at = &table_->bucket[BlockTable::hash(block.gpa, block.mode)];
   for (Block* b = at->load(); b; at = &b->hash_next, b = at->load())
     if (b == &block) {
@@ -141,14 +179,15 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
   if (++rewrites_[gpa >> 12] <= kRewritesBeforeFine) first = 0, end = 4096;
   Block** at = &it->second;
   while (Block* b = *at) {
-    unsigned begin = b->guest_begin;
-    if (begin < end && first < b->guest_end) {
-      forget(*b);
-      *at = b->page_next;
+    const auto [from, to] = extent_on(*b, gpa >> 12);
+    const bool hit = from < end && first < to;
+    if (hit && b->valid) forget(*b);
+    if (hit || !b->valid) {
+      *at = next_on(*b, gpa >> 12);
       continue;
     }
-    for (unsigned c = begin / 64; c <= (b->guest_end - 1) / 64 && c < 64; c++) map |= 1ull << c;
-    at = &b->page_next;
+    for (unsigned c = from / 64; c <= (to - 1) / 64 && c < 64; c++) map |= 1ull << c;
+    at = &next_on(*b, gpa >> 12);
   }
   if (!it->second) pages_.erase(it);
   if (source != sources_.end()) source->second->chunks.fetch_and(map);
@@ -160,7 +199,8 @@ void CodeCache::invalidate_all() {
     b.valid = false;
     unlink_incoming(b);
   }
-  for (auto& bucket : table_->bucket) bucket.store(nullptr, std::memory_order_release);
+  // Zeros for whoever looks meanwhile.
+  madvise(table_, sizeof(BlockTable), MADV_DONTNEED);
   pages_.clear();
   for (auto& [page, source] : sources_) source->chunks = 0;
 }

@@ -73,7 +73,10 @@ class CodeCache {
   void verify(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites);
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
+  static const LinkSite* site_of(const Block* from, uint32_t at);
   void forget(Block& block);
+  void turn_away(const Block& block);
+  void enter(Block& block, uint64_t page);
 
   uint8_t *executable_ = nullptr, *writable_ = nullptr;
   size_t size_ = 0, used_ = 0;
@@ -87,7 +90,7 @@ class CodeCache {
   std::unordered_map<uint64_t, uint32_t> rewrites_;  // page number to how often its code was overwritten
   std::unordered_map<uint64_t, std::unique_ptr<PageSource>> sources_;  // by page number; they live as long as the blocks' memory
   std::unordered_map<uint64_t, Block*> pages_;       // page number to its first block
-  std::unordered_map<uint32_t, uint32_t> sites_;     // rel32 offset to its unlinked destination
+  std::deque<std::vector<LinkSite>> sites_;
 };
 
 }  // namespace vireo::softkvm

@@ -36,27 +36,24 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa, bool* fresh 
   return true;
 }
 
-// Do the straddling instruction's bytes still stand where it was translated from? False with vcpu.fault.pending on a fetch fault.
-bool straddle_current(VcpuState& vcpu, const Block& block, uint64_t linear) {
-  Slots& slots = *vcpu.vm->slots;
-  unsigned first = 4096 - (linear & 0xfff);
-  uint64_t gpa;
-  if (!fetch_address(vcpu, linear + first, gpa)) return false;
-  const uint8_t* a = slots.host(block.gpa);
-  const uint8_t* b = slots.host(gpa);
-  if (!a || !b) return false;
-  for (unsigned i = 0; i < block.straddle; i++)
-    if (block.bytes[i] != (i < first ? a[i] : b[i - first])) return false;
-  return true;
+// The block of a straddling instruction, of which `any` is one, that goes on in the page which is now the next one. Null with
+// vcpu.fault.pending on a fetch fault.
+Block* straddle_block(VcpuState& vcpu, Block* any, uint64_t linear, bool& fresh) {
+  uint64_t next = (linear & kPageMask) + kPageSize, gpa;
+  if (!vcpu.in_64bit()) next &= 0xffffffffull;
+  return fetch_address(vcpu, next, gpa, &fresh) ? vcpu.vm->code->table().find_straddle(any, gpa) : nullptr;
 }
 
-// Does the page that `block` lies in still hold what its blocks were made from? A page that is newly mapped is always looked at: it may have come
+void note_jump_page(Engine& engine, unsigned view, uint64_t linear) {
+  engine.jump_pages[view][linear >> 18 & 1023] |= 1ull << (linear >> 12 & 63);
+}
+
+// Does the page at `gpa` still hold what its blocks were made from? A page that is newly mapped is always looked at: it may have come
 // from a device to become this.
-bool source_current(VcpuState& vcpu, const Block& block, bool fresh) {
-  PageSource& source = *block.source;
+bool source_current(VcpuState& vcpu, PageSource& source, uint64_t gpa, bool fresh) {
   if (!fresh && source.checked.load(std::memory_order_acquire) >= engine_of(vcpu).unseen_epoch) return true;
   const uint64_t now = vcpu.vm->unseen_epoch.load();
-  const uint8_t* page = vcpu.vm->slots->host(block.gpa & kPageMask);
+  const uint8_t* page = vcpu.vm->slots->host(gpa & kPageMask);
   if (!page || !source.same(page)) return false;
   source.checked.store(now, std::memory_order_release);
   return true;
@@ -86,24 +83,27 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   }
   CodeCache& cache = *vcpu.vm->code;
   Block* block = cache.table().find(gpa, mode);
-  if (block && block->straddle && !straddle_current(vcpu, *block, linear)) {
+  if (block && block->straddle) {
+    block = straddle_block(vcpu, block, linear, fresh);
     if (vcpu.fault.pending) {
       set_rip_linear(vcpu, linear);
       engine.reason = kReasonFault;
       return nullptr;
     }
-    block = nullptr;
   }
-  if (block && block->source && !source_current(vcpu, *block, fresh)) block = nullptr;
+  if (block && block->source && !source_current(vcpu, *block->source, block->gpa, fresh)) block = nullptr;
+  if (block && block->second_source && !source_current(vcpu, *block->second_source, block->second_page, fresh)) block = nullptr;
   if (!block) {
     engine.reason = kReasonTranslate;
     return nullptr;
   }
   const void* code = cache.executable(block->indirect_entry);
-  if (!block->straddle && !(mode & kModeStep)) {
-    unsigned view = view_of(mode), index = linear & (kJumpEntries - 1);
+  if (!(mode & kModeStep)) {
+    unsigned view = view_of(mode), index = jump_index(linear);
+    note_jump_page(engine, view, linear);
+    if (block->straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
     engine.jump[view][index] = {linear, code};
-    bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global;
+    const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block->straddle;
     (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
   }
   return code;
@@ -134,7 +134,7 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   set_rip_linear(*vcpu, vcpu->page_base + record->page_offset);
   uint32_t mode = vcpu->mode;
   Outcome outcome;
-  engine.need_step = false;
+  engine.need_step = engine.need_exclusive = false;
   // A shadow that an earlier instruction cast is over, or is over after this one; a new one is told apart from it.
   const bool sti = vcpu->interrupt_shadow_sti, mov_ss = vcpu->interrupt_shadow_mov_ss;
   vcpu->interrupt_shadow_sti = vcpu->interrupt_shadow_mov_ss = false;
@@ -166,7 +166,7 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
       break;
     case Outcome::kJump: engine.reason = kReasonJump; break;
     case Outcome::kFault: engine.reason = kReasonFault; break;
-    case Outcome::kExit: engine.reason = engine.need_step ? kReasonStep : kReasonExit; break;
+    case Outcome::kExit: engine.reason = engine.need_exclusive ? kReasonExclusive : engine.need_step ? kReasonStep : kReasonExit; break;
     case Outcome::kHalt: engine.reason = kReasonHalt; break;
   }
   return 1;
@@ -280,7 +280,10 @@ void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
 }
 
 void flush_all_jump_caches(VcpuState& vcpu) {
-  for (unsigned v = 0; v < kViews; v++) flush_jump_cache(vcpu, v);
+  for (unsigned v = 0; v < kViews; v++) {
+    flush_jump_cache(vcpu, v);
+    for (uint64_t& word : engine_of(vcpu).jump_pages[v]) word = 0;
+  }
 }
 
 void doubt_code(Vcpu& vcpu) {
@@ -296,9 +299,15 @@ Action run_fast(Vcpu& vcpu) {
     return action;
   };
   engine.running.store(1);
+  if (vcpu.vm->exclusive.load() && !engine.exclusive) return stop(Action::kRequests);
+  bool ran = false;
   bool step = engine.step_next;  // the next instruction in step mode
   engine.step_next = false;
   for (;;) {
+    if (ran && engine.exclusive) {  // one instruction is enough
+      engine.step_next = step;
+      return stop(Action::kRequests);
+    }
     if (engine.requests.load() || vcpu.init_pending.load(std::memory_order_relaxed) || vcpu.sipi_pending.load(std::memory_order_relaxed)) {
       engine.step_next = step;
       return stop(Action::kRequests);
@@ -333,7 +342,10 @@ Action run_fast(Vcpu& vcpu) {
     uint64_t linear = rip_linear(vcpu);
     vcpu.single_step_pending = trap;
     uint8_t hits = armed && !resume && !engine.completing && !(in_shadow && vcpu.interrupt_shadow_mov_ss) ? instruction_breakpoints(vcpu, linear) : 0;
-    const void* code = hits ? nullptr : find_code(vcpu, linear, mode);
+    const JumpEntry& known = engine.jump[view_of(mode)][jump_index(linear)];
+    const void* code = hits                           ? nullptr
+                       : !step && known.tag == linear ? known.code
+                                                      : find_code(vcpu, linear, mode);
     if (hits) {
       vcpu.raise(kDB);
       vcpu.fault.payload = hits;
@@ -354,6 +366,8 @@ Action run_fast(Vcpu& vcpu) {
       }
       engine.link_site = nullptr;
       softkvm_enter(code, linear);
+      if (step && engine.reason == kReasonStepDone && masked_store_again(engine)) softkvm_enter(code, linear);
+      ran = true;
       engine.count_leave++;
       engine.watching = 0;
     }
@@ -421,12 +435,24 @@ Action run_fast(Vcpu& vcpu) {
         engine.completing = false;
         engine.ahead_left = 0;
         engine.io_answered = false;
+        if (engine.stepping && engine.writes_stand && engine.write_count) {
+          // What was written to devices before the fault leaves first.
+          vcpu.injected = event;
+          commit_step(vcpu);
+          if (engine.smc_count) return stop(Action::kInvalidate);
+          if (engine.writes_open) return stop(Action::kExit);
+          break;
+        }
         if (debug_trap_exit(vcpu, event)) return stop(Action::kExit);
         if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);
         if (engine.smc_count) return stop(Action::kInvalidate);
         if (engine.writes_open) return stop(Action::kExit);
         break;
       }
+      case kReasonExclusive:
+        if (engine.exclusive) return stop(Action::kStuck);
+        engine.step_next = true;
+        return stop(Action::kExclusive);
       case kReasonExit:
         engine.stepping = false;
         engine.completing = false;

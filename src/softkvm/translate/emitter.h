@@ -58,6 +58,11 @@ class Emitter {
     rex(true, from, 0, to);
     bytes({0x89, static_cast<uint8_t>(0xc0 | (from & 7) << 3 | (to & 7))});
   }
+  void move_imm64(unsigned to, uint64_t value) {
+    rex(true, 0, 0, to);
+    u8(0xb8 | (to & 7));
+    u64(value);
+  }
   void move_imm(unsigned to, uint64_t value) {
     if (value <= 0xffffffffull) {
       rex(false, 0, 0, to);
@@ -68,9 +73,7 @@ class Emitter {
       bytes({0xc7, static_cast<uint8_t>(0xc0 | (to & 7))});
       u32(static_cast<uint32_t>(value));
     } else {
-      rex(true, 0, 0, to);
-      u8(0xb8 | (to & 7));
-      u64(value);
+      move_imm64(to, value);
     }
   }
   // lea to, [base + index*scale + disp]; index 0xff none. `wide`: 64-bit result, else truncated to 32.

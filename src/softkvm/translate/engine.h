@@ -26,6 +26,7 @@ enum Reason : uint32_t {
   kReasonLink,       // as kReasonTranslate; link_site is the jump that may be patched
   kReasonExit,       // kvm_run is filled, or a device access is open
   kReasonHalt,
+  kReasonExclusive,  // the instruction at rip has to run in step mode while the other vCPUs are held
 };
 
 // What a memory access site tells its helper (r10d).
@@ -33,6 +34,8 @@ constexpr unsigned kAccessSizeShift = 12, kAccessWrite = 1u << 22, kAccessRead =
 constexpr unsigned kAccessMasked = 1u << 27;  // elements may be masked off: those do not fault
 constexpr unsigned kAccessAligned = 1u << 28;  // #GP(0) where the address is no multiple of the size, before any page is looked at
 constexpr unsigned kAccessX87 = 1u << 29;      // an x87 exception that waits (#MF) comes before what the address gives
+constexpr unsigned kAccessNoAc = 1u << 30;     // never #AC
+constexpr unsigned kAccessLocked = 1u << 31;   // read-modify-write in one, for the other vCPUs too
 constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool read, bool write, unsigned segment) {
   return page_offset | size << kAccessSizeShift | (write ? kAccessWrite : 0) | (read ? kAccessRead : 0) |
          segment << kAccessSegmentShift;
@@ -49,6 +52,17 @@ struct TlbView {
   uint64_t write[kTlbEntries];
   uint64_t addend[kTlbEntries];  // host page
 };
+
+// The page that was last accessed through a register: what the inline check compares with first. One for reads and one for writes, so that
+// neither pushes the other out; each is a copy of a TLB entry and goes whenever one of those goes.
+struct RecentPage {
+  uint64_t tag = kInvalidTag;  // linear page
+  uint64_t addend = 0;         // host page
+};
+constexpr unsigned kRecentRip = 16, kRecentNoBase = 17, kRecentFs = 18, kRecentGs = 19, kRecentKeys = 20;  // below 16: the base register
+
+// Where a linear address is looked for: mixed, since big programs spread their code over many times 64 KiB.
+constexpr unsigned jump_index(uint64_t linear) { return static_cast<unsigned>((linear ^ linear >> kJumpBits) & (kJumpEntries - 1)); }
 
 struct JumpEntry {
   uint64_t tag;  // linear address, or kInvalidTag
@@ -69,11 +83,20 @@ struct Fragment {
   uint8_t data[8];
 };
 
-// An access of the step-mode instruction that runs on a bounce buffer.
+// One page's worth of an access: its slot, or none for a device.
+struct Piece {
+  uint64_t gpa;
+  const struct Slot* slot;
+  bool writable, global;
+};
+
+// An access of the step-mode instruction that runs on a bounce buffer: `first` bytes lie in pieces[0], the others in pieces[1].
 struct Bounce {
-  uint64_t linear;
-  uint32_t size;
+  Piece pieces[2];
+  uint32_t first, size;
   bool write;
+  bool masked;  // which bytes are stored shows when the instruction is run twice (masked_store_again())
+  bool x87;     // an exception may have kept it from storing
   uint8_t* at;
 };
 
@@ -109,6 +132,8 @@ struct Engine {
   uint64_t borrow[4] = {};
   const void* stubs[16] = {};
   const void* helpers[8] = {};
+  uint64_t spill[3] = {};
+  RecentPage recent[kViews][2][kRecentKeys];
 
   // --- requests from other threads
   std::atomic<uint32_t> requests{0};   // kRequest*
@@ -149,7 +174,13 @@ struct Engine {
   Fragment writes[kMaxFragments];
   unsigned bounce_count = 0, bounce_used = 0;
   Bounce bounces[kMaxBounces];
-  struct { uint64_t gpa; uint32_t size; } smc[8];  // code this instruction has overwritten
+  bool masked_again = false;      // the second run of a masked store
+  uint8_t masked_bytes[64];       // what the first run has left in its bounce buffer
+  bool want_exclusive = false;    // the next run_fast() is to be so ...
+  bool exclusive = false;         // ... and now the other vCPUs are held
+  bool need_exclusive = false;    // a call-out's access wants that
+  bool writes_stand = false;      // the instruction faults, but what it has queued was done before
+  struct { uint64_t gpa; uint32_t size; } smc[40];  // code that was overwritten and is not invalidated yet
   unsigned smc_count = 0;
   alignas(64) uint8_t bounce_bytes[8192];
 
@@ -164,6 +195,8 @@ struct Engine {
   // What was filled since the last flush: entries of global pages apart, since a change of address space leaves them.
   FillLog tlb_log[kViews], tlb_log_global[kViews];
   FillLog jump_log[kViews], jump_log_global[kViews];
+  // Bit (page number mod 64 Ki): a jump entry may have been filled by way of that page since all were dropped.
+  uint64_t jump_pages[kViews][1024] = {};
 
   // The second page is the only accessible one: a masked access that reaches into a page the guest may not touch is laid over its edge, and
   // the host's own fault suppression tells whether an element is really wanted there.
@@ -182,7 +215,7 @@ struct Engine {
            count_invalidate = 0, count_flush = 0;
 };
 
-constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4, kRequestParavirtual = 8;
+constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4, kRequestParavirtual = 8, kRequestHold = 16;
 
 // The vCPU as it lies in memory: GS base points at it while KVM_RUN runs.
 struct VcpuFrame {
@@ -203,6 +236,7 @@ enum class Action : uint8_t {
   kInterrupted,  // KVM_RUN returns EINTR
   kInvalidate,   // the instruction overwrote translated code (Engine::smc)
   kRequests,     // other threads' requests, INIT, SIPI
+  kExclusive,    // the next instruction has to run with the other vCPUs held
   kStuck,        // the instruction cannot be run: KVM_EXIT_INTERNAL_ERROR
 };
 // Runs the guest until something needs the slow half. General registers only; the guest's SIMD state is live.

@@ -80,6 +80,7 @@ Outcome execute_gather_scatter(VcpuState& vcpu, const Insn& insn) {
   }
 
   Outcome outcome = Outcome::kNext;
+  bool moved = false;
   for (unsigned i = 0; i < count; i++) {
     if (!(wanted >> i & 1)) continue;
     uint64_t index = registers.get(insn.index, i, index_size);
@@ -87,7 +88,7 @@ Outcome execute_gather_scatter(VcpuState& vcpu, const Insn& insn) {
     uint64_t offset = index * insn.scale + static_cast<uint64_t>(insn.displacement), linear, value = 0;
     if (insn.base != kNoRegister) offset += vcpu.gpr[insn.base];
     if (insn.address_size == 4) offset &= 0xffffffffull;
-    outcome = linear_address(vcpu, segment, offset, size, scatter ? AccessType::kWrite : AccessType::kRead, linear);
+    outcome = linear_address(vcpu, segment, offset, size, scatter ? AccessType::kWrite : AccessType::kRead, linear, false);  // CPUs give no #AC
     if (outcome == Outcome::kNext) {
       if (scatter) {
         value = registers.get(insn.reg, i, size);
@@ -96,26 +97,34 @@ Outcome execute_gather_scatter(VcpuState& vcpu, const Insn& insn) {
         outcome = read_linear(vcpu, linear, &value, size, false, segment == kSS);
       }
     }
-    if (outcome == Outcome::kExit) return outcome;  // a device or code: from the start again, in step mode or with the answer
+    if (outcome == Outcome::kExit) {
+      // A device or code. A scatter goes on in step mode from here: what it has stored is not stored twice. A gather starts again, for it has to
+      // find the answers of devices in their order.
+      if (!scatter || !moved) return outcome;
+      break;
+    }
     if (outcome != Outcome::kNext) break;
     if (!scatter) registers.set(insn.reg, i, size, value);
     wanted &= ~(1ull << i);
+    moved = true;
   }
 
   const bool done = outcome == Outcome::kNext;
   if (vex) {
     for (unsigned i = 0; i < count; i++) registers.set(insn.vvvv, i, size, wanted >> i & 1 ? ~0ull : 0);
-    // The manual clears the rest with the last element; before that, CPUs have expanded the signs of the whole XMM register already.
+    // The manual clears the rest with the last element; before that, CPUs have expanded the signs of the whole register already.
     unsigned end = count * size;
-    for (; !done && end < 16; end += size)
+    for (; !done && end < insn.vector_length; end += size)
       registers.set(insn.vvvv, end / size, size, registers.get(insn.vvvv, end / size, size) >> (size * 8 - 1) ? ~0ull : 0);
     registers.clear_from(insn.vvvv, end);
   } else {
     uint64_t& mask = registers.opmask(insn.opmask);
     mask = done ? 0 : (mask >> count << count) | wanted;  // the bits above the elements go with the last one
   }
-  if (done && !scatter) registers.clear_from(insn.reg, count * size);
+  // The bits above the vector go with the first element that comes, not with the last.
+  if ((done || moved) && !scatter) registers.clear_from(insn.reg, done ? count * size : insn.vector_length);
   registers.load();
+  if (scatter && outcome == Outcome::kFault) engine_of(vcpu).writes_stand = true;
   return outcome;
 }
 

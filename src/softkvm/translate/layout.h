@@ -20,6 +20,7 @@
 #define ENGINE_BORROW (ENGINE + 48)   /* 4 words */
 #define ENGINE_STUBS (ENGINE + 80)    /* 16 words */
 #define ENGINE_HELPERS (ENGINE + 208) /* 8 words */
+#define ENGINE_SPILL (ENGINE + 272)   /* 3 words, of the stubs */
 
 /* stubs, by index in ENGINE_STUBS */
 #define STUB_MISS 0
@@ -29,6 +30,13 @@
 #define STUB_LINK 4
 #define STUB_POLL 5
 #define STUB_STEP_DONE 6
+#define STUB_LINK_SLOT 13
+#define STUB_RECENT 7 /* + 2 * view + (write ? 1 : 0) */
+
+/* the TLB: in each view three arrays of 64 Ki words */
+#define TLB_ARRAY 0x80000
+#define TLB_VIEW (3 * TLB_ARRAY)
+#define ENGINE_TLB (ENGINE + 0x52000)
 
 /* helpers, by index in ENGINE_HELPERS */
 #define HELPER_MISS 0

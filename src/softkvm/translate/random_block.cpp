@@ -206,9 +206,6 @@ bool RandomBlock::instruction(Unit& unit) {
   if (insn.segment_prefix == kFS || insn.segment == kFS) return false;
   if (x87(insn) && chance(60)) return false;
   if (insn.flags_read & tainted_) return false;
-  // Which elements of a masked access #AC looks at is not documented.
-  if (alignment_checked_ && insn.form == Form::kSpecial && insn.mnemonic != M::kBt && insn.map != OpcodeMap::k0F) return false;
-  if (alignment_checked_ && (insn.mnemonic == M::kMaskmovq || insn.mnemonic == M::kMaskmovdqu || insn.mnemonic == M::kVmaskmovdqu)) return false;
   if ((insn.mnemonic == M::kShld || insn.mnemonic == M::kShrd) && insn.operand_size == 2) {  // undefined where the count exceeds 16
     if (!insn.immediate_size) move(unit, kRcx, pick(16));
     else if ((insn.immediate & 31) > 16) return false;
@@ -252,7 +249,7 @@ bool RandomBlock::instruction(Unit& unit) {
       const unsigned v = insn.index;
       unit.pieces.push_back({{0x62, static_cast<uint8_t>(0x62 | (v & 8 ? 0 : 0x80) | (v & 16 ? 0 : 0x10)), 0x7d, 0x48, static_cast<uint8_t>(insn.opcode & 1 ? 0x22 : 0x21),
                               static_cast<uint8_t>(0xc0 | (v & 7) << 3 | pick(8))}, -1, 0});
-      if (insn.base == kNoRegister || alignment_checked_) return false;
+      if (insn.base == kNoRegister) return false;
       insn.index = kNoRegister;
     }
     if (!place_memory(unit, insn, b)) return false;
@@ -380,8 +377,7 @@ void RandomBlock::composed(Unit& unit) {
     case 5:
       unit.name = "popf";
       // Status flags and DF at will; AC at times; IF, IOPL ignored at CPL 3.
-      alignment_checked_ = chance(10);
-      code({0x68, static_cast<uint8_t>(byte() & 0xd7), static_cast<uint8_t>(byte() & 0x0e), static_cast<uint8_t>(alignment_checked_ ? 4 : 0), 0});
+      code({0x68, static_cast<uint8_t>(byte() & 0xd7), static_cast<uint8_t>(byte() & 0x0e), static_cast<uint8_t>(chance(25) ? 4 : 0), 0});
       code({0x9d});
       tainted_ = 0;
       break;

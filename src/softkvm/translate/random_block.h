@@ -59,7 +59,6 @@ class RandomBlock {
   const Vcpu* vcpu_;
   Rng rng_;
   uint32_t tainted_ = 0;
-  bool alignment_checked_ = false;
 };
 
 // Flags that the manual leaves undefined after an instruction.

@@ -372,7 +372,8 @@ class Comparison {
     uint64_t at = bare.rip - BlockSpace::kCode - block.offset;
     if (at >= code.size() || decode(&code[at], code.size() - at, CodeMode::k64, insn) != DecodeStatus::kOk) return;
     for (unsigned i = 0; i < insn.operand_count; i++)
-      if (insn.operands[i].kind == OperandKind::kMmx && insn.memory_operand()) memcpy(bare.area, soft.area, 24), memcpy(bare.area + 32, soft.area + 32, 128);
+      if (insn.operands[i].kind == OperandKind::kMmx && (insn.memory_operand() || insn.mnemonic == Mnemonic::kMaskmovq))
+        memcpy(bare.area, soft.area, 24), memcpy(bare.area + 32, soft.area + 32, 128);
     // Nor whether the exception flags of a conversion are set that cannot be stored.
     if (insn.mnemonic == Mnemonic::kVcvtps2ph) memcpy(bare.area + 24, soft.area + 24, 4);
   }

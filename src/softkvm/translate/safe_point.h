@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 
 #include "softkvm/vm.h"
 
@@ -11,8 +12,23 @@ namespace vireo::softkvm {
 
 // Posts kRequest* bits to all vCPUs but one and waits until none can still use what they drop.
 void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except);
-// Drops translations made from [gpa, gpa+size). drop_jump_entries() is due before the new code may be relied on.
+// Drops translations made from [gpa, gpa+size).
 void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size);
-void drop_jump_entries(Vm& vm);
+
+// While one lives, no vCPU but its own runs translated code or its helpers: for an instruction that has to be atomic to the others and
+// cannot be so on the host. Taken in the slow half, for one call of run_fast(): nobody may be held while this vCPU waits for user space.
+class Exclusive {
+ public:
+  explicit Exclusive(Vcpu& vcpu);
+  ~Exclusive();
+  Exclusive(const Exclusive&) = delete;
+  Exclusive& operator=(const Exclusive&) = delete;
+
+ private:
+  Vcpu& vcpu_;
+  std::unique_lock<std::mutex> lock_;
+};
+// Waits while another vCPU is exclusive. In the slow half.
+void wait_while_held(const Vcpu& vcpu);
 
 }  // namespace vireo::softkvm

@@ -284,6 +284,10 @@ Outcome bit_string(VcpuState& vcpu, const Insn& insn) {
                       : bit_operation(reinterpret_cast<uint16_t*>(host), bit, insn.mnemonic, insn.lock);
   } else {
     uint64_t value = 0;
+    if (insn.lock && !engine_of(vcpu).exclusive) {
+      engine_of(vcpu).need_exclusive = true;
+      return Outcome::kExit;
+    }
     if (write) STEP(probe_write(vcpu, linear, size));
     STEP(read_linear(vcpu, linear, &value, size));
     set = bit_operation(&value, bit, insn.mnemonic, false);

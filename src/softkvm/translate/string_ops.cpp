@@ -163,9 +163,9 @@ Outcome one_element(Strings& s, Kind kind, uint64_t& flags) {
       if ((o = load(s, kES, s.get(kRdi), b)) != Outcome::kNext) return o;
       host_compare(false, reinterpret_cast<uint8_t*>(&b), nullptr, v.gpr[kRax], 1, s.size, false, true, flags);
       break;
-    case Kind::kCmps:
-      if ((o = load(s, s.source(), s.get(kRsi), a)) != Outcome::kNext) return o;
+    case Kind::kCmps:  // CPUs read [rDI] first: which fault is seen depends on it
       if ((o = load(s, kES, s.get(kRdi), b)) != Outcome::kNext) return o;
+      if ((o = load(s, s.source(), s.get(kRsi), a)) != Outcome::kNext) return o;
       host_compare(true, reinterpret_cast<uint8_t*>(&b), reinterpret_cast<uint8_t*>(&a), 0, 1, s.size, false, true, flags);
       break;
     case Kind::kIns:
@@ -211,12 +211,17 @@ Outcome execute_string(VcpuState& vcpu, const Insn& insn) {
       // The bulk path: RAM on both sides.
       uint8_t *from = nullptr, *to = nullptr;
       bool bulk = true;
-      if (uses_si) {
+      if (kind == Kind::kCmps) {
+        to = s.host(kES, s.get(kRdi), false, n, o);
+        if (!to && n && o != Outcome::kNext) return o;
+        bulk = to;
+      }
+      if (bulk && uses_si) {
         from = s.host(s.source(), s.get(kRsi), false, n, o);
         if (!from && n && o != Outcome::kNext) return o;
         bulk = from;
       }
-      if (bulk && uses_di) {
+      if (bulk && uses_di && !to) {
         to = s.host(kES, s.get(kRdi), kind == Kind::kMovs || kind == Kind::kStos, n, o);
         if (!to && n && o != Outcome::kNext) return o;
         bulk = to;

@@ -96,6 +96,48 @@ leave_saved:
         ACCESS_STUB softkvm_stub_miss, HELPER_MISS
         ACCESS_STUB softkvm_stub_access, HELPER_ACCESS
 
+// r11 linear address, r10 the access descriptor and, above it, the offset of the site's RecentPage: the TLB's entry, where it has one,
+// becomes the recent page; else as softkvm_stub_miss. Flags: dead or in the slot. Called.
+        .macro RECENT_STUB name, view, array
+        .globl \name
+\name:
+        mov gs:[ENGINE_SPILL], rax
+        mov gs:[ENGINE_SPILL + 8], rcx
+        mov gs:[ENGINE_SPILL + 16], rdx
+        mov rax, r11
+        shr rax, 12
+        movzx eax, ax
+        mov rcx, gs:[ENGINE_TLB + \view*TLB_VIEW + \array*TLB_ARRAY + rax*8]
+        xor r11, rcx
+        mov edx, r10d
+        shr edx, 12
+        and edx, 0x3ff
+        neg rdx
+        add rdx, 4096
+        cmp r11, rdx
+        ja 1f
+        mov rax, gs:[ENGINE_TLB + \view*TLB_VIEW + 2*TLB_ARRAY + rax*8]
+        shr r10, 32
+        mov gs:[r10], rcx
+        mov gs:[r10 + 8], rax
+        add r11, rax
+        mov rax, gs:[ENGINE_SPILL]
+        mov rcx, gs:[ENGINE_SPILL + 8]
+        mov rdx, gs:[ENGINE_SPILL + 16]
+        ret
+1:      xor r11, rcx
+        mov rax, gs:[ENGINE_SPILL]
+        mov rcx, gs:[ENGINE_SPILL + 8]
+        mov rdx, gs:[ENGINE_SPILL + 16]
+        jmp softkvm_stub_miss
+        .endm
+        RECENT_STUB softkvm_stub_recent_read0, 0, 0
+        RECENT_STUB softkvm_stub_recent_write0, 0, 1
+        RECENT_STUB softkvm_stub_recent_read1, 1, 0
+        RECENT_STUB softkvm_stub_recent_write1, 1, 1
+        RECENT_STUB softkvm_stub_recent_read2, 2, 0
+        RECENT_STUB softkvm_stub_recent_write2, 2, 1
+
 // r11 the call-out record. Flags in the slot, before and after. Called.
         .globl softkvm_stub_callout
 softkvm_stub_callout:
@@ -135,6 +177,17 @@ softkvm_stub_link:
         lahf
         seto al
         mov gs:[VCPU_FLAGS], ax
+        mov gs:[ENGINE_TARGET], r11
+        mov rdi, gs:[ENGINE_SELF]
+        mov rsi, r11
+        mov rdx, r10
+        call gs:[ENGINE_HELPERS + HELPER_LINK*8]
+        jmp go_on
+
+// The same with the flags in the slot. Jumped to.
+        .globl softkvm_stub_link_slot
+softkvm_stub_link_slot:
+        SAVE_CALLER_SAVED
         mov gs:[ENGINE_TARGET], r11
         mov rdi, gs:[ENGINE_SELF]
         mov rsi, r11

@@ -25,6 +25,9 @@ int host_of(unsigned guest) { return guest == kRsp ? static_cast<int>(kHostRsp) 
 uint32_t tlb_at(unsigned view, size_t array) {
   return static_cast<uint32_t>(ENGINE + offsetof(Engine, tlb) + view * sizeof(TlbView) + array);
 }
+uint32_t recent_at(unsigned view, bool write, unsigned key) {
+  return static_cast<uint32_t>(ENGINE + offsetof(Engine, recent) + ((view * 2 + write) * kRecentKeys + key) * sizeof(RecentPage));
+}
 uint32_t jump_at(unsigned view, size_t member) {
   return static_cast<uint32_t>(ENGINE + offsetof(Engine, jump) + view * sizeof(JumpEntry) * kJumpEntries + member);
 }
@@ -78,6 +81,11 @@ bool waits_for_x87(const Insn& insn) {
   return false;
 }
 
+// Exception types 11 and E11 of the manual: the half-precision conversions of F16C give no #AC. Intel SDM vol 2, 2.4.
+bool never_ac(const Insn& insn) { return insn.mnemonic == Mnemonic::kVcvtph2ps || insn.mnemonic == Mnemonic::kVcvtps2ph; }
+
+bool locked(const Insn& insn) { return insn.lock || (insn.mnemonic == Mnemonic::kXchg && insn.memory_operand()); }
+
 // Stores to [rDI], with no memory operand in the encoding.
 bool masked_move(const Insn& insn) {
   return insn.mnemonic == Mnemonic::kMaskmovq || insn.mnemonic == Mnemonic::kMaskmovdqu || insn.mnemonic == Mnemonic::kVmaskmovdqu;
@@ -103,9 +111,19 @@ class Translation {
     decode_block();
     liveness();
     block_.indirect_entry = out_.here();
-    // Entered with r11 the linear address, flags in the slot.
-    out_.lea(kScratch1, kScratch0, 0xff, 1, -static_cast<int32_t>(start_));
-    out_.store(VCPU_PAGE_BASE, kScratch1);
+    // Entered with r11 the linear address, flags in the slot. lea r10, [r11 - start] in eight aligned bytes, since a jump takes their place when
+    // the block is dropped (CodeCache::turn_away).
+    out_.bytes({0x4d, 0x8d, 0x94, 0x23});
+    out_.u32(-start_);
+    // Compared rather than stored: a store would chain every return address through memory to the next call's.
+    out_.gs(0x3b, kScratch1, VCPU_PAGE_BASE);
+    uint32_t other = out_.jcc(5);
+    uint32_t same = out_.here();
+    later([this, other, same] {
+      out_.resolve(other, out_.here());
+      out_.store(VCPU_PAGE_BASE, kScratch1);
+      out_.jmp_to(same);
+    });
     if (!step_) {
       poll_compare();
       uint32_t away = out_.jcc(5);
@@ -114,17 +132,27 @@ class Translation {
         out_.jump_stub(STUB_POLL);
       });
     }
-    // Direct jumps come in here, flags in the host's; from the indirect entry they are loaded where somebody reads them.
-    if (live_in(0)) out_.restore_flags();
-    block_.linked_entry = out_.here();
-    flags_ = {true, false};
+    // Direct jumps come in here.
+    const bool live = live_in(0), in_slot = live && wanted_in_slot();
+    block_.linked_entry[static_cast<unsigned>(FlagsIn::kSlot)] = out_.here();
+    if (live && !in_slot) out_.restore_flags();
+    const uint32_t body = out_.here();
+    block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = block_.linked_entry[static_cast<unsigned>(FlagsIn::kBoth)] = body;
+    flags_ = {!in_slot, in_slot};
+    if (in_slot) {
+      later([this, body] {
+        block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = out_.here();
+        out_.save_flags();
+        out_.jmp_to(body);
+      });
+    }
     for (index_ = 0; index_ < count_; index_++) emit(insns_[index_]);
     if (!ended_) exit_to(end_, false);
     for (size_t i = 0; i < later_.size(); i++) later_[i]();
     block_.gpa = source_.gpa;
     block_.mode = mode_;
     block_.straddle = source_.straddle ? insns_[0].insn.length : 0;
-    for (unsigned i = 0; i < 15; i++) block_.bytes[i] = source_.straddle ? source_.straddle[i] : 0;
+    block_.second_page = source_.second_page;
     block_.guest_begin = dependency_begin_;
     block_.guest_end = std::min(dependency_end_, 4096u);
     return out_.size();
@@ -331,6 +359,23 @@ class Translation {
 
   // --- flags
 
+  // Does the block first need the flags out of the host's register (a check or a call-out comes before what reads them)?
+  bool wanted_in_slot() const {
+    for (unsigned i = 0; i < count_; i++) {
+      const Decoded& d = insns_[i];
+      if (d.by_name) return true;
+      if (d.insn.form == Form::kBranch) return d.insn.mnemonic == Mnemonic::kCall || d.insn.mnemonic == Mnemonic::kRet;
+      if (d.insn.form == Form::kStack || (d.insn.memory_operand() && d.insn.mnemonic != Mnemonic::kLea)) return live_in(i);
+      if ((d.insn.flags_read | d.insn.flags_written | d.insn.flags_maybe) & kStatusFlags) return false;
+    }
+    return false;
+  }
+  // Where a jump to code that needs `live` of the flags has them.
+  FlagsIn flags_in(uint32_t live) const {
+    if (!live || (flags_.host && flags_.slot)) return FlagsIn::kBoth;
+    return flags_.host ? FlagsIn::kHost : FlagsIn::kSlot;
+  }
+
   void want_flags_in_slot() {
     if (!flags_.slot && flags_.host) out_.save_flags();
     flags_.slot = true;
@@ -396,16 +441,19 @@ class Translation {
     return !step_ && mode_ & kModeFlatData && (long_ || segment == kDS || segment == kES || segment == kSS);
   }
 
-  // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
-  void translate_address(unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
-    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0) |
-                          (needs_alignment(current_->insn) ? kAccessAligned : 0) | (waits_for_x87(current_->insn) ? kAccessX87 : 0);
-    give_up_flags(live);
-    if (!by_tlb(segment)) {
-      out_.move_imm(kScratch1, descriptor);
-      out_.call_stub(STUB_ACCESS);
-      return;
-    }
+  // Whose recent page an operand's address is compared with.
+  static unsigned recent_key(const Insn& insn) {
+    if (insn.segment == kFS) return kRecentFs;
+    if (insn.segment == kGS) return kRecentGs;
+    if (insn.rip_relative) return kRecentRip;
+    return insn.base != kNoRegister ? insn.base : kRecentNoBase;
+  }
+
+  // The stack's registers mostly stay on a page; others go from one object to the next, where the comparison costs more than it saves
+  // (measured: with all of them gcc and Python ran half as fast again).
+  static bool stays_on_a_page(unsigned key) { return key == kRsp || key == kRbp; }
+
+  void indexed_check(unsigned size, bool write, uint32_t descriptor) {
     uint32_t tags = tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read));
     out_.move(kScratch1, kScratch0);
     out_.bytes({0x49, 0xc1, 0xea, 12});                      // shr r10, 12
@@ -425,9 +473,39 @@ class Translation {
     });
   }
 
+  // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
+  void translate_address(unsigned key, unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
+    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0) |
+                          (needs_alignment(current_->insn) ? kAccessAligned : 0) | (waits_for_x87(current_->insn) ? kAccessX87 : 0) |
+                          (never_ac(current_->insn) ? kAccessNoAc : 0) | (locked(current_->insn) ? kAccessLocked : 0);
+    give_up_flags(live);
+    if (!by_tlb(segment)) {
+      out_.move_imm(kScratch1, descriptor);
+      out_.call_stub(STUB_ACCESS);
+      return;
+    }
+    if (!stays_on_a_page(key)) return indexed_check(size, write, descriptor);
+    const uint32_t recent = recent_at(view_, write, key);
+    const uint64_t descriptor_and_page = descriptor | static_cast<uint64_t>(recent) << 32;
+    const unsigned stub = STUB_RECENT + 2 * view_ + write;
+    out_.gs(0x33, kScratch0, recent + offsetof(RecentPage, tag));     // xor r11, tag
+    out_.bytes({0x49, 0x81, 0xfb});                                   // cmp r11, 4096 - size
+    out_.u32(4096 - size);
+    uint32_t miss = out_.jcc(7);                                      // ja
+    out_.gs(0x03, kScratch0, recent + offsetof(RecentPage, addend));  // add r11, host page
+    uint32_t back = out_.here();
+    later([this, miss, back, recent, descriptor_and_page, stub] {
+      out_.resolve(miss, out_.here());
+      out_.gs(0x33, kScratch0, recent + offsetof(RecentPage, tag));   // the address again
+      out_.move_imm64(kScratch1, descriptor_and_page);
+      out_.call_stub(stub);
+      out_.jmp_to(back);
+    });
+  }
+
   void memory(const Insn& insn, unsigned size, bool read, bool write, uint32_t live) {
     address(insn, by_tlb(insn.segment));
-    translate_address(size, read, write, insn.segment, live);
+    translate_address(recent_key(insn), size, read, write, insn.segment, live);
   }
 
   // --- leaving the block
@@ -436,7 +514,10 @@ class Translation {
     want_flags_in_slot();
     flags_.host = false;
     if (step_) return out_.jump_stub(STUB_STEP_DONE);
-    out_.bytes({0x45, 0x0f, 0xb7, 0xd3});                    // movzx r10d, r11w
+    out_.move(kScratch1, kScratch0);                         // jump_index()
+    out_.bytes({0x49, 0xc1, 0xea, 16});                      // shr r10, 16
+    out_.bytes({0x45, 0x31, 0xda});                          // xor r10d, r11d
+    out_.bytes({0x45, 0x0f, 0xb7, 0xd2});                    // movzx r10d, r10w
     out_.bytes({0x41, 0xc1, 0xe2, 4});                       // shl r10d, 4
     auto gs_r10 = [this](std::initializer_list<uint8_t> opcode, unsigned reg, uint32_t at) {
       out_.bytes(opcode);
@@ -454,42 +535,55 @@ class Translation {
 
   // A direct exit to a page offset. `poll`: it may close a loop.
   void exit_to(int64_t target, bool poll) {
-    if (step_ || target < 0 || target >= 4096 || source_.straddle) {
+    if (step_ || target < 0 || target >= 4096 || source_.straddle || straddles(source_.page, static_cast<unsigned>(target), code_mode_)) {
       want_flags_in_slot();
       linear_of(target);
       return indirect_exit();
     }
-    if (straddles(source_.page, static_cast<unsigned>(target), code_mode_)) {  // such a block is found by lookup only
-      want_flags_in_slot();
-      flags_.host = false;
-      linear_of(target);
-      return out_.jump_stub(STUB_LOOKUP);
-    }
     uint32_t live = live_at(target);
     if (poll) {
-      if (live) want_flags_in_slot();
-      flags_.host = false;
-      poll_compare();
-      uint32_t away = out_.jcc(5);
-      later([this, away, target] {
-        out_.resolve(away, out_.here());
-        linear_of(target);
-        out_.jump_stub(STUB_POLL);
-      });
+      if (live && flags_.host && !flags_.slot) {
+        poll_beside_flags(target);
+      } else {
+        flags_.host = false;
+        poll_compare();
+        uint32_t away = out_.jcc(5);
+        later([this, away, target] {
+          out_.resolve(away, out_.here());
+          linear_of(target);
+          out_.jump_stub(STUB_POLL);
+        });
+      }
     }
-    if (live) want_flags_in_host();
-    link_site(out_.patchable_jmp(), target);
+    link_site(out_.patchable_jmp(), target, flags_in(live));
   }
 
-  void link_site(uint32_t at, int64_t target) {
-    later([this, at, target] {
+  // The poll where the host's flags are needed: by JRCXZ.
+  void poll_beside_flags(int64_t target) {
+    out_.move(kScratch1, kRcx);
+    out_.bytes({0x65, 0x8b, 0x0c, 0x25});  // mov ecx, gs:[attention]
+    out_.u32(VCPU_ATTENTION);
+    out_.bytes({0xe3, 5});                 // jrcxz over the jump
+    uint32_t away = out_.jmp();
+    out_.move(kRcx, kScratch1);
+    later([this, away, target] {
+      out_.resolve(away, out_.here());
+      out_.move(kRcx, kScratch1);
+      out_.save_flags();
+      linear_of(target);
+      out_.jump_stub(STUB_POLL);
+    });
+  }
+
+  void link_site(uint32_t at, int64_t target, FlagsIn flags) {
+    later([this, at, target, flags] {
       uint32_t stub = out_.here();
       out_.resolve(at, stub);
-      sites_.push_back({at, stub});
+      sites_.push_back({at, stub, flags});
       out_.bytes({0x4c, 0x8d, 0x15});  // lea r10, [rip + the rel32]
       out_.u32(at - (out_.here() + 4));
       linear_of(target);
-      out_.jump_stub(STUB_LINK);
+      out_.jump_stub(flags == FlagsIn::kSlot ? STUB_LINK_SLOT : STUB_LINK);
     });
   }
 
@@ -710,7 +804,7 @@ class Translation {
       out_.load(kScratch1, insn.segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE);
       out_.lea(kScratch0, kScratch0, kScratch1, 1, 0);
     }
-    translate_address(moffs.size, !write, write, insn.segment, live_in(index_));
+    translate_address(insn.segment == kFS ? kRecentFs : insn.segment == kGS ? kRecentGs : kRecentNoBase, moffs.size, !write, write, insn.segment, live_in(index_));
     note_side(d);
     if (moffs.size == 2) out_.u8(0x66);
     out_.u8(moffs.size == 8 ? 0x49 : 0x41);
@@ -724,7 +818,7 @@ class Translation {
   // r11 = host address of the new top after pushing.
   void push_address(uint32_t live) {
     out_.lea(kScratch0, kHostRsp, 0xff, 1, -static_cast<int32_t>(stack_size()), long_);
-    translate_address(stack_size(), false, true, kSS, live);
+    translate_address(kRsp, stack_size(), false, true, kSS, live);
   }
   void move_rsp(int32_t by) { out_.lea(kHostRsp, kHostRsp, 0xff, 1, by, long_); }
   void store_top(unsigned reg) { out_.memory_form(0x89, reg, kScratch0, 0xff, 1, 0, long_); }
@@ -762,7 +856,7 @@ class Translation {
         break;
       case Mnemonic::kPop: {
         out_.lea(kScratch0, kHostRsp, 0xff, 1, 0, long_);
-        translate_address(stack_size(), true, false, kSS, live);
+        translate_address(kRsp, stack_size(), true, false, kSS, live);
         note_side(d);
         load_top(kScratch1);
         move_rsp(static_cast<int32_t>(stack_size()));
@@ -771,7 +865,7 @@ class Translation {
       }
       default:  // LEAVE
         out_.lea(kScratch0, kRbp, 0xff, 1, 0, long_);
-        translate_address(stack_size(), true, false, kSS, live);
+        translate_address(kRbp, stack_size(), true, false, kSS, live);
         note_side(d);
         load_top(kScratch1);
         out_.lea(kHostRsp, kRbp, 0xff, 1, static_cast<int32_t>(stack_size()), long_);
@@ -800,7 +894,7 @@ class Translation {
         bool in_page = !step_ && target >= 0 && target < 4096 && !source_.straddle && !straddles(source_.page, static_cast<unsigned>(target), code_mode_);
         if (in_page && !backward(target)) {
           // live_at(target) is part of live_out, so the flags are where the target wants them.
-          link_site(out_.patchable_jcc(condition), target);
+          link_site(out_.patchable_jcc(condition), target, flags_in(live_at(target)));
         } else {
           uint32_t over = out_.jcc(condition ^ 1);
           Flags before = flags_;
@@ -873,7 +967,7 @@ class Translation {
       default: {  // RET
         out_.lea(kScratch0, kHostRsp, 0xff, 1, 0, long_);
         want_flags_in_slot();
-        translate_address(stack_size(), true, false, kSS, live);
+        translate_address(kRsp, stack_size(), true, false, kSS, live);
         note_side(d);
         load_top(kScratch0);
         move_rsp(static_cast<int32_t>(stack_size() + (insn.immediate_size ? insn.immediate & 0xffff : 0)));

@@ -17,6 +17,7 @@ struct Source {
   uint64_t gpa;             // of the first byte
   const uint8_t* straddle;  // the first instruction's bytes (15) when it reaches into the next page, else null
   uint32_t mode;
+  uint64_t second_page = 0;  // where the next page lies then
 };
 
 constexpr size_t kBlockRoom = 32768;       // no block is larger
@@ -24,9 +25,6 @@ constexpr unsigned kMaxBlockInsns = 24;    // guest instructions a block may hav
 constexpr unsigned kDependencyReach = 512; // how far from its start a block reads bytes, in both directions
 
 // Emits at `out` (which lies at cache offset `offset`) and fills `block`, `side` and the patchable jumps. Gives the bytes used.
-struct LinkSite {
-  uint32_t at, unlinked;
-};
 size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, std::vector<SideEntry>& side,
                  std::vector<LinkSite>& sites);
 

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <optional>
 
 #include "base/log.h"
 #include "softkvm/cpu/cpuid.h"
@@ -37,6 +38,13 @@
 
 extern "C" {
 void softkvm_stub_miss();
+void softkvm_stub_link_slot();
+void softkvm_stub_recent_read0();
+void softkvm_stub_recent_write0();
+void softkvm_stub_recent_read1();
+void softkvm_stub_recent_write1();
+void softkvm_stub_recent_read2();
+void softkvm_stub_recent_write2();
 void softkvm_stub_access();
 void softkvm_stub_callout();
 void softkvm_stub_lookup();
@@ -62,6 +70,8 @@ static_assert(offsetof(VcpuState, seg_base_fs_copy) == VCPU_FS_BASE && offsetof(
 static_assert(ENGINE + offsetof(Engine, self) == ENGINE_SELF && ENGINE + offsetof(Engine, host_rsp) == ENGINE_HOST_RSP);
 static_assert(ENGINE + offsetof(Engine, scratch) == ENGINE_SCRATCH && ENGINE + offsetof(Engine, target) == ENGINE_TARGET);
 static_assert(ENGINE + offsetof(Engine, reason) == ENGINE_REASON && ENGINE + offsetof(Engine, borrow) == ENGINE_BORROW);
+static_assert(ENGINE + offsetof(Engine, spill) == ENGINE_SPILL && ENGINE + offsetof(Engine, tlb) == ENGINE_TLB);
+static_assert(sizeof(TlbView) == TLB_VIEW && offsetof(TlbView, write) == TLB_ARRAY && offsetof(TlbView, addend) == 2 * TLB_ARRAY);
 static_assert(ENGINE + offsetof(Engine, stubs) == ENGINE_STUBS && ENGINE + offsetof(Engine, helpers) == ENGINE_HELPERS);
 #pragma GCC diagnostic pop
 
@@ -167,8 +177,12 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_CALLOUT] = stub(softkvm_stub_callout);
   engine->stubs[STUB_LOOKUP] = stub(softkvm_stub_lookup);
   engine->stubs[STUB_LINK] = stub(softkvm_stub_link);
+  engine->stubs[STUB_LINK_SLOT] = stub(softkvm_stub_link_slot);
   engine->stubs[STUB_POLL] = stub(softkvm_stub_poll);
   engine->stubs[STUB_STEP_DONE] = stub(softkvm_stub_step_done);
+  void (*const recent[])() = {softkvm_stub_recent_read0, softkvm_stub_recent_write0, softkvm_stub_recent_read1,
+                              softkvm_stub_recent_write1, softkvm_stub_recent_read2, softkvm_stub_recent_write2};
+  for (unsigned i = 0; i < 2 * kViews; i++) engine->stubs[STUB_RECENT + i] = stub(recent[i]);
   mprotect(engine->guard, 4096, PROT_NONE);
   mprotect(engine->guard + 2 * 4096, 2 * 4096, PROT_NONE);
   engine->helpers[HELPER_MISS] = reinterpret_cast<const void*>(&softkvm_tlb_miss);
@@ -284,6 +298,17 @@ void refill_fetch(Engine& engine, uint64_t linear, bool user, const Translation&
   engine.fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global};
 }
 
+// Notes what a page's blocks are about to be made from.
+void take_source(Vm& vm, PageSource& source, const uint8_t* page, uint64_t chunks) {
+  const uint64_t known = source.chunks.load();
+  for (uint64_t bits = chunks & ~known; bits; bits &= bits - 1) {
+    const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
+    memcpy(source.bytes + at, page + at, 64);
+  }
+  if (known == 0) source.checked = vm.unseen_epoch.load();
+  source.chunks.store(known | chunks, std::memory_order_release);
+}
+
 enum class Made { kYes, kNoMemory, kFault };
 
 // Translates the block at engine.target in engine.target_mode, and links the jump that asked for it.
@@ -307,59 +332,63 @@ Made translate_target(Vcpu& vcpu) {
   unsigned first = offset > kDependencyReach ? (offset - kDependencyReach) / 64 : 0;
   unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
   uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
+  const CodeMode width = (mode & kModeCodeMask) == kModeCode64   ? CodeMode::k64
+                         : (mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32
+                                                                 : CodeMode::k16;
   Block* block;
+  const Slot* second = nullptr;
+  uint64_t second_page = 0;
   uint8_t page[4096], cut[16] = {};
   const uint8_t* host_page = slot->host + ((t.gpa & kPageMask) - slot->gpa);
   PageSource* source_page = vm.unseen_writes ? code.source(t.gpa) : nullptr;
+  PageSource* second_source = nullptr;
   for (;;) {
     if (source_page && !source_page->same(host_page)) {
       slot->code_of(t.gpa).store(code.invalidate_page(t.gpa & kPageMask, 4096));
-      flush_all_jump_caches(vcpu);
-      lock.unlock();
-      reach_safe_points(vm, kRequestFlushCode, &vcpu);
-      lock.lock();
-      if (source_page) source_page = code.source(t.gpa);
-      continue;
     }
     block = code.table().find(t.gpa, mode);
     if (block && !block->straddle) break;
-    if (watch_page(vcpu, *slot, t.gpa, chunks, lock)) {
-      memcpy(page, host_page, 4096);
-      if (!source_page || source_page->same(page)) break;
-    }
-  }
-  if (!block || block->straddle) {
-    engine.count_translated++;
-    if (source_page) {
-      const uint64_t known = source_page->chunks.load();
-      for (uint64_t bits = chunks & ~known; bits; bits &= bits - 1) {
-        const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
-        memcpy(source_page->bytes + at, page + at, 64);
+    if (!watch_page(vcpu, *slot, t.gpa, chunks, lock)) continue;
+    memcpy(page, host_page, 4096);
+    if (source_page && !source_page->same(page)) continue;
+    if (!straddles(page, offset, width)) break;
+    uint64_t next = (linear & kPageMask) + kPageSize;
+    if (!vcpu.in_64bit()) next &= 0xffffffffull;
+    Translation more;
+    if (walk(vcpu, next, Want::kFetch, user, false, false, more) != Outcome::kNext) return Made::kFault;
+    refill_fetch(engine, next, user, more);
+    second = vm.slots->find(more.gpa);
+    if (!second) return Made::kNoMemory;
+    second_page = more.gpa;
+    if (watch_page(vcpu, *second, second_page, 1, lock)) {
+      const uint8_t* host_second = second->host + (second_page - second->gpa);
+      memcpy(cut + (4096 - offset), host_second, 15 - (4096 - offset));
+      second_source = vm.unseen_writes ? code.source(second_page) : nullptr;
+      if (!second_source || second_source->same(host_second)) {
+        if (block) block = code.table().find_straddle(block, second_page);
+        break;
       }
-      if (known == 0) source_page->checked = vm.unseen_epoch.load();
-      source_page->chunks.store(known | chunks, std::memory_order_release);
+      second->code_of(second_page).store(code.invalidate_page(second_page, 4096));
     }
-    Source source{page, offset, t.gpa, nullptr, mode};
-    CodeMode width = (mode & kModeCodeMask) == kModeCode64 ? CodeMode::k64 : (mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32 : CodeMode::k16;
-    if (straddles(page, offset, width)) {
-      Translation next;
-      uint64_t second = (linear & kPageMask) + 4096;
-      if (!vcpu.in_64bit()) second &= 0xffffffffull;
-      if (walk(vcpu, second, Want::kFetch, user, false, false, next) != Outcome::kNext) return Made::kFault;
-      refill_fetch(engine, second, user, next);
-      const uint8_t* more = vm.slots->host(next.gpa);
-      if (!more) return Made::kNoMemory;
-      unsigned here = 4096 - offset;
+    second = nullptr;
+  }
+  if (!block) {
+    engine.count_translated++;
+    if (source_page) take_source(vm, *source_page, page, chunks);
+    if (second_source) take_source(vm, *second_source, second->host + (second_page - second->gpa), 1);
+    Source source{page, offset, t.gpa, nullptr, mode, 0};
+    if (second) {
+      const unsigned here = 4096 - offset;
       memcpy(cut, page + offset, here);
-      memcpy(cut + here, more, 15 - here);
       source.straddle = cut;
-      if (block) code.drop(*block);
+      source.second_page = second_page;
     }
     uint32_t at;
     uint8_t* room = code.begin(kBlockRoom, at);
     if (!room) return Made::kYes;  // full: the caller flushes and comes again
     Block made{};
     made.source = source_page;
+    made.second_source = second_source;
     std::vector<SideEntry> side;
     std::vector<LinkSite> sites;
     size_t used = translate(vcpu, source, room, at, made, side, sites);
@@ -529,9 +558,14 @@ int Vcpu::run_guest() {
       if (!sleep(*this)) return interrupted();
       continue;
     }
+    std::optional<Exclusive> exclusive;
+    if (e.want_exclusive) exclusive.emplace(*this);
+    else wait_while_held(*this);
+    e.want_exclusive = false;
     load_fpu(e);
     Action action = run_fast(*this);
     save_fpu(e);
+    exclusive.reset();
     if (e.memory_gone) {
       e.memory_gone = false;
       return -EFAULT;
@@ -579,14 +613,13 @@ int Vcpu::run_guest() {
         e.count_invalidate++;
         for (unsigned i = 0; i < e.smc_count; i++) invalidate_code(*vm, e.smc[i].gpa, e.smc[i].size);
         e.smc_count = 0;
-        flush_all_jump_caches(*this);
-        reach_safe_points(*vm, kRequestFlushCode, this);
         if (e.writes_open || e.debug_exit) {
           fill_exit(*this);
           return 0;
         }
         break;
       case Action::kRequests: break;
+      case Action::kExclusive: e.want_exclusive = true; break;
       case Action::kStuck: return internal_error(*this);
     }
   }

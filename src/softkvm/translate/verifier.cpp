@@ -32,11 +32,16 @@ class Verification {
   explicit Verification(const EmittedBlock& block) : block_(block), rules_(block), map_(block.size), nodes_(block.size, nullptr) {}
 
   std::expected<unsigned, Violation> run() {
-    const uint32_t begin = block_.offset, linked = block_.linked_entry;
-    if (block_.indirect_entry != begin || linked <= begin || linked - begin >= block_.size) return broken(Rule::kEntry, begin);
+    const uint32_t begin = block_.offset;
+    if (block_.indirect_entry != begin) return broken(Rule::kEntry, begin);
+    for (uint32_t linked : block_.linked_entry)
+      if (linked <= begin || linked - begin >= block_.size) return broken(Rule::kEntry, begin);
     if (auto v = discover(); !v) return std::unexpected(v.error());
-    if (map_[linked - begin] != kFirst) return broken(Rule::kEntry, linked);
+    for (uint32_t linked : block_.linked_entry)
+      if (map_[linked - begin] != kFirst) return broken(Rule::kEntry, linked);
     if (auto v = order(0); !v) return std::unexpected(v.error());
+    for (uint32_t linked : block_.linked_entry)
+      if (auto v = order(linked - begin); !v) return std::unexpected(v.error());
     if (auto v = flow(); !v) return std::unexpected(v.error());
     for (const SideEntry& e : block_.side)
       if (e.host < begin || e.host - begin >= block_.size || map_[e.host - begin] != kFirst) return broken(Rule::kSideTable, e.host);
@@ -53,6 +58,7 @@ class Verification {
   Done discover() {
     insns_.reserve(block_.size / 3 + 1);  // pointers to them stay
     std::vector<uint32_t> open{0};
+    for (uint32_t linked : block_.linked_entry) open.push_back(linked - block_.offset);
     while (!open.empty()) {
       uint32_t at = open.back();
       open.pop_back();
@@ -96,6 +102,7 @@ class Verification {
       uint32_t at;
       unsigned next;
     };
+    if (nodes_[from]->visited == 2) return {};
     std::vector<Frame> stack{{from, 0}};
     nodes_[from]->visited = 1;
     while (!stack.empty()) {
@@ -131,7 +138,8 @@ class Verification {
     // Other blocks come in at the linked entry with whatever they left in the scratch registers.
     MachineState linked = entry_state();
     linked.reg[kScratch0] = linked.reg[kScratch1] = {};
-    arrive(block_.linked_entry - block_.offset, linked);
+    linked.by_address = false;
+    for (uint32_t entry : block_.linked_entry) arrive(entry - block_.offset, linked);
     for (size_t i = order_.size(); i-- > 0;) {
       const uint32_t at = order_[i];
       Node& n = *nodes_[at];
@@ -237,17 +245,17 @@ const char* rule_text(Rule rule) {
 std::expected<unsigned, Violation> verify_block(const EmittedBlock& block) { return Verification(block).run(); }
 
 std::optional<Violation> verify_link(const uint8_t* cache, uint32_t at, const Block* from, const Block* target, uint32_t destination,
-                                     uint32_t unlinked) {
+                                     const LinkSite& site) {
   if (at % 4 || at < 2 || !from || at < from->indirect_entry || at + 4 > from->code_end) return Violation{Rule::kLinkSite, at};
   const bool jump = cache[at - 1] == 0xe9 || (cache[at - 2] == 0x0f && (cache[at - 1] & 0xf0) == 0x80);
   if (!jump) return Violation{Rule::kLinkSite, at};
   if (!target) {
-    const bool own = destination == unlinked && destination >= from->indirect_entry && destination < from->code_end;
+    const bool own = destination == site.unlinked && destination >= from->indirect_entry && destination < from->code_end;
     return own ? std::nullopt : std::optional(Violation{Rule::kLink, at});
   }
   const bool kin = target->valid && target->mode == from->mode && target->gpa >> 12 == from->gpa >> 12 && !target->straddle &&
                    !from->straddle && !(from->mode & kModeStep);
-  if (!kin || destination != target->linked_entry) return Violation{Rule::kLink, at};
+  if (!kin || destination != target->linked_entry[static_cast<unsigned>(site.flags)]) return Violation{Rule::kLink, at};
   return std::nullopt;
 }
 

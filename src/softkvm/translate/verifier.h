@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <array>
 #include <cstdint>
 #include <expected>
 #include <optional>
@@ -52,7 +53,8 @@ struct EmittedBlock {
   const uint8_t* code;
   size_t size;
   uint32_t offset;  // of `code` in the cache
-  uint32_t indirect_entry, linked_entry;
+  uint32_t indirect_entry;
+  std::array<uint32_t, 3> linked_entry;  // by FlagsIn
   uint32_t mode;
   uint64_t gpa;
   std::span<const SideEntry> side;
@@ -64,7 +66,7 @@ std::expected<unsigned, Violation> verify_block(const EmittedBlock& block);
 
 // May the rel32 at cache offset `at`, in `from`, be made to go to `destination`? `target`: the block linked to, null to unlink.
 std::optional<Violation> verify_link(const uint8_t* cache, uint32_t at, const Block* from, const Block* target, uint32_t destination,
-                                     uint32_t unlinked);
+                                     const LinkSite& site);
 
 // One line: guest address, rule, place and host bytes.
 std::string describe(const EmittedBlock& block, const Violation& violation);

@@ -56,6 +56,7 @@ void join(MachineState& into, const MachineState& other, uint32_t at) {
   }
   if (into.compared != other.compared || into.compared_id != other.compared_id || into.room != other.room) into.compared = Compared::kNothing;
   into.after_callout = into.after_callout && other.after_callout;
+  into.by_address = into.by_address && other.by_address;
 }
 
 BlockRules::BlockRules(const EmittedBlock& block)
@@ -174,21 +175,46 @@ struct BlockRules::Step {
         if (o.kind != OperandKind::kGpr || o.high || insn.lock) return broken(Rule::kSlot);
         const bool displaced = within(where, VCPU_GPR + 9 * 8, 3), borrow = within(where, ENGINE_BORROW, 4);
         const bool ok = store ? (displaced && (full || mem.size == 2)) || (borrow && full) || (where == VCPU_FLAGS && mem.size == 2) ||
-                                    (where == VCPU_PAGE_BASE && full && at < rules.block_.linked_entry)
+                                    (where == VCPU_PAGE_BASE && full && before.by_address)
+                          : where == VCPU_ATTENTION ? mem.size == 4 && is_gpr(o, kRcx, 4)
                               : full && (displaced || borrow || where == VCPU_PAGE_BASE || where == VCPU_FS_BASE || where == VCPU_GS_BASE);
         return ok ? operands() : broken(Rule::kSlot);
       }
       case Mnemonic::kMovzx:
         return where == VCPU_FLAGS && mem.size == 2 ? operands() : broken(Rule::kSlot);
       case Mnemonic::kCmp:
+        if (where == VCPU_PAGE_BASE) return (full && is_gpr(insn.operands[0], kIndex, 8) && before.by_address && readable(kIndex)) || broken(Rule::kSlot);
         return where == VCPU_ATTENTION && mem.size == 4 && insn.immediate_size == 1 && insn.immediate == 0 &&
                        insn.operands[0].kind == OperandKind::kMemory
                    ? true
                    : broken(Rule::kSlot);
       case Mnemonic::kCall:
       case Mnemonic::kJmp: return within(where, ENGINE_STUBS, 16) ? stub((where - ENGINE_STUBS) / 8) : broken(Rule::kSlot);
+      case Mnemonic::kXor:
+      case Mnemonic::kAdd: return (full && insn.operands[1].kind == OperandKind::kMemory && recent(where)) || broken(Rule::kSlot);
       default: return broken(Rule::kSlot);
     }
+  }
+
+  // The recent page of a register: its tag to compare with, its host page to add.
+  bool recent(uint64_t where) {
+    const uint64_t table = ENGINE + offsetof(Engine, recent) + rules.view_ * 2 * kRecentKeys * sizeof(RecentPage);
+    const Value& r11 = reg(kAddress);
+    if (where < table || where >= table + 2 * kRecentKeys * sizeof(RecentPage) || rules.stepping_ || !is_gpr(insn.operands[0], kAddress, 8))
+      return broken(Rule::kSlot);
+    const bool write = where >= table + kRecentKeys * sizeof(RecentPage);
+    const uint32_t page = static_cast<uint32_t>(where - (where - table) % sizeof(RecentPage)), member = (where - table) % sizeof(RecentPage);
+    if (insn.mnemonic == Mnemonic::kXor && member == offsetof(RecentPage, tag)) {
+      const uint8_t rights = write ? kReadable | kWritable : kReadable;  // pages are never writable alone
+      if (r11.address()) set(kAddress, {.kind = Kind::kTagged, .rights = rights, .id = r11.id, .page = page});
+      else if (r11.kind == Kind::kTagged && r11.page == page) set(kAddress, {.kind = Kind::kPlain, .id = r11.id});  // back again
+      else return broken(Rule::kTlbIndex);
+      return true;
+    }
+    if (insn.mnemonic != Mnemonic::kAdd || member != offsetof(RecentPage, addend)) return broken(Rule::kSlot);
+    if (r11.kind != Kind::kHit || r11.page != page) return broken(Rule::kTlbIndex);
+    set(kAddress, {.kind = Kind::kHost, .rights = r11.rights, .id = r11.id, .amount = r11.amount});
+    return true;
   }
 
   // stubs.S says what each takes and leaves.
@@ -196,6 +222,15 @@ struct BlockRules::Step {
     const bool call = insn.mnemonic == Mnemonic::kCall;
     const Value &r11 = reg(kAddress), &r10 = reg(kIndex);
     if (!guest_registers_clean()) return false;
+    if (which >= STUB_RECENT && which < STUB_RECENT + 2 * kViews) {
+      // It enters the page into the RecentPage named: one of this view, and of the access's kind.
+      const unsigned write = (which - STUB_RECENT) % 2;
+      const uint64_t table = ENGINE + offsetof(Engine, recent) + (rules.view_ * 2 + write) * kRecentKeys * sizeof(RecentPage);
+      if ((which - STUB_RECENT) / 2 != rules.view_ || r10.kind != Kind::kConstant || !(r10.amount & kAccessWrite) != !write ||
+          r10.page < table || r10.page >= table + kRecentKeys * sizeof(RecentPage) || (r10.page - table) % sizeof(RecentPage))
+        return broken(Rule::kStub);
+      which = STUB_MISS;
+    }
     switch (which) {
       case STUB_MISS:
       case STUB_ACCESS: {
@@ -212,6 +247,7 @@ struct BlockRules::Step {
         return true;
       case STUB_LOOKUP:
       case STUB_POLL: return (!call && r11.plain() && !rules.stepping_) || broken(Rule::kStub);
+      case STUB_LINK_SLOT:
       case STUB_LINK: return (!call && r11.plain() && r10.kind == Kind::kSite && !rules.stepping_) || broken(Rule::kStub);
       case STUB_STEP_DONE: return (!call && r11.plain() && rules.stepping_) || broken(Rule::kStub);
       default: return broken(Rule::kStub);
@@ -240,12 +276,12 @@ struct BlockRules::Step {
       else return broken(Rule::kSlot);
       if (r11.id != r10.id) return broken(Rule::kTlbIndex);
       if (r11.address()) set(kAddress, {.kind = Kind::kTagged, .rights = rights, .id = r11.id});
-      else if (r11.kind == Kind::kTagged && r11.rights == rights) set(kAddress, {.kind = Kind::kPlain, .id = r11.id});  // back again
+      else if (r11.kind == Kind::kTagged && r11.rights == rights && !r11.page) set(kAddress, {.kind = Kind::kPlain, .id = r11.id});  // back again
       else return broken(Rule::kTlbIndex);
       return true;
     }
     if (insn.mnemonic != Mnemonic::kAdd || where != view + offsetof(TlbView, addend)) return broken(Rule::kSlot);
-    if (r11.kind != Kind::kHit || r11.id != r10.id) return broken(Rule::kTlbIndex);
+    if (r11.kind != Kind::kHit || r11.page || r11.id != r10.id) return broken(Rule::kTlbIndex);
     set(kAddress, {.kind = Kind::kHost, .rights = r11.rights, .id = r11.id, .amount = r11.amount});
     return true;
   }
@@ -305,8 +341,9 @@ struct BlockRules::Step {
         if (from.kind == OperandKind::kImmediate) {
           uint64_t v = static_cast<uint64_t>(insn.immediate);
           if (to.size == 4) v &= 0xffffffff;
-          if (v > 0xffffffff) return false;
-          set(to.reg, {.kind = Kind::kConstant, .id = uint64_t{at} << 8 | to.reg, .amount = static_cast<uint32_t>(v)});
+          if (v > 0xffffffff && to.reg != kIndex) return false;
+          set(to.reg, {.kind = Kind::kConstant, .id = uint64_t{at} << 8 | to.reg, .amount = static_cast<uint32_t>(v),
+                       .page = static_cast<uint32_t>(v >> 32)});
           return true;
         }
         // A copy may be of a host address: the emitter moves one to a low register for AH to BH and MASKMOV.
@@ -315,15 +352,23 @@ struct BlockRules::Step {
         else return false;
         return true;
       case Mnemonic::kShr:
-        if (!is_gpr(to, kIndex, 8) || insn.immediate_size != 1 || insn.immediate != 12 || !reg(kIndex).address()) return false;
-        set(kIndex, {.kind = Kind::kPageNumber, .id = reg(kIndex).id});
+        if (!is_gpr(to, kIndex, 8) || insn.immediate_size != 1 || !reg(kIndex).address()) return false;
+        if (insn.immediate != 12 && insn.immediate != kJumpBits) return false;
+        set(kIndex, {.kind = insn.immediate == 12 ? Kind::kPageNumber : Kind::kHigh, .id = reg(kIndex).id});
         out.next.compared = Compared::kNothing;
         return true;
       case Mnemonic::kMovzx:
         if (!is_gpr(to, kIndex, 4) || from.kind != OperandKind::kGpr || from.size != 2 || from.high) return false;
         if (from.reg == kIndex && reg(kIndex).kind == Kind::kPageNumber) set(kIndex, {.kind = Kind::kTlbIndex, .id = reg(kIndex).id});
-        else if (from.reg == kAddress && reg(kAddress).address()) set(kIndex, {.kind = Kind::kJumpIndex, .id = reg(kAddress).id});
+        else if (from.reg == kIndex && reg(kIndex).kind == Kind::kMixed) set(kIndex, {.kind = Kind::kJumpIndex, .id = reg(kIndex).id});
         else return false;
+        return true;
+      case Mnemonic::kXor:
+        if (!is_gpr(to, kIndex, 4) || !is_gpr(from, kAddress, 4) || reg(kIndex).kind != Kind::kHigh || !reg(kAddress).address() ||
+            reg(kAddress).id != reg(kIndex).id)
+          return false;
+        set(kIndex, {.kind = Kind::kMixed, .id = reg(kIndex).id});
+        out.next.compared = Compared::kNothing;
         return true;
       case Mnemonic::kShl:
         if (!is_gpr(to, kIndex, 4) || insn.immediate_size != 1 || insn.immediate != 4 || reg(kIndex).kind != Kind::kJumpIndex) return false;
@@ -354,7 +399,7 @@ struct BlockRules::Step {
       out.next.compared = Compared::kNothing;
       out.taken.compared = Compared::kNothing;
       if (condition == 7 && before.compared == Compared::kTag && r11.kind == Kind::kTagged && r11.id == before.compared_id)
-        set(kAddress, {.kind = Kind::kHit, .rights = r11.rights, .id = r11.id, .amount = before.room});
+        set(kAddress, {.kind = Kind::kHit, .rights = r11.rights, .id = r11.id, .amount = before.room, .page = r11.page});
       if (condition == 5 && before.compared == Compared::kJump) out.next.compared = Compared::kJumpEqual;
       return true;
     }

@@ -18,7 +18,9 @@ struct Value {
     kConstant,    // `amount`
     kPageNumber,  // address >> 12
     kTlbIndex,    // its low 16 bits
-    kJumpIndex,   // the address's low 16 bits
+    kHigh,        // address >> 16
+    kMixed,       // that xor the address
+    kJumpIndex,   // the low 16 bits of that
     kJumpByte,    // 16 times that
     kTagged,      // address ^ TLB tag
     kHit,         // offset in the page, of an address whose tag matched
@@ -30,6 +32,7 @@ struct Value {
   uint8_t rights = 0;  // kTagged, kHit, kHost: kReadable | kWritable
   uint64_t id = 0;     // kPlain, kConstant: which value; kPageNumber to kHost: the linear address's value
   uint32_t amount = 0;
+  uint32_t page = 0;   // kTagged, kHit: offset of the RecentPage whose tag it was, 0: a TLB entry's; kConstant: the upper half
 
   bool plain() const { return kind >= Kind::kPlain && kind <= Kind::kJumpByte; }
   bool address() const { return kind == Kind::kPlain || kind == Kind::kConstant; }
@@ -44,6 +47,7 @@ struct MachineState {
   uint64_t compared_id = 0;
   uint32_t room = 0;         // kTag: bytes that the check was for
   bool after_callout = false;
+  bool by_address = true;    // come in by the indirect entry: page_base may be set
 };
 
 // At the block's indirect entry: guest registers, and r11 the linear address.

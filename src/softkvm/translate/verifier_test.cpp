@@ -30,7 +30,7 @@ uint32_t jump(size_t member) {
 class Draft {
  public:
   explicit Draft(uint32_t mode = kMode, uint32_t offset = kOffset) : mode(mode), offset(offset), out(room, offset) {
-    out.lea(kScratch1, kScratch0, 0xff, 1, -16);
+    out.bytes({0x4d, 0x8d, 0x94, 0x23, 0xf0, 0xff, 0xff, 0xff});  // lea r10, [r11 - 16]
     out.store(VCPU_PAGE_BASE, kScratch1);
     if (!(mode & kModeStep)) {
       out.bytes({0x65, 0x83, 0x3c, 0x25});  // cmp dword gs:[attention], 0
@@ -104,7 +104,9 @@ class Draft {
   void lookup() { linear(), out.jump_stub(STUB_LOOKUP); }
   void indirect(std::function<void()> between = {}) {
     linear();
-    out.bytes({0x45, 0x0f, 0xb7, 0xd3, 0x41, 0xc1, 0xe2, 4});  // movzx r10d, r11w; shl r10d, 4
+    // mov r10, r11; shr r10, 16; xor r10d, r11d; movzx r10d, r10w; shl r10d, 4
+    out.move(kScratch1, kScratch0);
+    out.bytes({0x49, 0xc1, 0xea, 16, 0x45, 0x31, 0xda, 0x45, 0x0f, 0xb7, 0xd2, 0x41, 0xc1, 0xe2, 4});
     out.bytes({0x65, 0x4d, 0x3b, 0x9a});                       // cmp r11, gs:[r10 + tag]
     out.u32(jump(offsetof(JumpEntry, tag)));
     uint32_t miss = out.jcc(5);
@@ -120,7 +122,7 @@ class Draft {
     later.push_back([this, at] {
       uint32_t stub = out.here();
       out.resolve(at, stub);
-      sites.push_back({at, stub});
+      sites.push_back({at, stub, FlagsIn::kHost});
       out.bytes({0x4c, 0x8d, 0x15});
       out.u32(at - (out.here() + 4));
       linear();
@@ -134,7 +136,7 @@ class Draft {
   }
   EmittedBlock block() {
     close();
-    return {room, out.size(), offset, offset, linked_entry, mode, 0x5010, side, sites};
+    return {room, out.size(), offset, offset, {linked_entry, linked_entry, linked_entry}, mode, 0x5010, side, sites};
   }
 
   alignas(8) uint8_t room[4096] = {};
@@ -457,7 +459,7 @@ TEST(Verifier, RefusesBrokenEntries) {
   inside.out.bytes({0x48, 0x01, 0xc8});
   inside.lookup();
   inside.linked_entry++;
-  EXPECT_RULE(Rule::kEntry, inside);
+  EXPECT_RULE(Rule::kBoundary, inside);
 }
 
 TEST(Verifier, ChecksWhatJumpsAreLinkedTo) {
@@ -466,19 +468,20 @@ TEST(Verifier, ChecksWhatJumpsAreLinkedTo) {
   EmittedBlock emitted = d.block();
   const uint8_t* cache = d.room;
   Block from{}, target{};
-  from.gpa = 0x5010, from.mode = kMode, from.indirect_entry = 0, from.linked_entry = d.linked_entry, from.valid = true;
+  from.gpa = 0x5010, from.mode = kMode, from.indirect_entry = 0, from.linked_entry.fill(d.linked_entry), from.valid = true;
   from.code_end = static_cast<uint32_t>(emitted.size);
-  target.gpa = 0x5020, target.mode = kMode, target.indirect_entry = 0x2000, target.linked_entry = 0x2010, target.code_end = 0x2100;
+  target.gpa = 0x5020, target.mode = kMode, target.indirect_entry = 0x2000, target.linked_entry = {0x2010, 0x2020, 0x2030}, target.code_end = 0x2100;
   target.valid = true;
   const LinkSite site = d.sites[0];
   auto link = [&](const Block* to, uint32_t destination) {
-    auto wrong = verify_link(cache, site.at, &from, to, destination, site.unlinked);
+    auto wrong = verify_link(cache, site.at, &from, to, destination, site);
     return std::string(wrong ? rule_text(wrong->rule) : "passed");
   };
   EXPECT_EQ(link(&target, 0x2010), "passed");
   EXPECT_EQ(link(nullptr, site.unlinked), "passed");
   EXPECT_EQ(link(&target, 0x2000), rule_text(Rule::kLink));  // the indirect entry
   EXPECT_EQ(link(&target, 0x2011), rule_text(Rule::kLink));
+  EXPECT_EQ(link(&target, 0x2020), rule_text(Rule::kLink));  // the entry for flags elsewhere
   EXPECT_EQ(link(nullptr, 0x2010), rule_text(Rule::kLink));
   target.valid = false;
   EXPECT_EQ(link(&target, 0x2010), rule_text(Rule::kLink));
@@ -488,7 +491,7 @@ TEST(Verifier, ChecksWhatJumpsAreLinkedTo) {
   EXPECT_EQ(link(&target, 0x2010), rule_text(Rule::kLink));
   target.gpa = 0x5020, target.straddle = 3;
   EXPECT_EQ(link(&target, 0x2010), rule_text(Rule::kLink));
-  auto elsewhere = verify_link(cache, 8, &from, &target, 0x2010, site.unlinked);
+  auto elsewhere = verify_link(cache, 8, &from, &target, 0x2010, site);
   ASSERT_TRUE(elsewhere);
   EXPECT_EQ(elsewhere->rule, Rule::kLinkSite);
 }
@@ -516,7 +519,7 @@ Block* take_in(CodeCache& cache, uint64_t gpa, const std::function<void(Draft&)>
   const EmittedBlock emitted = draft.block();
   memcpy(room, emitted.code, emitted.size);
   Block block{};
-  block.gpa = gpa, block.mode = kMode, block.indirect_entry = at, block.linked_entry = draft.linked_entry;
+  block.gpa = gpa, block.mode = kMode, block.indirect_entry = at, block.linked_entry.fill(draft.linked_entry);
   block.guest_begin = gpa & 0xfff, block.guest_end = (gpa & 0xfff) + 16;
   return cache.finish(block, emitted.size, draft.side, draft.sites);
 }
@@ -537,7 +540,7 @@ TEST(CodeCache, LinksJumpsOnlyInsideOnePhysicalPage) {
   cache->link(site, *far);
   EXPECT_EQ(goes_to(), unlinked);
   cache->link(site, *near);
-  EXPECT_EQ(goes_to(), near->linked_entry);
+  EXPECT_EQ(goes_to(), near->linked_entry[0]);
   cache->drop(*near);
   EXPECT_EQ(goes_to(), unlinked);
 }

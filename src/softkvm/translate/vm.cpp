@@ -21,7 +21,7 @@
 
 namespace vireo::softkvm {
 
-constexpr size_t kCodeCacheBytes = 128u << 20;
+constexpr size_t kCodeCacheBytes = 256u << 20;  // what is not used takes no memory
 
 namespace {
 // All VMs of the process. Their memory may be one and the same.
@@ -66,6 +66,13 @@ std::unique_ptr<Vm> Vm::create() {
   return vm;
 }
 
+namespace {
+void relax(unsigned spins) {
+  if (spins > 64) sched_yield();
+  else __builtin_ia32_pause();
+}
+}  // namespace
+
 void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except) {
   std::lock_guard lock(vm.vcpus_mutex);
   for (Vcpu* v : vm.vcpus) {
@@ -80,9 +87,39 @@ void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except) {
     // Not running: it will see the request before it runs again.
     for (unsigned spins = 0; engine.running.load(); spins++) {
       if (!(engine.requests.load() & request)) break;
-      if (spins > 64) sched_yield();
-      else __builtin_ia32_pause();
+      relax(spins);
     }
+  }
+}
+
+// Whoever starts to run says so (Engine::running) before it looks at Vm::exclusive; here it is the other way round. So one of both sees the
+// other.
+Exclusive::Exclusive(Vcpu& vcpu) : vcpu_(vcpu), lock_(vcpu.vm->exclusive_mutex) {
+  Vm& vm = *vcpu.vm;
+  vm.exclusive.store(&vcpu);
+  engine_of(vcpu).exclusive = true;
+  std::lock_guard lock(vm.vcpus_mutex);
+  for (Vcpu* v : vm.vcpus) {
+    if (v == &vcpu) continue;
+    engine_of(*v).requests.fetch_or(kRequestHold);
+    __atomic_store_n(&v->attention, 1u, __ATOMIC_SEQ_CST);
+  }
+  for (Vcpu* v : vm.vcpus) {
+    if (v == &vcpu) continue;
+    for (unsigned spins = 0; engine_of(*v).running.load(); spins++) relax(spins);
+  }
+}
+
+Exclusive::~Exclusive() {
+  engine_of(vcpu_).exclusive = false;
+  vcpu_.vm->exclusive.store(nullptr);
+}
+
+void wait_while_held(const Vcpu& vcpu) {
+  for (unsigned spins = 0;; spins++) {
+    const Vcpu* holder = vcpu.vm->exclusive.load();
+    if (!holder || holder == &vcpu) return;
+    relax(spins);
   }
 }
 
@@ -149,11 +186,6 @@ void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size) {
   }
 }
 
-void drop_jump_entries(Vm& vm) {
-  // A block that is no longer valid may still be in jump caches: every vCPU drops its own before it goes on.
-  reach_safe_points(vm, kRequestFlushCode, nullptr);
-}
-
 bool Vm::drop_code(const void* host, size_t size, bool dirty) {
   auto* begin = static_cast<const uint8_t*>(host);
   bool hit = false;
@@ -166,7 +198,6 @@ bool Vm::drop_code(const void* host, size_t size, bool dirty) {
       if (!s.code[page].load()) continue;
       uint64_t a = std::max(from, page << 12), b = std::min(to, (page + 1) << 12);
       invalidate_code(*this, s.gpa + a, b - a);
-      hit = true;
     }
   };
   auto overlaps = [&](const Slot& s) { return s.size != 0 && begin + size > s.host && begin < s.host + s.size; };
@@ -196,7 +227,7 @@ bool Vm::drop_code(const void* host, size_t size, bool dirty) {
 }
 
 void Vm::notice_write(const void* host, size_t size) {
-  if (drop_code(host, size, true)) drop_jump_entries(*this);
+  drop_code(host, size, true);
 }
 
 void Vm::notice_change(const void* host, size_t size) {
@@ -204,7 +235,7 @@ void Vm::notice_change(const void* host, size_t size) {
   if (size == 0 || from >= highest.load(std::memory_order_acquire) || from + size <= lowest.load(std::memory_order_acquire)) return;
   std::lock_guard lock(all_mutex);
   for (Vm* vm : all)
-    if (vm->drop_code(host, size, false)) drop_jump_entries(*vm);
+    vm->drop_code(host, size, false);
 }
 
 }  // namespace vireo::softkvm

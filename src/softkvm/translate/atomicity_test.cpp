@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// Accesses that the host cannot make in one piece: what the other vCPU and devices see of them. Spec: Intel SDM vol 3, 9.1.2.2 (LOCK, whatever
+// the alignment), vol 2, VPMASKMOV and VPSCATTERDD (elements that are masked off are not accessed; faults leave what is done).
+#include <cpuid.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+#include "softkvm/translate/fault_machine.h"
+
+namespace vireo::softkvm {
+namespace {
+
+// Two vCPUs; the linear page behind kEdge is not the physical one behind it.
+class TwoVcpus : public TestMachine {
+ public:
+  static constexpr uint64_t kTable = 0x6000, kEdge = 0x301000, kElsewhere = 0x320000, kOtherCode = 0x110000;
+
+  TwoVcpus() {
+    for (uint64_t i = 0; i < 512; i++) at(kTable + i * 8) = (0x200000 + i * 4096) | 7;
+    at(kTable + (kEdge >> 12 & 511) * 8) = kElsewhere | 7;
+    at(0x3000 + 8) = kTable | 7;
+    page2_ = mmap(nullptr, 12288, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    other = Vcpu::create(*vm, 1, static_cast<kvm_run*>(page2_));
+    {
+      std::lock_guard lock(vm->vcpus_mutex);
+      vm->vcpus.push_back(other.get());
+    }
+    other->cpuid = cpuid.get();
+    for (unsigned i = 0; i < 6; i++) other->segment[i] = vcpu->segment[i];
+    other->cr0 = vcpu->cr0, other->cr3 = vcpu->cr3, other->cr4 = vcpu->cr4, other->efer = vcpu->efer, other->xcr0 = vcpu->xcr0;
+    other->mp_state = 0;
+    other->gpr[kRsp] = kStackTop - 0x10000;
+    other->set_rflags(2);
+  }
+  ~TwoVcpus() {
+    {
+      std::lock_guard lock(vm->vcpus_mutex);
+      vm->vcpus.pop_back();
+    }
+    other.reset();
+    munmap(page2_, 12288);
+  }
+  // Both at once, each to its HLT.
+  void run_both(std::span<const uint8_t> first, std::span<const uint8_t> second) {
+    memcpy(ram + kCode, first.data(), first.size());
+    memcpy(ram + kOtherCode, second.data(), second.size());
+    vcpu->rip = kCode, other->rip = kOtherCode;
+    vcpu->state_changed(), other->state_changed();
+    std::thread thread([this] { EXPECT_EQ(other->run_guest(), 0); });
+    EXPECT_EQ(vcpu->run_guest(), 0);
+    thread.join();
+    EXPECT_EQ(vcpu->run->exit_reason, unsigned{KVM_EXIT_HLT});
+    EXPECT_EQ(other->run->exit_reason, unsigned{KVM_EXIT_HLT});
+  }
+  uint64_t over_the_edge(unsigned before) {
+    uint64_t value;
+    memcpy(&value, ram + kEdge - before, before);
+    memcpy(reinterpret_cast<uint8_t*>(&value) + before, ram + kElsewhere, 8 - before);
+    return value;
+  }
+  void set_over_the_edge(unsigned before, uint64_t value) {
+    memcpy(ram + kEdge - before, &value, before);
+    memcpy(ram + kElsewhere, reinterpret_cast<uint8_t*>(&value) + before, 8 - before);
+  }
+
+  std::unique_ptr<Vcpu> other;
+
+ private:
+  void* page2_;
+};
+
+// Each waits for the other at first, so that they run beside each other.
+#define MEET "mov ebx, 0x308000; lock inc dword ptr [rbx]; 9: pause; cmp dword ptr [rbx], 2; jb 9b; "
+
+GUEST_CODE(locked_add, MEET "mov edi, 0x300ffc; mov ecx, 4000; 1: lock add qword ptr [rdi], 1; dec ecx; jnz 1b; hlt")
+TEST(Atomicity, ALockedAddOverAPageLosesNothing) {
+  TwoVcpus m;
+  const uint64_t from = 0xffffffff - 4000;  // the carry goes over the edge
+  m.set_over_the_edge(4, from);
+  m.run_both(locked_add(), locked_add());
+  EXPECT_EQ(m.over_the_edge(4), from + 8000);
+}
+
+GUEST_CODE(exchange_add, MEET "mov edi, 0x300ffd; mov ecx, 4000; 1: mov eax, 1; lock xadd [rdi], eax; mov edx, [0x309000]; dec ecx; jnz 1b; hlt")
+TEST(Atomicity, ALockedExchangeAndAddOverAPageLosesNothing) {
+  TwoVcpus m;
+  m.set_over_the_edge(3, 0);
+  m.run_both(exchange_add(), exchange_add());
+  EXPECT_EQ(m.over_the_edge(3) & 0xffffffff, 8000u);
+}
+
+// By name: bit strings. Each vCPU has a bit of its own, which it must find as it left it. [0x300ff8 + 4] is over the edge of the page.
+GUEST_CODE(bits_first, MEET "mov edi, 0x300ffc; mov edx, 3; xor eax, eax; mov ecx, 20000; 1: lock bts qword ptr [rdi], rdx; adc eax, 0; lock btr qword ptr [rdi], rdx; cmc; adc eax, 0; dec ecx; jnz 1b; hlt")
+GUEST_CODE(bits_second, MEET "mov edi, 0x300ffc; mov edx, 44; xor eax, eax; mov ecx, 20000; 1: lock bts qword ptr [rdi], rdx; adc eax, 0; lock btr qword ptr [rdi], rdx; cmc; adc eax, 0; dec ecx; jnz 1b; hlt")
+TEST(Atomicity, ALockedBitStringOverAPageLosesNothing) {
+  TwoVcpus m;
+  m.set_over_the_edge(4, 0);
+  m.run_both(bits_first(), bits_second());
+  EXPECT_EQ(m.vcpu->gpr[kRax], 0u);
+  EXPECT_EQ(m.other->gpr[kRax], 0u);
+  EXPECT_EQ(m.over_the_edge(4), 0u);
+}
+
+bool has(uint64_t components) { return (Vcpu::supported_xcr0() & components) == components; }
+
+// Elements 0 and 7 are stored; the other vCPU counts in element 1.
+GUEST_CODE(masked_store, MEET "vpcmpeqd ymm1, ymm1, ymm1; vpxor ymm2, ymm2, ymm2; vpblendd ymm1, ymm2, ymm1, 0x81; mov edi, 0x300ff0; mov ecx, 30000; 1: vmaskmovps [rdi], ymm1, ymm1; dec ecx; jnz 1b; hlt")
+GUEST_CODE(count_beside, MEET "mov edi, 0x300ff4; mov ecx, 20000000; 1: inc dword ptr [rdi]; dec ecx; jnz 1b; hlt")
+TEST(Atomicity, AMaskedStoreOverAPageLeavesWhatItDoesNotStore) {
+  if (!has(4)) GTEST_SKIP() << "no AVX";
+  TwoVcpus m;
+  m.run_both(masked_store(), count_beside());
+  EXPECT_EQ(m.at<uint32_t>(0x300ff4), 20000000u);
+  EXPECT_EQ(m.at<uint32_t>(0x300ff0), ~0u);
+  EXPECT_EQ(m.at<uint32_t>(TwoVcpus::kElsewhere + 12), ~0u);
+  EXPECT_EQ(m.at<uint32_t>(TwoVcpus::kElsewhere + 8), 0u);
+}
+
+GUEST_CODE(masked_to_device, "vpcmpeqd ymm1, ymm1, ymm1; vpxor ymm2, ymm2, ymm2; vpblendd ymm1, ymm2, ymm1, 0x82; mov edi, 0x10000000; vmaskmovps [rdi], ymm1, ymm1; hlt")
+TEST(Atomicity, AMaskedStoreToADeviceWritesItsElementsAndReadsNothing) {
+  if (!has(4)) GTEST_SKIP() << "no AVX";
+  TestMachine m;
+  kvm_run& r = *m.vcpu->run;
+  uint32_t data;
+  ASSERT_EQ(m.run(masked_to_device()), unsigned{KVM_EXIT_MMIO});
+  for (uint64_t address : {0x10000004u, 0x1000001cu}) {
+    ASSERT_EQ(r.exit_reason, unsigned{KVM_EXIT_MMIO});
+    EXPECT_EQ(r.mmio.is_write, 1);
+    EXPECT_EQ(r.mmio.phys_addr, address);
+    EXPECT_EQ(r.mmio.len, 4u);
+    memcpy(&data, r.mmio.data, 4);
+    EXPECT_EQ(data, ~0u);
+    m.go();
+  }
+  EXPECT_EQ(r.exit_reason, unsigned{KVM_EXIT_HLT});
+}
+
+GUEST_CODE(bytes_to_device, "mov eax, 0x80; movd xmm1, eax; pslldq xmm1, 5; pcmpeqd xmm0, xmm0; mov edi, 0x10000000; maskmovdqu xmm0, xmm1; hlt")
+TEST(Atomicity, AByteMaskedStoreToADeviceWritesItsBytes) {
+  TestMachine m;
+  kvm_run& r = *m.vcpu->run;
+  ASSERT_EQ(m.run(bytes_to_device()), unsigned{KVM_EXIT_MMIO});
+  EXPECT_EQ(r.mmio.is_write, 1);
+  EXPECT_EQ(r.mmio.phys_addr, 0x10000005u);
+  EXPECT_EQ(r.mmio.len, 1u);
+  EXPECT_EQ(r.mmio.data[0], 0xff);
+  EXPECT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
+}
+
+// An x87 store that an unmasked exception withholds.
+GUEST_CODE(withheld_from_device, "fninit; fld1; fldz; fdivp; push 0x37e; fldcw [rsp]; mov edi, 0x10000000; fistp dword ptr [rdi]; mov eax, 1; fnclex; hlt")
+TEST(Atomicity, AnX87StoreThatIsWithheldDoesNotReachTheDevice) {
+  TestMachine m;
+  EXPECT_EQ(m.run(withheld_from_device()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
+}
+
+// Element 0 is a device's, element 1 lies in a page that is not there.
+GUEST_CODE(scatter, "mov eax, 3; kmovw k1, eax; mov edi, 0x400000; mov eax, -0x1ff8; vmovd xmm2, eax; mov eax, -0x1000; vpinsrd xmm2, xmm2, eax, 1; "
+                    "mov eax, 0x11; vmovd xmm1, eax; vpinsrd xmm1, xmm1, eax, 1; vpscatterdd [rdi + xmm2]{k1}, xmm1; hlt")
+TEST(Atomicity, AScatterThatFaultsHasWrittenItsElementsToTheDeviceOnce) {
+  if (!has(0xe6)) GTEST_SKIP() << "no AVX-512";
+  FaultMachine m;
+  m.at(FaultMachine::kTable + 8 * 0x1fe) = 0x10000007;  // 0x3fe000 is the device
+  kvm_run& r = *m.vcpu->run;
+  std::vector<uint64_t> written;
+  uint32_t reason = m.run(scatter());
+  while (reason == KVM_EXIT_MMIO) {
+    EXPECT_EQ(r.mmio.is_write, 1);
+    EXPECT_EQ(r.mmio.data[0], 0x11);
+    written.push_back(r.mmio.phys_addr);
+    reason = m.go();
+  }
+  EXPECT_EQ(reason, unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(written, std::vector<uint64_t>{0x10000008});
+  EXPECT_EQ(m.vcpu->rip, FaultMachine::kHandlers + 14 * 16 + 1);
+  EXPECT_EQ(m.vcpu->cr2, 0x3ff000u);
+  unsigned a, opmask, c, d;
+  __cpuid_count(0xd, 5, a, opmask, c, d);
+  EXPECT_EQ(*reinterpret_cast<uint64_t*>(m.component(opmask + 8)), 2u);  // element 1 is still wanted
+}
+
+}  // namespace
+}  // namespace vireo::softkvm
