@@ -58,7 +58,7 @@ class Vm {
     std::mutex mutex;
     bool valid = false;
     bool by_user = false;  // set by KVM_SET_MSRS, not by the first vCPU's creation
-    uint64_t offset = 0;
+    uint64_t offset = 0, ratio = 0;  // for vCPUs of this rate
   } tsc_writes;                      // the TSC offset that the vCPUs share, see synchronize_tsc()
   // kvmclock: one moment by both clocks. The pages of all vCPUs name it, so that they agree to the tick.
   struct ClockBase {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// KVM_GET/SET_TSC_KHZ, the TSC offset attribute, KVM_GET/SET_CLOCK, KVM_KVMCLOCK_CTRL. The guest reads the host's TSC plus an offset, so
-// there is one rate. Spec: Intel SDM vol 3, 17.17; vol 2, CPUID leaf 15H; Documentation/virt/kvm/x86/timekeeping.rst.
+// KVM_GET/SET_TSC_KHZ, the TSC offset attribute, KVM_GET/SET_CLOCK, KVM_KVMCLOCK_CTRL. The guest reads the host's TSC, scaled where it is
+// given another rate, plus an offset. Spec: Intel SDM vol 3, 17.17; vol 2, CPUID leaf 15H; Documentation/virt/kvm/x86/timekeeping.rst.
 #include "softkvm/abi/clock.h"
 
 #include <cpuid.h>
@@ -25,16 +25,18 @@ namespace vireo::softkvm {
 // counters as creation left them are no one's wish: a state restored within a second of the VM's making must not be taken for them.
 void synchronize_tsc(VcpuState& vcpu, uint64_t value) {
   Vm::TscWrites& last = vcpu.vm->tsc_writes;
-  const uint64_t now = __rdtsc();
-  const uint64_t second = abi::host_tsc_khz() * 1000ull;
+  const uint64_t now = scale_tsc(vcpu, __rdtsc());
+  const uint64_t second = vcpu.tsc_khz * 1000ull;
   std::lock_guard lock(last.mutex);
   const uint64_t expected = now + last.offset;
+  const bool same_rate = last.ratio == vcpu.tsc_ratio;
   const bool near = last.by_user && value - (expected - second) < 2 * second;
-  if (last.valid && (value == 0 || near)) {
+  if (last.valid && same_rate && (value == 0 || near)) {
     vcpu.msr.tsc_offset = last.offset;
     return;
   }
   last.valid = true;
+  last.ratio = vcpu.tsc_ratio;
   if (value != 0) last.by_user = true;
   last.offset = vcpu.msr.tsc_offset = value - now;
 }
@@ -94,6 +96,11 @@ uint32_t measured_tsc_khz() {
 }
 
 // Within what an NTP daemon corrects, 250 parts in a million, as the kernel has it.
+constexpr unsigned kRatioFraction = 32;
+constexpr uint64_t kMaxTscKhz = 0x7fffffff;
+
+bool possible_rate(uint64_t khz) { return khz != 0 && khz <= kMaxTscKhz; }
+
 bool host_rate(uint64_t khz) {
   const uint64_t host = host_tsc_khz(), slack = host * 250 / 1000000;
   return khz >= host - slack && khz <= host + slack;
@@ -110,6 +117,8 @@ int steal_time_known(const VmFile*) { return ::access("/proc/thread-self/schedst
 
 const Capability kClockCapabilities[] = {
     {KVM_CAP_GET_TSC_KHZ},
+    {KVM_CAP_TSC_CONTROL},
+    {KVM_CAP_VM_TSC_CONTROL},
     {KVM_CAP_VCPU_ATTRIBUTES},
     {KVM_CAP_CLOCKSOURCE},
     {KVM_CAP_KVMCLOCK_CTRL},
@@ -126,11 +135,17 @@ uint32_t host_tsc_khz() {
   return khz;
 }
 
+void run_tsc_at(Vcpu& vcpu, uint32_t khz) {
+  vcpu.tsc_khz = khz;
+  vcpu.tsc_ratio = host_rate(khz) ? 0 : (static_cast<uint64_t>(khz) << kRatioFraction) / host_tsc_khz();
+}
+
 int set_tsc_khz(VcpuFile& file, uintptr_t khz) {
   if (khz == 0) khz = host_tsc_khz();
-  if (!host_rate(khz)) return -EINVAL;
-  file.vcpu->tsc_khz = static_cast<uint32_t>(khz);
+  if (!possible_rate(khz)) return -EINVAL;
+  run_tsc_at(*file.vcpu, static_cast<uint32_t>(khz));
   if (file.has_lapic()) file.vcpu->lapic->set_tsc_khz(static_cast<uint32_t>(khz));
+  write_paravirtual_msr(*file.vcpu, kSystemTimeMsr, file.vcpu->msr.system_time);
   return 0;
 }
 
@@ -138,7 +153,7 @@ int get_tsc_khz(VcpuFile& file) { return static_cast<int>(file.vcpu->tsc_khz); }
 
 int set_vm_tsc_khz(VmFile& vm, uintptr_t khz) {
   if (khz == 0) khz = host_tsc_khz();
-  if (!host_rate(khz)) return -EINVAL;
+  if (!possible_rate(khz)) return -EINVAL;
   std::lock_guard lock(vm.mutex);
   vm.tsc_khz = static_cast<uint32_t>(khz);
   return 0;

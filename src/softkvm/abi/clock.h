@@ -9,6 +9,7 @@
 namespace vireo::softkvm::abi {
 
 uint32_t host_tsc_khz();
+void run_tsc_at(Vcpu& vcpu, uint32_t khz);  // a rate that set_tsc_khz would take
 
 void start_clock(Vm& vm);  // a new VM's clock is zero
 int get_clock(VmFile& vm, uintptr_t argument);

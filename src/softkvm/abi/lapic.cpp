@@ -64,7 +64,7 @@ void update_lapic_features(VcpuFile& file) {
   const CpuidTable& cpuid = file.cpuid;
   file.vcpu->lapic->set_features({.x2apic = cpuid.has(kCpuidX2apic),
                                   .tsc_deadline = cpuid.has(kCpuidTscDeadline),
-                                  .cmci = false,
+                                  .cmci = (file.vcpu->msr.mcg_cap & 1 << 10) != 0,
                                   .directed_eoi = file.vm.irqchip_mode == IrqchipMode::kSplit,
                                   .physical_bits = file.vcpu->physical_bits});
 }

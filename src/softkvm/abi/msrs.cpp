@@ -15,13 +15,13 @@ namespace {
 
 constexpr unsigned kMaxMsrEntries = 256;
 constexpr unsigned kMaxMceBanks = 32;
-constexpr uint64_t kMcgCtlPresent = 1 << 8, kMcgSoftwareRecovery = 1 << 24;
+constexpr uint64_t kMcgCtlPresent = 1 << 8, kMcgCmciPresent = 1 << 10, kMcgSoftwareRecovery = 1 << 24;
 constexpr uint64_t kMcgStatusMcip = 4;
 constexpr uint64_t kMciStatusValid = 1ull << 63, kMciStatusOverflow = 1ull << 62, kMciStatusUncorrected = 1ull << 61;
 
 }  // namespace
 
-const uint64_t kSupportedMceCapabilities = kMcgCtlPresent | kMcgSoftwareRecovery;
+const uint64_t kSupportedMceCapabilities = kMcgCtlPresent | kMcgCmciPresent | kMcgSoftwareRecovery;
 
 const Capability kMsrsCapabilities[] = {
     {KVM_CAP_GET_MSR_FEATURES},
@@ -75,7 +75,8 @@ int setup_mce(VcpuFile& file, uintptr_t argument) {
   Msrs& msr = file.vcpu->msr;
   msr.mcg_cap = capabilities;
   if (capabilities & kMcgCtlPresent) msr.mcg_ctl = ~0ull;
-  for (unsigned bank = 0; bank < banks; bank++) msr.mce_banks[bank * 4] = ~0ull;
+  for (unsigned bank = 0; bank < banks; bank++) msr.mce_banks[bank * 4] = ~0ull, msr.mce_ctl2[bank] = 0;
+  update_lapic_features(file);
   file.vcpu->state_changed();
   return 0;
 }
@@ -87,6 +88,17 @@ int set_mce(VcpuFile& file, uintptr_t argument) {
   Vcpu& v = *file.vcpu;
   if (mce.bank >= (v.msr.mcg_cap & 0xff) || !(mce.status & kMciStatusValid)) return -EINVAL;
   uint64_t* bank = v.msr.mce_banks + mce.bank * 4;
+  // Uncorrected, no action required: the error is logged and told by the corrected errors' interrupt. Intel SDM vol 3, 15.6.3.
+  constexpr uint64_t kActionBits = 1ull << 57 | 1ull << 56 | 1ull << 55, kCmciEnable = 1ull << 30;  // PCC, S, AR
+  if (mce.mcg_status == 0 && !(mce.status & kActionBits)) {
+    bank[1] = mce.status;
+    bank[2] = mce.addr;
+    bank[3] = mce.misc;
+    v.msr.mcg_status = 0;
+    if ((v.msr.mcg_cap & kMcgCmciPresent) && (v.msr.mce_ctl2[mce.bank] & kCmciEnable) && v.lapic) v.lapic->deliver_local(apic::kLvtCmci);
+    v.state_changed();
+    return 0;
+  }
   bool uncorrected = mce.status & kMciStatusUncorrected;
   if (uncorrected && (((v.msr.mcg_cap & kMcgCtlPresent) && v.msr.mcg_ctl != ~0ull) || bank[0] != ~0ull)) return 0;
   if (uncorrected) {

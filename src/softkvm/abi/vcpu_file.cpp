@@ -49,7 +49,7 @@ int build(VmFile& vm, VcpuFile& file, int fd, unsigned id) {
   v.user_apic_base = apic::kDefaultBase | apic::kBaseEnable | (v.is_bsp ? apic::kBaseBsp : 0);
   v.cpuid = &file.cpuid;
   v.physical_bits = file.cpuid.physical_bits;
-  v.tsc_khz = vm.tsc_khz;
+  run_tsc_at(v, vm.tsc_khz);
   v.msr_exit_reasons = vm.msr_exit_reasons;
   v.disabled_quirks = vm.disabled_quirks;
   v.platform_info_shown = vm.platform_info_shown;

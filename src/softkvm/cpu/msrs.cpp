@@ -13,7 +13,8 @@ using namespace msr_index;
 namespace {
 
 constexpr uint64_t kEferLmeLma = kEferLme | kEferLma;
-constexpr uint64_t kMcgCtlP = 1 << 8;
+constexpr uint64_t kMcgCtlP = 1 << 8, kMcgCmciP = 1 << 10;
+constexpr uint64_t kMciCtl2Known = 1ull << 30 | 0x7fff;  // CMCI_EN and the threshold
 constexpr uint64_t kHwcrMcStatusWrEn = 1 << 18, kHwcrTscFreqSel = 1 << 24;
 // KVM_FEATURE_* bits of leaf 0x40000001.
 constexpr unsigned kPvClocksource = cpuid_bit(kWordKvmEax, 0), kPvClocksource2 = cpuid_bit(kWordKvmEax, 3),
@@ -255,6 +256,11 @@ bool read_msr(VcpuState& v, uint32_t index, uint64_t& value, bool host) {
     value = m.mtrr_fixed[at];
     return true;
   }
+  if (index >= kMc0Ctl2 && index <= kMc31Ctl2) {
+    if (index - kMc0Ctl2 >= (m.mcg_cap & 0xff) || (!host && !(m.mcg_cap & kMcgCmciP))) return false;
+    value = m.mce_ctl2[index - kMc0Ctl2];
+    return true;
+  }
   if (index >= kMc0Ctl && index <= kMcLast) {
     unsigned banks = m.mcg_cap & 0xff, at = index - kMc0Ctl;
     if (banks > 32) banks = 32;
@@ -408,6 +414,12 @@ bool write_msr(VcpuState& v, uint32_t index, uint64_t value, bool host) {
   if (int at = fixed_mtrr(index); at >= 0) {
     if (!all_bytes(value, valid_mtrr_type)) return false;
     m.mtrr_fixed[at] = value;
+    return true;
+  }
+  if (index >= kMc0Ctl2 && index <= kMc31Ctl2) {
+    if (index - kMc0Ctl2 >= (m.mcg_cap & 0xff) || (value & ~kMciCtl2Known)) return false;
+    if (!(m.mcg_cap & kMcgCmciP) && (value != 0 || !host)) return false;
+    m.mce_ctl2[index - kMc0Ctl2] = value;
     return true;
   }
   if (index >= kMc0Ctl && index <= kMcLast) return write_mce(v, index, value, host);

@@ -83,6 +83,10 @@ Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint3
 
 // Exits to user space that are not memory or ports (KVM_EXIT_X86_RDMSR ... use kvm_run directly).
 uint64_t guest_tsc(const VcpuState& vcpu);
+// A reading of the host's TSC at the guest's rate.
+inline uint64_t scale_tsc(const VcpuState& vcpu, uint64_t host) {
+  return vcpu.tsc_ratio == 0 ? host : static_cast<uint64_t>(static_cast<unsigned __int128>(host) * vcpu.tsc_ratio >> 32);
+}
 // KVM_SET_MSRS of IA32_TSC: sets tsc_offset so that the guest's TSC is `value` now; writes of several vCPUs within a second that agree get one
 // offset, so that their counters stay equal (as the kernel's module does).
 void synchronize_tsc(VcpuState& vcpu, uint64_t value);

@@ -73,11 +73,11 @@ struct PendingException {
 struct Msrs {
   uint64_t star = 0, lstar = 0, cstar = 0, sfmask = 0, kernel_gs_base = 0;
   uint64_t sysenter_cs = 0, sysenter_esp = 0, sysenter_eip = 0;
-  uint64_t tsc_aux = 0, tsc_offset = 0, tsc_adjust = 0;  // guest tsc = host tsc + offset
+  uint64_t tsc_aux = 0, tsc_offset = 0, tsc_adjust = 0;  // guest tsc = host tsc (scaled by tsc_ratio) + offset
   uint64_t pat = 0x0007040600070406ull;
   uint64_t misc_enable = 1, feature_control = 0, spec_ctrl = 0, arch_capabilities = 0, xss = 0, debugctl = 0, smbase = 0x30000;
   uint64_t mtrr_def_type = 0, mtrr_fixed[11] = {}, mtrr_base[8] = {}, mtrr_mask[8] = {};
-  uint64_t mcg_cap = 0, mcg_status = 0, mcg_ctl = 0, mce_banks[4 * 32] = {};
+  uint64_t mcg_cap = 0, mcg_status = 0, mcg_ctl = 0, mce_banks[4 * 32] = {}, mce_ctl2[32] = {};
   uint64_t system_time = 0, wall_clock = 0, steal_time = 0, pv_eoi = 0, poll_control = 1, async_pf = 0, microcode = 0x100000000ull, bios_sign = 0;
   uint64_t platform_info = 0, power_ctl = 0;
   uint64_t misc_features = 0;  // MSR_MISC_FEATURES_ENABLES: bit 0 makes CPUID fault above CPL 0
@@ -138,6 +138,7 @@ struct VcpuState {
   bool paravirtual_enforced = false;  // KVM_CAP_ENFORCE_PV_FEATURE_CPUID: only what leaf 0x40000001 shows is there
   uint32_t msr_exit_reasons = 0;    // KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_*
   uint32_t tsc_khz = 0;
+  uint64_t tsc_ratio = 0;           // the guest's TSC rate over the host's, 32 fraction bits; 0: the host's
 
   uint64_t rflags() const {
     return system_flags | 2u | (flag_ah & (kCF | kPF | kAF | kZF | kSF)) | (flag_of ? kOF : 0u);

@@ -118,7 +118,7 @@ Outcome port_io(VcpuState& vcpu, uint16_t port, unsigned size, bool write, uint3
   return Outcome::kExit;
 }
 
-uint64_t guest_tsc(const VcpuState& vcpu) { return __builtin_ia32_rdtsc() + vcpu.msr.tsc_offset; }
+uint64_t guest_tsc(const VcpuState& vcpu) { return scale_tsc(vcpu, __builtin_ia32_rdtsc()) + vcpu.msr.tsc_offset; }
 
 uint64_t read_cr8(VcpuState& vcpu) { return whole(vcpu).lapic ? whole(vcpu).lapic->cr8() : whole(vcpu).user_cr8; }
 

@@ -90,7 +90,7 @@ void update_paravirtual(Vcpu& vcpu) {
   }
   const TimeScale scale = time_scale(1'000'000'000, static_cast<uint64_t>(vcpu.tsc_khz) * 1000);
   if (vcpu.msr.wall_clock) {
-    uint64_t system = base_ns + apply(scale, __builtin_ia32_rdtsc() - base_tsc);
+    uint64_t system = base_ns + apply(scale, scale_tsc(vcpu, __builtin_ia32_rdtsc()) - scale_tsc(vcpu, base_tsc));
     uint64_t boot = now(CLOCK_REALTIME) - system;
     uint64_t at = vcpu.msr.wall_clock;
     PvclockWallClock clock{};
@@ -110,7 +110,7 @@ void update_paravirtual(Vcpu& vcpu) {
     time.version = version - 1;
     vm.write_physical(at, &time.version, 4);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    time.tsc_timestamp = base_tsc + vcpu.msr.tsc_offset;
+    time.tsc_timestamp = scale_tsc(vcpu, base_tsc) + vcpu.msr.tsc_offset;
     time.system_time = base_ns;
     time.tsc_to_system_mul = scale.mul;
     time.tsc_shift = scale.shift;
