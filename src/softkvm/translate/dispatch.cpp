@@ -342,10 +342,10 @@ Action run_fast(Vcpu& vcpu) {
     uint64_t linear = rip_linear(vcpu);
     vcpu.single_step_pending = trap;
     uint8_t hits = armed && !resume && !engine.completing && !(in_shadow && vcpu.interrupt_shadow_mov_ss) ? instruction_breakpoints(vcpu, linear) : 0;
+    // As translated code does at an indirect jump; where CS has a limit, a far jump may have changed it.
     const JumpEntry& known = engine.jump[view_of(mode)][jump_index(linear)];
-    const void* code = hits                           ? nullptr
-                       : !step && known.tag == linear ? known.code
-                                                      : find_code(vcpu, linear, mode);
+    const bool straight = !step && known.tag == linear && ((mode & kModeCodeMask) == kModeCode64 || mode & kModeFlatCode);
+    const void* code = hits ? nullptr : straight ? known.code : find_code(vcpu, linear, mode);
     if (hits) {
       vcpu.raise(kDB);
       vcpu.fault.payload = hits;

@@ -170,22 +170,14 @@ go_on:
         mov r11, gs:[ENGINE_TARGET]
         jmp gs:[ENGINE_SCRATCH]
 
-// r11 linear address to go on at, r10 the jump to patch. Flags in the host's. Jumped to.
-        .globl softkvm_stub_link
+// r11 linear address to go on at, r10 the jump to patch. Flags in the host's, or in the slot. Jumped to.
+        .globl softkvm_stub_link, softkvm_stub_link_slot
 softkvm_stub_link:
-        SAVE_CALLER_SAVED
+        mov gs:[ENGINE_SPILL], rax
         lahf
         seto al
         mov gs:[VCPU_FLAGS], ax
-        mov gs:[ENGINE_TARGET], r11
-        mov rdi, gs:[ENGINE_SELF]
-        mov rsi, r11
-        mov rdx, r10
-        call gs:[ENGINE_HELPERS + HELPER_LINK*8]
-        jmp go_on
-
-// The same with the flags in the slot. Jumped to.
-        .globl softkvm_stub_link_slot
+        mov rax, gs:[ENGINE_SPILL]
 softkvm_stub_link_slot:
         SAVE_CALLER_SAVED
         mov gs:[ENGINE_TARGET], r11
