@@ -340,8 +340,10 @@ def main():
             with concurrent.futures.ThreadPoolExecutor(2) as pool:
                 list(pool.map(perform, [t for t in unit_tests("dev") if chosen(t.name)]))
     if guests and not stopping.is_set():
-        if build("release", ["vireo"] + [p for p in programs(guests, "release") if p != "vireo"], tally):
-            # What ctest has in the release build only: checks of the compiled code, which need no program of their own.
+        # The preload library and its test are not built with sanitizers.
+        wanted = ["vireo", "preload_test"]
+        if build("release", wanted + [p for p in programs(guests, "release") if p not in wanted], tally):
+            # What ctest has in the release build only: that, and checks of the compiled code, which need no program of their own.
             known = {t.name.split("/")[1] for t in unit_tests("dev")}
             for test in unit_tests("release"):
                 if test.kind == "one" and test.name.split("/")[1] not in known and chosen(test.name):

@@ -415,6 +415,8 @@ void RandomBlock::composed_narrow(Unit& unit) {
       break;
     case 7:
       unit.name = "enter, leave";
+      // With 16-bit operands ENTER leaves the upper half of rBP: a wild one would send LEAVE to whatever this process has mapped there.
+      move(unit, kRbp, BlockSpace::kStack);
       code({0xc8, static_cast<uint8_t>(byte() & 0x78), 0, static_cast<uint8_t>(chance(70) ? 0 : 1)});
       if (chance(80)) code({0xc9});
       break;

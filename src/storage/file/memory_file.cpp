@@ -21,6 +21,7 @@ Result<> MemoryFile::readv(uint64_t offset, std::span<const iovec> to) {
   std::lock_guard lock(mutex_);
   TRY_VOID(check(Op::kRead, offset, total(to)));
   for (const iovec& p : to) {
+    if (p.iov_len == 0) continue;  // its base may be null
     uint64_t have = offset < bytes_.size() ? std::min<uint64_t>(p.iov_len, bytes_.size() - offset) : 0;
     if (have) memcpy(p.iov_base, bytes_.data() + offset, have);
     memset(static_cast<std::byte*>(p.iov_base) + have, 0, p.iov_len - have);
