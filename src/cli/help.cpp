@@ -36,7 +36,7 @@ constexpr Topic kTopics[] = {
   file=PATH            a file or a device; it is made and grown when it is not there
   hugetlb[=2M|1G]      pages of the host's huge page pool
   prealloc             take all pages at the start
-  mergeable            let the host's KSM merge equal pages
+  mergeable            let the host's KSM merge equal pages: anonymous memory, without transparent huge pages
   thp=off              no transparent huge pages
   numa=N               bind the memory to host node N
 )"},

@@ -100,8 +100,11 @@ Result<> GuestMemory::Impl::tune(std::byte* start, const MemoryConfig& config) {
       return fail_errno("numa=" + std::to_string(config.numa_node));
   }
   if (config.mergeable && madvise(start, config.size, MADV_MERGEABLE)) return fail_errno("mergeable");
+  // KSM merges 4 KiB pages. It would have to split a huge page before each merge, a split takes the page's zeros away from it (Linux maps
+  // them to its one zero page), and khugepaged puts merged pages together again. Spec: Linux, Documentation/admin-guide/mm/ksm.rst.
+  bool huge = config.transparent_huge_pages && !config.mergeable;
   // A kernel without transparent huge pages refuses the advice; that costs speed alone.
-  if (!hugetlb) madvise(start, config.size, config.transparent_huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  if (!hugetlb) madvise(start, config.size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   madvise(start, config.size, MADV_DONTDUMP);
   if (config.prealloc && madvise(start, config.size, MADV_POPULATE_WRITE))
     return fail_errno(in_words(config.size) + ": prealloc");
@@ -115,6 +118,8 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(const MemoryConfig& con
   if (config.size == 0 || config.size % kPage)
     return fail(ErrorKind::kInvalid, std::to_string(config.size) + " bytes: must be a multiple of 4 KiB and not zero");
   if (config.size > 1ull << 46) return fail(ErrorKind::kInvalid, in_words(config.size) + ": beyond 64 TiB");
+  if (config.mergeable && config.backing != MemoryConfig::Backing::kAnonymous)
+    return fail(ErrorKind::kInvalid, "mergeable: the host merges anonymous memory alone");
   if (config.backing == MemoryConfig::Backing::kHugetlb) {
     uint64_t page = config.huge_page_size ? config.huge_page_size : 2u << 20;
     if (!std::has_single_bit(page) || page < kHugeAlign)

@@ -26,8 +26,8 @@ struct MemoryConfig {
   std::string path;             // for kFile
   uint64_t huge_page_size = 0;  // for kHugetlb: 2 MiB or 1 GiB, 0 the default
   bool prealloc = false;
-  bool mergeable = false;  // MADV_MERGEABLE
-  bool transparent_huge_pages = true;
+  bool mergeable = false;  // MADV_MERGEABLE; anonymous memory alone
+  bool transparent_huge_pages = true;  // not with mergeable, whatever this says
   int numa_node = -1;  // host node to bind to, or -1
 };
 

@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 
 namespace vireo {
 namespace {
@@ -68,6 +70,42 @@ TEST(GuestMemory, FileBackingKeepsItsBytes) {
   make(config)->read(GuestAddress{77}, std::span(&back, 1));
   EXPECT_EQ(back, mark);
   unlink(path);
+}
+
+// Spec: proc(5), /proc/PID/smaps: the flags of the mapping that an address lies in.
+std::string mapping_flags(const std::byte* address) {
+  std::ifstream smaps("/proc/self/smaps");
+  std::string line;
+  bool ours = false;
+  while (std::getline(smaps, line)) {
+    uintptr_t low, high;
+    if (sscanf(line.c_str(), "%lx-%lx ", &low, &high) == 2)
+      ours = low <= reinterpret_cast<uintptr_t>(address) && reinterpret_cast<uintptr_t>(address) < high;
+    else if (ours && line.starts_with("VmFlags:"))
+      return line.substr(8) + " ";
+  }
+  return "";
+}
+
+TEST(GuestMemory, MergeableRamIsOfSmallPages) {
+  auto memory = GuestMemory::create({.size = 64 * kMiB, .mergeable = true}, 32 * kMiB);
+  if (!memory && memory.error().code == EINVAL) GTEST_SKIP() << "the host kernel has no KSM";
+  ASSERT_TRUE(memory) << memory.error().message;
+  for (const MemoryRegion& region : (*memory)->regions()) {
+    for (uint64_t offset : {uint64_t{0}, region.size - 1}) {
+      std::string flags = mapping_flags(region.host + offset);
+      EXPECT_NE(flags.find(" mg "), std::string::npos) << flags;
+      EXPECT_EQ(flags.find(" hg "), std::string::npos) << flags;
+    }
+  }
+}
+
+TEST(GuestMemory, SharedMemoryCannotBeMergeable) {
+  for (auto backing : {MemoryConfig::Backing::kMemfd, MemoryConfig::Backing::kHugetlb}) {
+    auto memory = GuestMemory::create({.size = 2 * kMiB, .backing = backing, .mergeable = true}, kGiB);
+    ASSERT_FALSE(memory);
+    EXPECT_NE(memory.error().message.find("mergeable"), std::string::npos);
+  }
 }
 
 TEST(GuestMemory, ImpossibleSizesAreRefusedWithTheValue) {
