@@ -62,6 +62,7 @@ Result<DiskOptions> parse_disk(const std::string& text);
 Result<NetOptions> parse_net(const std::string& text);
 Result<SerialOptions> parse_serial(const std::string& text, const std::string& option);
 Result<MemoryConfig> parse_memory(const std::string& text);
+Result<NumaConfig> parse_numa(const std::string& text);
 
 // The command line after "run". An empty optional: help was printed.
 Result<std::optional<RunOptions>> parse_run(int argc, char** argv);

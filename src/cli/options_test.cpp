@@ -62,6 +62,14 @@ TEST(Options, MemoryWordsReachTheConfig) {
   EXPECT_FALSE(parse_memory("1G,colour=red"));
 }
 
+TEST(Options, NumaNodesNameCpusAndMemory) {
+  auto node = parse_numa("cpus=0-1,cpus=4,memory=1G");
+  ASSERT_TRUE(node) << node.error().message;
+  EXPECT_EQ(node->cpus, (std::vector<unsigned>{0, 1, 4}));
+  EXPECT_EQ(node->memory, 1ull << 30);
+  for (const char* bad : {"", "cpus=x", "memory=0", "colour=red", "cpus=0,,memory=1G"}) EXPECT_FALSE(parse_numa(bad)) << bad;
+}
+
 TEST(Options, ErrorsNameOptionAndValue) {
   EXPECT_NE(error_of({"--frobnicate"}).find("--frobnicate"), std::string::npos);
   EXPECT_NE(error_of({"--kernel", "k", "--cpus", "0"}).find("--cpus 0"), std::string::npos);

@@ -15,7 +15,7 @@ namespace {
 
 struct Raw {
   std::string kernel, initrd, append, memory, cpus, affinity, board, accel, serial, console, protocol, debug_exit, config;
-  std::vector<std::string> disks, nets;
+  std::vector<std::string> disks, nets, numa;
   bool rng = false, no_reboot = false, testdev = false, virtio_console = false;
 };
 
@@ -28,6 +28,8 @@ std::string trim(const std::string& text) {
 Result<std::vector<std::string>> read_config(const std::string& path, const std::set<std::string>& given) {
   std::ifstream in(path);
   if (!in) return fail_errno("--config " + path, errno ? errno : ENOENT);
+  in.peek();
+  if (in.bad()) return fail_errno("--config " + path, errno ? errno : EIO);  // a folder
   static const std::set<std::string> kSwitches{"rng", "no-reboot", "testdev"};
   std::vector<std::string> words;
   std::string line;
@@ -56,6 +58,7 @@ void declare(CLI::App& app, Raw& raw) {
   app.add_option("--append", raw.append);
   app.add_option("--boot-protocol", raw.protocol);
   app.add_option("--memory", raw.memory);
+  app.add_option("--numa", raw.numa)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
   app.add_option("--cpus", raw.cpus);
   app.add_option("--cpu-affinity", raw.affinity);
   app.add_option("--board", raw.board);
@@ -105,6 +108,7 @@ Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
   else if (!raw.protocol.empty() && raw.protocol != "auto")
     return fail(ErrorKind::kInvalid, "--boot-protocol " + raw.protocol + ": auto, linux64, linux32, pvh or multiboot");
   m.memory = TRY(parse_memory(raw.memory.empty() ? "512M" : raw.memory));
+  for (const std::string& node : raw.numa) m.numa.push_back(TRY(parse_numa(node)));
   if (!raw.cpus.empty()) m.cpus = static_cast<unsigned>(TRY(parse_number(raw.cpus, "--cpus", 1, 4096)));
   if (!raw.affinity.empty()) m.cpu_affinity = TRY(parse_cpu_list(raw.affinity, "--cpu-affinity"));
   if (raw.board == "microvm")

@@ -87,7 +87,7 @@ Result<std::vector<int>> parse_cpu_list(const std::string& text, const std::stri
     size_t dash = part.find('-');
     auto first = to_number(part.substr(0, dash));
     auto last = dash == std::string::npos ? first : to_number(part.substr(dash + 1));
-    if (!first || !last || *first > *last || *last >= 1024) return bad(option, text, "not a list of host CPUs (0-3,6)");
+    if (!first || !last || *first > *last || *last >= 1024) return bad(option, text, "not a list of CPUs (0-3,6)");
     for (uint64_t cpu = *first; cpu <= *last; cpu++) cpus.push_back(static_cast<int>(cpu));
     at = comma + 1;
   }
@@ -125,6 +125,22 @@ Result<MemoryConfig> parse_memory(const std::string& text) {
     }
   }
   return config;
+}
+
+Result<NumaConfig> parse_numa(const std::string& text) {
+  const std::string option = "--numa";
+  WordList words = TRY(split_words("," + text, option));  // no word of its own comes first
+  NumaConfig node;
+  for (auto& [key, value] : words.rest) {
+    if (key == "memory") {
+      node.memory = TRY(parse_size(value, option + " memory"));
+    } else if (key == "cpus") {
+      for (int cpu : TRY(parse_cpu_list(value, option + " cpus"))) node.cpus.push_back(static_cast<unsigned>(cpu));
+    } else {
+      return bad(option, text, "unknown word " + key + " (see vireo run --help memory)");
+    }
+  }
+  return node;
 }
 
 Result<DiskOptions> parse_disk(const std::string& text) {

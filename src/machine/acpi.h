@@ -8,17 +8,10 @@
 
 #include "base/result.h"
 #include "machine/aml.h"
+#include "machine/numa.h"
 #include "memory/guest_memory.h"
 
 namespace vireo {
-
-struct NumaNode {
-  std::vector<unsigned> cpus;
-  struct Range {
-    uint64_t start, size;
-  };
-  std::vector<Range> memory;
-};
 
 struct AcpiConfig {
   unsigned cpus = 1;

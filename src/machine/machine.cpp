@@ -49,6 +49,7 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   auto memory = GuestMemory::create(config_.memory, Board::low_memory_limit(config_));
   if (!memory) return fail(memory.error().kind, "--memory " + memory.error().message, memory.error().code);
   memory_ = std::move(*memory);
+  numa_ = TRY(lay_out_numa(config_.numa, config_.cpus, memory_->regions()));
   vm_ = TRY(system_->create_vm());
   TRY_VOID(vm_->set_identity_map_address(kIdentityMap));
   TRY_VOID(vm_->set_tss_address(kTssAddress));
@@ -104,7 +105,8 @@ Result<> Machine::boot() {
 
 Result<> Machine::start() {
   TRY_VOID(boot());
-  for (auto& thread : threads_) TRY_VOID(thread->start());
+  for (auto& thread : threads_)
+    if (auto started = thread->start(); !started) return std::unexpected(std::move(started).error().within("--cpu-affinity"));
   state_ = State::kRunning;
   for (auto& thread : threads_) thread->resume();
   return {};

@@ -21,6 +21,7 @@
 #include "machine/bus.h"
 #include "machine/doorbells.h"
 #include "machine/irq_lines.h"
+#include "machine/numa.h"
 #include "memory/guest_memory.h"
 
 namespace vireo {
@@ -33,6 +34,7 @@ struct MachineConfig {
   unsigned cpus = 1;
   std::vector<int> cpu_affinity;  // host CPU of each vCPU in turn; empty: not pinned
   MemoryConfig memory;
+  std::vector<NumaConfig> numa;   // empty: one node, which the guest is not told of
   BootConfig boot;
   bool reboot = true;  // false: a guest's reset ends the machine
   std::optional<uint16_t> debug_exit;  // port
@@ -62,6 +64,7 @@ class Machine final : private kvm::ExitHandler {
   Board& board() { return *board_; }
   EventLoop& loop() { return loop_; }
   GuestMemory& memory() { return *memory_; }
+  const std::vector<NumaNode>& numa() const { return numa_; }
   kvm::Vm& vm() { return *vm_; }
   Bus& ports() { return ports_; }
   Bus& mmio() { return mmio_; }
@@ -95,6 +98,7 @@ class Machine final : private kvm::ExitHandler {
   std::atomic<bool> change_pending_ = false;  // a reset or the end has been asked for
 
   std::unique_ptr<GuestMemory> memory_;
+  std::vector<NumaNode> numa_;
   std::unique_ptr<kvm::System> system_;
   std::unique_ptr<kvm::Vm> vm_;
   std::vector<std::unique_ptr<kvm::Vcpu>> vcpus_;

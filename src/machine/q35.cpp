@@ -115,7 +115,7 @@ Result<BootEnvironment> Q35::prepare_boot() {
   uint64_t high = high_window();
   pci_->assign({kIoWindow, uint64_t{kIoWindowEnd} + 1, kWindow, uint64_t{kWindowEnd} + 1, high, high + kHighWindowSize},
                [](unsigned slot) { return static_cast<uint8_t>(gsi_of(slot)); });
-  AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = PcDevices::kPmBase, .sci = PcDevices::kSci};
+  AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = PcDevices::kPmBase, .sci = PcDevices::kSci, .numa = machine_.numa()};
   acpi.ecam = AcpiConfig::Ecam{kEcam, 255};
   acpi.dsdt = describe();
   constexpr uint64_t kSmbios = 0xf0000;
