@@ -88,7 +88,7 @@ Result<> add_net(Machine& machine, const NetOptions& options, unsigned index) {
 
 }  // namespace
 
-Result<> add_devices(Machine& machine, const RunOptions& options, CharBackend* console) {
+Result<virtio::Console*> add_devices(Machine& machine, const RunOptions& options, CharBackend* console) {
   for (const DiskOptions& disk : options.disks)
     if (auto result = add_disk(machine, disk); !result) return std::unexpected(std::move(result).error().within("--disk " + disk.path));
   for (unsigned i = 0; i < options.nets.size(); i++)
@@ -101,9 +101,11 @@ Result<> add_devices(Machine& machine, const RunOptions& options, CharBackend* c
     std::vector<std::unique_ptr<virtio::ConsolePort>> ends;
     ends.push_back(std::make_unique<BackendPort>(*console));
     auto device = TRY(virtio::Console::create({}, {machine.loop()}, std::move(ends)));
+    virtio::Console* added = device.get();
     TRY_VOID(machine.board().add(std::move(device)));
+    return added;
   }
-  return {};
+  return nullptr;
 }
 
 }  // namespace vireo::cli

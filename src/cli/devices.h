@@ -4,10 +4,11 @@
 
 #include "base/result.h"
 #include "cli/options.h"
+#include "virtio/console.h"
 
 namespace vireo::cli {
 
-// `console`: the host's end of a virtio console, or null for none.
-Result<> add_devices(Machine& machine, const RunOptions& options, CharBackend* console);
+// `console`: the host's end of a virtio console, or null for none. Gives that console, or null; the machine owns it.
+Result<virtio::Console*> add_devices(Machine& machine, const RunOptions& options, CharBackend* console);
 
 }  // namespace vireo::cli

@@ -16,6 +16,7 @@
 #include "cli/console.h"
 #include "cli/devices.h"
 #include "cli/terminal.h"
+#include "cli/window_size.h"
 #include "machine/board.h"
 #include "machine/char_fd.h"
 
@@ -116,6 +117,7 @@ class Signals {
 
 Result<int> run(const RunOptions& options) {
   Signals::block();  // before any thread exists
+  WindowSize::block_signal();
   auto choice = TRY(kvm::choose_accelerator(options.accelerator));
   if (!choice.note.empty()) log(LogLevel::kWarning, "%s", choice.note.c_str());
   auto loop = TRY(EventLoop::create());
@@ -126,7 +128,9 @@ Result<int> run(const RunOptions& options) {
   bool stdio = serial.stdio || virtio_console.stdio;
   Terminal terminal = stdio ? TRY(Terminal::raw()) : TRY(Terminal::none());
   auto machine = TRY(Machine::create(options.machine, *choice.api, *loop, serial.backend.get()));
-  TRY_VOID(add_devices(*machine, options, virtio_console.backend.get()));
+  virtio::Console* hvc = TRY(add_devices(*machine, options, virtio_console.backend.get()));
+  std::unique_ptr<WindowSize> window;
+  if (hvc && virtio_console.stdio) window = TRY(WindowSize::follow(*loop, *hvc));
   std::unique_ptr<Console> console;
   if (terminal.active()) console = std::make_unique<Console>(*machine, serial.stdio ? *serial.backend : *virtio_console.backend);
   Signals signals(*loop, *machine);

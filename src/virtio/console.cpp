@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <iterator>
 
 namespace vireo::virtio {
 namespace {
@@ -16,6 +17,10 @@ constexpr size_t kMaxControl = 512;
 constexpr unsigned kChainsPerTurn = 64;
 
 constexpr uint64_t bit(unsigned n) { return 1ull << n; }
+
+// Linux without F_MULTIPORT reads the size at a change of the config space alone, and not before its console is registered, which no
+// message tells. Its first output comes at about that time. Spec: Linux 6.1, drivers/char/virtio_console.c, config_work_handler().
+constexpr uint64_t kReminderNs[] = {100'000'000, 1'000'000'000};
 
 struct Resize {  // 5.3.6.2
   uint16_t columns, rows;
@@ -42,11 +47,15 @@ Console::Console(const ConsoleConfig& config, Pins pins, std::vector<std::unique
   space_.max_nr_ports = static_cast<uint32_t>(config.ports.size());
   ports_.resize(ends.size());
   for (size_t i = 0; i < ends.size(); ++i) ports_[i].end = std::move(ends[i]);
+  reminder_ = pins.loop.create([this] { remind_of_size(); });
 }
 
 Console::~Console() {
   stop();
-  loop().call([&] { ports_.clear(); });
+  loop().call([&] {
+    reminder_.reset();
+    ports_.clear();
+  });
 }
 
 uint16_t Console::type() const { return VIRTIO_ID_CONSOLE; }
@@ -110,7 +119,19 @@ void Console::started() {
     ports_[i].end->set_callbacks([this, i] { serve_again(receive_queue(i)); }, [this, i] { serve_again(transmit_queue(i)); });
 }
 
+void Console::remind_of_size() {
+  if (!running()) return;
+  bool known = [&] {
+    std::lock_guard lock(space_mutex_);
+    return space_.cols != 0;
+  }();
+  if (known) signal_config();
+  if (++*reminders_ < std::size(kReminderNs)) reminder_->arm(loop().now_ns() + kReminderNs[*reminders_]);
+}
+
 void Console::stopping() {
+  reminder_->cancel();
+  reminders_.reset();
   for (unsigned i = 0; i < ports_.size(); ++i) {
     Port& port = ports_[i];
     port.end->set_callbacks({}, {});
@@ -160,6 +181,10 @@ void Console::send_to_host(unsigned index) {
   if (!port.sending || finish()) {
     unsigned left = kChainsPerTurn;
     q->drain([&](Chain chain) {
+      if (!reminders_ && !multiport() && has(VIRTIO_CONSOLE_F_SIZE)) {
+        reminders_ = 0;
+        reminder_->arm(loop().now_ns() + kReminderNs[0]);
+      }
       port.sending.emplace(std::move(chain));
       if (!finish()) return false;
       if (--left > 0) return true;

@@ -78,6 +78,7 @@ class Console final : public LoopDevice {
   void handle_control(Chain& chain);
   void tell(unsigned port, uint16_t event, uint16_t value, std::span<const std::byte> more = {});
   void tell_size(unsigned port);
+  void remind_of_size();
   void flush_control();
 
   ConsoleConfig config_;
@@ -86,6 +87,8 @@ class Console final : public LoopDevice {
   virtio_console_config space_{};
   std::vector<Port> ports_;
   std::deque<std::vector<std::byte>> control_;  // messages for the driver
+  std::unique_ptr<Timer> reminder_;
+  std::optional<unsigned> reminders_;  // sent, since the driver has begun to write
 };
 
 }  // namespace vireo::virtio

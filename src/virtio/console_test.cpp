@@ -146,6 +146,15 @@ TEST_F(ConsoleTest, SizeIsInConfigSpace) {
   EXPECT_NE(guest->get(VIRTIO_MMIO_CONFIG_GENERATION), generation);
 }
 
+TEST_F(ConsoleTest, SizeIsToldOnceMoreWhenTheDriverHasBegunToWrite) {
+  make({.columns = 100, .rows = 40});
+  for (int i = 0; i < 3; ++i) loop->step(150);
+  EXPECT_FALSE(guest->get(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG);
+  send(1, {"a"});
+  for (int i = 0; i < 20 && !(guest->get(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG); ++i) loop->step(100);
+  EXPECT_TRUE(guest->get(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG);
+}
+
 TEST_F(ConsoleTest, PortsAreIntroduced) {
   make(two_ports());
   EXPECT_EQ(guest->queues.size(), 6u);
