@@ -102,9 +102,9 @@ def job_initrd(flavour, folder, command, word, name="initrd"):
 
 
 class FileServer:
-    """Serves random bytes over HTTP on the host's loopback; the guest sees it at 10.0.2.2."""
+    """Serves random bytes over HTTP on the host's loopback; the guest sees it at 10.0.2.2. Or on another address of the host."""
 
-    def __init__(self, size):
+    def __init__(self, size, address=None):
         self.data = os.urandom(size)
         self.digest = hashlib.sha256(self.data).hexdigest()
         self.served = 0
@@ -121,10 +121,10 @@ class FileServer:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = http.server.ThreadingHTTPServer((address or "127.0.0.1", 0), Handler)
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://10.0.2.2:{self.port}/file"
+        self.url = f"http://{address or '10.0.2.2'}:{self.port}/file"
 
 
 def show(name, body):
