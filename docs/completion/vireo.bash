@@ -21,8 +21,8 @@ _vireo() {
     --serial | --console) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'stdio file: null pty' -- "$word") ;;
     --boot-protocol) mapfile -t COMPREPLY < <(compgen -W 'auto linux64 linux32 pvh multiboot' -- "$word") ;;
     --help) mapfile -t COMPREPLY < <(compgen -W 'memory disk net serial accel board config exit' -- "$word") ;;
-    --append | --memory | --cpus | --cpu-affinity | --debug-exit) ;;
-    *) mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --boot-protocol --memory --cpus
+    --append | --memory | --numa | --cpus | --cpu-affinity | --debug-exit) ;;
+    *) mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --boot-protocol --memory --cpus --numa
          --cpu-affinity --board --accel --disk --net --serial --console --rng --no-reboot --config --debug-exit
          --testdev --help' -- "$word") ;;
   esac

@@ -13,6 +13,7 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --memory SIZE[,...]    512M by default            --cpus N       1 by default
   --disk FILE[,...]      a virtio disk; may be repeated
   --net user|tap|none    a virtio network card; may be repeated
+  --numa cpus=LIST,memory=SIZE                      a node of the guest; may be repeated
   --serial stdio|file:PATH|null|pty                 first serial port
   --console stdio|file:PATH|null|pty                a virtio console as well
   --rng                  a virtio entropy source
@@ -39,6 +40,9 @@ constexpr Topic kTopics[] = {
   mergeable            let the host's KSM merge equal pages: anonymous memory, without transparent huge pages
   thp=off              no transparent huge pages
   numa=N               bind the memory to host node N
+--numa [cpus=LIST,]...[memory=SIZE]
+  one node of the guest's memory, told by ACPI (SRAT, SLIT). LIST is a range (0-3) or one vCPU; cpus= may be repeated. Every
+  vCPU must be in a node, and the nodes' memory, in turn from address 0, be all of --memory
 )"},
     {"disk", R"(--disk FILE[,readonly][,serial=TEXT][,cache=MODE][,queues=N][,format=raw|qcow2]
   readonly             the guest cannot write; several machines may share the file
@@ -61,7 +65,7 @@ constexpr Topic kTopics[] = {
            prompt (info, quit, reset, poweroff), Ctrl-A h lists the keys, Ctrl-A Ctrl-A sends Ctrl-A
   file:    output is written to the file
   pty      a new pseudoterminal; its name is told on stderr
---console takes the same words, for a virtio console (hvc0)
+--console takes the same words, for a virtio console (hvc0); on a terminal it is as large as the window, and follows it
 )"},
     {"accel", R"(--accel auto|kvm|soft
   kvm      the host kernel's /dev/kvm
