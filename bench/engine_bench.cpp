@@ -8,6 +8,7 @@
 #include <ctime>
 #include <vector>
 
+#include "softkvm/translate/engine.h"
 #include "softkvm/translate/test_machine.h"
 
 using namespace vireo::softkvm;
@@ -24,6 +25,9 @@ GUEST_CODE(calls, "mov ecx, 10000000; 1: call 2f; sub ecx, 1; jnz 1b; ret; 2: re
 GUEST_CODE(sse, "mov ecx, 10000000; pxor xmm0, xmm0; movsd xmm1, [rdi]; 1: addsd xmm0, xmm1; mulsd xmm0, xmm1; addpd xmm2, xmm0; sub ecx, 1; jnz 1b; ret")
 GUEST_CODE(locked, "mov ecx, 2000000; 1: lock inc qword ptr [rdi]; sub ecx, 1; jnz 1b; ret")
 GUEST_CODE(movs, "mov edx, 50000; mov r8, rdi; 1: mov rdi, r8; lea rsi, [r8 + 8192]; mov ecx, 4096; rep movsb; sub edx, 1; jnz 1b; ret")
+// Of which many copies are called once each: a branch that is taken, one that is not, a stack frame, loads and a store.
+GUEST_CODE(cold, "push rbx; mov rbx, rdi; mov rax, [rdi + 8]; add rax, [rdi + 16]; test rbx, rbx; jnz 1f; xor eax, eax; ud2; "
+                 "1: mov [rdi + 24], rax; cmp eax, 12345; je 2f; lea rdx, [rax + rbx]; add rdx, 3; pop rbx; ret; 2: ud2")
 GUEST_CODE(start, "call rax; hlt")
 GUEST_CODE(out_loop, "1: out 0x80, al; jmp 1b")
 GUEST_CODE(cpuid_loop, "mov r8d, 200000; 1: xor eax, eax; cpuid; dec r8d; jnz 1b; ret")
@@ -70,6 +74,38 @@ int main() {
       native.push_back(t1 - t0), guest.push_back(t2 - t1);
     }
     printf("%-20s %10.2f %10.2f %8.2f\n", row.name, median(native) * 1e3, median(guest) * 1e3, median(guest) / median(native));
+  }
+  {
+    constexpr unsigned kCopies = 60000, kInstructions = 13;
+    const std::span<const uint8_t> one = cold();
+    std::vector<uint8_t> calls, copies;
+    for (unsigned i = 0; i < kCopies; i++) copies.insert(copies.end(), one.begin(), one.end());
+    for (unsigned i = 0; i < kCopies; i++) {
+      const uint32_t rel = static_cast<uint32_t>(kCopies * 5 + 1 + i * one.size() - (i + 1) * 5);
+      calls.push_back(0xe8);
+      for (unsigned b = 0; b < 4; b++) calls.push_back(static_cast<uint8_t>(rel >> 8 * b));
+    }
+    calls.push_back(0xc3);
+    calls.insert(calls.end(), copies.begin(), copies.end());
+    std::vector<double> times[2];
+    uint64_t blocks = 0;
+    for (int i = 0; i < 5; i++) {
+      memcpy(machine.ram + kNative, calls.data(), calls.size());
+      machine.vm->notice_write(machine.ram + kNative, calls.size());
+      blocks = machine.vcpu->engine->count_translated;
+      for (std::vector<double>& into : times) {
+        machine.vcpu->gpr[kRax] = kNative;
+        machine.vcpu->gpr[kRdi] = TestMachine::kData;
+        machine.vcpu->gpr[kRsp] = TestMachine::kStackTop;
+        double t0 = seconds();
+        machine.run(start());
+        into.push_back(seconds() - t0);
+      }
+      blocks = machine.vcpu->engine->count_translated - blocks;
+    }
+    const double first = median(times[0]) - median(times[1]);
+    printf("cold code: %.2f us a block, %.0f ns a guest instruction; run again %.3f us a block\n", first / static_cast<double>(blocks) * 1e6,
+           first / (kCopies * kInstructions) * 1e9, median(times[1]) / static_cast<double>(blocks) * 1e6);
   }
   std::vector<double> exits, cpuids;
   machine.run(out_loop());

@@ -48,6 +48,7 @@ class Vm {
 
   std::unique_ptr<Slots> slots;
   std::unique_ptr<CodeCache> code;
+  const uint32_t off;        // translate/switches.h
   const bool unseen_writes;  // host code writes memory without notice_write
   std::atomic<uint64_t> unseen_epoch{0};  // how often a vCPU had reason to doubt its code
   Irqchip* irqchip = nullptr;      // set by abi/ on KVM_CREATE_IRQCHIP; owned there
@@ -69,6 +70,7 @@ class Vm {
   // The vCPU that runs one instruction with the others held, see Exclusive in translate/safe_point.h.
   std::mutex exclusive_mutex;
   std::atomic<class Vcpu*> exclusive{nullptr};
+  std::mutex watch_mutex;  // of wait_for_writers()
   std::vector<class Vcpu*> vcpus;  // by index of creation; abi/ appends
 
  private:

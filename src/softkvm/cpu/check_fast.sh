@@ -4,7 +4,7 @@
 # code of softkvm (no memcpy, no locks, no logging). Usage: check_fast.sh LIBRARY...
 status=0
 for library in "$@"; do
-  foreign=$(nm -u "$library" | awk '$1 == "U" { print $2 }' | grep -v '^_ZNK\?5vireo7softkvm' | grep -v '^_GLOBAL_OFFSET_TABLE_$' | sort -u)
+  foreign=$(nm -u "$library" | awk '$1 == "U" { print $2 }' | grep -v '^_ZNK\?5vireo7softkvm\|^softkvm_' | grep -v '^_GLOBAL_OFFSET_TABLE_$' | sort -u)
   if [ -n "$foreign" ]; then
     echo "$library calls:" $foreign
     status=1

@@ -22,11 +22,13 @@ struct LinkSite {
   FlagsIn flags;
 };
 
-// A direct jump inside a page that can be patched to go straight to its target.
+struct Block;
+
+// The same of a block in the cache. Its target is always the same place in the same mode, so a jump is linked to one block at a time.
 struct Link {
-  uint32_t at;        // cache offset of the rel32
-  uint32_t unlinked;  // cache offset of the stub it jumps to when not linked
-  Link* next;         // of the same target
+  LinkSite site;
+  Block* target;  // null: not linked
+  Link* next;     // of the same target
 };
 
 // Maps host code back to the guest instruction, for host exceptions.
@@ -45,8 +47,9 @@ struct PageSource {
   std::atomic<uint64_t> chunks;   // which 64-byte pieces of `bytes` are known
   uint8_t bytes[4096];
 
-  bool same(const uint8_t* page) const {
-    for (uint64_t bits = chunks.load(std::memory_order_acquire); bits; bits &= bits - 1) {
+  // In what of `wanted` is known.
+  bool same(const uint8_t* page, uint64_t wanted = ~0ull) const {
+    for (uint64_t bits = chunks.load(std::memory_order_acquire) & wanted; bits; bits &= bits - 1) {
       const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
       const auto* a = reinterpret_cast<const uint64_t*>(bytes + at);
       const auto* b = reinterpret_cast<const volatile uint64_t*>(page + at);
@@ -68,8 +71,8 @@ struct Block {
   uint32_t code_end;
   uint32_t side_count;
   SideEntry* side;
-  uint32_t site_count;
-  const LinkSite* sites;
+  uint32_t link_count;
+  Link* links;            // its own jumps
   Link* incoming;         // links patched to this block
   std::atomic<Block*> hash_next;
   Block* page_next[2];    // in the list of its page, and in the second one's

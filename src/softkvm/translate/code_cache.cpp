@@ -1,64 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
+// FAST: blocks are made, linked and dropped while the guest's SIMD state is live.
 #include "softkvm/translate/code_cache.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
+#include <new>
+#include <utility>
 
-#include <algorithm>
-
-#include "base/log.h"
+#include "softkvm/translate/host_state.h"
 #include "softkvm/translate/layout.h"
 #include "softkvm/translate/mode.h"
-#include "softkvm/translate/verifier.h"
 
 namespace vireo::softkvm {
 
-CodeCache* CodeCache::create(size_t bytes) {
-  int fd = memfd_create("vireo-code", MFD_CLOEXEC);
-  if (fd < 0 || ftruncate(fd, bytes)) return nullptr;
-  void* w = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  void* x = mmap(nullptr, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-  void* t = mmap(nullptr, sizeof(BlockTable), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  close(fd);
-  if (w == MAP_FAILED || x == MAP_FAILED || t == MAP_FAILED) return nullptr;
-  auto* cache = new CodeCache;
-  cache->writable_ = static_cast<uint8_t*>(w);
-  cache->executable_ = static_cast<uint8_t*>(x);
-  cache->size_ = bytes;
-  cache->table_ = static_cast<BlockTable*>(t);
-  return cache;
-}
+constexpr size_t kLine = 64;  // blocks start at multiples of it
 
-CodeCache::~CodeCache() {
-  munmap(writable_, size_);
-  munmap(executable_, size_);
-  munmap(table_, sizeof(BlockTable));
-}
-
-uint8_t* CodeCache::begin(size_t room, uint32_t& offset) {
-  used_ = (used_ + 63) & ~size_t{63};
-  if (used_ + room > size_) return nullptr;
+uint8_t* CodeCache::begin(uint32_t& offset) {
+  used_ = (used_ + kLine - 1) & ~(kLine - 1);
+  if (full()) return nullptr;
   offset = static_cast<uint32_t>(used_);
   return writable_ + used_;
 }
 
-#ifdef VIREO_VERIFY_BLOCKS
-void CodeCache::verify(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites) {
-  const EmittedBlock emitted{.code = writable_ + used_, .size = used, .offset = static_cast<uint32_t>(used_),
-                             .indirect_entry = block.indirect_entry, .linked_entry = block.linked_entry, .mode = block.mode,
-                             .gpa = block.gpa, .side = side, .sites = sites};
-  const auto count = verify_block(emitted);
-  if (!count) panic("%s", describe(emitted, count.error()).c_str());
-  verified_.blocks++;
-  verified_.instructions += *count;
+bool CodeCache::full() const {
+  return used_ + kBlockRoom + kLine > size_ || block_count_ == block_room_ || side_count_ + kMostSides > side_room_ ||
+         link_count_ + kMostSites > link_room_ || page_count_ + 2 > kMostPages;
 }
-#else
-void CodeCache::verify(const Block&, size_t, const std::vector<SideEntry>&, const std::vector<LinkSite>&) {}
-#endif
 
-Block* CodeCache::finish(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites) {
-  verify(block, used, side, sites);
-  Block& b = blocks_.emplace_back();
+Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites) {
+#ifdef VIREO_VERIFY_BLOCKS
+  {
+    HostState aside;
+    verify(block, used, side, sites);
+  }
+#endif
+  starts_[used_ / kLine] = static_cast<uint32_t>(block_count_) + 1;
+  Block& b = *new (&blocks_[block_count_++]) Block;
   b.gpa = block.gpa;
   b.straddle = block.straddle;
   b.second_page = block.second_page;
@@ -69,20 +44,21 @@ Block* CodeCache::finish(const Block& block, size_t used, const std::vector<Side
   b.linked_entry = block.linked_entry;
   used_ += used;
   b.code_end = static_cast<uint32_t>(used_);
-  b.side = nullptr;
-  b.side_count = side.size();
-  if (!side.empty()) b.side = sides_.emplace_back(side).data();
+  b.side = sides_ + side_count_;
+  b.side_count = static_cast<uint32_t>(side.size());
+  for (const SideEntry& e : side) sides_[side_count_++] = e;
   b.source = block.source;
   b.second_source = block.second_source;
-  b.sites = nullptr;
-  b.site_count = sites.size();
-  if (!sites.empty()) b.sites = sites_.emplace_back(sites).data();
+  b.links = links_ + link_count_;
+  b.link_count = static_cast<uint32_t>(sites.size());
+  for (const LinkSite& s : sites) links_[link_count_++] = {s, nullptr, nullptr};
   b.incoming = nullptr;
-  b.valid = true;
-  enter(b, b.gpa >> 12);
-  if (b.straddle && b.second_page >> 12 != b.gpa >> 12) enter(b, b.second_page >> 12);
+  b.page_next[0] = b.page_next[1] = nullptr;
+  b.valid.store(true, std::memory_order_relaxed);
+  enter(b, b.gpa);
+  if (b.straddle && b.second_page >> 12 != b.gpa >> 12) enter(b, b.second_page);
   auto& bucket = table_->bucket[BlockTable::hash(b.gpa, b.mode)];
-  b.hash_next = bucket.load(std::memory_order_relaxed);
+  b.hash_next.store(bucket.load(std::memory_order_relaxed), std::memory_order_relaxed);
   bucket.store(&b, std::memory_order_release);
   return &b;
 }
@@ -97,45 +73,73 @@ std::pair<unsigned, unsigned> extent_on(const Block& block, uint64_t page) {
   if (block.gpa >> 12 == page) return {block.guest_begin, 4096};
   return {0, static_cast<unsigned>(block.gpa & 0xfff) + block.straddle - 4096};
 }
+
+uint32_t page_hash(uint64_t page) { return static_cast<uint32_t>(page * 0x9e3779b97f4a7c15ull >> 32); }
 }  // namespace
 
-void CodeCache::enter(Block& block, uint64_t page) {
-  Block*& first = pages_[page];
-  next_on(block, page) = first;
-  first = &block;
+CodeCache::Page* CodeCache::find_page(uint64_t gpa) const {
+  const uint64_t name = (gpa & ~0xfffull) + 1;
+  for (uint32_t i = page_hash(gpa >> 12);; i++) {
+    Page& p = pages_[i % kPages];
+    if (p.name == name) return &p;
+    if (!p.name) return nullptr;
+  }
+}
+
+CodeCache::Page* CodeCache::make_page(uint64_t gpa) {
+  const uint64_t name = (gpa & ~0xfffull) + 1;
+  for (uint32_t i = page_hash(gpa >> 12);; i++) {
+    Page& p = pages_[i % kPages];
+    if (p.name == name) return &p;
+    if (p.name) continue;
+    if (page_count_ >= kMostPages) return nullptr;
+    page_count_++;
+    p.name = name;
+    return &p;
+  }
+}
+
+void CodeCache::enter(Block& block, uint64_t gpa) {
+  Page* page = make_page(gpa);  // there is room: begin() has looked
+  next_on(block, gpa >> 12) = page->first;
+  page->first = &block;
 }
 
 // One aligned 4-byte store: other vCPUs may be running through the jump.
 void CodeCache::patch(uint32_t at, const Block* target, uint32_t destination) {
 #ifdef VIREO_VERIFY_BLOCKS
-  const Block* from = containing(at);
-  const LinkSite* site = site_of(from, at);
-  if (const auto wrong = verify_link(writable_, at, from, target, destination, site ? *site : LinkSite{}))
-    panic("verifier: jump at 0x%x of the block of guest 0x%llx, to 0x%x for guest 0x%llx: %s", at,
-          from ? static_cast<unsigned long long>(from->gpa) : 0, destination, target ? static_cast<unsigned long long>(target->gpa) : 0,
-          rule_text(wrong->rule));
-  verified_.links++;
+  {
+    HostState aside;
+    verify_patch(at, target, destination);
+  }
 #endif
   auto* where = reinterpret_cast<uint32_t*>(writable_ + at);
   __atomic_store_n(where, destination - (at + 4), __ATOMIC_RELEASE);
 }
 
-const LinkSite* CodeCache::site_of(const Block* from, uint32_t at) {
-  for (uint32_t i = 0; from && i < from->site_count; i++)
-    if (from->sites[i].at == at) return &from->sites[i];
+Link* CodeCache::link_of(const Block* from, uint32_t at) {
+  for (uint32_t i = 0; from && i < from->link_count; i++)
+    if (from->links[i].site.at == at) return &from->links[i];
   return nullptr;
 }
 
 void CodeCache::link(uint32_t site, Block& target) {
   const Block* from = containing(site);
-  const LinkSite* known = site_of(from, site);
-  if (!known || !target.valid || from->mode != target.mode || from->gpa >> 12 != target.gpa >> 12) return;
-  target.incoming = &links_.emplace_back(Link{site, known->unlinked, target.incoming});
-  patch(site, &target, target.linked_entry[static_cast<unsigned>(known->flags)]);
+  Link* link = link_of(from, site);
+  if (!link || link->target || !from->valid || !target.valid || target.straddle || from->mode != target.mode ||
+      from->gpa >> 12 != target.gpa >> 12)
+    return;
+  link->target = &target;
+  link->next = target.incoming;
+  target.incoming = link;
+  patch(site, &target, target.linked_entry[static_cast<unsigned>(link->site.flags)]);
 }
 
 void CodeCache::unlink_incoming(Block& block) {
-  for (Link* l = block.incoming; l; l = l->next) patch(l->at, nullptr, l->unlinked);
+  for (Link* l = block.incoming; l; l = l->next) {
+    patch(l->site.at, nullptr, l->site.unlinked);
+    l->target = nullptr;
+  }
   block.incoming = nullptr;
 }
 
@@ -159,25 +163,23 @@ void CodeCache::forget(Block& block) {
     }
 }
 
-PageSource* CodeCache::source(uint64_t gpa) {
-  auto& made = sources_[gpa >> 12];
-  if (!made) made = std::make_unique<PageSource>();
-  return made.get();
+PageSource* CodeCache::source(uint64_t gpa) const {
+  const Page* page = find_page(gpa);
+  return page ? page->source : nullptr;
 }
 
 uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
   uint64_t map = 0;
-  auto source = sources_.find(gpa >> 12);
-  auto it = pages_.find(gpa >> 12);
-  if (it == pages_.end()) {
-    if (source != sources_.end()) source->second->chunks = 0;
+  Page* page = find_page(gpa);
+  if (!page || !page->first) {
+    if (page && page->source) page->source->chunks = 0;
     return 0;
   }
   unsigned first = gpa & 0xfff, end = first + size;
   // A page that was code is mostly data now (freed and used again): all its blocks go at once, and stores to it are plain again. Only where
   // code comes back again and again beside data is it worth keeping the blocks that were not hit.
-  if (++rewrites_[gpa >> 12] <= kRewritesBeforeFine) first = 0, end = 4096;
-  Block** at = &it->second;
+  if (++page->rewrites <= kRewritesBeforeFine) first = 0, end = 4096;
+  Block** at = &page->first;
   while (Block* b = *at) {
     const auto [from, to] = extent_on(*b, gpa >> 12);
     const bool hit = from < end && first < to;
@@ -189,36 +191,15 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
     for (unsigned c = from / 64; c <= (to - 1) / 64 && c < 64; c++) map |= 1ull << c;
     at = &next_on(*b, gpa >> 12);
   }
-  if (!it->second) pages_.erase(it);
-  if (source != sources_.end()) source->second->chunks.fetch_and(map);
+  if (page->source) page->source->chunks.fetch_and(map);
   return map;
 }
 
-void CodeCache::invalidate_all() {
-  for (Block& b : blocks_) {
-    b.valid = false;
-    unlink_incoming(b);
-  }
-  // Zeros for whoever looks meanwhile.
-  madvise(table_, sizeof(BlockTable), MADV_DONTNEED);
-  pages_.clear();
-  for (auto& [page, source] : sources_) source->chunks = 0;
-}
-
-void CodeCache::reset() {
-  invalidate_all();
-  blocks_.clear();
-  links_.clear();
-  sides_.clear();
-  sites_.clear();
-  sources_.clear();
-  used_ = 0;
-  generation_++;
-}
-
 const Block* CodeCache::containing(uint32_t offset) const {
-  auto it = std::upper_bound(blocks_.begin(), blocks_.end(), offset, [](uint32_t o, const Block& b) { return o < b.code_end; });
-  return it == blocks_.end() ? nullptr : &*it;
+  if (offset >= used_) return nullptr;
+  size_t line = offset / kLine;
+  while (line && !starts_[line]) line--;
+  return starts_[line] ? &blocks_[starts_[line] - 1] : nullptr;
 }
 
 }  // namespace vireo::softkvm

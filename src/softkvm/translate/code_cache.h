@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The VM's translated code: one bounded region, mapped twice (writable, executable; never both through one mapping), filled from the
 // front and dropped whole when full; links between blocks, and their invalidation by guest physical range.
-// Everything but table() and the fast lookups needs `mutex`.
+// Everything but table() and the fast lookups needs `mutex`. FAST but where told (code_cache_memory.cpp): all memory is mapped beforehand.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
-#include <memory>
-#include <mutex>
-#include <unordered_map>
-#include <vector>
+#include <span>
 
 #include "softkvm/translate/block.h"
+#include "softkvm/translate/code_lock.h"
 #include "softkvm/translate/translator.h"
 
 namespace vireo::softkvm {
@@ -20,6 +19,7 @@ class Vm;
 
 class CodeCache {
  public:
+  // Not FAST.
   static CodeCache* create(size_t bytes);
   ~CodeCache();
 
@@ -30,30 +30,32 @@ class CodeCache {
   }
   uint32_t offset_of(const void* pc) const { return static_cast<uint32_t>(static_cast<const uint8_t*>(pc) - executable_); }
 
-  // Room for one block being born: `room` bytes at the front, writable; null when the cache has to be flushed first.
-  uint8_t* begin(size_t room, uint32_t& offset);
+  // Room for one block being born: kBlockRoom bytes at the front, writable; null when the cache has to be flushed first.
+  uint8_t* begin(uint32_t& offset);
   // Takes the block in: `used` bytes of the room. From here on it can run, so the verifier stands in front.
-  Block* finish(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites);
+  Block* finish(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
 
   // Patches the jump whose rel32 is at `site` to `target`, if both are of the same page and mode: the guest may have changed its page
   // tables since the jump asked.
   void link(uint32_t site, Block& target);
 
-  // What the page of `gpa` was translated from, made where it is not there. For VMs with unseen writes.
-  PageSource* source(uint64_t gpa);
+  // What the page of `gpa` was translated from, or null. For VMs with unseen writes.
+  PageSource* source(uint64_t gpa) const;
+  PageSource* make_source(uint64_t gpa);  // not FAST; null: no room, the cache has to be flushed
 
   // Calls f(page) for each guest page that has blocks.
   template <class F>
   void each_page(F f) const {
-    for (const auto& [page, block] : pages_) f(page << 12);
+    for (uint32_t i = 0; i < kPages; i++)
+      if (pages_[i].first) f(pages_[i].name - 1);
   }
 
   // Drops all blocks that depend on a byte of [gpa, gpa+size) and gives the page's new chunk map.
   uint64_t invalidate_page(uint64_t gpa, unsigned size);
   void drop(Block& block) { forget(block); }
-  bool full(size_t room) const { return used_ + room + 64 > size_; }
-  void invalidate_all();  // unlinks everything; memory stays until reset()
-  void reset();           // no vCPU may be in translated code
+  bool full() const;
+  void invalidate_all();  // unlinks everything; memory stays until reset(). Not FAST.
+  void reset();           // no vCPU may be in translated code. Not FAST.
 
   // The block whose code has `offset`, or null.
   const Block* containing(uint32_t offset) const;
@@ -66,31 +68,51 @@ class CodeCache {
   };
   const Verified& verified() const { return verified_; }
 
-  std::mutex mutex;
+  bool named = false;  // blocks go into the perf map
+  CodeLock mutex;
+  // vCPUs that wait for others to have no write tags for a page any more: until that is over nobody may take a page without known
+  // writers for one without writers.
+  std::atomic<unsigned> watching{0};
 
  private:
+  // A guest page that has or had code.
+  struct Page {
+    uint64_t name;  // gpa + 1; 0: free
+    Block* first;
+    PageSource* source;
+    uint32_t rewrites;  // how often its code was overwritten
+  };
+  static constexpr uint32_t kPages = 1u << 18, kMostPages = kPages / 4 * 3;  // 768 MiB of code pages
+  static constexpr uint32_t kRewritesBeforeFine = 16;
+
   CodeCache() = default;
-  void verify(const Block& block, size_t used, const std::vector<SideEntry>& side, const std::vector<LinkSite>& sites);
+  // Where VIREO_VERIFY_BLOCKS is on. Not FAST.
+  void verify(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
+  void verify_patch(uint32_t at, const Block* target, uint32_t destination);
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
-  static const LinkSite* site_of(const Block* from, uint32_t at);
+  static Link* link_of(const Block* from, uint32_t at);
   void forget(Block& block);
   void turn_away(const Block& block);
-  void enter(Block& block, uint64_t page);
+  Page* find_page(uint64_t gpa) const;
+  Page* make_page(uint64_t gpa);
+  void enter(Block& block, uint64_t gpa);
 
   uint8_t *executable_ = nullptr, *writable_ = nullptr;
   size_t size_ = 0, used_ = 0;
   uint64_t generation_ = 0;
   BlockTable* table_ = nullptr;
   Verified verified_;
-  std::deque<Block> blocks_;  // in order of their code
-  std::deque<Link> links_;
-  std::deque<std::vector<SideEntry>> sides_;
-  static constexpr uint32_t kRewritesBeforeFine = 16;
-  std::unordered_map<uint64_t, uint32_t> rewrites_;  // page number to how often its code was overwritten
-  std::unordered_map<uint64_t, std::unique_ptr<PageSource>> sources_;  // by page number; they live as long as the blocks' memory
-  std::unordered_map<uint64_t, Block*> pages_;       // page number to its first block
-  std::deque<std::vector<LinkSite>> sites_;
+  // Arrays mapped for a cache full of small blocks; untouched they take no memory.
+  Block* blocks_ = nullptr;     // in order of their code
+  SideEntry* sides_ = nullptr;
+  Link* links_ = nullptr;
+  uint32_t* starts_ = nullptr;  // by cache offset / 64: one more than the number of the block that starts there, or 0
+  size_t block_count_ = 0, side_count_ = 0, link_count_ = 0;
+  size_t block_room_ = 0, side_room_ = 0, link_room_ = 0;
+  Page* pages_ = nullptr;       // by hash of their address, with linear probing
+  uint32_t page_count_ = 0;
+  std::deque<PageSource> sources_;  // they live as long as the blocks' memory
 };
 
 }  // namespace vireo::softkvm

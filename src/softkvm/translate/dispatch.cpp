@@ -11,6 +11,7 @@
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/events.h"
+#include "softkvm/translate/make_block.h"
 #include "softkvm/translate/string_ops.h"
 
 extern "C" void softkvm_enter(const void* code, uint64_t linear);
@@ -94,8 +95,12 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   if (block && block->source && !source_current(vcpu, *block->source, block->gpa, fresh)) block = nullptr;
   if (block && block->second_source && !source_current(vcpu, *block->second_source, block->second_page, fresh)) block = nullptr;
   if (!block) {
-    engine.reason = kReasonTranslate;
-    return nullptr;
+    MakeBlock what{.linear = linear, .mode = mode};
+    if (make_block(static_cast<Vcpu&>(vcpu), what, false) != Made::kYes) {
+      engine.reason = kReasonTranslate;  // the slow half can wait, and says what is wrong
+      return nullptr;
+    }
+    block = what.block;
   }
   const void* code = cache.executable(block->indirect_entry);
   if (!(mode & kModeStep)) {
@@ -117,13 +122,16 @@ extern "C" const void* softkvm_lookup(VcpuState* vcpu, uint64_t linear) {
   return find_code(*vcpu, linear, vcpu->mode);
 }
 
-// A direct jump inside the page that is not linked yet. Linking needs the cache's mutex, which is had in the slow half; here it is
-// only noted which jump it was.
+// A direct jump inside the page that is not linked yet. Where linking it needs waiting it is only noted which jump it was.
 extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void* site) {
-  engine_of(*vcpu).link_site = site;
-  engine_of(*vcpu).link_generation = vcpu->vm->code->generation();
-  engine_of(*vcpu).target = linear;
-  engine_of(*vcpu).reason = kReasonLink;
+  Engine& engine = engine_of(*vcpu);
+  CodeCache& cache = *vcpu->vm->code;
+  engine.link_site = site;
+  engine.link_generation = cache.generation();
+  engine.target = linear;
+  MakeBlock what{.linear = linear, .mode = vcpu->mode, .site = site, .generation = engine.link_generation};
+  if (make_block(*static_cast<Vcpu*>(vcpu), what, false) == Made::kYes) return cache.executable(what.block->indirect_entry);
+  engine.reason = kReasonLink;
   return nullptr;
 }
 

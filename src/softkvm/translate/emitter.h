@@ -3,8 +3,8 @@
 // Spec: Intel SDM vol 2, chapter 2.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <initializer_list>
 
 #include "softkvm/translate/layout.h"
@@ -23,40 +23,46 @@ class Emitter {
   uint8_t* pointer(uint32_t cache_offset) { return begin_ + (cache_offset - offset_); }
 
   void u8(unsigned v) { *at_++ = static_cast<uint8_t>(v); }
-  void u16(unsigned v) { put(&v, 2); }
-  void u32(uint32_t v) { put(&v, 4); }
-  void u64(uint64_t v) { put(&v, 8); }
-  void put(const void* bytes, size_t n) {
-    memcpy(at_, bytes, n);
-    at_ += n;
+  void u32(uint32_t v) {
+    __builtin_memcpy(at_, &v, 4);
+    at_ += 4;
   }
-  void bytes(std::initializer_list<uint8_t> list) {
-    for (uint8_t b : list) *at_++ = b;
+  void u64(uint64_t v) {
+    __builtin_memcpy(at_, &v, 8);
+    at_ += 8;
+  }
+  void put(const void* bytes, size_t n) {
+    const auto* from = static_cast<const uint8_t*>(bytes);
+    uint8_t* p = at_;
+    for (; n >= 8; n -= 8, p += 8, from += 8) __builtin_memcpy(p, from, 8);
+    for (; n; n--) *p++ = *from++;
+    at_ = p;
+  }
+  // By way of a local pointer: bytes may alias `at_`, which would be read and written for each of them.
+  [[gnu::always_inline]] void bytes(std::initializer_list<uint8_t> list) {
+    uint8_t* p = at_;
+#pragma GCC unroll 16
+    for (uint8_t b : list) *p++ = b;
+    at_ = p;
   }
 
   // op r64, gs:[at] and the like. `wide`: REX.W.
   void gs(unsigned opcode, unsigned reg, uint32_t at, bool wide = true) {
-    u8(0x65);
-    rex(wide, reg, 0, 0);
-    u8(opcode);
-    bytes({static_cast<uint8_t>(0x04 | (reg & 7) << 3), 0x25});
-    u32(at);
+    const uint64_t head = (opcode & 0xff) | (0x04u | (reg & 7) << 3) << 8 | 0x25u << 16;
+    const unsigned r = rex_byte(wide, reg, 0, 0);
+    finish(r != 0x40 ? 0x65u | r << 8 | head << 16 : 0x65u | head << 8, r != 0x40 ? 5 : 4, at);
   }
   // op r64, gs:[index*8 + at]
   void gs_indexed(unsigned opcode, unsigned reg, unsigned index, uint32_t at) {
-    u8(0x65);
-    rex(true, reg, index, 0);
-    u8(opcode);
-    bytes({static_cast<uint8_t>(0x04 | (reg & 7) << 3), static_cast<uint8_t>(0xc5 | (index & 7) << 3)});
-    u32(at);
+    const uint64_t head = (opcode & 0xff) | (0x04u | (reg & 7) << 3) << 8 | (0xc5u | (index & 7) << 3) << 16;
+    finish(0x65u | rex_byte(true, reg, index, 0) << 8 | head << 16, 5, at);
   }
   void load(unsigned reg, uint32_t at) { gs(0x8b, reg, at); }
   void store(uint32_t at, unsigned reg) { gs(0x89, reg, at); }
   void load_gpr(unsigned reg, unsigned guest) { load(reg, VCPU_GPR + guest * 8); }
   void store_gpr(unsigned guest, unsigned reg) { store(VCPU_GPR + guest * 8, reg); }
   void move(unsigned to, unsigned from) {
-    rex(true, from, 0, to);
-    bytes({0x89, static_cast<uint8_t>(0xc0 | (from & 7) << 3 | (to & 7))});
+    bytes({static_cast<uint8_t>(rex_byte(true, from, 0, to)), 0x89, static_cast<uint8_t>(0xc0 | (from & 7) << 3 | (to & 7))});
   }
   void move_imm64(unsigned to, uint64_t value) {
     rex(true, 0, 0, to);
@@ -83,22 +89,25 @@ class Emitter {
   // An instruction with a modrm memory operand [base + index*scale + disp]; base 0xff: none.
   void memory_form(unsigned opcode, unsigned reg, unsigned base, unsigned index, unsigned scale, int32_t disp, bool wide) {
     bool has_index = index != 0xff, has_base = base != 0xff;
-    rex(wide, reg, has_index ? index : 0, has_base ? base : 0);
-    u8(opcode);
+    const unsigned prefix = rex_byte(wide, reg, has_index ? index : 0, has_base ? base : 0);
+    uint64_t head = 0;
+    unsigned n = 0;
+    auto add = [&](unsigned byte) { head |= static_cast<uint64_t>(byte & 0xff) << 8 * n++; };
+    if (prefix != 0x40) add(prefix);
+    add(opcode);
     unsigned shift = scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
     unsigned sib = shift << 6 | (has_index ? index & 7 : 4) << 3 | (has_base ? base & 7 : 5);
     unsigned r = (reg & 7) << 3;
     if (!has_base) {
-      bytes({static_cast<uint8_t>(0x04 | r), static_cast<uint8_t>(sib)});
-      u32(disp);
-      return;
+      add(0x04 | r), add(sib);
+      return finish(head, n, disp);
     }
     bool need_sib = has_index || (base & 7) == 4;
     unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : disp >= -128 && disp <= 127 ? 1 : 2;
-    u8(mod << 6 | r | (need_sib ? 4 : base & 7));
-    if (need_sib) u8(sib);
-    if (mod == 1) u8(disp);
-    if (mod == 2) u32(disp);
+    add(mod << 6 | r | (need_sib ? 4 : base & 7));
+    if (need_sib) add(sib);
+    finish(head, n, disp);  // of which no, one or four bytes count
+    at_ -= mod == 0 ? 4 : mod == 1 ? 3 : 0;
   }
   void call_stub(unsigned stub) {
     bytes({0x65, 0xff, 0x14, 0x25});
@@ -130,7 +139,7 @@ class Emitter {
   }
   void resolve(uint32_t rel_at, uint32_t destination) {
     uint32_t rel = destination - (rel_at + 4);
-    memcpy(pointer(rel_at), &rel, 4);
+    __builtin_memcpy(pointer(rel_at), &rel, 4);
   }
   void jmp_to(uint32_t destination) { resolve(jmp(), destination); }
 
@@ -151,9 +160,19 @@ class Emitter {
   }
 
  private:
+  static unsigned rex_byte(bool wide, unsigned reg, unsigned index, unsigned base) {
+    return 0x40 | (wide ? 8 : 0) | (reg >> 3 & 1) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1);
+  }
   void rex(bool wide, unsigned reg, unsigned index, unsigned base) {
-    unsigned r = 0x40 | (wide ? 8 : 0) | (reg >> 3 & 1) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1);
+    const unsigned r = rex_byte(wide, reg, index, base);
     if (r != 0x40) u8(r);
+  }
+  // `n` bytes of an instruction (at most 8; what is written behind them is written over), and 32 more bits.
+  void finish(uint64_t head, unsigned n, uint32_t last) {
+    uint8_t* p = at_;
+    __builtin_memcpy(p, &head, 8);
+    __builtin_memcpy(p + n, &last, 4);
+    at_ = p + n + 4;
   }
   void pad(unsigned opcode_bytes) {
     static constexpr uint8_t kNops[4][3] = {{}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};

@@ -14,6 +14,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -27,7 +28,7 @@
 namespace vireo::softkvm {
 namespace {
 
-constexpr unsigned kAreaSize = 2688;  // x87 to Hi16_ZMM in the standard format
+constexpr unsigned kAreaSize = 2688;  // x87 to Hi16_ZMM in the standard format; AMD's CPUs have them nearer together (Layout::end)
 constexpr uint64_t kComponents = 0xe7;
 constexpr size_t kDataSize = BlockSpace::kPages * 4096;
 
@@ -45,11 +46,12 @@ struct State {
 
 struct Layout {
   unsigned offset[8] = {0, 160, 576, 0, 0, 0, 0, 0}, size[8] = {160, 256, 256, 0, 0, 0, 0, 0};
+  unsigned end = 576;  // a signal's frame holds other things behind it
   Layout() {
     for (unsigned i = 2; i < 8; i++) {
       unsigned a, b, c, d;
       __cpuid_count(0xd, i, a, b, c, d);
-      if (kComponents >> i & 1) offset[i] = b, size[i] = a;
+      if (kComponents >> i & 1) offset[i] = b, size[i] = a, end = std::max(end, a + b);
     }
   }
 };
@@ -91,14 +93,14 @@ void enter_block(int, siginfo_t*, void* context) {
   auto& m = static_cast<ucontext_t*>(context)->uc_mcontext;
   g_saved = m;
   auto* area = reinterpret_cast<uint8_t*>(m.fpregs);
-  memcpy(g_saved_area, area, kAreaSize);
+  memcpy(g_saved_area, area, layout().end);
   for (unsigned i = 0; i < 16; i++) m.gregs[kOrder[i]] = static_cast<greg_t>(g_in->gpr[i]);
   m.gregs[REG_RIP] = static_cast<greg_t>(g_in->rip);
   m.gregs[REG_EFL] = static_cast<greg_t>((static_cast<uint64_t>(m.gregs[REG_EFL]) & ~uint64_t{kStatusFlags | kDF | kAC}) | g_in->flags);
   // Linux's 32-bit user code segment, or the LDT's first entry.
   if (g_in->mode != CodeMode::k64) m.gregs[REG_CSGSFS] = (m.gregs[REG_CSGSFS] & ~greg_t{0xffff}) | (g_in->mode == CodeMode::k32 ? 0x23 : 7);
   memcpy(area, g_in->area, 416);
-  memcpy(area + 576, g_in->area + 576, kAreaSize - 576);
+  memcpy(area + 576, g_in->area + 576, layout().end - 576);
   uint64_t bv, ours;
   memcpy(&bv, area + 512, 8);
   memcpy(&ours, g_in->area + 512, 8);
@@ -117,8 +119,8 @@ void leave_block(int, siginfo_t*, void* context) {
   g_out->vector = static_cast<unsigned>(m.gregs[REG_TRAPNO]);
   g_out->error = static_cast<uint64_t>(m.gregs[REG_ERR]);
   g_out->cr2 = static_cast<uint64_t>(m.gregs[REG_CR2]);
-  memcpy(g_out->area, area, kAreaSize);
-  memcpy(area, g_saved_area, kAreaSize);
+  memcpy(g_out->area, area, layout().end);
+  memcpy(area, g_saved_area, layout().end);
   auto* fpregs = m.fpregs;
   m = g_saved;
   m.fpregs = fpregs;
@@ -294,7 +296,7 @@ std::string differences(const State& in, const State& bare, const State& soft, u
     if (bare.gpr[i] != soft.gpr[i]) s += print("  %s %#lx, softkvm %#lx (was %#lx)\n", kNames[i], bare.gpr[i], soft.gpr[i], in.gpr[i]);
   uint64_t flags = (kStatusFlags | kDF | kAC | kTF | kID | kNT) & ~ignored_flags;
   if ((bare.flags ^ soft.flags) & flags) s += print("  flags %#lx, softkvm %#lx (was %#lx, compared %#lx)\n", bare.flags, soft.flags, in.flags, flags);
-  for (unsigned i = 0; i < kAreaSize; i++) {
+  for (unsigned i = 0; i < layout().end; i++) {
     if (bare.area[i] == soft.area[i] || (i >= 512 && i < 576)) continue;
     std::string where = i < 24 ? "x87 control" : i < 32 ? "mxcsr" : i < 160 ? print("st%u", (i - 32) / 16) : i < 416 ? print("xmm%u", (i - 160) / 16) : "";
     for (unsigned c = 2; c < 8; c++)

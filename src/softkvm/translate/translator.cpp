@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+// FAST: a block is made while the guest's SIMD state is live (make_block.cpp).
 #include "softkvm/translate/translator.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <functional>
-#include <memory>
 #include <utility>
 
 #include "softkvm/cpu/decoder.h"
@@ -98,10 +96,9 @@ struct Flags {
 
 class Translation {
  public:
-  Translation(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, std::vector<SideEntry>& side,
-              std::vector<LinkSite>& sites)
+  Translation(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes)
       : vcpu_(vcpu), source_(source), mode_(source.mode), view_(view_of(source.mode)), code_mode_(code_mode(source.mode)),
-        out_(out, offset), block_(block), side_(side), sites_(sites) {
+        out_(out, offset), block_(block), notes_(notes) {
     step_ = mode_ & kModeStep;
     long_ = code_mode_ == CodeMode::k64;
     inline_stack_ = !step_ && mode_ & kModeFlatData && (long_ || (mode_ & kModeStack32 && code_mode_ == CodeMode::k32));
@@ -118,19 +115,10 @@ class Translation {
     // Compared rather than stored: a store would chain every return address through memory to the next call's.
     out_.gs(0x3b, kScratch1, VCPU_PAGE_BASE);
     uint32_t other = out_.jcc(5);
-    uint32_t same = out_.here();
-    later([this, other, same] {
-      out_.resolve(other, out_.here());
-      out_.store(VCPU_PAGE_BASE, kScratch1);
-      out_.jmp_to(same);
-    });
+    later(Later::kPageBase, other).back = out_.here();
     if (!step_) {
       poll_compare();
-      uint32_t away = out_.jcc(5);
-      later([this, away] {
-        out_.resolve(away, out_.here());
-        out_.jump_stub(STUB_POLL);
-      });
+      later(Later::kStub, out_.jcc(5)).a = STUB_POLL;
     }
     // Direct jumps come in here.
     const bool live = live_in(0), in_slot = live && wanted_in_slot();
@@ -139,16 +127,10 @@ class Translation {
     const uint32_t body = out_.here();
     block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = block_.linked_entry[static_cast<unsigned>(FlagsIn::kBoth)] = body;
     flags_ = {!in_slot, in_slot};
-    if (in_slot) {
-      later([this, body] {
-        block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = out_.here();
-        out_.save_flags();
-        out_.jmp_to(body);
-      });
-    }
+    if (in_slot) later(Later::kHostEntry, 0).back = body;
     for (index_ = 0; index_ < count_; index_++) emit(insns_[index_]);
     if (!ended_) exit_to(end_, false);
-    for (size_t i = 0; i < later_.size(); i++) later_[i]();
+    for (unsigned i = 0; i < later_count_; i++) emit_later(later_[i]);
     block_.gpa = source_.gpa;
     block_.mode = mode_;
     block_.straddle = source_.straddle ? insns_[0].insn.length : 0;
@@ -163,12 +145,15 @@ class Translation {
 
   struct Decoded {
     Insn insn;
-    Callout callout = Callout::kSystem;
-    bool by_name = false;  // a call-out
-    bool bad = false;
-    bool masked = false;
-    uint32_t live_out = 0;
-    unsigned offset = 0;
+    Callout callout;
+    bool by_name;  // a call-out
+    bool bad;
+    bool masked;
+    uint32_t live_out;
+    unsigned offset;
+
+    // The instruction itself is the decoder's to fill.
+    void begin(unsigned at) { callout = Callout::kSystem, by_name = bad = masked = false, live_out = 0, offset = at; }
   };
 
   void decode_block() {
@@ -178,13 +163,13 @@ class Translation {
     dependency_begin_ = start_;
     while (count_ < limit && at < 4096) {
       Decoded& d = insns_[count_];
+      d.begin(at);
       DecodeStatus status = source_.straddle ? decode(source_.straddle, 15, code_mode_, d.insn)
                                              : decode(source_.page + at, 4096 - at, code_mode_, d.insn);
       if (status == DecodeStatus::kTruncated) {
-        if (count_ == 0) d.bad = true, d.by_name = true, d.callout = Callout::kUndefined, d.insn.length = 1, d.offset = at, count_++;
+        if (count_ == 0) d.bad = true, d.by_name = true, d.callout = Callout::kUndefined, d.insn.length = 1, count_++;
         break;  // the next block takes it as a straddling instruction
       }
-      d.offset = at;
       if (status != DecodeStatus::kOk) {
         d.by_name = d.bad = true;
         d.callout = status == DecodeStatus::kTooLong ? Callout::kGeneralProtection : Callout::kUndefined;
@@ -216,8 +201,10 @@ class Translation {
     auto undefined = [&](Callout c) { d.by_name = true, d.bad = true, d.callout = c; };
     if (insn.feature && !feature_enabled(vcpu_, static_cast<Feature>(insn.feature))) {
       // CPUs without them ignore the prefix that makes LZCNT of BSR and TZCNT of BSF.
-      if (insn.mnemonic != Mnemonic::kLzcnt && insn.mnemonic != Mnemonic::kTzcnt) return undefined(Callout::kUndefined);
-      insn.mandatory_prefix = false;
+      // ... and take CLDEMOTE for the hint NOP that its place in the map is.
+      const bool hint = insn.mnemonic == Mnemonic::kCldemote;
+      if (!hint && insn.mnemonic != Mnemonic::kLzcnt && insn.mnemonic != Mnemonic::kTzcnt) return undefined(Callout::kUndefined);
+      if (!hint) insn.mandatory_prefix = false;
     }
     bool mmx, vector = has_vector(insn, mmx), mask = false;
     for (unsigned i = 0; i < insn.operand_count; i++) mask |= insn.operands[i].kind == OperandKind::kMask;
@@ -312,25 +299,44 @@ class Translation {
   static uint32_t reads(const Decoded& d) { return d.by_name ? kStatusFlags : d.insn.flags_read & kStatusFlags; }
   static uint32_t writes(const Decoded& d) { return d.by_name ? 0 : d.insn.flags_written & kStatusFlags; }
 
-  // Which status flags code at a page offset may read before it writes them.
+  // Is a page offset so near to the block's start that what stands there was copied and is watched?
+  bool near_start(int64_t at, unsigned reach) const {
+    const int64_t distance = at - static_cast<int64_t>(start_);
+    return distance <= static_cast<int64_t>(reach) && distance >= -static_cast<int64_t>(reach);
+  }
+
+  // Which status flags code at a page offset may read before it writes them. Asked several times about each exit.
   uint32_t live_at(int64_t target) {
     if (target < 0 || target >= 4096 || source_.straddle) return kStatusFlags;
-    if (std::abs(target - static_cast<int64_t>(start_)) > static_cast<int64_t>(kDependencyReach - 128)) return kStatusFlags;
+    if (!near_start(target, kDependencyReach - 128)) return kStatusFlags;
+    const unsigned offset = static_cast<unsigned>(target);
+    for (unsigned i = 0; i < known_count_; i++)
+      if (known_[i].offset == offset) return known_[i].live;
+    const uint32_t live = find_live_at(offset);
+    if (known_count_ < std::size(known_)) known_[known_count_++] = {static_cast<uint16_t>(offset), static_cast<uint16_t>(live)};
+    return live;
+  }
+  uint32_t find_live_at(unsigned at) {
     uint32_t needed = 0, written = 0;
-    unsigned at = static_cast<unsigned>(target);
+    Insn insn;
     for (unsigned n = 0; n < 6 && written != kStatusFlags; n++) {
-      Decoded d;
-      if (decode(source_.page + at, 4096 - at, code_mode_, d.insn) != DecodeStatus::kOk) break;
+      if (decode(source_.page + at, 4096 - at, code_mode_, insn) != DecodeStatus::kOk) break;
       dependency_begin_ = std::min(dependency_begin_, at);
-      at += d.insn.length;
+      at += insn.length;
       dependency_end_ = std::max(dependency_end_, at);
-      bool plain = d.insn.form == Form::kPlain || (d.insn.form == Form::kStack && (d.insn.mnemonic == Mnemonic::kPush || d.insn.mnemonic == Mnemonic::kPop));
+      bool plain = insn.form == Form::kPlain || (insn.form == Form::kStack && (insn.mnemonic == Mnemonic::kPush || insn.mnemonic == Mnemonic::kPop));
       if (!plain) break;
-      needed |= d.insn.flags_read & ~written;
-      written |= d.insn.flags_written;
+      needed |= insn.flags_read & ~written;
+      written |= insn.flags_written;
       if (needed == kStatusFlags) break;
     }
     return (needed | ~written) & kStatusFlags;
+  }
+
+  // May the instruction at a page offset be cut by the page's end? Where its bytes were not copied: yes.
+  bool may_straddle(unsigned target) const {
+    if (4096 - target >= kMaxInsnLength) return false;
+    return !near_start(target, kDependencyReach) || straddles(source_.page, target, code_mode_);
   }
 
   static int64_t target_of(const Decoded& d) { return static_cast<int64_t>(d.offset) + d.insn.length + d.insn.immediate; }
@@ -392,9 +398,79 @@ class Translation {
 
   // --- pieces
 
-  template <class F>
-  void later(F f) {
-    later_.push_back(std::function<void()>(std::move(f)));
+  // What is emitted behind the block's end, and where the jump to it is.
+  struct Later {
+    enum Kind : uint8_t { kPageBase, kStub, kHostEntry, kMiss, kRecentMiss, kPoll, kPollFlags, kLink, kRecord } kind;
+    FlagsIn flags;
+    uint32_t from;        // cache offset of the rel32
+    uint32_t back;        // where to go on
+    uint32_t a;           // the stub, or what is xor'ed into r11 to have the address again
+    union {
+      uint64_t b;         // for r10
+      int64_t target;     // page offset
+      const Decoded* decoded;
+    };
+  };
+  Later& later(Later::Kind kind, uint32_t from) {
+    Later& l = later_[later_count_++];
+    l.kind = kind;
+    l.from = from;
+    return l;
+  }
+
+  void emit_later(const Later& l) {
+    if (l.kind == Later::kRecord) {
+      while (out_.here() % 8) out_.u8(0xcc);
+    }
+    if (l.kind != Later::kHostEntry) out_.resolve(l.from, out_.here());
+    switch (l.kind) {
+      case Later::kPageBase:
+        out_.store(VCPU_PAGE_BASE, kScratch1);
+        out_.jmp_to(l.back);
+        break;
+      case Later::kStub: out_.jump_stub(l.a); break;
+      case Later::kHostEntry:
+        block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = out_.here();
+        out_.save_flags();
+        out_.jmp_to(l.back);
+        break;
+      case Later::kMiss:
+        out_.gs_indexed(0x33, kScratch0, kScratch1, l.a);  // the address again
+        out_.move_imm(kScratch1, l.b);
+        out_.call_stub(STUB_MISS);
+        out_.jmp_to(l.back);
+        break;
+      case Later::kRecentMiss:
+        out_.gs(0x33, kScratch0, l.a);  // the address again
+        out_.move_imm64(kScratch1, l.b);
+        out_.call_stub(STUB_RECENT + 2 * view_ + (l.b & kAccessWrite ? 1 : 0));
+        out_.jmp_to(l.back);
+        break;
+      case Later::kPoll:
+        linear_of(l.target);
+        out_.jump_stub(STUB_POLL);
+        break;
+      case Later::kPollFlags:
+        out_.move(kRcx, kScratch1);
+        out_.save_flags();
+        linear_of(l.target);
+        out_.jump_stub(STUB_POLL);
+        break;
+      case Later::kLink:
+        notes_.sites[notes_.site_count++] = {l.from, out_.here(), l.flags};
+        out_.bytes({0x4c, 0x8d, 0x15});  // lea r10, [rip + the rel32]
+        out_.u32(l.from - (out_.here() + 4));
+        linear_of(l.target);
+        out_.jump_stub(l.flags == FlagsIn::kSlot ? STUB_LINK_SLOT : STUB_LINK);
+        break;
+      case Later::kRecord: {
+        const uint32_t head[2] = {l.decoded->offset, static_cast<uint32_t>(l.decoded->callout)};
+        static_assert(sizeof(CalloutRecord) == sizeof head + sizeof(Insn) && offsetof(CalloutRecord, what) == 4);
+        out_.put(head, sizeof head);
+        out_.put(&l.decoded->insn, sizeof l.decoded->insn);
+        break;
+      }
+    }
   }
 
   void poll_compare() {
@@ -461,16 +537,11 @@ class Translation {
     out_.gs_indexed(0x33, kScratch0, kScratch1, tags);       // xor r11, tag
     out_.bytes({0x49, 0x81, 0xfb});                          // cmp r11, 4096 - size
     out_.u32(4096 - size);
-    uint32_t miss = out_.jcc(7);                             // ja
+    Later& miss = later(Later::kMiss, out_.jcc(7));          // ja
     out_.gs_indexed(0x03, kScratch0, kScratch1, tlb_at(view_, offsetof(TlbView, addend)));
-    uint32_t back = out_.here();
-    later([this, miss, back, tags, descriptor] {
-      out_.resolve(miss, out_.here());
-      out_.gs_indexed(0x33, kScratch0, kScratch1, tags);     // the address again
-      out_.move_imm(kScratch1, descriptor);
-      out_.call_stub(STUB_MISS);
-      out_.jmp_to(back);
-    });
+    miss.back = out_.here();
+    miss.a = tags;
+    miss.b = descriptor;
   }
 
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
@@ -487,20 +558,14 @@ class Translation {
     if (!stays_on_a_page(key)) return indexed_check(size, write, descriptor);
     const uint32_t recent = recent_at(view_, write, key);
     const uint64_t descriptor_and_page = descriptor | static_cast<uint64_t>(recent) << 32;
-    const unsigned stub = STUB_RECENT + 2 * view_ + write;
     out_.gs(0x33, kScratch0, recent + offsetof(RecentPage, tag));     // xor r11, tag
     out_.bytes({0x49, 0x81, 0xfb});                                   // cmp r11, 4096 - size
     out_.u32(4096 - size);
-    uint32_t miss = out_.jcc(7);                                      // ja
+    Later& miss = later(Later::kRecentMiss, out_.jcc(7));             // ja
     out_.gs(0x03, kScratch0, recent + offsetof(RecentPage, addend));  // add r11, host page
-    uint32_t back = out_.here();
-    later([this, miss, back, recent, descriptor_and_page, stub] {
-      out_.resolve(miss, out_.here());
-      out_.gs(0x33, kScratch0, recent + offsetof(RecentPage, tag));   // the address again
-      out_.move_imm64(kScratch1, descriptor_and_page);
-      out_.call_stub(stub);
-      out_.jmp_to(back);
-    });
+    miss.back = out_.here();
+    miss.a = recent + offsetof(RecentPage, tag);
+    miss.b = descriptor_and_page;
   }
 
   void memory(const Insn& insn, unsigned size, bool read, bool write, uint32_t live) {
@@ -525,17 +590,13 @@ class Translation {
       out_.u32(at);
     };
     gs_r10({0x65, 0x4d, 0x3b}, kScratch0, jump_at(view_, offsetof(JumpEntry, tag)));  // cmp r11, gs:[r10 + tag]
-    uint32_t miss = out_.jcc(5);
+    later(Later::kStub, out_.jcc(5)).a = STUB_LOOKUP;
     gs_r10({0x65, 0x41, 0xff}, 4, jump_at(view_, offsetof(JumpEntry, code)));         // jmp gs:[r10 + code]
-    later([this, miss] {
-      out_.resolve(miss, out_.here());
-      out_.jump_stub(STUB_LOOKUP);
-    });
   }
 
   // A direct exit to a page offset. `poll`: it may close a loop.
   void exit_to(int64_t target, bool poll) {
-    if (step_ || target < 0 || target >= 4096 || source_.straddle || straddles(source_.page, static_cast<unsigned>(target), code_mode_)) {
+    if (step_ || target < 0 || target >= 4096 || source_.straddle || may_straddle(static_cast<unsigned>(target))) {
       want_flags_in_slot();
       linear_of(target);
       return indirect_exit();
@@ -547,12 +608,7 @@ class Translation {
       } else {
         flags_.host = false;
         poll_compare();
-        uint32_t away = out_.jcc(5);
-        later([this, away, target] {
-          out_.resolve(away, out_.here());
-          linear_of(target);
-          out_.jump_stub(STUB_POLL);
-        });
+        later(Later::kPoll, out_.jcc(5)).target = target;
       }
     }
     link_site(out_.patchable_jmp(), target, flags_in(live));
@@ -564,27 +620,14 @@ class Translation {
     out_.bytes({0x65, 0x8b, 0x0c, 0x25});  // mov ecx, gs:[attention]
     out_.u32(VCPU_ATTENTION);
     out_.bytes({0xe3, 5});                 // jrcxz over the jump
-    uint32_t away = out_.jmp();
+    later(Later::kPollFlags, out_.jmp()).target = target;
     out_.move(kRcx, kScratch1);
-    later([this, away, target] {
-      out_.resolve(away, out_.here());
-      out_.move(kRcx, kScratch1);
-      out_.save_flags();
-      linear_of(target);
-      out_.jump_stub(STUB_POLL);
-    });
   }
 
   void link_site(uint32_t at, int64_t target, FlagsIn flags) {
-    later([this, at, target, flags] {
-      uint32_t stub = out_.here();
-      out_.resolve(at, stub);
-      sites_.push_back({at, stub, flags});
-      out_.bytes({0x4c, 0x8d, 0x15});  // lea r10, [rip + the rel32]
-      out_.u32(at - (out_.here() + 4));
-      linear_of(target);
-      out_.jump_stub(flags == FlagsIn::kSlot ? STUB_LINK_SLOT : STUB_LINK);
-    });
+    Later& l = later(Later::kLink, at);
+    l.target = target;
+    l.flags = flags;
   }
 
   // --- instructions
@@ -603,27 +646,20 @@ class Translation {
     want_flags_in_slot();
     flags_.host = false;
     out_.bytes({0x4c, 0x8d, 0x1d});  // lea r11, [rip + record]
-    uint32_t rel = out_.here();
+    later(Later::kRecord, out_.here()).decoded = &d;
     out_.u32(0);
     out_.call_stub(STUB_CALLOUT);
-    later([this, rel, &d] {
-      while (out_.here() % 8) out_.u8(0xcc);
-      out_.resolve(rel, out_.here());
-      CalloutRecord record{d.offset, static_cast<uint32_t>(d.callout), d.insn};
-      out_.put(&record, sizeof record);
-    });
     if (d.bad) ended_ = true, out_.bytes({0x0f, 0x0b});
     else if (d.insn.form == Form::kBranch) ended_ = true, out_.bytes({0x0f, 0x0b});  // those always leave with kJump
   }
 
   // The side entry for what may raise a host exception at the next emitted byte.
   void note_side(const Decoded& d, const SideEntry* borrowed = nullptr) {
-    SideEntry e{};
-    if (borrowed) e = *borrowed;
+    SideEntry& e = notes_.side[notes_.side_count++];
+    e = borrowed ? *borrowed : SideEntry{};
     e.host = out_.here();
     e.guest = static_cast<uint16_t>(d.offset);
     e.host_flags = flags_.host && !flags_.slot;
-    side_.push_back(e);
   }
 
   // A register of the guest's that the instruction does not touch, for use as a temporary.
@@ -637,7 +673,7 @@ class Translation {
       taken |= 1u << r;
       return static_cast<int>(r);
     }
-    abort();
+    __builtin_trap();
   }
 
   void plain(Decoded& d) {
@@ -895,7 +931,7 @@ class Translation {
       case Mnemonic::kJcc: {
         want_flags_in_host();
         unsigned condition = insn.opcode & 15;
-        bool in_page = !step_ && target >= 0 && target < 4096 && !source_.straddle && !straddles(source_.page, static_cast<unsigned>(target), code_mode_);
+        bool in_page = !step_ && target >= 0 && target < 4096 && !source_.straddle && !may_straddle(static_cast<unsigned>(target));
         if (in_page && !backward(target)) {
           // live_at(target) is part of live_out, so the flags are where the target wants them.
           link_site(out_.patchable_jcc(condition), target, flags_in(live_at(target)));
@@ -1004,10 +1040,20 @@ class Translation {
   bool step_ = false, long_ = false, inline_stack_ = false, ended_ = false;
   Emitter out_;
   Block& block_;
-  std::vector<SideEntry>& side_;
-  std::vector<LinkSite>& sites_;
-  std::vector<std::function<void()>> later_;
-  Decoded insns_[kMaxBlockInsns];
+  BlockNotes& notes_;
+  // LOOPcc: two exits with a poll, a link and a lookup each; everything else has fewer.
+  Later later_[kMaxBlockInsns * 6 + 4];
+  unsigned later_count_ = 0;
+  struct {
+    uint16_t offset, live;
+  } known_[2 * kMaxBlockInsns + 2];  // what live_at() has found
+  unsigned known_count_ = 0;
+  // Not set to Insn's default values, which would be for nothing: the decoder fills each.
+  union Insns {
+    Insns() {}
+    Decoded at[kMaxBlockInsns];
+  } decoded_;
+  Decoded (&insns_)[kMaxBlockInsns] = decoded_.at;
   Decoded* current_ = nullptr;
   unsigned count_ = 0, index_ = 0, start_ = 0, end_ = 0;
   unsigned dependency_begin_ = 0, dependency_end_ = 0;
@@ -1017,9 +1063,8 @@ class Translation {
 
 }  // namespace
 
-size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, std::vector<SideEntry>& side,
-                 std::vector<LinkSite>& sites) {
-  Translation t(vcpu, source, out, offset, block, side, sites);
+size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes) {
+  Translation t(vcpu, source, out, offset, block, notes);
   return t.run();
 }
 

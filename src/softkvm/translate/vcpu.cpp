@@ -27,10 +27,9 @@
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/host_faults.h"
+#include "softkvm/translate/make_block.h"
 #include "softkvm/translate/paravirtual.h"
-#include "softkvm/translate/perf_map.h"
 #include "softkvm/translate/safe_point.h"
-#include "softkvm/translate/translator.h"
 
 #include <asm/prctl.h>
 #include <cpuid.h>
@@ -269,19 +268,18 @@ void Vcpu::accept_startup() {
 
 namespace {
 
-// Makes sure that writes to a page about to be translated are seen: no vCPU keeps a write tag for it. Holds when it gives true, as long
-// as the lock is held: whoever fills a write tag tells so in writers_of() before it looks at code_of().
-bool watch_page(Vcpu& vcpu, const Slot& slot, uint64_t gpa, uint64_t chunks, std::unique_lock<std::mutex>& lock) {
-  slot.code_of(gpa).fetch_or(chunks);
-  uint8_t writers = slot.writers_of(gpa).exchange(0);
-  if (!writers) return true;
+// No vCPU has a write tag for the page any more, or none but those filled meanwhile.
+void wait_for_writers(Vcpu& vcpu, uint64_t page) {
+  Vm& vm = *vcpu.vm;
+  const Slot* slot = vm.slots->find(page);
+  if (!slot) return;
+  std::lock_guard one(vm.watch_mutex);
+  if (!slot->writers_of(page).load()) return;
+  vm.code->watching++;
+  slot->writers_of(page).exchange(0);
   flush_write_tags(vcpu);
-  bool others = writers & ~(1u << (vcpu.id & 7));
-  if (!others && vcpu.vm->vcpus.size() <= 8) return true;
-  lock.unlock();
-  reach_safe_points(*vcpu.vm, kRequestFlushWrites, &vcpu);
-  lock.lock();
-  return false;  // it may have changed meanwhile
+  reach_safe_points(vm, kRequestFlushWrites, &vcpu);
+  vm.code->watching--;
 }
 
 // KVM_EXIT_INTERNAL_ERROR for what cannot be run.
@@ -292,125 +290,38 @@ int internal_error(Vcpu& vcpu) {
   return 0;
 }
 
-// The run loop finds blocks by its fetch entries. Where the guest has changed its page tables and not flushed, they may still name another
-// page than the walk for the translation: then it would ask for ever for a block that is there already.
-void refill_fetch(Engine& engine, uint64_t linear, bool user, const Translation& t) {
-  engine.fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global};
-}
-
-// Notes what a page's blocks are about to be made from.
-void take_source(Vm& vm, PageSource& source, const uint8_t* page, uint64_t chunks) {
-  const uint64_t known = source.chunks.load();
-  for (uint64_t bits = chunks & ~known; bits; bits &= bits - 1) {
-    const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
-    memcpy(source.bytes + at, page + at, 64);
-  }
-  if (known == 0) source.checked = vm.unseen_epoch.load();
-  source.chunks.store(known | chunks, std::memory_order_release);
-}
-
-enum class Made { kYes, kNoMemory, kFault };
-
-// Translates the block at engine.target in engine.target_mode, and links the jump that asked for it.
-Made translate_target(Vcpu& vcpu) {
-  Engine& engine = *vcpu.engine;
-  Vm& vm = *vcpu.vm;
-  uint64_t linear = engine.target;
-  uint32_t mode = engine.target_mode;
-  bool user = vcpu.cpl == 3;
-  Translation t;
-  vcpu.fault.pending = false;
-  if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return Made::kFault;
-  refill_fetch(engine, linear, user, t);
-  const Slot* slot = vm.slots->find(t.gpa);
-  if (!slot) return Made::kNoMemory;
-  const void* site = engine.link_site;
-  engine.link_site = nullptr;
-  CodeCache& code = *vm.code;
-  std::unique_lock lock(code.mutex);
-  unsigned offset = linear & 0xfff;
-  unsigned first = offset > kDependencyReach ? (offset - kDependencyReach) / 64 : 0;
-  unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
-  uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
-  const CodeMode width = (mode & kModeCodeMask) == kModeCode64   ? CodeMode::k64
-                         : (mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32
-                                                                 : CodeMode::k16;
-  Block* block;
-  const Slot* second = nullptr;
-  uint64_t second_page = 0;
-  uint8_t page[4096], cut[16] = {};
-  const uint8_t* host_page = slot->host + ((t.gpa & kPageMask) - slot->gpa);
-  PageSource* source_page = vm.unseen_writes ? code.source(t.gpa) : nullptr;
-  PageSource* second_source = nullptr;
-  for (;;) {
-    if (source_page && !source_page->same(host_page)) {
-      slot->code_of(t.gpa).store(code.invalidate_page(t.gpa & kPageMask, 4096));
-    }
-    block = code.table().find(t.gpa, mode);
-    if (block && !block->straddle) break;
-    if (!watch_page(vcpu, *slot, t.gpa, chunks, lock)) continue;
-    memcpy(page, host_page, 4096);
-    if (source_page && !source_page->same(page)) continue;
-    if (!straddles(page, offset, width)) break;
-    uint64_t next = (linear & kPageMask) + kPageSize;
-    if (!vcpu.in_64bit()) next &= 0xffffffffull;
-    Translation more;
-    if (walk(vcpu, next, Want::kFetch, user, false, false, more) != Outcome::kNext) return Made::kFault;
-    refill_fetch(engine, next, user, more);
-    second = vm.slots->find(more.gpa);
-    if (!second) return Made::kNoMemory;
-    second_page = more.gpa;
-    if (watch_page(vcpu, *second, second_page, 1, lock)) {
-      const uint8_t* host_second = second->host + (second_page - second->gpa);
-      memcpy(cut + (4096 - offset), host_second, 15 - (4096 - offset));
-      second_source = vm.unseen_writes ? code.source(second_page) : nullptr;
-      if (!second_source || second_source->same(host_second)) {
-        if (block) block = code.table().find_straddle(block, second_page);
-        break;
-      }
-      second->code_of(second_page).store(code.invalidate_page(second_page, 4096));
-    }
-    second = nullptr;
-  }
-  if (!block) {
-    engine.count_translated++;
-    if (source_page) take_source(vm, *source_page, page, chunks);
-    if (second_source) take_source(vm, *second_source, second->host + (second_page - second->gpa), 1);
-    Source source{page, offset, t.gpa, nullptr, mode, 0};
-    if (second) {
-      const unsigned here = 4096 - offset;
-      memcpy(cut, page + offset, here);
-      source.straddle = cut;
-      source.second_page = second_page;
-    }
-    uint32_t at;
-    uint8_t* room = code.begin(kBlockRoom, at);
-    if (!room) return Made::kYes;  // full: the caller flushes and comes again
-    Block made{};
-    made.source = source_page;
-    made.second_source = second_source;
-    std::vector<SideEntry> side;
-    std::vector<LinkSite> sites;
-    size_t used = translate(vcpu, source, room, at, made, side, sites);
-    block = code.finish(made, used, side, sites);
-    perf_map_add(code.executable(at), used, linear, user);
-  }
-  // The jump is still the one that asked, if the cache has not been emptied since.
-  if (site && !block->straddle && engine.link_generation == code.generation()) code.link(code.offset_of(site), *block);
-  return Made::kYes;
-}
-
 void flush_code(Vcpu& vcpu) {
   Vm& vm = *vcpu.vm;
   {
     std::lock_guard lock(vm.code->mutex);
-    if (!vm.code->full(kBlockRoom)) return;  // another vCPU was faster
+    if (!vm.code->full()) return;  // another vCPU was faster
     vm.code->invalidate_all();
   }
   flush_all_jump_caches(vcpu);
   reach_safe_points(vm, kRequestFlushCode, &vcpu);
   std::lock_guard lock(vm.code->mutex);
-  if (vm.code->full(kBlockRoom)) vm.code->reset();
+  if (vm.code->full()) vm.code->reset();
+}
+
+// Makes the block at engine.target in engine.target_mode, and links the jump that asked for it. kYes, kNoMemory or kFault.
+Made translate_target(Vcpu& vcpu) {
+  Engine& engine = *vcpu.engine;
+  MakeBlock what{.linear = engine.target, .mode = engine.target_mode, .site = engine.link_site, .generation = engine.link_generation};
+  engine.link_site = nullptr;
+  for (;;) {
+    const Made made = make_block(vcpu, what, true);
+    switch (made) {
+      case Made::kWatch: wait_for_writers(vcpu, what.page); break;
+      case Made::kNeedSource: {
+        std::lock_guard lock(vcpu.vm->code->mutex);
+        if (vcpu.vm->code->make_source(what.page)) break;
+        [[fallthrough]];
+      }
+      case Made::kFull: return Made::kFull;
+      case Made::kBusy: break;
+      default: return made;
+    }
+  }
 }
 
 // The open device access into kvm_run.
@@ -573,7 +484,7 @@ int Vcpu::run_guest() {
     switch (action) {
       case Action::kTranslate:
         switch (translate_target(*this)) {
-          case Made::kYes: break;
+          case Made::kFull: flush_code(*this); break;  // and comes again
           case Made::kNoMemory: return internal_error(*this);
           case Made::kFault:
             // Delivered as is: the run loop looks only at the first byte's page, which may be there (or still be in its fetch entries).
@@ -581,14 +492,7 @@ int Vcpu::run_guest() {
             fault.pending = false;
             e.step_next = false;
             break;
-        }
-        {
-          bool full;
-          {
-            std::lock_guard lock(vm->code->mutex);
-            full = vm->code->full(kBlockRoom);
-          }
-          if (full) flush_code(*this);
+          default: break;
         }
         break;
       case Action::kExit:

@@ -513,7 +513,7 @@ TEST(Verifier, TellsWhereAndWhat) {
 // Takes a draft into a cache, as run_guest() does with what was translated.
 Block* take_in(CodeCache& cache, uint64_t gpa, const std::function<void(Draft&)>& piece) {
   uint32_t at;
-  uint8_t* room = cache.begin(kBlockRoom, at);
+  uint8_t* room = cache.begin(at);
   Draft draft(kMode, at);
   piece(draft);
   const EmittedBlock emitted = draft.block();
@@ -576,12 +576,12 @@ TEST(Verifier, FindsASyscallAnywhereInATranslatedBlock) {
   uint8_t page[4096] = {};
   memcpy(page + 16, code, sizeof code);
   std::vector<uint8_t> room(kBlockRoom);
-  std::vector<SideEntry> side;
-  std::vector<LinkSite> sites;
+  BlockNotes notes;
   Block made{};
   Source source{page, 16, 0x5010, nullptr, machine.vcpu->mode};
-  const size_t used = translate(*machine.vcpu, source, room.data(), kOffset, made, side, sites);
-  EmittedBlock block{room.data(), used, kOffset, made.indirect_entry, made.linked_entry, made.mode, made.gpa, side, sites};
+  const size_t used = translate(*machine.vcpu, source, room.data(), kOffset, made, notes);
+  EmittedBlock block{room.data(),       used,      kOffset,  made.indirect_entry, made.linked_entry,
+                     made.mode,         made.gpa,  notes.all_side(), notes.all_sites()};
   auto count = verify_block(block);
   ASSERT_TRUE(count) << describe(block, count.error());
   EXPECT_GT(*count, 50u);

@@ -18,6 +18,7 @@
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/host_faults.h"
 #include "softkvm/translate/safe_point.h"
+#include "softkvm/translate/switches.h"
 
 namespace vireo::softkvm {
 
@@ -38,7 +39,7 @@ void widen(uintptr_t from, uintptr_t to) {
 }
 }  // namespace
 
-Vm::Vm() : unseen_writes(unseen) {
+Vm::Vm() : off(switches_off()), unseen_writes(unseen) {
   static std::once_flag once;
   std::call_once(once, [] { pthread_atfork([] { all_mutex.lock(); }, [] { all_mutex.unlock(); }, [] { all_mutex.unlock(); }); });
   std::lock_guard lock(all_mutex);

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// The code cache's parts that are ordinary C++: its memory, and the verifier's calls.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "base/log.h"
+#include "softkvm/translate/code_cache.h"
+#include "softkvm/translate/verifier.h"
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr size_t kHuge = 2u << 20;
+
+template <class T>
+T* room_for(size_t count) {
+  void* p = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return p == MAP_FAILED ? nullptr : static_cast<T*>(p);
+}
+
+// A mapping of the file at a multiple of the host's large pages, so that those can be used.
+void* map_aligned(int fd, size_t bytes, int protection) {
+  void* place = mmap(nullptr, bytes + kHuge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (place == MAP_FAILED) return place;
+  const auto at = reinterpret_cast<uintptr_t>(place), start = (at + kHuge - 1) & ~(kHuge - 1);
+  if (start > at) munmap(place, start - at);
+  if (at + kHuge > start) munmap(reinterpret_cast<void*>(start + bytes), at + kHuge - start);
+  void* p = mmap(reinterpret_cast<void*>(start), bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+  if (p == MAP_FAILED) munmap(reinterpret_cast<void*>(start), bytes);
+  else if (bytes >= kHuge) madvise(p, bytes, MADV_HUGEPAGE);
+  return p;
+}
+
+}  // namespace
+
+CodeCache* CodeCache::create(size_t bytes) {
+  int fd = memfd_create("vireo-code", MFD_CLOEXEC);
+  if (fd < 0) return nullptr;
+  if (ftruncate(fd, bytes)) return close(fd), nullptr;
+  void* w = map_aligned(fd, bytes, PROT_READ | PROT_WRITE);
+  void* x = map_aligned(fd, bytes, PROT_READ | PROT_EXEC);
+  close(fd);
+  auto* cache = new CodeCache;
+  cache->size_ = bytes;
+  cache->named = getenv("VIREO_PERF_MAP");
+  cache->block_room_ = bytes / 128;
+  cache->side_room_ = bytes / 32;
+  cache->link_room_ = bytes / 64;
+  if (w != MAP_FAILED) cache->writable_ = static_cast<uint8_t*>(w);
+  if (x != MAP_FAILED) cache->executable_ = static_cast<uint8_t*>(x);
+  cache->table_ = room_for<BlockTable>(1);
+  cache->blocks_ = room_for<Block>(cache->block_room_);
+  cache->sides_ = room_for<SideEntry>(cache->side_room_);
+  cache->links_ = room_for<Link>(cache->link_room_);
+  cache->starts_ = room_for<uint32_t>(bytes / 64);
+  cache->pages_ = room_for<Page>(kPages);
+  if (cache->writable_ && cache->executable_ && cache->table_ && cache->blocks_ && cache->sides_ && cache->links_ && cache->starts_ &&
+      cache->pages_)
+    return cache;
+  delete cache;
+  return nullptr;
+}
+
+CodeCache::~CodeCache() {
+  auto give_back = [](void* p, size_t size) {
+    if (p) munmap(p, size);
+  };
+  give_back(writable_, size_);
+  give_back(executable_, size_);
+  give_back(table_, sizeof(BlockTable));
+  give_back(blocks_, block_room_ * sizeof(Block));
+  give_back(sides_, side_room_ * sizeof(SideEntry));
+  give_back(links_, link_room_ * sizeof(Link));
+  give_back(starts_, size_ / 64 * sizeof(uint32_t));
+  give_back(pages_, kPages * sizeof(Page));
+}
+
+PageSource* CodeCache::make_source(uint64_t gpa) {
+  Page* page = make_page(gpa);
+  if (!page) return nullptr;
+  if (!page->source) page->source = &sources_.emplace_back();
+  return page->source;
+}
+
+void CodeCache::invalidate_all() {
+  for (size_t i = 0; i < block_count_; i++) {
+    blocks_[i].valid = false;
+    unlink_incoming(blocks_[i]);
+  }
+  // Zeros for whoever looks meanwhile.
+  madvise(table_, sizeof(BlockTable), MADV_DONTNEED);
+  for (uint32_t i = 0; page_count_ && i < kPages; i++) {
+    pages_[i].first = nullptr;
+    if (pages_[i].source) pages_[i].source->chunks = 0;
+  }
+}
+
+void CodeCache::reset() {
+  invalidate_all();
+  // How often pages were overwritten stays known, as long as there is room for new ones.
+  if (page_count_ > kMostPages / 2) {
+    madvise(pages_, kPages * sizeof(Page), MADV_DONTNEED);
+    page_count_ = 0;
+  } else {
+    for (uint32_t i = 0; page_count_ && i < kPages; i++) pages_[i].source = nullptr;
+  }
+  madvise(starts_, size_ / 64 * sizeof(uint32_t), MADV_DONTNEED);
+  sources_.clear();
+  block_count_ = side_count_ = link_count_ = 0;
+  used_ = 0;
+  generation_++;
+}
+
+#ifdef VIREO_VERIFY_BLOCKS
+void CodeCache::verify(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites) {
+  const EmittedBlock emitted{.code = writable_ + used_, .size = used, .offset = static_cast<uint32_t>(used_),
+                             .indirect_entry = block.indirect_entry, .linked_entry = block.linked_entry, .mode = block.mode,
+                             .gpa = block.gpa, .side = side, .sites = sites};
+  const auto count = verify_block(emitted);
+  if (!count) panic("%s", describe(emitted, count.error()).c_str());
+  verified_.blocks++;
+  verified_.instructions += *count;
+}
+
+void CodeCache::verify_patch(uint32_t at, const Block* target, uint32_t destination) {
+  const Block* from = containing(at);
+  const Link* link = link_of(from, at);
+  if (const auto wrong = verify_link(writable_, at, from, target, destination, link ? link->site : LinkSite{}))
+    panic("verifier: jump at 0x%x of the block of guest 0x%llx, to 0x%x for guest 0x%llx: %s", at,
+          from ? static_cast<unsigned long long>(from->gpa) : 0, destination, target ? static_cast<unsigned long long>(target->gpa) : 0,
+          rule_text(wrong->rule));
+  verified_.links++;
+}
+#endif
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// FAST.
+#include "softkvm/translate/make_block.h"
+
+#include "softkvm/mmu/slots.h"
+#include "softkvm/mmu/walk.h"
+#include "softkvm/translate/code_cache.h"
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/host_state.h"
+#include "softkvm/translate/perf_map.h"
+#include "softkvm/translate/switches.h"
+#include "softkvm/translate/translator.h"
+
+namespace vireo::softkvm {
+namespace {
+
+class Unlock {
+ public:
+  explicit Unlock(CodeLock& lock) : lock_(lock) {}
+  ~Unlock() { lock_.unlock(); }
+  Unlock(const Unlock&) = delete;
+  Unlock& operator=(const Unlock&) = delete;
+
+ private:
+  CodeLock& lock_;
+};
+
+// Makes sure that writes to a page about to be translated are seen: no vCPU keeps a write tag for it. Holds when it gives true, as long
+// as the lock is held: whoever fills a write tag tells so in writers_of() before it looks at code_of().
+bool watch_page(Vcpu& vcpu, const Slot& slot, uint64_t gpa, uint64_t chunks) {
+  std::atomic<uint64_t>& code = slot.code_of(gpa);
+  if ((code.load() & chunks) != chunks) code.fetch_or(chunks);
+  std::atomic<uint8_t>& writers = slot.writers_of(gpa);
+  if (!writers.load()) return vcpu.vm->code->watching.load() == 0;
+  const uint8_t mine = static_cast<uint8_t>(1u << (vcpu.id & 7));
+  if (vcpu.vm->vcpus.size() > 8 || writers.load() != mine) return false;
+  uint8_t expected = mine;
+  if (!writers.compare_exchange_strong(expected, 0)) return false;
+  flush_write_tags(vcpu);
+  return true;
+}
+
+// Notes what a page's blocks are about to be made from.
+void take_source(Vm& vm, PageSource& source, const uint8_t* page, uint64_t chunks) {
+  const uint64_t known = source.chunks.load();
+  for (uint64_t bits = chunks & ~known; bits; bits &= bits - 1) {
+    const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
+    for (unsigned i = at; i < at + 64; i += 8) __builtin_memcpy(source.bytes + i, page + i, 8);
+  }
+  if (known == 0) source.checked = vm.unseen_epoch.load();
+  source.chunks.store(known | chunks, std::memory_order_release);
+}
+
+// Where a block's bytes come from: a page and its slot.
+struct CodePage {
+  uint64_t gpa = 0;  // of the first byte wanted
+  const Slot* slot = nullptr;
+  const uint8_t* host = nullptr;  // of the page
+  PageSource* source = nullptr;
+};
+
+struct Maker {
+  Vcpu& vcpu;
+  MakeBlock& what;
+  Vm& vm = *vcpu.vm;
+  CodeCache& code = *vm.code;
+
+  Made find(uint64_t linear, CodePage& out) {
+    Translation t;
+    const bool user = vcpu.cpl == 3;
+    if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return Made::kFault;
+    // The run loop finds blocks by its fetch entries. Where the guest has changed its page tables and not flushed, they may still name another
+    // page than the walk: then it would ask for ever for a block that is there already.
+    engine_of(vcpu).fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global};
+    out.gpa = t.gpa;
+    out.slot = vm.slots->find(t.gpa);
+    if (!out.slot) return Made::kNoMemory;
+    out.host = out.slot->host + ((t.gpa & kPageMask) - out.slot->gpa);
+    return Made::kYes;
+  }
+
+  // With the lock held: the page is watched, and what its blocks were made from is what it holds.
+  Made watch(CodePage& page, uint64_t chunks) {
+    what.page = page.gpa & kPageMask;
+    if (!watch_page(vcpu, *page.slot, page.gpa, chunks)) return Made::kWatch;
+    if (!vm.unseen_writes) return Made::kYes;
+    page.source = code.source(page.gpa);
+    if (!page.source) return Made::kNeedSource;
+    if (!page.source->same(page.host)) {
+      page.slot->code_of(page.gpa).store(code.invalidate_page(page.gpa & kPageMask, 4096));
+      return watch(page, chunks);  // it knows nothing any more, so this comes to an end
+    }
+    return Made::kYes;
+  }
+
+  Made run();
+};
+
+Made Maker::run() {
+  const uint64_t linear = what.linear;
+  const unsigned offset = linear & 0xfff;
+  CodePage here, next;
+  if (Made m = find(linear, here); m != Made::kYes) return m;
+  const unsigned first = offset > kDependencyReach ? (offset - kDependencyReach) / 64 : 0;
+  const unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
+  const uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
+  const CodeMode width = (what.mode & kModeCodeMask) == kModeCode64   ? CodeMode::k64
+                         : (what.mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32
+                                                                      : CodeMode::k16;
+  if (vm.unseen_writes)  // the block may be one of bytes that are no longer there
+    if (PageSource* source = code.source(here.gpa); source && !source->same(here.host))
+      here.slot->code_of(here.gpa).store(code.invalidate_page(here.gpa & kPageMask, 4096));
+  Block* block = code.table().find(here.gpa, what.mode);
+  if (block && !block->straddle) return what.block = block, Made::kYes;
+  uint8_t page[4096];
+  do {
+    if (Made m = watch(here, chunks); m != Made::kYes) return m;
+    for (unsigned i = first * 64; i < (last + 1) * 64; i += 8) __builtin_memcpy(page + i, here.host + i, 8);
+  } while (here.source && !here.source->same(page, chunks));
+  uint8_t cut[16] = {};
+  Source source{page, offset, here.gpa, nullptr, what.mode, 0};
+  Block made{};
+  if (straddles(page, offset, width)) {
+    uint64_t behind = (linear & kPageMask) + kPageSize;
+    if (!vcpu.in_64bit()) behind &= 0xffffffffull;
+    if (Made m = find(behind, next); m != Made::kYes) return m;
+    if (Made m = watch(next, 1); m != Made::kYes) return m;
+    const unsigned in_first = 4096 - offset;
+    for (unsigned i = 0; i < in_first; i++) cut[i] = page[offset + i];
+    for (unsigned i = in_first; i < kMaxInsnLength; i++) cut[i] = next.host[i - in_first];
+    source.straddle = cut;
+    source.second_page = next.gpa;
+    if (block) block = code.table().find_straddle(block, next.gpa);
+    if (block) return what.block = block, Made::kYes;
+  }
+  uint32_t at;
+  uint8_t* room = code.begin(at);
+  if (!room) return Made::kFull;
+  engine_of(vcpu).count_translated++;
+  if (here.source) take_source(vm, *here.source, page, chunks);
+  if (next.source) take_source(vm, *next.source, next.host, 1);
+  made.source = here.source;
+  made.second_source = next.source;
+  BlockNotes notes;
+  const size_t used = translate(vcpu, source, room, at, made, notes);
+  what.block = code.finish(made, used, notes.all_side(), notes.all_sites());
+  if (code.named) {
+    HostState aside;
+    perf_map_add(code.executable(at), used, linear, vcpu.cpl == 3);
+  }
+  return Made::kYes;
+}
+
+}  // namespace
+
+Made make_block(Vcpu& vcpu, MakeBlock& what, bool wait) {
+  vcpu.fault.pending = false;
+  CodeCache& code = *vcpu.vm->code;
+  if (wait) code.mutex.lock();
+  else if (vcpu.vm->off & kSwitchFastBlocks || !code.mutex.try_lock_awhile()) return Made::kBusy;
+  Unlock unlock(code.mutex);
+  const Made made = Maker{vcpu, what}.run();
+  // The jump is still the one that asked, if the cache has not been emptied since.
+  if (made == Made::kYes && what.site && what.generation == code.generation()) code.link(code.offset_of(what.site), *what.block);
+  return made;
+}
+
+}  // namespace vireo::softkvm

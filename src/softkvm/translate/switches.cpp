@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/translate/switches.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "base/log.h"
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr struct {
+  const char* name;
+  Switch bit;
+} kNames[] = {
+    {"fast-blocks", kSwitchFastBlocks},
+};
+
+}  // namespace
+
+uint32_t parse_switches(const char* list, const char** unknown, unsigned* unknown_length) {
+  uint32_t off = 0;
+  while (*list) {
+    const size_t length = strcspn(list, ",");
+    uint32_t bit = 0;
+    for (const auto& known : kNames)
+      if (strlen(known.name) == length && memcmp(known.name, list, length) == 0) bit = known.bit;
+    if (!bit && length && !*unknown) *unknown = list, *unknown_length = static_cast<unsigned>(length);
+    off |= bit;
+    list += length;
+    if (*list) list++;
+  }
+  return off;
+}
+
+uint32_t switches_off() {
+  const char* list = getenv("VIREO_SOFTKVM_OFF");
+  if (!list) return 0;
+  const char* unknown = nullptr;
+  unsigned length = 0;
+  const uint32_t off = parse_switches(list, &unknown, &length);
+  if (unknown) log(LogLevel::kWarning, "VIREO_SOFTKVM_OFF: no switch is called %.*s", static_cast<int>(length), unknown);
+  return off;
+}
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Optimisations that can be turned off, for finding out whose fault something is: VIREO_SOFTKVM_OFF=name,name in the environment, read when a
+// VM is created. docs/engine.md tells what each does.
+#pragma once
+
+#include <cstdint>
+
+namespace vireo::softkvm {
+
+enum Switch : uint32_t {
+  kSwitchFastBlocks = 1u << 0,  // fast-blocks
+};
+
+// The switches named in a list such as VIREO_SOFTKVM_OFF's; `unknown` gets the first name that is none (or is left as it is).
+uint32_t parse_switches(const char* list, const char** unknown, unsigned* unknown_length);
+// Those of the environment, with a warning about unknown names.
+uint32_t switches_off();
+
+}  // namespace vireo::softkvm
