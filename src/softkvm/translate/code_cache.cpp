@@ -10,8 +10,31 @@
 #include "softkvm/translate/mode.h"
 
 namespace vireo::softkvm {
+namespace {
 
 constexpr size_t kLine = 64;  // blocks start at multiples of it
+
+Block*& next_on(Block& block, uint64_t page) { return block.page_next[block.gpa >> 12 != page]; }
+
+// The bytes of a page that a block depends on.
+std::pair<unsigned, unsigned> extent_on(const Block& block, uint64_t page) {
+  if (!block.straddle) return {block.guest_begin, block.guest_end};
+  if (block.second_page >> 12 == block.gpa >> 12) return {0, 4096};
+  if (block.gpa >> 12 == page) return {block.guest_begin, 4096};
+  return {0, static_cast<unsigned>(block.gpa & 0xfff) + block.straddle - 4096};
+}
+
+// The 64-byte pieces of that.
+uint64_t chunks_of(const Block& block, uint64_t page) {
+  const auto [from, to] = extent_on(block, page);
+  uint64_t map = 0;
+  for (unsigned c = from / 64; c <= (to - 1) / 64 && c < 64; c++) map |= 1ull << c;
+  return map;
+}
+
+uint32_t page_hash(uint64_t page) { return static_cast<uint32_t>(page * 0x9e3779b97f4a7c15ull >> 32); }
+
+}  // namespace
 
 uint8_t* CodeCache::begin(uint32_t& offset) {
   used_ = (used_ + kLine - 1) & ~(kLine - 1);
@@ -55,6 +78,8 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   b.incoming = nullptr;
   b.page_next[0] = b.page_next[1] = nullptr;
   b.valid.store(true, std::memory_order_relaxed);
+  if (b.source) b.source->used.fetch_or(chunks_of(b, b.gpa >> 12));
+  if (b.second_source) b.second_source->used.fetch_or(chunks_of(b, b.second_page >> 12));
   enter(b, b.gpa);
   if (b.straddle && b.second_page >> 12 != b.gpa >> 12) enter(b, b.second_page);
   auto& bucket = table_->bucket[BlockTable::hash(b.gpa, b.mode)];
@@ -62,20 +87,6 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   bucket.store(&b, std::memory_order_release);
   return &b;
 }
-
-namespace {
-Block*& next_on(Block& block, uint64_t page) { return block.page_next[block.gpa >> 12 != page]; }
-
-// The bytes of a page that a block depends on.
-std::pair<unsigned, unsigned> extent_on(const Block& block, uint64_t page) {
-  if (!block.straddle) return {block.guest_begin, block.guest_end};
-  if (block.second_page >> 12 == block.gpa >> 12) return {0, 4096};
-  if (block.gpa >> 12 == page) return {block.guest_begin, 4096};
-  return {0, static_cast<unsigned>(block.gpa & 0xfff) + block.straddle - 4096};
-}
-
-uint32_t page_hash(uint64_t page) { return static_cast<uint32_t>(page * 0x9e3779b97f4a7c15ull >> 32); }
-}  // namespace
 
 CodeCache::Page* CodeCache::find_page(uint64_t gpa) const {
   const uint64_t name = (gpa & ~0xfffull) + 1;
@@ -172,7 +183,7 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
   uint64_t map = 0;
   Page* page = find_page(gpa);
   if (!page || !page->first) {
-    if (page && page->source) page->source->chunks = 0;
+    if (page && page->source) page->source->chunks = page->source->used = 0;
     return 0;
   }
   unsigned first = gpa & 0xfff, end = first + size;
@@ -188,10 +199,13 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
       *at = next_on(*b, gpa >> 12);
       continue;
     }
-    for (unsigned c = from / 64; c <= (to - 1) / 64 && c < 64; c++) map |= 1ull << c;
+    map |= chunks_of(*b, gpa >> 12);
     at = &next_on(*b, gpa >> 12);
   }
-  if (page->source) page->source->chunks.fetch_and(map);
+  if (page->source) {
+    page->source->used = map;
+    page->source->chunks.fetch_and(map);
+  }
   return map;
 }
 

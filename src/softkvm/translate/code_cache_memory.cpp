@@ -93,7 +93,7 @@ void CodeCache::invalidate_all() {
   madvise(table_, sizeof(BlockTable), MADV_DONTNEED);
   for (uint32_t i = 0; page_count_ && i < kPages; i++) {
     pages_[i].first = nullptr;
-    if (pages_[i].source) pages_[i].source->chunks = 0;
+    if (pages_[i].source) pages_[i].source->chunks = pages_[i].source->used = 0;
   }
 }
 

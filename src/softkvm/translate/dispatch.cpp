@@ -55,9 +55,21 @@ bool source_current(VcpuState& vcpu, PageSource& source, uint64_t gpa, bool fres
   if (!fresh && source.checked.load(std::memory_order_acquire) >= engine_of(vcpu).unseen_epoch) return true;
   const uint64_t now = vcpu.vm->unseen_epoch.load();
   const uint8_t* page = vcpu.vm->slots->host(gpa & kPageMask);
-  if (!page || !source.same(page)) return false;
+  if (!page || !source.same(page, source.used.load(std::memory_order_acquire))) return false;
   source.checked.store(now, std::memory_order_release);
   return true;
+}
+
+// Looks at the pages that can be entered without a lookup. Where one has changed, or where they have become many and most may be out of use,
+// every page is looked at when it is entered next. While the vCPU counts as running: a flush of the code cache waits for that.
+void settle_doubt(VcpuState& vcpu) {
+  constexpr unsigned kLooks = 64;
+  Engine& engine = engine_of(vcpu);
+  TrustedPages& trusted = engine.trusted;
+  engine.doubted = false;
+  bool same = !trusted.overflow && ++trusted.looks < kLooks;
+  for (unsigned i = 0; i < trusted.count && same; i++) same = source_current(vcpu, *trusted.pages[i].source, trusted.pages[i].gpa, false);
+  if (!same) flush_all_jump_caches(vcpu);
 }
 
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
@@ -108,6 +120,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
     note_jump_page(engine, view, linear);
     if (block->straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
     engine.jump[view][index] = {linear, code};
+    if (block->source) engine.trusted.add(block->source, block->gpa);
+    if (block->second_source) engine.trusted.add(block->second_source, block->second_page);
     const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block->straddle;
     (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
   }
@@ -292,12 +306,33 @@ void flush_all_jump_caches(VcpuState& vcpu) {
     flush_jump_cache(vcpu, v);
     for (uint64_t& word : engine_of(vcpu).jump_pages[v]) word = 0;
   }
+  engine_of(vcpu).trusted.clear();
+}
+
+void TrustedPages::add(PageSource* source, uint64_t gpa) {
+  unsigned slot = static_cast<unsigned>(reinterpret_cast<uintptr_t>(source) * 0x9e3779b97f4a7c15ull >> 54);
+  static_assert(kSlots == 1u << 10 && kMost < kSlots / 2, "probing has to end");
+  for (; slots[slot]; slot = (slot + 1) % kSlots)
+    if (pages[slots[slot] - 1].source == source) return;
+  if (count == kMost) {
+    overflow = true;
+    return;
+  }
+  pages[count] = {source, gpa & kPageMask};
+  slots[slot] = static_cast<uint16_t>(++count);
+}
+
+void TrustedPages::clear() {
+  if (count)
+    for (uint16_t& slot : slots) slot = 0;
+  count = looks = 0;
+  overflow = false;
 }
 
 void doubt_code(Vcpu& vcpu) {
   if (!vcpu.vm->unseen_writes) return;
   engine_of(vcpu).unseen_epoch = vcpu.vm->unseen_epoch.fetch_add(1) + 1;
-  flush_all_jump_caches(vcpu);
+  engine_of(vcpu).doubted = true;
 }
 
 Action run_fast(Vcpu& vcpu) {
@@ -339,6 +374,7 @@ Action run_fast(Vcpu& vcpu) {
       if (vcpu.halted) return stop(Action::kHalt);
       if (window_exit(vcpu)) return stop(Action::kExit);
     }
+    if (engine.doubted) settle_doubt(vcpu);
     uint32_t mode = vcpu.mode;
     bool trap = vcpu.system_flags & kTF;
     bool debug_step = vcpu.guest_debug.control & KVM_GUESTDBG_SINGLESTEP && vcpu.guest_debug.control & KVM_GUESTDBG_ENABLE;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "softkvm/translate/block.h"
 #include "softkvm/translate/layout.h"
 #include "softkvm/translate/mode.h"
 #include "softkvm/vm.h"
@@ -122,6 +123,23 @@ struct FillLog {
 
 constexpr unsigned kMaxFragments = 1024, kMaxBounces = 4;
 
+// VMs with unseen writes: the pages of code that jump entries lead to. As long as all of them are as they were, the entries may stay.
+struct TrustedPages {
+  static constexpr unsigned kSlots = 1024, kMost = 384;
+  struct Page {
+    PageSource* source;
+    uint64_t gpa;
+  };
+  Page pages[kMost];
+  unsigned count = 0;
+  unsigned looks = 0;       // since the set was empty
+  bool overflow = false;    // there were more than kMost
+  uint16_t slots[kSlots] = {};  // by hash of the source: index + 1 into pages, or 0
+
+  void add(PageSource* source, uint64_t gpa);
+  void clear();
+};
+
 struct Engine {
   VcpuState* self = nullptr;
   uint64_t host_rsp = 0;
@@ -147,6 +165,7 @@ struct Engine {
   const void* link_site = nullptr;
   uint64_t link_generation = 0;        // of the code cache when link_site was noted
   uint64_t unseen_epoch = 0;           // pages of code that were compared before this have to be compared again; 0: never
+  bool doubted = false;                // ... and the trusted pages have not been looked at since
   uint32_t target_mode = 0;
   uint32_t pauses = 0;
   bool step_next = false;              // the next instruction runs in step mode
@@ -209,6 +228,7 @@ struct Engine {
   alignas(4096) uint8_t xsave[16384];
   alignas(4096) TlbView tlb[kViews];
   alignas(4096) JumpEntry jump[kViews][kJumpEntries];
+  TrustedPages trusted;
 
   // statistics
   uint64_t count_translated = 0, count_miss = 0, count_lookup = 0, count_step = 0, count_leave = 0, count_callout = 0,
@@ -243,7 +263,7 @@ enum class Action : uint8_t {
 Action run_fast(Vcpu& vcpu);
 void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global = false);
 void flush_all_jump_caches(VcpuState& vcpu);
-// VMs with unseen writes: the guest may have learnt of one.
+// VMs with unseen writes: the guest may have learnt of one. Settled before it runs on.
 void doubt_code(Vcpu& vcpu);
 void flush_write_tags(VcpuState& vcpu);
 void set_rip_linear(VcpuState& vcpu, uint64_t linear);

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Code that host code overwrites without a notice (softkvm.h, expect_unseen_writes): what runs after KVM_RUN was entered again is the new one.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "softkvm/translate/test_machine.h"
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr uint64_t kFunctions = 0x400000;  // one a page
+constexpr uint32_t kHalted = KVM_EXIT_HLT;
+
+class Unseen : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { Vm::expect_unseen_writes(); }
+
+  // mov eax, VALUE; ret. Written behind the hypervisor's back.
+  void function(uint64_t address, uint32_t value) {
+    uint8_t code[] = {0xb8, 0, 0, 0, 0, 0xc3};
+    memcpy(code + 1, &value, 4);
+    memcpy(machine.ram + address, code, sizeof code);
+  }
+  TestMachine machine;
+};
+
+GUEST_CODE(sum_of_calls,
+           "xor edx, edx\n mov rbx, 0x400000\n mov ecx, [0x300000]\n"
+           "1: call rbx\n add rdx, rax\n add rbx, 4096\n dec ecx\n jnz 1b\n"
+           "mov [0x300008], rdx\n hlt")
+
+// Few pages are compared at once, many when they are entered next; both over more runs than the set of trusted pages lives.
+TEST_F(Unseen, EachPageOfFewAndOfManyIsFoundChanged) {
+  std::mt19937 random(1);
+  for (uint32_t pages : {3u, 100u, 383u, 384u, 385u, 600u}) {
+    std::vector<uint32_t> values(pages);
+    for (uint32_t i = 0; i < pages; i++) function(kFunctions + i * 4096, values[i] = random());
+    machine.at<uint32_t>(0x300000) = pages;
+    for (int run = 0; run < 150; run++) {
+      uint64_t sum = 0;
+      for (uint32_t value : values) sum += value;
+      machine.at(0x300008) = 0;
+      // The first time as a new program; then nothing but the return address tells of anything.
+      machine.vcpu->rip = TestMachine::kCode;
+      ASSERT_EQ(run ? machine.go() : machine.run(sum_of_calls()), kHalted);
+      ASSERT_EQ(machine.at(0x300008), sum) << pages << " pages, run " << run;
+      for (unsigned change = random() % 3; change; change--) {
+        const uint32_t i = random() % pages;
+        function(kFunctions + i * 4096, values[i] = random());
+      }
+    }
+  }
+}
+
+// Far apart in one page, reached by a jump that is linked.
+GUEST_CODE(linked_jump, "mov ecx, 1000\n 1: jmp 2f\n .skip 1500\n 2: mov eax, 11\n dec ecx\n jnz 1b\n mov [0x300008], eax\n hlt")
+
+TEST_F(Unseen, WhatALinkedJumpLeadsToIsFoundChanged) {
+  for (uint32_t value = 11; value < 200; value++) {
+    if (value == 11) {
+      ASSERT_EQ(machine.run(linked_jump()), kHalted);
+    }
+    machine.vcpu->rip = TestMachine::kCode;
+    ASSERT_EQ(machine.go(), kHalted);
+    EXPECT_EQ(machine.at<uint32_t>(0x300008), value);
+    auto bytes = linked_jump();
+    for (size_t i = 1000; i + 5 < bytes.size(); i++)
+      if (bytes[i] == 0xb8 && bytes[i + 1] == 11) machine.ram[TestMachine::kCode + i + 1] = static_cast<uint8_t>(value + 1);
+  }
+}
+
+// The flags of the addition are wanted, or not, by what comes behind the jump.
+GUEST_CODE(flags_not_wanted, "mov al, 0xff\n add al, 1\n jmp 1f\n .skip 200\n 1: xor ecx, ecx\n nop\n mov [0x300008], ecx\n hlt")
+GUEST_CODE(flags_wanted, "mov al, 0xff\n add al, 1\n jmp 1f\n .skip 200\n 1: sbb ecx, ecx\n nop\n mov [0x300008], ecx\n hlt")
+
+TEST_F(Unseen, WhatFlagsWereThoughtDeadByIsFoundChanged) {
+  ASSERT_EQ(flags_wanted().size(), flags_not_wanted().size());
+  for (int turn = 0; turn < 3; turn++) {
+    for (bool wanted : {false, true}) {
+      auto code = wanted ? flags_wanted() : flags_not_wanted();
+      memcpy(machine.ram + TestMachine::kCode, code.data(), code.size());
+      machine.vcpu->rip = TestMachine::kCode;
+      machine.vcpu->gpr[kRcx] = 5;
+      ASSERT_EQ(machine.go(), kHalted);
+      EXPECT_EQ(machine.at<uint32_t>(0x300008), wanted ? ~0u : 0u);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace vireo::softkvm
