@@ -99,6 +99,23 @@ next:   add     $0x100, %ebx
         jb      funcs
         say     "guest: BARs done"
 
+        # The registers of virtio devices without PCI, which lie in one page (the microvm board's; a PC has nothing there).
+        mov     $0x8000, %ecx
+1:      random
+        and     $0xffc, %eax
+        lea     0xd0000000(%eax), %edi
+        random
+        mov     %eax, (%edi)
+        mov     (%edi), %edx
+        random
+        test    $0x70, %al              # now and then what a driver would write: a small number
+        jnz     2f
+        and     $0xf, %eax
+        mov     %eax, (%edi)
+2:      mov     %al, 1(%edi)
+        loop    1b
+        say     "guest: virtio registers done"
+
         # The device part of the address map: the first KiB of each page of its last 32 MiB, then random places.
         mov     $0xfe000000, %ebx
 pages:  cmp     $0xfec00000, %ebx       # the I/O APIC, the local APIC and the window of message interrupts
@@ -150,6 +167,15 @@ config: mov     %ebx, %eax
         add     $4, %ebx
         cmp     $0x80010000, %ebx
         jb      config
+        # And by the memory-mapped one, bus 0.
+        mov     $0xb0000000, %edi
+1:      random
+        mov     %eax, (%edi)
+        mov     (%edi), %edx
+        mov     %al, 2(%edi)
+        add     $4, %edi
+        cmp     $0xb0100000, %edi
+        jb      1b
         say     "guest: configuration space done"
 
         # Now what was spared.
