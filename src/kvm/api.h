@@ -32,6 +32,7 @@ struct Api {
   void (*notice_write)(int vm_fd, const void* host, size_t size);
   int (*add_doorbell)(int vm_fd, const DirectDoorbell& doorbell);
   int (*remove_doorbell)(int vm_fd, const DirectDoorbell& doorbell);
+  int (*lend_memory)(int vm_fd, const void* host, size_t size, int fd, uint64_t offset);
 };
 
 const Api& kernel_api();

@@ -19,7 +19,8 @@ constexpr Api kSoft{"soft",
                     softkvm::interrupt_this_thread,
                     softkvm::notice_write,
                     add_doorbell,
-                    remove_doorbell};
+                    remove_doorbell,
+                    softkvm::lend_memory};
 
 }  // namespace
 

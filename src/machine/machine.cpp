@@ -46,6 +46,7 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   int most = system_->extension(KVM_CAP_MAX_VCPUS);
   if (config_.cpus < 1 || (most > 0 && config_.cpus > static_cast<unsigned>(most)))
     return fail(ErrorKind::kInvalid, "--cpus " + std::to_string(config_.cpus) + ": 1 to " + std::to_string(most) + " are possible");
+  config_.memory.prefer_shared = api.lend_memory != nullptr;
   auto memory = GuestMemory::create(config_.memory, Board::low_memory_limit(config_));
   if (!memory) return fail(memory.error().kind, "--memory " + memory.error().message, memory.error().code);
   memory_ = std::move(*memory);
@@ -58,6 +59,13 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   unsigned slot = 0;
   for (const MemoryRegion& region : memory_->regions())
     TRY_VOID(vm_->set_memory(slot++, raw(region.start), region.size, region.host));
+  if (const int file = memory_->shared_file(); file >= 0) {
+    uint64_t offset = 0;
+    for (const MemoryRegion& region : memory_->regions()) {
+      TRY_VOID(vm_->lend_memory(region.host, region.size, file, offset));
+      offset += region.size;
+    }
+  }
   memory_->set_write_notice([this](GuestAddress start, uint64_t size) {
     auto bytes = memory_->range(start, size);
     if (!bytes.empty()) vm_->notice_write(bytes.data(), bytes.size());

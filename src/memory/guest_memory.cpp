@@ -31,7 +31,8 @@ std::string in_words(uint64_t bytes) {
 
 Result<OwnedFd> open_backing(const MemoryConfig& config) {
   using Backing = MemoryConfig::Backing;
-  if (config.backing == Backing::kAnonymous) return OwnedFd();
+  const bool shared = config.prefer_shared && !config.mergeable;
+  if (config.backing == Backing::kAnonymous || (config.backing == Backing::kAutomatic && !shared)) return OwnedFd();
   OwnedFd fd;
   if (config.backing == Backing::kFile) {
     fd.reset(::open(config.path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
@@ -57,6 +58,7 @@ Result<OwnedFd> open_backing(const MemoryConfig& config) {
 
 struct GuestMemory::Impl {
   OwnedFd fd;
+  bool hugetlb = false;
   std::byte* reserved = nullptr;
   uint64_t reserved_size = 0;
   std::vector<MemoryRegion> regions;
@@ -129,6 +131,7 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(const MemoryConfig& con
   }
   std::unique_ptr<GuestMemory> memory(new GuestMemory);
   memory->impl_->fd = TRY(open_backing(config));
+  memory->impl_->hugetlb = config.backing == MemoryConfig::Backing::kHugetlb;
   TRY_VOID(memory->impl_->map(config));
   auto& regions = memory->impl_->regions;
   if (config.size > low_limit) {
@@ -139,6 +142,8 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(const MemoryConfig& con
 }
 
 const std::vector<MemoryRegion>& GuestMemory::regions() const { return impl_->regions; }
+
+int GuestMemory::shared_file() const { return impl_->hugetlb ? -1 : impl_->fd.get(); }
 
 std::span<std::byte> GuestMemory::range(GuestAddress start, uint64_t size) const {
   for (const MemoryRegion& region : impl_->regions) {

@@ -20,9 +20,11 @@ constexpr uint64_t raw(GuestAddress a) { return static_cast<uint64_t>(a); }
 constexpr GuestAddress operator+(GuestAddress a, uint64_t n) { return GuestAddress{raw(a) + n}; }
 
 struct MemoryConfig {
-  enum class Backing { kAnonymous, kMemfd, kFile, kHugetlb };
+  // kAutomatic: a memfd where the machine asks for memory that can be mapped again (prefer_shared), else anonymous.
+  enum class Backing { kAutomatic, kAnonymous, kMemfd, kFile, kHugetlb };
   uint64_t size = 0;  // bytes
-  Backing backing = Backing::kAnonymous;
+  Backing backing = Backing::kAutomatic;
+  bool prefer_shared = false;   // for kAutomatic; memory that is mergeable stays anonymous, since KSM takes no other
   std::string path;             // for kFile
   uint64_t huge_page_size = 0;  // for kHugetlb: 2 MiB or 1 GiB, 0 the default
   bool prealloc = false;
@@ -44,6 +46,9 @@ class GuestMemory {
   ~GuestMemory();
 
   const std::vector<MemoryRegion>& regions() const;
+
+  // The file that the RAM is mapped from, shared and in pages of 4 KiB, or -1. Regions lie in it one behind the other, from 0.
+  int shared_file() const;
 
   // The host bytes of [start, start+size), or an empty span when any byte of it is not RAM.
   std::span<std::byte> range(GuestAddress start, uint64_t size) const;

@@ -50,6 +50,12 @@ void notice_change(const void* host, size_t size);
 // learnt of such a write. To be called before the first VM is made.
 void expect_unseen_writes();
 
+// Says that the host memory [host, host+size) is mapped shared from `offset` of file `fd`, so that softkvm may map its pages in processes of its own and
+// run guest user code there on the bare CPU (docs/native.md). Whole pages; the descriptor is duplicated. To be called before the vCPUs run, for
+// memory that is or will be in a slot; return_memory() before the file is made shorter. 0 or -errno.
+int lend_memory(int vm_fd, const void* host, size_t size, int fd, uint64_t offset);
+int return_memory(int vm_fd, const void* host, size_t size);
+
 // Registers a direct call instead of an eventfd for an ioeventfd-like doorbell: a guest write of `size` bytes (0: any) to a guest physical
 // address (or port, if `pio`), runs `call(context)` on the vCPU's thread. 0 or -errno.
 struct Doorbell {

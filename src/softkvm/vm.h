@@ -13,6 +13,7 @@
 
 #include "softkvm/cpu/vcpu_state.h"
 #include "softkvm/irqchip/read_section.h"
+#include "softkvm/mmu/lent_memory.h"
 
 namespace vireo::softkvm {
 
@@ -42,10 +43,13 @@ class Vm {
   int reset_dirty_rings();
   static void notice_change(const void* host, size_t size);
   static void expect_unseen_writes();
+  // Memory that was lent is not to be mapped in stub processes any more; none has it when this returns.
+  void return_memory(const void* host, uint64_t size);
   // Plain access to guest physical RAM for the hypervisor's own writes (kvmclock pages ...). False: not RAM.
   bool read_physical(uint64_t gpa, void* out, size_t size);
   bool write_physical(uint64_t gpa, const void* in, size_t size);
 
+  LentMemory lent;
   std::unique_ptr<Slots> slots;
   std::unique_ptr<CodeCache> code;
   const uint32_t off;        // translate/switches.h

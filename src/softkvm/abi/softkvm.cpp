@@ -62,6 +62,18 @@ void notice_write(int vm_fd, const void* host, size_t size) {
   if (auto file = find_vm(vm_fd)) file->vm->notice_write(host, size);
 }
 
+int lend_memory(int vm_fd, const void* host, size_t size, int fd, uint64_t offset) {
+  auto file = find_vm(vm_fd);
+  return file ? file->vm->lent.add(host, size, fd, offset) : -ENOTTY;
+}
+
+int return_memory(int vm_fd, const void* host, size_t size) {
+  auto file = find_vm(vm_fd);
+  if (!file) return -ENOTTY;
+  file->vm->return_memory(host, size);
+  return 0;
+}
+
 bool is_handle(int fd) { return find(fd) != nullptr; }
 
 void notice_change(const void* host, size_t size) { Vm::notice_change(host, size); }

@@ -599,6 +599,7 @@ void forget_recent_pages(Engine& engine, bool writes_only) {
 void flush_tlb(VcpuState& vcpu, bool keep_global) {
   Engine& engine = engine_of(vcpu);
   engine.count_flush++;
+  engine.native_flushes++;
   forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
@@ -628,6 +629,7 @@ void drop_jump_page(Engine& engine, unsigned view, uint64_t page) {
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   Engine& engine = engine_of(vcpu);
   unsigned index = linear >> 12 & (kTlbEntries - 1);
+  engine.native_flushes++;
   forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
   FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
@@ -643,6 +645,7 @@ void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global) { flush_tl
 
 void flush_write_tags(VcpuState& vcpu) {
   Engine& engine = engine_of(vcpu);
+  engine.native_write_flushes++;
   forget_recent_pages(engine, true);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
@@ -658,6 +661,10 @@ void flush_write_tags(VcpuState& vcpu) {
 
 void update_mode(VcpuState& vcpu) {
   Engine& engine = engine_of(vcpu);
+  if (engine.profile.ticks_per_microsecond && engine.profile.in_user != (vcpu.cpl == 3)) {
+    if (vcpu.cpl == 3) engine.profile.enter(vcpu.cr3 & kPageMask);
+    else engine.profile.leave();
+  }
   uint32_t mode = static_cast<uint32_t>(vcpu.code_mode());
   auto flat = [](const Segment& s) { return !s.unusable && s.base == 0 && s.limit == 0xffffffff && s.present(); };
   auto flat_data = [&](const Segment& s) { return flat(s) && !(s.access & 8) && s.access & 2 && !(s.access & 4); };

@@ -46,7 +46,7 @@ TableEntry entry_at(Slots& slots, uint64_t gpa, bool wide) {
 
 }  // namespace
 
-Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, Translation& out) {
+Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, Translation& out, WalkPath* path) {
   Slots& slots = *vcpu.vm->slots;
   if (!(vcpu.cr0 & kCr0Pg)) {
     out.gpa = linear & 0xffffffffull;
@@ -103,6 +103,12 @@ again:
       writable &= !!(entry & kRw);
       user_page &= !!(entry & kUs);
       if (nxe && entry & kNx) executable = false;
+      if (path && level <= WalkPath::kLevels) {
+        path->at[level] = reinterpret_cast<const uint64_t*>(where.at);
+        path->value[level] = entry;
+        path->leaf = level;
+        path->top = levels;
+      }
       if (leaf) {
         page_mask = (1ull << (12 + 9 * (level - 1))) - 1;
         break;
@@ -152,6 +158,7 @@ again:
 
   uint64_t bits = kA | (want == Want::kWrite ? kD : 0);
   if ((entry & bits) != bits && !where.set(vcpu, entry, bits)) goto again;
+  if (path) path->value[path->leaf] = entry | bits;
   out.writable = may_write && key_write && ((entry | bits) & kD);
 
   uint64_t frame;

@@ -16,8 +16,18 @@ struct Translation {
   bool writable = false;  // a write would be allowed now and the dirty bit is set: a write tag may be filled
 };
 
+// The entries a walk in long mode went through, for who keeps a translation outside of the TLB and has to see whether it still holds.
+struct WalkPath {
+  static constexpr unsigned kLevels = 5;
+  const uint64_t* at[kLevels + 1] = {};  // by level: 1 is the page table's. Null: not gone through (a larger page), or no RAM
+  uint64_t value[kLevels + 1] = {};      // as found, or with A and D as this walk has set them
+  unsigned top = 0;                      // the level that CR3 names: 4 or 5
+  unsigned leaf = 0;                     // the level that maps the page
+};
+
 // `user`: with user rights; `ac`: supervisor may touch user pages although SMAP is on. kNext, or kFault with #PF (or for non-canonical
 // addresses #GP, #SS when `stack`) in vcpu.fault.
-Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, Translation& out);
+Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, Translation& out,
+             WalkPath* path = nullptr);
 
 }  // namespace vireo::softkvm

@@ -374,12 +374,17 @@ Action run_fast(Vcpu& vcpu) {
       if (vcpu.halted) return stop(Action::kHalt);
       if (window_exit(vcpu)) return stop(Action::kExit);
     }
+    if (engine.profile.native && !step && !engine.completing && vcpu.cpl == 3) return stop(Action::kNative);
     if (engine.doubted) settle_doubt(vcpu);
     uint32_t mode = vcpu.mode;
     bool trap = vcpu.system_flags & kTF;
     bool debug_step = vcpu.guest_debug.control & KVM_GUESTDBG_SINGLESTEP && vcpu.guest_debug.control & KVM_GUESTDBG_ENABLE;
     const bool resume = vcpu.system_flags & kRF, armed = breakpoints_armed(vcpu);
     step |= trap || debug_step || engine.completing || vcpu.attention || resume || armed;
+    if (engine.profile.held && !step) {
+      step = engine.profile.step_on(rip_linear(vcpu));
+      if (engine.profile.native) continue;
+    }
     if (step) mode |= kModeStep;
     const uint64_t entry_rip = vcpu.rip;
     const bool in_shadow = shadowed(vcpu);

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "softkvm/native/user_profile.h"
 #include "softkvm/translate/block.h"
 #include "softkvm/translate/layout.h"
 #include "softkvm/translate/mode.h"
@@ -153,6 +154,15 @@ struct Engine {
   uint64_t spill[3] = {};
   RecentPage recent[kViews][2][kRecentKeys];
 
+  // --- running user code natively (native/native.h)
+  UserProfile profile;
+  class Native* native = nullptr;
+  std::atomic<int> native_pidfd{-1};    // of the stub that runs for this vCPU now, or -1
+  std::atomic<uint32_t> native_wakers{0};  // threads that may be about to signal it
+  uint64_t native_flushes = 0, native_write_flushes = 0;  // of the TLB, and of its write tags alone
+  bool native_fault = false;  // a page fault of such code went to the guest's kernel: CR2's page will be wanted
+  bool native_lost = false;   // the stub has died with the guest's registers
+
   // --- requests from other threads
   std::atomic<uint32_t> requests{0};   // kRequest*
   std::atomic<uint32_t> running{0};    // 1 while translated code or its helpers may use the TLB
@@ -257,6 +267,7 @@ enum class Action : uint8_t {
   kInvalidate,   // the instruction overwrote translated code (Engine::smc)
   kRequests,     // other threads' requests, INIT, SIPI
   kExclusive,    // the next instruction has to run with the other vCPUs held
+  kNative,       // user code is to go on natively
   kStuck,        // the instruction cannot be run: KVM_EXIT_INTERNAL_ERROR
 };
 // Runs the guest until something needs the slow half. General registers only; the guest's SIMD state is live.

@@ -14,6 +14,7 @@ constexpr struct {
   Switch bit;
 } kNames[] = {
     {"fast-blocks", kSwitchFastBlocks},
+    {"native", kSwitchNative},
 };
 
 }  // namespace

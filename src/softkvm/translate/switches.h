@@ -9,6 +9,7 @@ namespace vireo::softkvm {
 
 enum Switch : uint32_t {
   kSwitchFastBlocks = 1u << 0,  // fast-blocks
+  kSwitchNative = 1u << 16,     // native
 };
 
 // The switches named in a list such as VIREO_SOFTKVM_OFF's; `unknown` gets the first name that is none (or is left as it is).

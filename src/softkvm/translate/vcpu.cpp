@@ -24,6 +24,7 @@
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
+#include "softkvm/native/native.h"
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/host_faults.h"
@@ -135,6 +136,21 @@ long futex_wake(std::atomic<uint32_t>& word) {
   return result;
 }
 
+void print_counts(const Vcpu& vcpu) {
+  if (!getenv("VIREO_SOFTKVM_STATS")) return;
+  const Engine& e = *vcpu.engine;
+  fprintf(stderr,
+          "vcpu %u: %llu blocks translated, %llu TLB misses, %llu lookups, %llu call-outs, %llu stepped, %llu left, %llu invalidations, %llu TLB "
+          "flushes\n",
+          vcpu.id, (unsigned long long)e.count_translated, (unsigned long long)e.count_miss, (unsigned long long)e.count_lookup,
+          (unsigned long long)e.count_callout, (unsigned long long)e.count_step, (unsigned long long)e.count_leave,
+          (unsigned long long)e.count_invalidate, (unsigned long long)e.count_flush);
+  const Native::Counts& n = e.native->counts();
+  fprintf(stderr, "vcpu %u: %llu native runs in %llu spaces, %llu ended by system calls, %llu page faults of which %llu were mapped, %llu left to translation\n",
+          vcpu.id, (unsigned long long)n.runs, (unsigned long long)n.spaces, (unsigned long long)n.system_calls, (unsigned long long)n.faults,
+          (unsigned long long)n.mapped, (unsigned long long)n.left);
+}
+
 }  // namespace
 
 uint64_t Vcpu::supported_xcr0() {
@@ -170,6 +186,9 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   vcpu->engine = engine;
   engine->self = vcpu.get();
   engine->shadow_rip = kAnyRip;
+  engine->native_pidfd = -1;
+  engine->profile = UserProfile{};
+  engine->native = new Native(*vcpu);
   auto stub = [](void (*f)()) { return reinterpret_cast<const void*>(f); };
   engine->stubs[STUB_MISS] = stub(softkvm_stub_miss);
   engine->stubs[STUB_ACCESS] = stub(softkvm_stub_access);
@@ -204,14 +223,8 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
 }
 
 Vcpu::~Vcpu() {
-  if (!getenv("VIREO_SOFTKVM_STATS")) return;
-  const Engine& e = *engine;
-  fprintf(stderr,
-          "vcpu %u: %llu blocks translated, %llu TLB misses, %llu lookups, %llu call-outs, %llu stepped, %llu left, %llu invalidations, %llu TLB "
-          "flushes\n",
-          id, (unsigned long long)e.count_translated, (unsigned long long)e.count_miss, (unsigned long long)e.count_lookup,
-          (unsigned long long)e.count_callout, (unsigned long long)e.count_step, (unsigned long long)e.count_leave,
-          (unsigned long long)e.count_invalidate, (unsigned long long)e.count_flush);
+  print_counts(*this);
+  delete engine->native;
 }
 
 void Vcpu::operator delete(void* memory) { munmap(memory, sizeof(VcpuFrame)); }
@@ -222,6 +235,7 @@ void Vcpu::kick() {
   __atomic_store_n(&attention, 1u, __ATOMIC_SEQ_CST);
   engine->wake.fetch_add(1);
   if (engine->sleeping.load()) futex_wake(engine->wake);
+  wake_native(*engine);
 }
 
 void Vcpu::request_exit() {
@@ -399,7 +413,10 @@ bool take_answer(Vcpu& vcpu) {
 void do_requests(Vcpu& vcpu) {
   Engine& engine = *vcpu.engine;
   uint32_t r = engine.requests.exchange(0);
-  if (r & kRequestFlushTlb) flush_tlb(vcpu, false);
+  if (r & kRequestFlushTlb) {
+    flush_tlb(vcpu, false);
+    engine.native->drop_spaces();
+  }
   if (r & (kRequestFlushTlb | kRequestFlushWrites)) flush_write_tags(vcpu);
   if (r & kRequestFlushCode) flush_all_jump_caches(vcpu);
   if (r & kRequestParavirtual) update_paravirtual(vcpu);
@@ -451,6 +468,7 @@ int Vcpu::run_guest() {
     mp_state = KVM_MP_STATE_RUNNABLE;
   }
   doubt_code(*this);
+  e.native->prepare();
   GsBase gs(this);
   set_running_vcpu(this);
   struct Reset {
@@ -524,6 +542,10 @@ int Vcpu::run_guest() {
         break;
       case Action::kRequests: break;
       case Action::kExclusive: e.want_exclusive = true; break;
+      case Action::kNative:
+        e.native->run();
+        if (e.native_lost) return internal_error(*this);
+        break;
       case Action::kStuck: return internal_error(*this);
     }
   }

@@ -14,6 +14,7 @@
 
 #include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
+#include "softkvm/native/native.h"
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/host_faults.h"
@@ -81,6 +82,7 @@ void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except) {
     Engine& engine = engine_of(*v);
     engine.requests.fetch_or(request);
     __atomic_store_n(&v->attention, 1u, __ATOMIC_SEQ_CST);
+    wake_native(engine);
   }
   for (Vcpu* v : vm.vcpus) {
     if (v == except) continue;
@@ -104,6 +106,7 @@ Exclusive::Exclusive(Vcpu& vcpu) : vcpu_(vcpu), lock_(vcpu.vm->exclusive_mutex) 
     if (v == &vcpu) continue;
     engine_of(*v).requests.fetch_or(kRequestHold);
     __atomic_store_n(&v->attention, 1u, __ATOMIC_SEQ_CST);
+    wake_native(engine_of(*v));
   }
   for (Vcpu* v : vm.vcpus) {
     if (v == &vcpu) continue;
@@ -136,6 +139,11 @@ int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
   reach_safe_points(*this, kRequestFlushTlb | kRequestFlushCode, nullptr);
   slots->retire();
   return 0;
+}
+
+void Vm::return_memory(const void* host, uint64_t size) {
+  lent.remove(host, size);
+  reach_safe_points(*this, kRequestFlushTlb, nullptr);
 }
 
 int Vm::get_dirty_log(uint32_t id, void* bitmap, bool clear) {

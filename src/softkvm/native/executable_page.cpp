@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/native/executable_page.h"
+
+#include <cstring>
+
+namespace vireo::softkvm {
+namespace {
+
+// `second` stands behind 0F, `modrm` behind it; `f3`: the prefix F3 stands in front, with or without a REX prefix between. Intel SDM vol 2,
+// appendix A; AMD APM vol 3, appendix A (RDPRU, VMMCALL).
+bool forbidden(bool f3, uint8_t second, uint8_t modrm) {
+  switch (second) {
+    case 0xa2: return true;                                                              // CPUID
+    case 0x34: return true;                                                              // SYSENTER
+    case 0x02:                                                                           // LAR
+    case 0x03: return modrm >= 0xc0;                                                     // LSL
+    case 0xc7: return f3 && modrm >= 0xf8;                                               // RDPID
+    case 0x01: return modrm == 0xc1 || modrm == 0xd4 || modrm == 0xd9 || modrm == 0xfd;  // VMCALL, VMFUNC, VMMCALL, RDPRU
+    default: return false;
+  }
+}
+
+}  // namespace
+
+bool runs_natively(std::span<const uint8_t> bytes) {
+  const uint8_t *const begin = bytes.data(), *const end = begin + bytes.size();
+  const uint8_t* p = begin;
+  while ((p = static_cast<const uint8_t*>(memchr(p, 0x0f, static_cast<size_t>(end - p))))) {
+    if (end - p < 2) return true;
+    const bool f3 = (p - begin >= 1 && p[-1] == 0xf3) || (p - begin >= 2 && (p[-1] & 0xf0) == 0x40 && p[-2] == 0xf3);
+    // CPUID and SYSENTER have no ModRM byte; of the others a third byte that is not here is the seam's affair.
+    if (end - p >= 3 ? forbidden(f3, p[1], p[2]) : p[1] == 0xa2 || p[1] == 0x34) return false;
+    p++;
+  }
+  return true;
+}
+
+bool seam_runs_natively(const uint8_t* page, const uint8_t* next) {
+  uint8_t bytes[8];
+  memcpy(bytes, page + 4092, 4);
+  memcpy(bytes + 4, next, 4);
+  return runs_natively(std::span(bytes, 7));
+}
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/native/executable_page.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <vector>
+
+namespace vireo::softkvm {
+namespace {
+
+using Page = std::array<uint8_t, 4096>;
+
+Page page_with(size_t at, std::vector<uint8_t> bytes) {
+  Page page;
+  page.fill(0x90);
+  std::copy(bytes.begin(), bytes.end(), page.begin() + static_cast<long>(at));
+  return page;
+}
+
+// Encodings from the manuals.
+const std::vector<std::vector<uint8_t>> kForbidden = {
+    {0x0f, 0xa2},              // cpuid
+    {0xf3, 0x0f, 0xc7, 0xf8},  // rdpid rax
+    {0xf3, 0x41, 0x0f, 0xc7, 0xf9},  // rdpid r9
+    {0x0f, 0x03, 0xc0},        // lsl eax, eax
+    {0x0f, 0x02, 0xc1},        // lar eax, ecx
+    {0x0f, 0x34},              // sysenter
+    {0x0f, 0x01, 0xc1},        // vmcall
+    {0x0f, 0x01, 0xd9},        // vmmcall
+    {0x0f, 0x01, 0xfd},        // rdpru
+};
+
+TEST(ExecutablePage, RefusesWhatTellsOfTheHostWhereverItStands) {
+  for (const auto& bytes : kForbidden)
+    for (size_t at : {size_t{0}, size_t{1}, size_t{2047}, 4096 - bytes.size()})
+      EXPECT_FALSE(runs_natively(page_with(at, bytes))) << int{bytes[1]} << " at " << at;
+}
+
+TEST(ExecutablePage, LetsOtherInstructionsRun) {
+  const std::vector<std::vector<uint8_t>> harmless = {
+      {0x0f, 0x05},              // syscall: the tracer sees it
+      {0x0f, 0x31},              // rdtsc: faults
+      {0x0f, 0x01, 0xf9},        // rdtscp: faults
+      {0x0f, 0x01, 0xd0},        // xgetbv
+      {0x0f, 0xc7, 0xf8},        // rdseed eax
+      {0x0f, 0xc7, 0x0f},        // cmpxchg8b [rdi]
+      {0x0f, 0x03, 0x00},        // lsl eax, [rax]
+      {0x0f, 0xb6, 0xc0},        // movzx eax, al
+      {0x0f, 0x84, 0x34, 0, 0, 0}};
+  for (const auto& bytes : harmless) EXPECT_TRUE(runs_natively(page_with(100, bytes))) << int{bytes[1]};
+}
+
+TEST(ExecutablePage, LooksOverTheSeam) {
+  for (const auto& bytes : kForbidden)
+    for (size_t here = 1; here < bytes.size(); here++) {
+      const Page first = page_with(4096 - here, {bytes.begin(), bytes.begin() + static_cast<long>(here)});
+      const Page second = page_with(0, {bytes.begin() + static_cast<long>(here), bytes.end()});
+      EXPECT_TRUE(!seam_runs_natively(first.data(), second.data()) || !runs_natively(second) || !runs_natively(first))
+          << int{bytes[1]} << " split behind " << here;
+    }
+  const Page calm = page_with(0, {});
+  EXPECT_TRUE(seam_runs_natively(calm.data(), calm.data()));
+}
+
+}  // namespace
+}  // namespace vireo::softkvm

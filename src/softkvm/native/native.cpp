@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "softkvm/native/native.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/log.h"
+#include "softkvm/cpu/descriptor.h"
+#include "softkvm/cpu/system.h"
+#include "softkvm/cpu/system_instructions.h"
+#include "softkvm/mmu/slots.h"
+#include "softkvm/native/access_kind.h"
+#include "softkvm/switches.h"
+#include "softkvm/translate/breakpoints.h"
+#include "softkvm/translate/engine.h"
+
+namespace vireo::softkvm {
+namespace {
+
+// What Linux runs 64-bit user code with: the same in the guest and on the host, so that code which reads a selector finds its own.
+constexpr uint16_t kUserCs = 0x33, kUserSs = 0x2b;
+constexpr uint64_t kCr4Wanted = kCr4Osfxsr | kCr4Osxmmexcpt | kCr4Fsgsbase | kCr4Osxsave | kCr4Umip;
+constexpr uint64_t kCr4Unwanted = kCr4Tsd | kCr4Pce | kCr4Pke;
+constexpr unsigned kSoftwareReserved = 464, kSoftwareReservedSize = 48;  // of the XSAVE area: the host's kernel writes notes there
+constexpr unsigned kComponentsAt = 512;                                  // XSTATE_BV
+
+bool stopped_wanted(const Vcpu& vcpu) {
+  const Engine& e = *vcpu.engine;
+  return vcpu.attention || e.requests.load() || e.exit_request.load() || (vcpu.vm->exclusive.load() && !e.exclusive);
+}
+
+}  // namespace
+
+void wake_native(Engine& engine) {
+  engine.native_wakers.fetch_add(1);
+  const int fd = engine.native_pidfd.load();
+  if (fd >= 0) {
+    long result;
+    register long r10 asm("r10") = 0;
+    asm volatile("syscall" : "=a"(result) : "a"(SYS_pidfd_send_signal), "D"(static_cast<long>(fd)), "S"(static_cast<long>(SIGUSR2)), "d"(0l), "r"(r10)
+                 : "rcx", "r11", "memory");
+  }
+  engine.native_wakers.fetch_sub(1);
+}
+
+bool Native::fit() const {
+  const Vcpu& v = vcpu_;
+  const Engine& e = *v.engine;
+  if (refused_ || v.vm->lent.empty() || v.cpl != 3 || !v.in_64bit() || v.in_smm) return false;
+  if (v.segment[kCS].selector != kUserCs || v.segment[kSS].selector != kUserSs) return false;
+  for (SegmentRegister s : {kDS, kES, kFS, kGS})
+    if (v.segment[s].selector) return false;
+  if (v.segment[kFS].base >= 0x7ffffffff000 || v.segment[kGS].base >= 0x7ffffffff000) return false;
+  if ((v.cr0 & (kCr0Pg | kCr0Ne | kCr0Am | kCr0Wp | kCr0Ts | kCr0Em)) != (kCr0Pg | kCr0Ne | kCr0Am | kCr0Wp)) return false;
+  if ((v.cr4 & kCr4Wanted) != kCr4Wanted || v.cr4 & kCr4Unwanted) return false;
+  if (v.xcr0 != Vcpu::supported_xcr0() || v.msr.misc_features) return false;
+  if (v.system_flags & (kTF | kIOPL | kNT | kVM | kAC | kVIF | kVIP | kID) || !(v.system_flags & kIF)) return false;
+  if (breakpoints_armed(v) || v.guest_debug.control & KVM_GUESTDBG_ENABLE) return false;
+  if (v.injected.pending || v.interrupt_shadow_sti || v.interrupt_shadow_mov_ss || v.single_step_pending || v.held_breakpoints) return false;
+  return !e.step_next && !e.completing && !e.stepping && !e.writes_open && !e.want_exclusive;
+}
+
+void Native::drop(AddressSpace* space) {
+  if (state_in_ == space) state_in_ = nullptr;
+  std::erase_if(spaces_, [&](const auto& s) { return s.get() == space; });
+}
+
+void Native::prepare() {
+  static const bool off = switched_off("native");
+  vcpu_.engine->profile.ticks_per_microsecond = off || refused_ || vcpu_.vm->lent.empty() ? 0 : vcpu_.tsc_khz / 1000;
+}
+
+AddressSpace* Native::space() {
+  if (const pid_t now = gettid(); now != thread_) {
+    spaces_.clear();
+    state_in_ = nullptr;
+    thread_ = now;
+  }
+  const uint64_t generation = vcpu_.vm->lent.generation();
+  std::erase_if(spaces_, [&](const auto& s) { return s->generation != generation; });
+  if (spaces_.empty()) state_in_ = nullptr;
+  uses_++;
+  for (const auto& s : spaces_)
+    if (s->cr3 == (vcpu_.cr3 & kPageMask)) {
+      s->last_used = uses_;
+      return s.get();
+    }
+  if (spaces_.size() == kMostSpaces)
+    drop(std::min_element(spaces_.begin(), spaces_.end(), [](const auto& a, const auto& b) { return a->last_used < b->last_used; })->get());
+  std::string why;
+  auto made = AddressSpace::create(*vcpu_.vm, why);
+  if (!made) {
+    refused_ = true;
+    vcpu_.engine->profile.ticks_per_microsecond = 0;
+    log(LogLevel::kInfo, "softkvm: user code stays in translation: %s", why.c_str());
+    return nullptr;
+  }
+  counts_.spaces++;
+  made->cr3 = vcpu_.cr3 & kPageMask;
+  made->last_used = uses_;
+  made->flushes_seen = vcpu_.engine->native_flushes;
+  made->write_flushes_seen = vcpu_.engine->native_write_flushes;
+  spaces_.push_back(std::move(made));
+  return spaces_.back().get();
+}
+
+void Native::load(user_regs_struct& r) const {
+  const Vcpu& v = vcpu_;
+  r = {};
+  r.rax = v.gpr[kRax], r.rcx = v.gpr[kRcx], r.rdx = v.gpr[kRdx], r.rbx = v.gpr[kRbx];
+  r.rsp = v.gpr[kRsp], r.rbp = v.gpr[kRbp], r.rsi = v.gpr[kRsi], r.rdi = v.gpr[kRdi];
+  r.r8 = v.gpr[8], r.r9 = v.gpr[9], r.r10 = v.gpr[10], r.r11 = v.gpr[11];
+  r.r12 = v.gpr[12], r.r13 = v.gpr[13], r.r14 = v.gpr[14], r.r15 = v.gpr[15];
+  r.rip = v.rip;
+  r.eflags = v.rflags() & ~uint64_t{kRF};
+  r.cs = kUserCs, r.ss = kUserSs;
+  r.fs_base = v.segment[kFS].base, r.gs_base = v.segment[kGS].base;
+  r.orig_rax = ~0ull;
+}
+
+void Native::store(const user_regs_struct& r) {
+  Vcpu& v = vcpu_;
+  v.gpr[kRax] = r.rax, v.gpr[kRcx] = r.rcx, v.gpr[kRdx] = r.rdx, v.gpr[kRbx] = r.rbx;
+  v.gpr[kRsp] = r.rsp, v.gpr[kRbp] = r.rbp, v.gpr[kRsi] = r.rsi, v.gpr[kRdi] = r.rdi;
+  v.gpr[8] = r.r8, v.gpr[9] = r.r9, v.gpr[10] = r.r10, v.gpr[11] = r.r11;
+  v.gpr[12] = r.r12, v.gpr[13] = r.r13, v.gpr[14] = r.r14, v.gpr[15] = r.r15;
+  v.rip = r.rip;
+  v.set_status_flags(r.eflags);
+  constexpr uint32_t kOwn = kDF | kTF | kNT | kAC | kID;  // what user code can change; RF was over with its first instruction
+  v.system_flags = (v.system_flags & ~(kOwn | kRF)) | (static_cast<uint32_t>(r.eflags) & kOwn);
+  v.segment[kFS].base = r.fs_base;
+  v.segment[kGS].base = r.gs_base;
+  // Selectors that the code has loaded: their descriptors are the guest's.
+  const std::pair<SegmentRegister, uint64_t> data[] = {{kDS, r.ds}, {kES, r.es}, {kFS, r.fs}, {kGS, r.gs}};
+  for (auto [which, selector] : data) {
+    if (static_cast<uint16_t>(selector) == v.segment[which].selector) continue;
+    if (load_segment(v, which, static_cast<uint16_t>(selector)) != Outcome::kNext) v.injected = std::exchange(v.fault, PendingException{});
+  }
+  const std::pair<SegmentRegister, uint64_t> others[] = {{kSS, r.ss}, {kCS, r.cs}};
+  for (auto [which, selector] : others) {
+    if (static_cast<uint16_t>(selector) == v.segment[which].selector) continue;
+    Descriptor d;
+    if (read_descriptor(v, static_cast<uint16_t>(selector), kGP, d) != Outcome::kNext) v.injected = std::exchange(v.fault, PendingException{});
+    else v.segment[which] = d.segment();
+  }
+  update_mode(v);
+}
+
+// Bytes of code at rip, as many as can be had.
+bool Native::fetch(uint64_t rip, uint8_t* bytes, unsigned size) {
+  for (unsigned done = 0; done < size;) {
+    const unsigned n = std::min<uint64_t>(size - done, kPageSize - ((rip + done) & 0xfff));
+    Translation t;
+    if (walk(vcpu_, rip + done, Want::kFetch, true, false, false, t) != Outcome::kNext) return false;
+    const uint8_t* host = vcpu_.vm->slots->host(t.gpa);
+    if (!host) return false;
+    memcpy(bytes + done, host, n);
+    done += n;
+  }
+  return true;
+}
+
+// RDTSC or RDTSCP, which fault in a stub.
+Native::Next Native::time_stamp(user_regs_struct& r) {
+  uint8_t code[3];
+  if (!fetch(r.rip, code, 2) || code[0] != 0x0f) return Next::kLeave;
+  const bool plain = code[1] == 0x31;
+  if (!plain && !(code[1] == 0x01 && fetch(r.rip, code, 3) && code[2] == 0xf9)) return Next::kLeave;
+  const uint64_t now = guest_tsc(vcpu_);
+  r.rax = static_cast<uint32_t>(now);
+  r.rdx = now >> 32;
+  if (!plain) r.rcx = static_cast<uint32_t>(vcpu_.msr.tsc_aux);
+  r.rip += plain ? 2 : 3;
+  set_again_ = true;
+  return Next::kRun;
+}
+
+Native::Next Native::page_fault(AddressSpace& space, uint64_t address, const user_regs_struct& r) {
+  counts_.faults++;
+  if (address == fault_address_ && r.rip == fault_rip_) {
+    if (++fault_again_ > 2) return Next::kLeave;
+  } else {
+    fault_address_ = address, fault_rip_ = r.rip, fault_again_ = 0;
+  }
+  uint8_t code[kMaxInsnLength];
+  std::optional<Want> want;
+  if (address - r.rip < kMaxInsnLength && (address == r.rip || (address & 0xfff) == 0)) {
+    want = Want::kFetch;
+  } else {
+    unsigned size = kMaxInsnLength;
+    if (const unsigned here = static_cast<unsigned>(kPageSize - (r.rip & 0xfff)); here < size && !fetch(r.rip + here, code, 1)) size = here;
+    if (fetch(r.rip, code, size)) want = access_kind({code, size}, r, address);
+  }
+  vcpu_.fault.pending = false;
+  const auto outcome = space.map(vcpu_, address, want.value_or(fault_again_ ? Want::kWrite : Want::kRead));
+  if (outcome == AddressSpace::Outcome::kMapped) {
+    counts_.mapped++;
+    return Next::kRun;
+  }
+  // The guest's own page fault: known whole if it is known what was wanted. Else the instruction, run by translation, says.
+  if (outcome == AddressSpace::Outcome::kFault && want) {
+    vcpu_.injected = vcpu_.fault;
+    vcpu_.engine->native_fault = true;
+  }
+  vcpu_.fault.pending = false;
+  return Next::kLeave;
+}
+
+Native::Next Native::signal(AddressSpace& space, const StubProcess::Stop& stop, user_regs_struct& r) {
+  uint8_t code[2];
+  switch (stop.signal) {
+    case SIGSEGV:
+      if (stop.code == SEGV_MAPERR || stop.code == SEGV_ACCERR) return page_fault(space, stop.address, r);
+      return time_stamp(r);  // #GP
+    case SIGTRAP:
+      // INT3, INT 3 and INT1 are traps: they are run again, by translation. Else it was the trap flag, which the code has set.
+      if (fetch(r.rip - 1, code, 1) && (code[0] == 0xcc || code[0] == 0xf1) && !(r.eflags & kTF)) {
+        r.rip--;
+      } else if (fetch(r.rip - 2, code, 2) && code[0] == 0xcd && code[1] == 3 && !(r.eflags & kTF)) {
+        r.rip -= 2;
+      } else {
+        vcpu_.injected = PendingException{.pending = true, .vector = kDB, .payload = 1u << 14};
+      }
+      return Next::kLeave;
+    case SIGBUS:
+    case SIGFPE:
+    case SIGILL:
+    case SIGSYS: return Next::kLeave;
+    default: return stopped_wanted(vcpu_) ? Next::kLeave : Next::kRun;  // SIGUSR2; what others send to a stub is not for the guest
+  }
+}
+
+void Native::system_call(user_regs_struct& r) {
+  counts_.system_calls++;
+  uint8_t code[2];
+  r.rip -= 2;
+  r.rax = r.orig_rax;
+  const bool fast = fetch(r.rip, code, 2) && code[0] == 0x0f && code[1] == 0x05;
+  store(r);
+  if (!fast || vcpu_.injected.pending) return;  // INT 80h
+  Insn insn;
+  insn.length = 2;
+  if (syscall(vcpu_, insn) == Outcome::kFault) vcpu_.injected = vcpu_.fault;
+  vcpu_.fault.pending = false;
+}
+
+void Native::run() {
+  Engine& e = *vcpu_.engine;
+  if (!fit()) return e.profile.give_up();
+  AddressSpace* s = space();
+  if (!s) return;
+  e.running.store(1);
+  struct Running {
+    Engine& e;
+    ~Running() {
+      e.native_pidfd.store(-1);
+      while (e.native_wakers.load()) {}  // one of them may hold the descriptor still
+      e.running.store(0);
+    }
+  } running{e};
+  if (stopped_wanted(vcpu_)) return;
+  if (s->flushes_seen != e.native_flushes) s->revalidate(vcpu_), s->flushes_seen = e.native_flushes;
+  if (s->write_flushes_seen != e.native_write_flushes) s->recheck_writes(vcpu_), s->write_flushes_seen = e.native_write_flushes;
+  // The page to go on at, and the one that the guest's kernel has just brought.
+  vcpu_.fault.pending = false;
+  if (s->map(vcpu_, vcpu_.rip, Want::kFetch) != AddressSpace::Outcome::kMapped) {
+    vcpu_.fault.pending = false;
+    counts_.left++;
+    if (!s->commit()) drop(s);
+    return e.profile.hold_page(vcpu_.rip);
+  }
+  if (e.native_fault) s->map(vcpu_, vcpu_.cr2, Want::kRead), vcpu_.fault.pending = false;
+  e.native_fault = false;
+  counts_.runs++;
+
+  StubProcess& stub = s->stub();
+  stub.follow_cpu();
+  user_regs_struct r;
+  load(r);
+  set_again_ = true;
+  if (state_in_ != s || memcmp(state_, e.xsave, stub.state_size())) {
+    if (!stub.set_state(e.xsave)) return drop(s);
+    state_in_ = nullptr;
+  }
+  e.native_pidfd.store(stub.pidfd());
+  fault_address_ = ~0ull;
+  bool usable = true;
+  for (;;) {
+    if (!s->commit() || (set_again_ && !stub.set_registers(r))) {
+      store(r);
+      stub.state(e.xsave);
+      e.profile.give_up();
+      return drop(s);
+    }
+    set_again_ = false;
+    if (stopped_wanted(vcpu_)) {
+      store(r);
+      break;
+    }
+    const StubProcess::Stop stop = stub.run();
+    if (stop.kind == StubProcess::Stop::kGone || !stub.registers(r)) {
+      // Somebody has killed it, and the guest's registers with it.
+      e.native_lost = true;
+      return drop(s);
+    }
+    if (stop.kind == StubProcess::Stop::kSystemCall) {
+      system_call(r);
+      break;
+    }
+    if (signal(*s, stop, r) == Next::kRun) continue;
+    store(r);
+    if (!vcpu_.injected.pending && !stopped_wanted(vcpu_)) {
+      counts_.left++;
+      e.profile.hold_instruction();
+    }
+    usable = stop.signal != SIGSYS;  // that is in the middle of a vsyscall of the host's
+    break;
+  }
+  // The SIMD state stays in the stub too: if the vCPU comes back with the same, it need not be set.
+  if (!stub.state(e.xsave)) {
+    e.native_lost = true;
+    return drop(s);
+  }
+  uint64_t components;
+  memset(e.xsave + kSoftwareReserved, 0, kSoftwareReservedSize);
+  memcpy(&components, e.xsave + kComponentsAt, sizeof components);
+  components &= Vcpu::supported_xcr0();
+  memcpy(e.xsave + kComponentsAt, &components, sizeof components);
+  memcpy(state_, e.xsave, stub.state_size());
+  state_in_ = s;
+  if (!usable) drop(s);
+}
+
+}  // namespace vireo::softkvm

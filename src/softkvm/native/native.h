@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Running a vCPU's user code on the bare CPU, in stub processes (docs/native.md). The slow half of the run loop calls it where UserProfile says
+// that it pays; afterwards the vCPU's registers and SIMD state are what the code has made of them, an event may be waiting in
+// VcpuState::injected, and the run loop goes on at rip, by translation.
+// Of the thread that runs the vCPU: stubs are traced by it. Where another thread takes over, they are made anew.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "softkvm/native/address_space.h"
+#include "softkvm/vm.h"
+
+namespace vireo::softkvm {
+
+class Native {
+ public:
+  explicit Native(Vcpu& vcpu) : vcpu_(vcpu) {}
+
+  // At the start of KVM_RUN.
+  void prepare();
+  // Does nothing where the state does not fit the bare CPU, or the host allows no stubs.
+  void run();
+  // Forgets all that is mapped: slots have changed, or what they log.
+  void drop_spaces() { spaces_.clear(); }
+
+  struct Counts {
+    uint64_t runs = 0, system_calls = 0, faults = 0, mapped = 0, left = 0, spaces = 0;
+  };
+  const Counts& counts() const { return counts_; }
+
+ private:
+  static constexpr size_t kMostSpaces = 12;  // stub processes of a vCPU
+  enum class Next { kRun, kLeave };
+
+  bool fit() const;
+  AddressSpace* space();
+  void drop(AddressSpace* space);
+  void load(user_regs_struct& out) const;
+  void store(const user_regs_struct& in);
+  Next signal(AddressSpace& space, const StubProcess::Stop& stop, user_regs_struct& r);
+  Next page_fault(AddressSpace& space, uint64_t address, const user_regs_struct& r);
+  Next time_stamp(user_regs_struct& r);
+  bool fetch(uint64_t rip, uint8_t* bytes, unsigned size);
+  void system_call(user_regs_struct& r);
+
+  Vcpu& vcpu_;
+  std::vector<std::unique_ptr<AddressSpace>> spaces_;
+  pid_t thread_ = 0;
+  bool refused_ = false;      // the host allows no stubs
+  bool set_again_ = true;     // the stub's registers are not what `r` says
+  uint64_t fault_address_ = ~0ull, fault_rip_ = 0;  // of the last page fault that was mapped: one that comes again is not to be had so
+  unsigned fault_again_ = 0;
+  uint64_t uses_ = 0;
+  AddressSpace* state_in_ = nullptr;  // whose stub has the SIMD state that `state_` shows
+  alignas(64) uint8_t state_[4096];
+  Counts counts_;
+};
+
+// Stops a stub that is running for the vCPU. From any thread, async-signal-safe. After Vcpu::attention was set.
+void wake_native(Engine& engine);
+
+}  // namespace vireo::softkvm

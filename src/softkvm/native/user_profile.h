@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which guest address spaces compute for long between two traps: those are worth a stub process. A stretch of user code between two entries to the
+// guest's kernel is measured by the host's TSC; averages over some milliseconds decide. FAST: general registers only.
+#pragma once
+
+#include <cstdint>
+
+namespace vireo::softkvm {
+
+struct UserProfile {
+  // A trap costs about 10 us in a stub process and under one in translated code, which in turn is two to four times slower than the bare
+  // CPU. Between the two limits a space stays what it is.
+  static constexpr uint64_t kEnterMicroseconds = 40, kStayMicroseconds = 12;
+  static constexpr uint64_t kWindowMicroseconds = 3000;   // of user time, per decision
+  static constexpr uint64_t kStartMicroseconds = 6000;    // of user time before a space is looked at: most processes end sooner
+  static constexpr unsigned kMostHeldSteps = 200;         // instructions that are stepped through until a page is left
+  static constexpr unsigned kMostHolds = 50;              // in one stretch
+  static constexpr unsigned kMostPause = 64;              // windows that a space which was given up is left alone, at the most
+
+  struct Space {
+    uint64_t cr3 = ~0ull;
+    uint64_t total = 0, ticks = 0, stretches = 0;
+    uint32_t pause = 0, next_pause = 1;  // windows to wait; what the next giving-up costs
+    bool native = false;
+  };
+  static constexpr unsigned kSpaces = 64;
+  Space spaces[kSpaces];
+  Space* current = nullptr;
+  uint64_t since = 0;
+  uint32_t ticks_per_microsecond = 0;  // 0: native running is off
+  bool in_user = false;
+  bool native = false;  // the current space is to run natively
+  bool held = false;    // ... but some instruction of the page `held_page` has to be translated first
+  uint64_t held_page = 0;
+  unsigned held_steps = 0, holds = 0;
+
+  void enter(uint64_t cr3) {
+    in_user = true;
+    Space& s = spaces[(cr3 >> 12 ^ cr3 >> 18) % kSpaces];
+    if (s.cr3 != cr3) s = Space{}, s.cr3 = cr3;
+    current = &s;
+    native = s.native;
+    held = false;
+    holds = 0;
+    since = __builtin_ia32_rdtsc();
+  }
+  void leave() {
+    in_user = native = held = false;
+    if (!current) return;
+    Space& s = *current;
+    s.ticks += __builtin_ia32_rdtsc() - since;
+    s.stretches++;
+    if (s.ticks < kWindowMicroseconds * ticks_per_microsecond) return;
+    s.total += s.ticks;
+    decide(s);
+    s.ticks = s.stretches = 0;
+  }
+  // The current space cannot be run natively now: whatever asked for more costs than it gives.
+  void give_up() {
+    if (!current) return;
+    pause(*current);
+    native = held = false;
+  }
+  // Code at `rip` cannot be run natively: translation goes on until it has left the page, which back() watches.
+  void hold_page(uint64_t rip) { hold(rip >> 12); }
+  // One instruction cannot.
+  void hold_instruction() { hold(~0ull); }
+  // Asked before each instruction while `held`. True: translation goes on with one. When that has lasted too long, it goes on to the stretch's end.
+  bool step_on(uint64_t rip) {
+    if (held_steps == 0) return held = false;
+    if (rip >> 12 == held_page || held_steps == kMostHeldSteps) {
+      held_steps--;
+      return true;
+    }
+    held = false;
+    native = true;
+    return false;
+  }
+
+ private:
+  void hold(uint64_t page) {
+    if (++holds > kMostHolds) return give_up();
+    native = false;
+    held = true;
+    held_page = page;
+    held_steps = kMostHeldSteps;
+  }
+  void decide(Space& s) {
+    const uint64_t average = s.ticks / s.stretches;
+    if (s.native) {
+      if (average < kStayMicroseconds * ticks_per_microsecond) pause(s);
+      else if (s.next_pause > 1) s.next_pause--;
+      return;
+    }
+    if (s.pause) {
+      s.pause--;
+      return;
+    }
+    s.native = s.total >= kStartMicroseconds * ticks_per_microsecond && average >= kEnterMicroseconds * ticks_per_microsecond;
+  }
+  static void pause(Space& s) {
+    s.native = false;
+    s.pause = s.next_pause;
+    s.next_pause = s.next_pause * 2 < kMostPause ? s.next_pause * 2 : kMostPause;
+  }
+};
+
+}  // namespace vireo::softkvm
