@@ -75,7 +75,8 @@ bool AddressSpace::in_line(const Region& region) const {
   return true;
 }
 
-void AddressSpace::revalidate(const VcpuState&) {
+bool AddressSpace::revalidate(const VcpuState&) {
+  const size_t before = regions_.size();
   for (auto it = regions_.begin(); it != regions_.end();) {
     Region& r = *it->second;
     const uint64_t linear = it->first * kRegion;
@@ -99,6 +100,7 @@ void AddressSpace::revalidate(const VcpuState&) {
     }
     ++it;
   }
+  return before < 4 || regions_.size() * 2 > before;
 }
 
 void AddressSpace::recheck_writes(const VcpuState& vcpu) {
@@ -187,6 +189,14 @@ AddressSpace::Wish AddressSpace::wish(VcpuState& vcpu, Region& r, uint64_t regio
     }
   }
   return out;
+}
+
+bool AddressSpace::has(uint64_t linear, Want want) const {
+  auto found = regions_.find(linear / kRegion);
+  if (found == regions_.end()) return false;
+  const Region& r = *found->second;
+  const unsigned page = linear / kPageSize % 512;
+  return test(want == Want::kWrite ? r.writable : want == Want::kFetch ? r.executable : r.mapped, page);
 }
 
 AddressSpace::Outcome AddressSpace::map(VcpuState& vcpu, uint64_t linear, Want want) {

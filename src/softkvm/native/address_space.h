@@ -26,7 +26,8 @@ class AddressSpace {
   StubProcess& stub() { return *stub_; }
 
   // After the guest has flushed its TLB or loaded CR3 with this space's.
-  void revalidate(const VcpuState& vcpu);
+  // False: hardly anything was left, so that it is another process that has got the same page for its tables.
+  bool revalidate(const VcpuState& vcpu);
   // After write tags were dropped: pages that hold translated code, or whose writes are logged, become read-only.
   void recheck_writes(const VcpuState& vcpu);
 
@@ -35,6 +36,8 @@ class AddressSpace {
     kFault,    // the guest's tables refuse it: vcpu.fault
     kRefused,  // it has to be done by translation: device memory, memory that is not lent, code that may not run natively ...
   };
+  // Is the page of `linear` mapped for such an access?
+  bool has(uint64_t linear, Want want) const;
   // Maps the page of `linear` for an access of the guest's user code, and those around it that the guest has in use.
   Outcome map(VcpuState& vcpu, uint64_t linear, Want want);
   // Does what the above have put on the stub's list. False: the stub is of no use any more.

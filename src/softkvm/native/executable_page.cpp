@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "softkvm/cpu/decoder.h"
+
 namespace vireo::softkvm {
 namespace {
 
@@ -20,6 +22,30 @@ bool forbidden(bool f3, uint8_t second, uint8_t modrm) {
   }
 }
 
+// Are the bytes between prefixes, legacy ones or REX?
+bool prefixes(const uint8_t* first, const uint8_t* opcode) {
+  for (const uint8_t* p = first; p < opcode; p++)
+    if (!(*p == 0xf3 || *p == 0xf2 || *p == 0x66 || *p == 0x67 || (*p & 0xf0) == 0x40 || *p == 0x2e || *p == 0x3e)) return false;
+  return true;
+}
+
+// Can an instruction begin at `at`? Streams of x86 code fall into step with each other within a few instructions, wherever they are begun: if none of
+// sixteen does, what comes before is code that goes over the place. Where there is too little before to tell, one can.
+bool may_begin(std::span<const uint8_t> bytes, size_t at) {
+  constexpr size_t kFar = 72, kStreams = 16;
+  if (at < kFar) return true;
+  for (size_t start = at - kFar; start < at - kFar + kStreams; start++) {
+    size_t here = start;
+    while (here < at) {
+      Insn insn;
+      if (decode(bytes.data() + here, bytes.size() - here, CodeMode::k64, insn) != DecodeStatus::kOk) break;
+      here += insn.length;
+    }
+    if (here == at) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 bool runs_natively(std::span<const uint8_t> bytes) {
@@ -29,7 +55,11 @@ bool runs_natively(std::span<const uint8_t> bytes) {
     if (end - p < 2) return true;
     const bool f3 = (p - begin >= 1 && p[-1] == 0xf3) || (p - begin >= 2 && (p[-1] & 0xf0) == 0x40 && p[-2] == 0xf3);
     // CPUID and SYSENTER have no ModRM byte; of the others a third byte that is not here is the seam's affair.
-    if (end - p >= 3 ? forbidden(f3, p[1], p[2]) : p[1] == 0xa2 || p[1] == 0x34) return false;
+    if (end - p >= 3 ? forbidden(f3, p[1], p[2]) : p[1] == 0xa2 || p[1] == 0x34) {
+      // With prefixes the instruction begins before the opcode.
+      for (const uint8_t* first = p; first >= begin && p - first <= 4; first--)
+        if (may_begin(bytes, static_cast<size_t>(first - begin)) && prefixes(first, p)) return false;
+    }
     p++;
   }
   return true;
@@ -39,7 +69,7 @@ bool seam_runs_natively(const uint8_t* page, const uint8_t* next) {
   uint8_t bytes[8];
   memcpy(bytes, page + 4092, 4);
   memcpy(bytes + 4, next, 4);
-  return runs_natively(std::span(bytes, 7));
+  return runs_natively(bytes);
 }
 
 }  // namespace vireo::softkvm

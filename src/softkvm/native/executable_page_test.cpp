@@ -51,6 +51,18 @@ TEST(ExecutablePage, LetsOtherInstructionsRun) {
   for (const auto& bytes : harmless) EXPECT_TRUE(runs_natively(page_with(100, bytes))) << int{bytes[1]};
 }
 
+TEST(ExecutablePage, TheirBytesInsideAnInstructionDoNotCount) {
+  // mov eax, 0xa20f0134; mov rax, [rip + 0xa20f]; an immediate, a displacement
+  EXPECT_TRUE(runs_natively(page_with(1000, {0xb8, 0x34, 0x01, 0x0f, 0xa2})));
+  EXPECT_TRUE(runs_natively(page_with(1000, {0x48, 0x8b, 0x05, 0x0f, 0xa2, 0x00, 0x00})));
+  // The same bytes where little is known of what comes before.
+  EXPECT_FALSE(runs_natively(page_with(8, {0xb8, 0x34, 0x01, 0x0f, 0xa2})));
+  // Behind zeroes, of which each two are an instruction.
+  Page page = page_with(1001, {0x0f, 0xa2});
+  std::fill(page.begin() + 900, page.begin() + 1001, 0);
+  EXPECT_FALSE(runs_natively(page));
+}
+
 TEST(ExecutablePage, LooksOverTheSeam) {
   for (const auto& bytes : kForbidden)
     for (size_t here = 1; here < bytes.size(); here++) {

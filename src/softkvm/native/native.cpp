@@ -252,6 +252,11 @@ void Native::system_call(user_regs_struct& r) {
 
 void Native::run() {
   Engine& e = *vcpu_.engine;
+  struct Timer {
+    uint64_t& to;
+    uint64_t began = __builtin_ia32_rdtsc();
+    ~Timer() { to += __builtin_ia32_rdtsc() - began; }
+  } timer{counts_.all_ticks};
   if (!fit()) return e.profile.give_up();
   AddressSpace* s = space();
   if (!s) return;
@@ -265,17 +270,23 @@ void Native::run() {
     }
   } running{e};
   if (stopped_wanted(vcpu_)) return;
-  if (s->flushes_seen != e.native_flushes) s->revalidate(vcpu_), s->flushes_seen = e.native_flushes;
+  if (s->flushes_seen != e.native_flushes) {
+    s->flushes_seen = e.native_flushes;
+    if (!s->revalidate(vcpu_)) {
+      if (!s->commit()) drop(s);
+      return e.profile.forget();
+    }
+  }
   if (s->write_flushes_seen != e.native_write_flushes) s->recheck_writes(vcpu_), s->write_flushes_seen = e.native_write_flushes;
   // The page to go on at, and the one that the guest's kernel has just brought.
   vcpu_.fault.pending = false;
-  if (s->map(vcpu_, vcpu_.rip, Want::kFetch) != AddressSpace::Outcome::kMapped) {
+  if (!s->has(vcpu_.rip, Want::kFetch) && s->map(vcpu_, vcpu_.rip, Want::kFetch) != AddressSpace::Outcome::kMapped) {
     vcpu_.fault.pending = false;
     counts_.left++;
     if (!s->commit()) drop(s);
     return e.profile.hold_page(vcpu_.rip);
   }
-  if (e.native_fault) s->map(vcpu_, vcpu_.cr2, Want::kRead), vcpu_.fault.pending = false;
+  if (e.native_fault && !s->has(vcpu_.cr2, Want::kRead)) s->map(vcpu_, vcpu_.cr2, Want::kRead), vcpu_.fault.pending = false;
   e.native_fault = false;
   counts_.runs++;
 
@@ -292,7 +303,11 @@ void Native::run() {
   fault_address_ = ~0ull;
   bool usable = true;
   for (;;) {
-    if (!s->commit() || (set_again_ && !stub.set_registers(r))) {
+    const uint64_t t0 = __builtin_ia32_rdtsc();
+    set_again_ |= stub.calls_waiting();
+    const bool committed = s->commit();
+    counts_.map_ticks += __builtin_ia32_rdtsc() - t0;
+    if (!committed || (set_again_ && !stub.set_registers(r))) {
       store(r);
       stub.state(e.xsave);
       e.profile.give_up();
@@ -303,7 +318,9 @@ void Native::run() {
       store(r);
       break;
     }
+    const uint64_t t1 = __builtin_ia32_rdtsc();
     const StubProcess::Stop stop = stub.run();
+    counts_.run_ticks += __builtin_ia32_rdtsc() - t1;
     if (stop.kind == StubProcess::Stop::kGone || !stub.registers(r)) {
       // Somebody has killed it, and the guest's registers with it.
       e.native_lost = true;

@@ -21,8 +21,8 @@ softkvm_native_syscall:
         jae 2f
         add rbx, STUB_CALL_SIZE
         jmp softkvm_native_code
-1:      xor eax, eax
-2:      int3
+1:      int3                    // all done
+2:      ud2                     // the one at rbx has failed
         .balign 8
 softkvm_native_nothing:
         .quad -1

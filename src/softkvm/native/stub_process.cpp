@@ -113,8 +113,11 @@ Result<std::unique_ptr<StubProcess>> StubProcess::create(std::span<const int> fi
   r.rax = SYS_mmap;
   r.orig_rax = ~0ull;
   r.rdi = STUB_LIST, r.rsi = STUB_LIST_SIZE, r.rdx = PROT_READ, r.r10 = MAP_SHARED | MAP_FIXED, r.r8 = static_cast<unsigned>(kListFile), r.r9 = 0;
-  if (!stub->set_registers(r) || !stub->resume(PTRACE_CONT) || !stub->wait(status) || !stub->registers(r) || r.rax != 0)
+  if (!stub->set_registers(r) || !stub->resume(PTRACE_CONT) || !stub->wait(status) || status >> 8 != SIGTRAP)
     return fail(ErrorKind::kUnsupported, "a stub process could not map its list");
+  stub->loop_ = r;
+  stub->loop_.rip = stub_loop();
+  stub->loop_.rbx = STUB_LIST;
   stub->add({SYS_munmap, {STUB_END, kUserEnd - STUB_END}});
   stub->add({SYS_prctl, {PR_SET_TSC, PR_TSC_SIGSEGV}});
   stub->add({SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1}});
@@ -153,12 +156,7 @@ bool StubProcess::run_calls() {
   if (!count_) return true;
   list_[count_].number = -1;
   count_ = 0;
-  user_regs_struct r;
-  if (!registers(r)) return false;
-  const user_regs_struct kept = r;
-  r.rip = stub_loop();
-  r.rbx = STUB_LIST;
-  r.orig_rax = ~0ull;  // no system call to be restarted
+  user_regs_struct r = loop_;
   if (!set_registers(r)) return false;
   for (;;) {
     int status;
@@ -166,10 +164,7 @@ bool StubProcess::run_calls() {
     if (WIFSTOPPED(status) && status >> 8 == SIGTRAP) break;
     if (WIFSTOPPED(status) && WSTOPSIG(status) != SIGUSR2) return false;  // SIGUSR2: somebody wanted the guest's code to stop
   }
-  if (!registers(r) || r.rax != 0) return false;
-  user_regs_struct back = kept;
-  back.orig_rax = ~0ull;
-  return set_registers(back);
+  return true;
 }
 
 bool StubProcess::set_registers(const user_regs_struct& registers) {

@@ -34,7 +34,7 @@ class StubProcess {
   bool has_room(unsigned n) const { return count_ + n <= kMostCalls; }
   void add(const Call& call);  // has_room(1)
   bool calls_waiting() const { return count_ != 0; }
-  // False: one of them failed, or the process is gone; it is of no use any more.
+  // The registers are not the guest's afterwards. False: one of them failed, or the process is gone; it is of no use any more.
   bool run_calls();
 
   // The guest's registers. False: the process is gone.
@@ -64,6 +64,7 @@ class StubProcess {
   bool resume(int request);
 
   pid_t pid_ = -1;
+  user_regs_struct loop_{};  // at the start of the loop over the list
   OwnedFd pidfd_, list_fd_;
   Call* list_ = nullptr;
   unsigned count_ = 0, state_size_ = 0;

@@ -8,9 +8,10 @@
 namespace vireo::softkvm {
 
 struct UserProfile {
-  // A trap costs about 10 us in a stub process and under one in translated code, which in turn is two to four times slower than the bare
-  // CPU. Between the two limits a space stays what it is.
-  static constexpr uint64_t kEnterMicroseconds = 40, kStayMicroseconds = 12;
+  // A trap costs 20 to 40 us in a stub process (two switches of processes, and two more where a page is mapped) and under one in translated
+  // code, which in turn is three times slower than the bare CPU, and ten times where it has to be translated first. A stretch is
+  // measured with what its trap costs. Between the two limits a space stays what it is.
+  static constexpr uint64_t kEnterMicroseconds = 100, kStayMicroseconds = 50;
   static constexpr uint64_t kWindowMicroseconds = 3000;   // of user time, per decision
   static constexpr uint64_t kStartMicroseconds = 6000;    // of user time before a space is looked at: most processes end sooner
   static constexpr unsigned kMostHeldSteps = 200;         // instructions that are stepped through until a page is left
@@ -32,6 +33,7 @@ struct UserProfile {
   bool native = false;  // the current space is to run natively
   bool held = false;    // ... but some instruction of the page `held_page` has to be translated first
   uint64_t held_page = 0;
+  uint64_t all_ticks = 0, all_stretches = 0;  // statistics
   unsigned held_steps = 0, holds = 0;
 
   void enter(uint64_t cr3) {
@@ -48,8 +50,11 @@ struct UserProfile {
     in_user = native = held = false;
     if (!current) return;
     Space& s = *current;
-    s.ticks += __builtin_ia32_rdtsc() - since;
+    const uint64_t ticks = __builtin_ia32_rdtsc() - since;
+    s.ticks += ticks;
     s.stretches++;
+    all_ticks += ticks;
+    all_stretches++;
     if (s.ticks < kWindowMicroseconds * ticks_per_microsecond) return;
     s.total += s.ticks;
     decide(s);
@@ -59,6 +64,14 @@ struct UserProfile {
   void give_up() {
     if (!current) return;
     pause(*current);
+    native = held = false;
+  }
+  // Another process has the current space's name.
+  void forget() {
+    if (!current) return;
+    const uint64_t cr3 = current->cr3;
+    *current = Space{};
+    current->cr3 = cr3;
     native = held = false;
   }
   // Code at `rip` cannot be run natively: translation goes on until it has left the page, which back() watches.
@@ -79,6 +92,7 @@ struct UserProfile {
 
  private:
   void hold(uint64_t page) {
+    if (current) current->stretches++;  // it costs what a trap costs
     if (++holds > kMostHolds) return give_up();
     native = false;
     held = true;
