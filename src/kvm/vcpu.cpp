@@ -71,6 +71,13 @@ Result<> Vcpu::set_mp_state(uint32_t state) {
   return {};
 }
 
+Result<> Vcpu::share_host_tsc() {
+  uint64_t offset = 0;
+  kvm_device_attr attribute{.flags = 0, .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = reinterpret_cast<uintptr_t>(&offset)};
+  TRY(handle_.call(KVM_SET_DEVICE_ATTR, &attribute, "KVM_SET_DEVICE_ATTR of the TSC offset"));
+  return {};
+}
+
 Result<uint32_t> Vcpu::mp_state() const {
   kvm_mp_state mp{};
   TRY(handle_.call(KVM_GET_MP_STATE, &mp, "KVM_GET_MP_STATE"));

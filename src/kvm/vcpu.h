@@ -48,6 +48,8 @@ class Vcpu {
   Result<> set_cpuid(std::span<const kvm_cpuid_entry2> entries);
   Result<> set_mp_state(uint32_t state);
   Result<uint32_t> mp_state() const;
+  // The guest's TSC is the host's (offset 0), so that a hypervisor that lets the guest's own RDTSC run may do so.
+  Result<> share_host_tsc();
   // Sets or reads one register; kUnsupported when the hypervisor does not know it.
   Result<> set_msr(uint32_t index, uint64_t value);
   Result<uint64_t> msr(uint32_t index) const;

@@ -88,6 +88,7 @@ Result<> Machine::create_vcpus() {
     // REP MOVS and STOS by the fast microcode, as firmware leaves IA32_MISC_ENABLE.
     (void)vcpu->set_msr(0x1a0, 1);
     reset_states_.push_back(TRY(vcpu->state(msr_indices_)));
+    if (vcpu->api().lend_memory) TRY_VOID(vcpu->share_host_tsc());
     vcpus_.push_back(std::move(vcpu));
   }
   for (unsigned id = 0; id < config_.cpus; id++) {
@@ -162,7 +163,10 @@ void Machine::reset() {
   board_->reset(ResetKind::kCold);
   auto result = [this]() -> Result<> {
     TRY_VOID(vm_->set_chip_state(reset_chips_));
-    for (size_t i = 0; i < vcpus_.size(); i++) TRY_VOID(vcpus_[i]->set_state(reset_states_[i]));
+    for (size_t i = 0; i < vcpus_.size(); i++) {
+      TRY_VOID(vcpus_[i]->set_state(reset_states_[i]));
+      if (vcpus_[i]->api().lend_memory) TRY_VOID(vcpus_[i]->share_host_tsc());
+    }
     return boot();
   }();
   if (!result) {

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 
 #include <bit>
+#include <cstring>
 
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
@@ -31,14 +32,15 @@ uint64_t frame_of(const VcpuState& vcpu, uint64_t entry) { return entry & ((1ull
 
 }  // namespace
 
-std::unique_ptr<AddressSpace> AddressSpace::create(Vm& vm, std::string& why) {
+std::unique_ptr<AddressSpace> AddressSpace::create(Vm& vm, bool time_stamps, std::string& why) {
   std::unique_ptr<AddressSpace> space(new AddressSpace);
   space->vm_ = &vm;
+  space->time_stamps_ = time_stamps;
   space->generation = vm.lent.generation();
   space->ranges_ = vm.lent.ranges();
   std::vector<int> files;
   for (const LentMemory::Range& r : space->ranges_) files.push_back(r.file);
-  auto stub = StubProcess::create(files);
+  auto stub = StubProcess::create(files, time_stamps);
   if (!stub) {
     why = stub.error().message;
     return nullptr;
@@ -145,11 +147,11 @@ const uint8_t* AddressSpace::executable_host(uint64_t linear) const {
 }
 
 bool AddressSpace::may_execute(const Region&, uint64_t region_linear, unsigned page, const uint8_t* host) const {
-  if (!runs_natively({host, kPageSize})) return false;
+  if (!runs_natively({host, kPageSize}, time_stamps_)) return false;
   const uint64_t linear = region_linear + page * kPageSize;
   const uint8_t* before = executable_host(linear - kPageSize);
   const uint8_t* behind = executable_host(linear + kPageSize);
-  return (!before || seam_runs_natively(before, host)) && (!behind || seam_runs_natively(host, behind));
+  return (!before || seam_runs_natively(before, host, time_stamps_)) && (!behind || seam_runs_natively(host, behind, time_stamps_));
 }
 
 // How a page of the region can be mapped now. `entry` is what maps it. Of a page that was not `asked` for, only what takes no right that
@@ -189,6 +191,42 @@ AddressSpace::Wish AddressSpace::wish(VcpuState& vcpu, Region& r, uint64_t regio
     }
   }
   return out;
+}
+
+bool AddressSpace::shadow(Region& r, uint64_t region_linear, unsigned page, uint64_t entry, const uint8_t* host) {
+  const uint64_t linear = region_linear + page * kPageSize;
+  if (test(r.writable, page) || ++refusals_[linear] < kRefusalsBeforeShadow) return false;
+  const uint8_t* before = executable_host(linear - kPageSize);
+  const uint8_t* behind = executable_host(linear + kPageSize);
+  if ((before && !seam_runs_natively(before, host, time_stamps_)) || (behind && !seam_runs_natively(host, behind, time_stamps_))) return false;
+  unsigned n = 0;
+  while (n < StubProcess::kOwnPages && shadows_[n]) n++;
+  if (n == StubProcess::kOwnPages) return false;
+  shadows_[n] = std::make_unique<Shadow>(Shadow{linear, host, {}});
+  memcpy(shadows_[n]->source, host, kPageSize);
+  memcpy(stub_->own_page(n), shadows_[n]->source, kPageSize);
+  make_unfit_trap({stub_->own_page(n), kPageSize}, time_stamps_);
+  call({SYS_mmap, {linear, kPageSize, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, static_cast<uint64_t>(StubProcess::own_file()), StubProcess::own_offset(n)}});
+  r.entry[page] = entry;
+  set(r.mapped, page, true);
+  set(r.executable, page, true);
+  return true;
+}
+
+void AddressSpace::recheck_shadows() {
+  for (auto& s : shadows_) {
+    if (!s) continue;
+    auto found = regions_.find(s->linear / kRegion);
+    const unsigned page = s->linear / kPageSize % 512;
+    const bool there = found != regions_.end() && test(found->second->executable, page);
+    if (there && memcmp(s->source, s->host, kPageSize) == 0) continue;
+    if (there) {
+      unmap(s->linear, kPageSize);
+      set(found->second->mapped, page, false);
+      set(found->second->executable, page, false);
+    }
+    s.reset();
+  }
 }
 
 bool AddressSpace::has(uint64_t linear, Want want) const {
@@ -242,6 +280,13 @@ AddressSpace::Outcome AddressSpace::map(VcpuState& vcpu, uint64_t linear, Want w
     if (wanted) {
       const int needed = want == Want::kWrite ? PROT_WRITE : want == Want::kFetch ? PROT_EXEC : PROT_READ;
       outcome = w.protection & needed ? Outcome::kMapped : Outcome::kRefused;
+      const bool executable = !(vcpu.efer & kEferNx && (entry | path.value[2] | path.value[3] | path.value[4] | path.value[5]) & kNx);
+      if (want == Want::kFetch && outcome == Outcome::kRefused && w.protection == PROT_READ && executable &&
+          shadow(r, region_linear, i, entry, vm_->slots->host(t.gpa & kPageMask))) {
+        outcome = Outcome::kMapped;
+        flush();
+        continue;
+      }
     }
     if (!w.protection || (w.protection & ~has) == 0) {
       if (wanted && known && w.protection) r.entry[i] = entry;

@@ -21,7 +21,8 @@ namespace vireo::softkvm {
 class AddressSpace {
  public:
   // Null where the host cannot make a stub process; `why` says it then.
-  static std::unique_ptr<AddressSpace> create(Vm& vm, std::string& why);
+  // `time_stamps`: RDTSC runs there, for a guest whose TSC is the host's.
+  static std::unique_ptr<AddressSpace> create(Vm& vm, bool time_stamps, std::string& why);
 
   StubProcess& stub() { return *stub_; }
 
@@ -43,6 +44,11 @@ class AddressSpace {
   // Does what the above have put on the stub's list. False: the stub is of no use any more.
   bool commit() { return !broken_ && stub_->run_calls(); }
 
+  // Own copies of the guest's code (see Shadow) that the guest has changed since are unmapped. Before each run.
+  void recheck_shadows();
+
+  bool time_stamps() const { return time_stamps_; }
+
   // What Native keeps with it.
   uint64_t cr3 = 0, flushes_seen = 0, write_flushes_seen = 0, generation = 0, last_used = 0;
 
@@ -60,7 +66,17 @@ class AddressSpace {
     uint64_t offset = 0;
   };
 
+  // A page of code that may not run natively but is wanted often, as copied into the stub with the instructions that do not fit made to trap.
+  // Data reads of the page see the copy: a program that looks at those very bytes of code it has run finds UD2.
+  struct Shadow {
+    uint64_t linear;
+    const uint8_t* host;
+    uint8_t source[4096];
+  };
+  static constexpr unsigned kRefusalsBeforeShadow = 8;
+
   AddressSpace() = default;
+  bool shadow(Region& region, uint64_t region_linear, unsigned page, uint64_t entry, const uint8_t* host);
   void call(const StubProcess::Call& c);
   bool in_line(const Region& region) const;
   Region* region_at(uint64_t linear, const WalkPath& path);
@@ -73,7 +89,10 @@ class AddressSpace {
   std::unique_ptr<StubProcess> stub_;
   std::vector<LentMemory::Range> ranges_;
   std::unordered_map<uint64_t, std::unique_ptr<Region>> regions_;  // by linear address over 2 MiB
+  std::unordered_map<uint64_t, unsigned> refusals_;                // by page: how often its code was wanted in vain
+  std::unique_ptr<Shadow> shadows_[StubProcess::kOwnPages];
   unsigned mappings_ = 0;
+  bool time_stamps_ = false;
   bool broken_ = false;
 };
 

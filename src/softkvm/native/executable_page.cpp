@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "softkvm/cpu/decoder.h"
+#include "softkvm/native/aux_liveness.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -32,8 +33,24 @@ bool prefixes(const uint8_t* first, const uint8_t* opcode) {
 // Can an instruction begin at `at`? Streams of x86 code fall into step with each other within a few instructions, wherever they are begun: if none of
 // sixteen does, what comes before is code that goes over the place. Where there is too little before to tell, one can.
 bool may_begin(std::span<const uint8_t> bytes, size_t at) {
-  constexpr size_t kFar = 72, kStreams = 16;
-  if (at < kFar) return true;
+  constexpr size_t kFar = 72, kStreams = 16, kBehind = 8;
+  if (at < kFar || at + kBehind > bytes.size()) return true;
+  // The same code is asked about in each process that runs it. By a hash (FNV-1a, of eight bytes a step) of all that is decoded.
+  struct Known {
+    uint64_t hash;
+    bool answer;
+  };
+  static thread_local Known known[4096];
+  uint64_t hash = 0xcbf29ce484222325ull;
+  for (size_t i = at - kFar; i < at + kBehind; i += 8) {
+    uint64_t word;
+    memcpy(&word, bytes.data() + i, 8);
+    hash = (hash ^ word) * 0x100000001b3ull;
+    hash ^= hash >> 29;
+  }
+  Known& place = known[hash % 4096];
+  if (place.hash == hash) return place.answer;
+  place = {hash, false};
   for (size_t start = at - kFar; start < at - kFar + kStreams; start++) {
     size_t here = start;
     while (here < at) {
@@ -41,35 +58,44 @@ bool may_begin(std::span<const uint8_t> bytes, size_t at) {
       if (decode(bytes.data() + here, bytes.size() - here, CodeMode::k64, insn) != DecodeStatus::kOk) break;
       here += insn.length;
     }
-    if (here == at) return true;
+    if (here == at) {
+      place.answer = true;
+      break;
+    }
   }
-  return false;
+  return place.answer;
 }
 
 }  // namespace
 
-bool runs_natively(std::span<const uint8_t> bytes) {
+size_t next_unfit(std::span<const uint8_t> bytes, size_t from, bool time_stamps) {
   const uint8_t *const begin = bytes.data(), *const end = begin + bytes.size();
-  const uint8_t* p = begin;
+  const uint8_t* p = begin + from;
   while ((p = static_cast<const uint8_t*>(memchr(p, 0x0f, static_cast<size_t>(end - p))))) {
-    if (end - p < 2) return true;
+    if (end - p < 2) break;
     const bool f3 = (p - begin >= 1 && p[-1] == 0xf3) || (p - begin >= 2 && (p[-1] & 0xf0) == 0x40 && p[-2] == 0xf3);
     // CPUID and SYSENTER have no ModRM byte; of the others a third byte that is not here is the seam's affair.
-    if (end - p >= 3 ? forbidden(f3, p[1], p[2]) : p[1] == 0xa2 || p[1] == 0x34) {
+    const bool rdtscp = time_stamps && end - p >= 3 && p[1] == 0x01 && p[2] == 0xf9;
+    if (rdtscp ? !counter_dies(bytes, static_cast<size_t>(p - begin) + 3)
+               : end - p >= 3 ? forbidden(f3, p[1], p[2]) : p[1] == 0xa2 || p[1] == 0x34) {
       // With prefixes the instruction begins before the opcode.
       for (const uint8_t* first = p; first >= begin && p - first <= 4; first--)
-        if (may_begin(bytes, static_cast<size_t>(first - begin)) && prefixes(first, p)) return false;
+        if (prefixes(first, p) && may_begin(bytes, static_cast<size_t>(first - begin))) return static_cast<size_t>(p - begin);
     }
     p++;
   }
-  return true;
+  return bytes.size();
 }
 
-bool seam_runs_natively(const uint8_t* page, const uint8_t* next) {
+void make_unfit_trap(std::span<uint8_t> bytes, bool time_stamps) {
+  for (size_t at = 0; (at = next_unfit(bytes, at, time_stamps)) < bytes.size(); at += 2) bytes[at + 1] = 0x0b;  // 0F 0B: UD2
+}
+
+bool seam_runs_natively(const uint8_t* page, const uint8_t* next, bool time_stamps) {
   uint8_t bytes[8];
   memcpy(bytes, page + 4092, 4);
   memcpy(bytes + 4, next, 4);
-  return runs_natively(bytes);
+  return runs_natively(bytes, time_stamps);
 }
 
 }  // namespace vireo::softkvm

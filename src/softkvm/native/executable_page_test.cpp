@@ -63,6 +63,29 @@ TEST(ExecutablePage, TheirBytesInsideAnInstructionDoNotCount) {
   EXPECT_FALSE(runs_natively(page));
 }
 
+TEST(ExecutablePage, TakesRdtscpWhereNobodyLooksAtTheCpuNumber) {
+  const std::vector<uint8_t> clock = {0x0f, 0x01, 0xf9, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xc3};  // rdtscp; shl rdx, 32; or rax, rdx; ret
+  EXPECT_TRUE(runs_natively(page_with(300, clock), true));
+  const std::vector<uint8_t> stored = {0x0f, 0x01, 0xf9, 0x89, 0x0e, 0xc3};  // rdtscp; mov [rsi], ecx; ret
+  EXPECT_FALSE(runs_natively(page_with(300, stored), true));
+  EXPECT_TRUE(runs_natively(page_with(300, stored), false)) << "it faults there";
+  const std::vector<uint8_t> branch = {0x0f, 0x01, 0xf9, 0x85, 0xc0, 0x74, 0x01, 0xc3, 0x89, 0xc8, 0xc3};  // ...; jz 1f; ret; 1: mov eax, ecx; ret
+  EXPECT_FALSE(runs_natively(page_with(300, branch), true));
+  const std::vector<uint8_t> called = {0x0f, 0x01, 0xf9, 0xe8, 0, 0, 0, 0, 0xc3};  // call: rCX is an argument
+  EXPECT_FALSE(runs_natively(page_with(300, called), true));
+  const std::vector<uint8_t> overwritten = {0x0f, 0x01, 0xf9, 0x31, 0xc9, 0xe8, 0, 0, 0, 0, 0xc3};  // xor ecx, ecx first
+  EXPECT_TRUE(runs_natively(page_with(300, overwritten), true));
+}
+
+TEST(ExecutablePage, MakesThemTrapAndNothingElse) {
+  Page page = page_with(500, {0x0f, 0xa2});
+  page[700] = 0xf3, page[701] = 0x0f, page[702] = 0xc7, page[703] = 0xf8;
+  const Page before = page;
+  make_unfit_trap(page);
+  for (size_t i = 0; i < page.size(); i++) EXPECT_EQ(page[i], i == 501 || i == 702 ? 0x0b : before[i]) << i;
+  EXPECT_TRUE(runs_natively(page));
+}
+
 TEST(ExecutablePage, LooksOverTheSeam) {
   for (const auto& bytes : kForbidden)
     for (size_t here = 1; here < bytes.size(); here++) {

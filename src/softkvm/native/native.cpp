@@ -71,6 +71,9 @@ void Native::drop(AddressSpace* space) {
   std::erase_if(spaces_, [&](const auto& s) { return s.get() == space; });
 }
 
+// Is the guest's TSC the host's?
+bool Native::host_tsc() const { return vcpu_.msr.tsc_offset == 0 && vcpu_.tsc_ratio == 0; }
+
 void Native::prepare() {
   static const bool off = switched_off("native");
   vcpu_.engine->profile.ticks_per_microsecond = off || refused_ || vcpu_.vm->lent.empty() ? 0 : vcpu_.tsc_khz / 1000;
@@ -87,14 +90,14 @@ AddressSpace* Native::space() {
   if (spaces_.empty()) state_in_ = nullptr;
   uses_++;
   for (const auto& s : spaces_)
-    if (s->cr3 == (vcpu_.cr3 & kPageMask)) {
+    if (s->cr3 == (vcpu_.cr3 & kPageMask) && s->time_stamps() == host_tsc()) {
       s->last_used = uses_;
       return s.get();
     }
   if (spaces_.size() == kMostSpaces)
     drop(std::min_element(spaces_.begin(), spaces_.end(), [](const auto& a, const auto& b) { return a->last_used < b->last_used; })->get());
   std::string why;
-  auto made = AddressSpace::create(*vcpu_.vm, why);
+  auto made = AddressSpace::create(*vcpu_.vm, host_tsc(), why);
   if (!made) {
     refused_ = true;
     vcpu_.engine->profile.ticks_per_microsecond = 0;
@@ -172,6 +175,7 @@ Native::Next Native::time_stamp(user_regs_struct& r) {
   if (!fetch(r.rip, code, 2) || code[0] != 0x0f) return Next::kLeave;
   const bool plain = code[1] == 0x31;
   if (!plain && !(code[1] == 0x01 && fetch(r.rip, code, 3) && code[2] == 0xf9)) return Next::kLeave;
+  counts_.time_stamps++;
   const uint64_t now = guest_tsc(vcpu_);
   r.rax = static_cast<uint32_t>(now);
   r.rdx = now >> 32;
@@ -278,6 +282,7 @@ void Native::run() {
     }
   }
   if (s->write_flushes_seen != e.native_write_flushes) s->recheck_writes(vcpu_), s->write_flushes_seen = e.native_write_flushes;
+  s->recheck_shadows();
   // The page to go on at, and the one that the guest's kernel has just brought.
   vcpu_.fault.pending = false;
   if (!s->has(vcpu_.rip, Want::kFetch) && s->map(vcpu_, vcpu_.rip, Want::kFetch) != AddressSpace::Outcome::kMapped) {

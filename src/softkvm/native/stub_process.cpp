@@ -32,6 +32,8 @@ constexpr int kListFile = kFirstFile + static_cast<int>(StubProcess::kMostFiles)
 constexpr uint64_t kUserEnd = 0x7ffffffff000;
 constexpr uint64_t kFilterAt = STUB_LIST_SIZE - 1024;  // behind the calls: the seccomp program
 
+constexpr size_t kListFileSize = STUB_LIST_SIZE + StubProcess::kOwnPages * 4096;
+
 struct Birth {
   std::span<const int> files;
   int list, image;
@@ -57,6 +59,14 @@ int become_stub(void* argument) {
   _exit(1);
 }
 
+// Each stop of a stub would be told to the process by SIGCHLD, and wake some thread of it. Where nobody handles the signal, nobody misses it.
+void silence_stops() {
+  struct sigaction now;
+  if (sigaction(SIGCHLD, nullptr, &now) || now.sa_flags & SA_SIGINFO || now.sa_handler != SIG_DFL || now.sa_flags & SA_NOCLDSTOP) return;
+  now.sa_flags |= SA_NOCLDSTOP;
+  sigaction(SIGCHLD, &now, nullptr);
+}
+
 // What the list may hold, and nothing else: also for a host that emulates vsyscalls, which are no system calls to a tracer.
 void write_filter(uint8_t* at) {
   const sock_filter program[] = {
@@ -76,19 +86,23 @@ void write_filter(uint8_t* at) {
 
 }  // namespace
 
+int StubProcess::own_file() { return kListFile; }
+uint64_t StubProcess::own_offset(unsigned n) { return STUB_LIST_SIZE + n * 4096ull; }
+uint8_t* StubProcess::own_page(unsigned n) { return reinterpret_cast<uint8_t*>(list_) + own_offset(n); }
 int StubProcess::file_of(unsigned n) { return kFirstFile + static_cast<int>(n); }
 
-Result<std::unique_ptr<StubProcess>> StubProcess::create(std::span<const int> files) {
+Result<std::unique_ptr<StubProcess>> StubProcess::create(std::span<const int> files, bool time_stamps) {
   if (files.size() > kMostFiles) return fail(ErrorKind::kUnsupported, "guest memory of more files than a stub process takes");
   const int image = TRY(stub_image());
   std::unique_ptr<StubProcess> stub(new StubProcess);
   stub->list_fd_.reset(memfd_create("vireo-guest-list", MFD_CLOEXEC));
-  if (!stub->list_fd_.valid() || ftruncate(stub->list_fd_.get(), STUB_LIST_SIZE)) return fail_errno("memfd of a stub process");
-  void* list = mmap(nullptr, STUB_LIST_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, stub->list_fd_.get(), 0);
+  if (!stub->list_fd_.valid() || ftruncate(stub->list_fd_.get(), kListFileSize)) return fail_errno("memfd of a stub process");
+  void* list = mmap(nullptr, kListFileSize, PROT_READ | PROT_WRITE, MAP_SHARED, stub->list_fd_.get(), 0);
   if (list == MAP_FAILED) return fail_errno("list of a stub process");
   stub->list_ = static_cast<Call*>(list);
   write_filter(static_cast<uint8_t*>(list) + kFilterAt);
 
+  silence_stops();
   Birth birth{files, stub->list_fd_.get(), image};
   alignas(16) static thread_local char stack[16384];
   sigset_t all, before;
@@ -119,7 +133,7 @@ Result<std::unique_ptr<StubProcess>> StubProcess::create(std::span<const int> fi
   stub->loop_.rip = stub_loop();
   stub->loop_.rbx = STUB_LIST;
   stub->add({SYS_munmap, {STUB_END, kUserEnd - STUB_END}});
-  stub->add({SYS_prctl, {PR_SET_TSC, PR_TSC_SIGSEGV}});
+  stub->add({SYS_prctl, {PR_SET_TSC, static_cast<uint64_t>(time_stamps ? PR_TSC_ENABLE : PR_TSC_SIGSEGV)}});
   stub->add({SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1}});
   stub->add({SYS_prctl, {PR_SET_SECCOMP, SECCOMP_MODE_FILTER, STUB_LIST + kFilterAt}});
   if (!stub->run_calls()) return fail(ErrorKind::kUnsupported, "a stub process could not be confined");
@@ -132,7 +146,7 @@ Result<std::unique_ptr<StubProcess>> StubProcess::create(std::span<const int> fi
 }
 
 StubProcess::~StubProcess() {
-  if (list_) munmap(list_, STUB_LIST_SIZE);
+  if (list_) munmap(list_, kListFileSize);
   if (pid_ < 0) return;
   kill(pid_, SIGKILL);
   int status;

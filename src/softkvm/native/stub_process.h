@@ -18,12 +18,20 @@ namespace vireo::softkvm {
 
 class StubProcess {
  public:
-  // `files` are what the guest's pages are mapped from: the n-th is file_of(n) in the process. Fails where the host forbids ptrace or pidfds.
-  static Result<std::unique_ptr<StubProcess>> create(std::span<const int> files);
+  // `files` are what the guest's pages are mapped from: the n-th is file_of(n) in the process. `time_stamps`: RDTSC
+  // does not fault in it. Fails where the host forbids ptrace or pidfds.
+  static Result<std::unique_ptr<StubProcess>> create(std::span<const int> files, bool time_stamps);
   ~StubProcess();
 
   static constexpr unsigned kMostFiles = 16;
   static int file_of(unsigned n);
+
+  // Pages that are like the guest's but for some bytes: a file of its own, mapped in the process from own_file() at own_offset(n). Written by the
+  // monitor through own_page(n).
+  static constexpr unsigned kOwnPages = 16;
+  static int own_file();
+  static uint64_t own_offset(unsigned n);
+  uint8_t* own_page(unsigned n);
 
   // System calls that the process is to do to itself.
   struct Call {
