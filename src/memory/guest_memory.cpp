@@ -120,7 +120,7 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(const MemoryConfig& con
   if (config.size == 0 || config.size % kPage)
     return fail(ErrorKind::kInvalid, std::to_string(config.size) + " bytes: must be a multiple of 4 KiB and not zero");
   if (config.size > 1ull << 46) return fail(ErrorKind::kInvalid, in_words(config.size) + ": beyond 64 TiB");
-  if (config.mergeable && config.backing != MemoryConfig::Backing::kAnonymous)
+  if (config.mergeable && config.backing != MemoryConfig::Backing::kAnonymous && config.backing != MemoryConfig::Backing::kAutomatic)
     return fail(ErrorKind::kInvalid, "mergeable: the host merges anonymous memory alone");
   if (config.backing == MemoryConfig::Backing::kHugetlb) {
     uint64_t page = config.huge_page_size ? config.huge_page_size : 2u << 20;

@@ -16,9 +16,9 @@
 #include "softkvm/cpu/system_instructions.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/native/access_kind.h"
-#include "softkvm/switches.h"
 #include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/engine.h"
+#include "softkvm/translate/switches.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -75,8 +75,7 @@ void Native::drop(AddressSpace* space) {
 bool Native::host_tsc() const { return vcpu_.msr.tsc_offset == 0 && vcpu_.tsc_ratio == 0; }
 
 void Native::prepare() {
-  static const bool off = switched_off("native");
-  vcpu_.engine->profile.ticks_per_microsecond = off || refused_ || vcpu_.vm->lent.empty() ? 0 : vcpu_.tsc_khz / 1000;
+  vcpu_.engine->profile.ticks_per_microsecond = vcpu_.vm->off & kSwitchNative || refused_ || vcpu_.vm->lent.empty() ? 0 : vcpu_.tsc_khz / 1000;
 }
 
 AddressSpace* Native::space() {

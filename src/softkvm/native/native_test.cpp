@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: Apache-2.0
+// User code in a stub process against what the manuals say of it: system calls, faults, accessed and dirty bits, flushes, CPUID, time stamps, code that
+// is translated too, kicks. Each machine runs its code natively from the start and tells whether it did.
+#include "softkvm/native/native.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <x86intrin.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "softkvm/mmu/slots.h"
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/test_machine.h"
+
+namespace vireo::softkvm {
+namespace {
+
+// 16 MiB of lent memory. Linear addresses from 4 MiB on are user pages, mapped one to one by page tables for 4 KiB; the kernel is at kKernel: HLT
+// for a system call, and for each exception at its handler.
+class NativeMachine {
+ public:
+  static constexpr uint64_t kRam = 16u << 20, kUser = 0x400000, kKernel = 0x100000, kIdt = 0x7000, kGdt = 0x8000, kTss = 0x9000,
+                            kHandlers = 0xa000, kTables = 0x20000, kStack = 0x7ff000, kData = 0x600000;
+
+  NativeMachine() {
+    file = memfd_create("native-test", MFD_CLOEXEC);
+    EXPECT_EQ(ftruncate(file, kRam), 0);
+    ram = static_cast<uint8_t*>(mmap(nullptr, kRam, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0));
+    page = mmap(nullptr, 12288, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    vm = Vm::create();
+    kvm_userspace_memory_region region{0, 0, 0, kRam, reinterpret_cast<uint64_t>(ram)};
+    EXPECT_EQ(vm->set_memory_region(region), 0);
+    EXPECT_EQ(vm->lent.add(ram, kRam, file, 0), 0);
+    vcpu = Vcpu::create(*vm, 0, static_cast<kvm_run*>(page));
+    {
+      std::lock_guard lock(vm->vcpus_mutex);
+      vm->vcpus.push_back(vcpu.get());
+    }
+    cpuid = make_cpuid_table(supported_cpuid(CpuidHost::bare(), {}));
+    vcpu->cpuid = cpuid.get();
+    vcpu->tsc_khz = 2'000'000;
+    build();
+  }
+  ~NativeMachine() {
+    vcpu.reset();
+    vm.reset();
+    munmap(ram, kRam);
+    munmap(page, 12288);
+    close(file);
+  }
+
+  template <class T = uint64_t>
+  T& at(uint64_t address) {
+    return *reinterpret_cast<T*>(ram + address);
+  }
+  uint64_t& entry(uint64_t linear) { return at(kTables + (linear >> 21) * 4096 + (linear >> 12 & 511) * 8); }
+
+  void build() {
+    at(0x1000) = 0x2007;
+    at(0x2000) = 0x3007;
+    for (uint64_t i = 0; i < kRam >> 21; i++) at(0x3000 + i * 8) = (kTables + i * 4096) | 7;
+    for (uint64_t linear = 0; linear < kRam; linear += 4096) entry(linear) = linear | (linear < kUser ? 3 : 7);
+    for (unsigned v = 0; v < 32; v++) {
+      const uint64_t handler = kHandlers + v * 16;
+      at(kIdt + v * 16) = (handler & 0xffff) | 8ull << 16 | (v == kBP ? 0xee00ull : 0x8e00ull) << 32 | (handler >> 16 & 0xffff) << 48;
+      at<uint8_t>(handler) = 0xf4;
+    }
+    at<uint8_t>(kKernel) = 0xf4;
+    at(kGdt + 8) = 0x00af9b000000ffff;
+    at(kGdt + 16) = 0x00cf93000000ffff;
+    at(kGdt + 0x28) = 0x00cff3000000ffff;
+    at(kGdt + 0x30) = 0x00affb000000ffff;
+    const uint64_t kernel_stack = 0x10000;
+    memcpy(ram + kTss + 4, &kernel_stack, 8);
+    vcpu->cr0 = 0x80050033;
+    vcpu->cr3 = 0x1000;
+    vcpu->cr4 = kCr4Pae | kCr4Osfxsr | kCr4Osxmmexcpt | kCr4Osxsave | kCr4Fsgsbase | kCr4Umip;
+    vcpu->efer = kEferLme | kEferLma | kEferSce | kEferNx;
+    vcpu->xcr0 = Vcpu::supported_xcr0();
+    vcpu->mp_state = 0;
+    vcpu->msr.star = 8ull << 32 | 0x23ull << 48;
+    vcpu->msr.lstar = kKernel;
+    vcpu->msr.sfmask = 0x200;
+    vcpu->tr = Segment{kTss, 0x67, 0x40, 0x8b, false};
+    vcpu->gdtr = {kGdt, 0x3f};
+    vcpu->idtr = {kIdt, 0x1ff};
+    user(kUser);
+  }
+  // At CPL 3, as Linux runs it.
+  void user(uint64_t rip) {
+    vcpu->segment[kCS] = Segment{0, 0xffffffff, 0x33, 0xa0fb, false};
+    vcpu->segment[kSS] = Segment{0, 0xffffffff, 0x2b, 0xc0f3, false};
+    for (unsigned s : {kES, kDS, kFS, kGS}) vcpu->segment[s] = Segment{0, 0, 0, 0, true};
+    vcpu->cpl = 3;
+    vcpu->rip = rip;
+    vcpu->gpr[kRsp] = kStack;
+    vcpu->set_rflags(kIF | 2);
+    vcpu->state_changed();
+  }
+  void put(std::span<const uint8_t> code, uint64_t where = kUser) {
+    memcpy(ram + where, code.data(), code.size());
+    vm->notice_write(ram + where, code.size());
+  }
+  // Runs until the kernel's HLT. False: the host allows no stub processes.
+  bool go() {
+    vcpu->engine->native->prepare();
+    UserProfile& profile = vcpu->engine->profile;
+    if (!profile.ticks_per_microsecond) return false;
+    profile.enter(vcpu->cr3 & kPageMask);
+    profile.current->native = profile.native = true;
+    const uint64_t before = counts().runs;
+    vcpu->attention = 0;
+    result = vcpu->run_guest();
+    ran = counts().runs - before;
+    return vcpu->engine->profile.ticks_per_microsecond != 0;
+  }
+  bool run(std::span<const uint8_t> code) {
+    put(code);
+    user(kUser);
+    return go();
+  }
+  const Native::Counts& counts() { return vcpu->engine->native->counts(); }
+  // The exception whose handler was reached, or 255.
+  unsigned vector() const {
+    return vcpu->rip > kHandlers && vcpu->rip <= kHandlers + 512 ? static_cast<unsigned>((vcpu->rip - kHandlers) / 16) : 255;
+  }
+  bool in_system_call() const { return vcpu->rip == kKernel + 1; }
+  // The n-th word of the frame on the kernel's stack, from its top: 0 SS, 1 RSP, 2 RFLAGS, 3 CS, 4 RIP, 5 the error code.
+  uint64_t frame(unsigned n) { return at(0x10000 - 8 - n * 8); }
+
+  int file;
+  uint8_t* ram;
+  void* page;
+  int result = 0;
+  uint64_t ran = 0;
+  std::unique_ptr<Vm> vm;
+  std::unique_ptr<Vcpu> vcpu;
+  std::unique_ptr<CpuidTable> cpuid;
+};
+
+#define RUN(machine, ...)                                                                       \
+  if (!(machine).run(__VA_ARGS__)) GTEST_SKIP() << "the host allows no stub processes"; \
+  ASSERT_EQ((machine).result, 0);                                                               \
+  EXPECT_GT((machine).ran, 0u)
+#define GO_ON(machine)        \
+  ASSERT_TRUE((machine).go()); \
+  ASSERT_EQ((machine).result, 0)
+
+GUEST_CODE(computes, "mov eax, 7; imul rbx, rax, 6; mov r12, 0x123456789abcdef; movq xmm3, r12; stc; mov ecx, 5; syscall; nop")
+TEST(Native, RunsUntilASystemCallWithAllRegisters) {
+  NativeMachine m;
+  m.vcpu->gpr[15] = 0xfeedull << 48;
+  RUN(m, computes());
+  EXPECT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->cpl, 0);
+  EXPECT_EQ(m.vcpu->gpr[kRax], 7u);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 42u);
+  EXPECT_EQ(m.vcpu->gpr[12], 0x123456789abcdefull);
+  EXPECT_EQ(m.vcpu->gpr[15], 0xfeedull << 48);
+  EXPECT_EQ(m.vcpu->gpr[kRcx], NativeMachine::kUser + computes().size() - 1);
+  EXPECT_EQ(m.vcpu->gpr[11] & (kCF | kIF), unsigned{kCF | kIF});
+  EXPECT_EQ(*reinterpret_cast<uint64_t*>(m.vcpu->xsave_area() + 160 + 3 * 16), 0x123456789abcdefull);
+  EXPECT_EQ(m.counts().system_calls, 1u);
+}
+
+GUEST_CODE(returns, "mov eax, 1; syscall; lea rbx, [rax + 1]; mov eax, 2; syscall")
+TEST(Native, GoesOnBehindTheSystemCall) {
+  NativeMachine m;
+  const uint8_t sysret[] = {0x48, 0x0f, 0x07};
+  RUN(m, returns());
+  memcpy(m.ram + NativeMachine::kKernel + 1, sysret, 3);
+  m.vm->notice_write(m.ram + NativeMachine::kKernel, 16);
+  m.vcpu->gpr[kRax] = 41;
+  // SYSRET, and natively to the second call, which HLTs.
+  m.vcpu->mp_state = 0;
+  ASSERT_EQ(m.vcpu->run_guest(), 0);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 42u);
+  EXPECT_EQ(m.vcpu->gpr[kRax], 2u);
+}
+
+GUEST_CODE(stores_nowhere, "mov ebx, 5; mov [rdi + 8], ebx; mov ebx, 6")
+TEST(Native, GivesThePageFaultWithItsErrorCode) {
+  NativeMachine m;
+  m.entry(NativeMachine::kData) = 0;
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  RUN(m, stores_nowhere());
+  EXPECT_EQ(m.vector(), unsigned{kPFv});
+  EXPECT_EQ(m.vcpu->cr2, NativeMachine::kData + 8);
+  EXPECT_EQ(m.frame(5), 6u);  // W, U, not present
+  EXPECT_EQ(m.frame(4), NativeMachine::kUser + 5);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 5u);
+  EXPECT_EQ(m.frame(3), 0x33u);
+  EXPECT_EQ(m.frame(1), NativeMachine::kStack);
+}
+TEST(Native, GivesAProtectionFaultForAReadOnlyPage) {
+  NativeMachine m;
+  m.entry(NativeMachine::kData) &= ~2ull;
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  RUN(m, stores_nowhere());
+  EXPECT_EQ(m.vector(), unsigned{kPFv});
+  EXPECT_EQ(m.frame(5), 7u);
+}
+
+GUEST_CODE(reads_kernel, "mov rax, [0x5000]")
+TEST(Native, SupervisorPagesAreNotThere) {
+  NativeMachine m;
+  RUN(m, reads_kernel());
+  EXPECT_EQ(m.vector(), unsigned{kPFv});
+  EXPECT_EQ(m.frame(5), 5u);
+  EXPECT_EQ(m.vcpu->cr2, 0x5000u);
+}
+
+GUEST_CODE(reads_and_writes, "mov rax, [rdi]; mov [rdi + 0x1000], rax; mov eax, 60; syscall")
+TEST(Native, SetsAccessedAndDirtyAsUsed) {
+  NativeMachine m;
+  for (uint64_t linear = NativeMachine::kUser; linear < NativeMachine::kRam; linear += 4096) m.entry(linear) &= ~0x60ull;
+  m.at(NativeMachine::kData) = 99;
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  RUN(m, reads_and_writes());
+  ASSERT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.entry(NativeMachine::kData) & 0x60, 0x20u);
+  EXPECT_EQ(m.entry(NativeMachine::kData + 0x1000) & 0x60, 0x60u);
+  EXPECT_EQ(m.entry(NativeMachine::kData + 0x2000) & 0x60, 0u) << "its neighbour was not touched";
+  EXPECT_EQ(m.at(NativeMachine::kData + 0x1000), 99u);
+}
+
+GUEST_CODE(reads, "mov rax, [rdi]; mov rbx, rax; mov eax, 60; syscall")
+TEST(Native, SeesANewPageBehindAFlush) {
+  NativeMachine m;
+  m.at(NativeMachine::kData) = 1;
+  m.at(0xa00000) = 2;
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  RUN(m, reads());
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 1u);
+  m.entry(NativeMachine::kData) = 0xa00000 | 7;
+  m.user(NativeMachine::kUser);
+  flush_tlb_page(*m.vcpu, NativeMachine::kData);
+  GO_ON(m);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 2u);
+  m.entry(NativeMachine::kData) = 0;
+  m.user(NativeMachine::kUser);
+  flush_tlb_page(*m.vcpu, NativeMachine::kData);
+  GO_ON(m);
+  EXPECT_EQ(m.vector(), unsigned{kPFv});
+}
+TEST(Native, AnAccessedBitThatWasClearedIsSetAgainBehindAFlush) {
+  NativeMachine m;
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  RUN(m, reads());
+  m.entry(NativeMachine::kData) &= ~0x20ull;
+  m.user(NativeMachine::kUser);
+  GO_ON(m);
+  EXPECT_TRUE(m.entry(NativeMachine::kData) & 0x20);
+}
+
+GUEST_CODE(writes_twice, "mov [rdi], rdi; mov eax, 60; syscall")
+TEST(Native, ADirtyBitThatWasClearedIsSetAgainBehindAFlush) {
+  NativeMachine m;
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  RUN(m, writes_twice());
+  EXPECT_TRUE(m.entry(NativeMachine::kData) & 0x40);
+  m.entry(NativeMachine::kData) &= ~0x40ull;
+  m.user(NativeMachine::kUser);
+  GO_ON(m);
+  EXPECT_TRUE(m.entry(NativeMachine::kData) & 0x40);
+}
+
+TEST(Native, DirtyLogsSeeWhatItWrites) {
+  NativeMachine m;
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  RUN(m, writes_twice());
+  kvm_userspace_memory_region region{0, KVM_MEM_LOG_DIRTY_PAGES, 0, NativeMachine::kRam, reinterpret_cast<uint64_t>(m.ram)};
+  ASSERT_EQ(m.vm->set_memory_region(region), 0);
+  uint64_t log[NativeMachine::kRam / 4096 / 64];
+  constexpr unsigned kPage = NativeMachine::kData >> 12;
+  for (int round = 0; round < 2; round++) {
+    ASSERT_EQ(m.vm->get_dirty_log(0, log, true), 0);
+    m.user(NativeMachine::kUser);
+    GO_ON(m);
+    ASSERT_EQ(m.vm->get_dirty_log(0, log, true), 0);
+    EXPECT_TRUE(log[kPage / 64] >> kPage % 64 & 1) << "round " << round;
+  }
+}
+
+TEST(Native, ASlotThatIsGoneIsGoneFromTheStub) {
+  NativeMachine m;
+  uint8_t* other = static_cast<uint8_t*>(mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, m.file, 0xc00000));
+  kvm_userspace_memory_region region{1, 0, 0x10000000, 1 << 20, reinterpret_cast<uint64_t>(other)};
+  ASSERT_EQ(m.vm->set_memory_region(region), 0);
+  ASSERT_EQ(m.vm->lent.add(other, 1 << 20, m.file, 0xc00000), 0);
+  m.entry(NativeMachine::kData) = 0x10000000 | 7;
+  m.at(0xc00000) = 77;
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  RUN(m, reads());
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 77u);
+  region.memory_size = 0;
+  std::atomic<bool> done{false};
+  ASSERT_EQ(m.vm->set_memory_region(region), 0);
+  m.user(NativeMachine::kUser);
+  ASSERT_TRUE(m.go());
+  // A read from no slot is a device's.
+  EXPECT_EQ(m.vcpu->run->exit_reason, unsigned{KVM_EXIT_MMIO});
+  EXPECT_EQ(m.vcpu->run->mmio.phys_addr, 0x10000000u);
+  munmap(other, 1 << 20);
+}
+
+GUEST_CODE(asks_cpuid, "mov eax, 1; mov r14d, 3; cpuid; mov r8d, eax; mov r9d, ebx; mov r10d, ecx; mov r12d, edx; mov eax, 60; syscall")
+TEST(Native, CpuidIsTheGuests) {
+  NativeMachine m;
+  // Bytes of code before it, so that more than the place alone decides.
+  std::vector<uint8_t> code(200, 0x90);
+  code.insert(code.end(), asks_cpuid().begin(), asks_cpuid().end());
+  if (!m.run(code)) GTEST_SKIP() << "the host allows no stub processes";
+  ASSERT_TRUE(m.in_system_call());
+  NativeMachine translated;
+  translated.put(code);
+  translated.user(NativeMachine::kUser);
+  translated.vcpu->run_guest();
+  for (unsigned r : {8u, 9u, 12u}) EXPECT_EQ(m.vcpu->gpr[r], translated.vcpu->gpr[r]) << r;
+  EXPECT_EQ(m.vcpu->gpr[14], 3u);
+}
+
+// A page with CPUID in it that is called often runs natively but for that.
+GUEST_CODE(calls_often, "mov r13d, 100; 1: mov edi, 20; call 0x600000 - 0x400000 + guest_calls_often; add r15, rax; dec r13d; jnz 1b; mov eax, 60; syscall")
+GUEST_CODE(called, "lea rax, [rdi + 1]; ret; mov eax, 1; cpuid; ret")
+TEST(Native, CodeBesideCpuidRunsToo) {
+  NativeMachine m;
+  m.put(called(), NativeMachine::kData);
+  m.vcpu->gpr[15] = 0;
+  RUN(m, calls_often());
+  ASSERT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[15], 2100u);
+  EXPECT_LT(m.ran, 90u) << "each call left the stub";
+}
+
+GUEST_CODE(reads_time, "rdtsc; mov ebx, eax; mov ecx, edx; rdtscp; mov r8d, ecx; mov eax, 60; syscall")
+TEST(Native, TheTimeStampIsTheGuestsWithItsOffset) {
+  for (uint64_t offset : {uint64_t{0}, uint64_t{1} << 60}) {
+    NativeMachine m;
+    m.vcpu->msr.tsc_offset = offset;
+    m.vcpu->msr.tsc_aux = 0x1234;
+    const uint64_t before = __rdtsc() + offset;
+    if (!m.run(reads_time())) GTEST_SKIP() << "the host allows no stub processes";
+    ASSERT_TRUE(m.in_system_call());
+    const uint64_t after = __rdtsc() + offset;
+    EXPECT_GE(m.vcpu->gpr[kRdx] << 32, before & ~0xffffffffull);
+    EXPECT_LE(m.vcpu->gpr[kRdx] << 32 | m.vcpu->gpr[kRbx], after);
+    EXPECT_EQ(m.vcpu->gpr[8], 0x1234u);
+  }
+}
+
+GUEST_CODE(breaks, "mov eax, 3; int3; nop")
+TEST(Native, Int3IsATrap) {
+  NativeMachine m;
+  RUN(m, breaks());
+  EXPECT_EQ(m.vector(), unsigned{kBP});
+  EXPECT_EQ(m.frame(4), NativeMachine::kUser + 6);
+}
+
+GUEST_CODE(steps, "pushfq; or dword ptr [rsp], 0x100; popfq; mov eax, 4; mov eax, 5")
+TEST(Native, TheTrapFlagTrapsBehindOneInstruction) {
+  NativeMachine m;
+  RUN(m, steps());
+  EXPECT_EQ(m.vector(), unsigned{kDB});
+  EXPECT_EQ(m.vcpu->gpr[kRax], 4u);
+  EXPECT_TRUE(m.vcpu->dr6 & 1 << 14);
+}
+
+GUEST_CODE(divides, "xor ecx, ecx; mov eax, 1; cdq; div ecx")
+TEST(Native, DivisionByZeroIsDe) {
+  NativeMachine m;
+  RUN(m, divides());
+  EXPECT_EQ(m.vector(), unsigned{kDE});
+}
+
+GUEST_CODE(halts, "mov eax, 9; hlt")
+TEST(Native, PrivilegedInstructionsAreGp) {
+  NativeMachine m;
+  RUN(m, halts());
+  EXPECT_EQ(m.vector(), unsigned{kGP});
+  EXPECT_EQ(m.vcpu->gpr[kRax], 9u);
+}
+
+GUEST_CODE(spins, "1: inc rax; jmp 1b")
+TEST(Native, AKickStopsIt) {
+  NativeMachine m;
+  std::atomic<bool> over{false};
+  std::thread kicker([&] {
+    while (!over.load()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      m.vcpu->request_exit();
+    }
+  });
+  const bool possible = m.run(spins());
+  over = true;
+  kicker.join();
+  if (!possible) GTEST_SKIP() << "the host allows no stub processes";
+  EXPECT_EQ(m.result, -EINTR);
+  EXPECT_EQ(m.vcpu->cpl, 3);
+}
+
+// Another thread wants the vCPU at a safe point while it spins in a stub.
+TEST(Native, DirtyLogsNeedNoExit) {
+  NativeMachine m;
+  kvm_userspace_memory_region region{0, KVM_MEM_LOG_DIRTY_PAGES, 0, NativeMachine::kRam, reinterpret_cast<uint64_t>(m.ram)};
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    uint64_t log[NativeMachine::kRam / 4096 / 64];
+    m.vm->set_memory_region(region);
+    for (int i = 0; i < 20; i++) m.vm->get_dirty_log(0, log, true);
+    done = true;
+    m.vcpu->request_exit();
+  });
+  const bool possible = m.run(spins());
+  other.join();
+  if (!possible) GTEST_SKIP() << "the host allows no stub processes";
+  EXPECT_TRUE(done);
+  EXPECT_EQ(m.result, -EINTR);
+}
+
+GUEST_CODE(writes_code, "mov byte ptr [rdi + 1], 5; call rdi; mov rbx, rax; mov byte ptr [rdi + 1], 6; call rdi; mov r8, rax; mov eax, 60; syscall")
+GUEST_CODE(written, "mov eax, 1; ret")
+TEST(Native, CodeThatIsTranslatedIsSeenToChange) {
+  NativeMachine m;
+  m.put(written(), NativeMachine::kData);
+  // First by translation, so that the page has blocks.
+  m.put(writes_code());
+  m.user(NativeMachine::kUser);
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  m.vcpu->run_guest();
+  ASSERT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[8], 6u);
+  m.user(NativeMachine::kUser);
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  if (!m.go()) GTEST_SKIP() << "the host allows no stub processes";
+  ASSERT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 5u);
+  EXPECT_EQ(m.vcpu->gpr[8], 6u);
+}
+
+TEST(Native, AStubThatWasKilledIsAnInternalError) {
+  NativeMachine m;
+  std::thread killer([&] {
+    for (int fd = -1; fd < 0;) fd = m.vcpu->engine->native_pidfd.load();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    syscall(SYS_pidfd_send_signal, m.vcpu->engine->native_pidfd.load(), SIGKILL, nullptr, 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    m.vcpu->request_exit();
+  });
+  const bool possible = m.run(spins());
+  if (!possible) m.vcpu->engine->native_pidfd = 1 << 20;
+  killer.join();
+  if (!possible) GTEST_SKIP() << "the host allows no stub processes";
+  EXPECT_EQ(m.result, 0);
+  EXPECT_EQ(m.vcpu->run->exit_reason, unsigned{KVM_EXIT_INTERNAL_ERROR});
+}
+
+}  // namespace
+}  // namespace vireo::softkvm
