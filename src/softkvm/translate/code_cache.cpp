@@ -2,6 +2,8 @@
 // FAST: blocks are made, linked and dropped while the guest's SIMD state is live.
 #include "softkvm/translate/code_cache.h"
 
+#include <sys/mman.h>
+
 #include <new>
 #include <utility>
 
@@ -39,8 +41,19 @@ uint32_t page_hash(uint64_t page) { return static_cast<uint32_t>(page * 0x9e3779
 uint8_t* CodeCache::begin(uint32_t& offset) {
   used_ = (used_ + kLine - 1) & ~(kLine - 1);
   if (full()) return nullptr;
+  populate();
   offset = static_cast<uint32_t>(used_);
   return writable_ + used_;
+}
+
+// Pages for what comes next, many at a time: a page fault for each would cost more than the block that it is for.
+void CodeCache::populate() {
+  constexpr size_t kStep = 128u << 10;
+  if (used_ + kBlockRoom <= populated_) return;
+  const size_t step = size_ - populated_ < kStep ? size_ - populated_ : kStep;
+  raw_syscall(SYS_madvise, reinterpret_cast<long>(writable_ + populated_), static_cast<long>(step), MADV_POPULATE_WRITE);
+  raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + populated_), static_cast<long>(step), MADV_POPULATE_READ);
+  populated_ += step;
 }
 
 bool CodeCache::full() const {

@@ -89,6 +89,7 @@ class CodeCache {
   // Where VIREO_VERIFY_BLOCKS is on. Not FAST.
   void verify(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
   void verify_patch(uint32_t at, const Block* target, uint32_t destination);
+  void populate();
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
   static Link* link_of(const Block* from, uint32_t at);
@@ -99,7 +100,7 @@ class CodeCache {
   void enter(Block& block, uint64_t gpa);
 
   uint8_t *executable_ = nullptr, *writable_ = nullptr;
-  size_t size_ = 0, used_ = 0;
+  size_t size_ = 0, used_ = 0, populated_ = 0;
   uint64_t generation_ = 0;
   BlockTable* table_ = nullptr;
   Verified verified_;

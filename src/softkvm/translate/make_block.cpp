@@ -112,11 +112,14 @@ Made Maker::run() {
       here.slot->code_of(here.gpa).store(code.invalidate_page(here.gpa & kPageMask, 4096));
   Block* block = code.table().find(here.gpa, what.mode);
   if (block && !block->straddle) return what.block = block, Made::kYes;
-  uint8_t page[4096];
-  do {
+  PageCopy page(here.host);
+  for (;;) {
     if (Made m = watch(here, chunks); m != Made::kYes) return m;
-    for (unsigned i = first * 64; i < (last + 1) * 64; i += 8) __builtin_memcpy(page + i, here.host + i, 8);
-  } while (here.source && !here.source->same(page, chunks));
+    if (!here.source) break;
+    page.forget();
+    for (unsigned c = first; c <= last; c++) page.at(c * 64);
+    if (here.source->same(page.bytes(), chunks)) break;
+  }
   uint8_t cut[16] = {};
   Source source{page, offset, here.gpa, nullptr, what.mode, 0};
   Block made{};
@@ -126,7 +129,7 @@ Made Maker::run() {
     if (Made m = find(behind, next); m != Made::kYes) return m;
     if (Made m = watch(next, 1); m != Made::kYes) return m;
     const unsigned in_first = 4096 - offset;
-    for (unsigned i = 0; i < in_first; i++) cut[i] = page[offset + i];
+    for (unsigned i = 0; i < in_first; i++) cut[i] = page.at(offset)[i];
     for (unsigned i = in_first; i < kMaxInsnLength; i++) cut[i] = next.host[i - in_first];
     source.straddle = cut;
     source.second_page = next.gpa;
@@ -137,7 +140,7 @@ Made Maker::run() {
   uint8_t* room = code.begin(at);
   if (!room) return Made::kFull;
   engine_of(vcpu).count_translated++;
-  if (here.source) take_source(vm, *here.source, page, chunks);
+  if (here.source) take_source(vm, *here.source, page.bytes(), chunks);
   if (next.source) take_source(vm, *next.source, next.host, 1);
   made.source = here.source;
   made.second_source = next.source;

@@ -165,7 +165,7 @@ class Translation {
       Decoded& d = insns_[count_];
       d.begin(at);
       DecodeStatus status = source_.straddle ? decode(source_.straddle, 15, code_mode_, d.insn)
-                                             : decode(source_.page + at, 4096 - at, code_mode_, d.insn);
+                                             : decode(source_.page.at(at), 4096 - at, code_mode_, d.insn);
       if (status == DecodeStatus::kTruncated) {
         if (count_ == 0) d.bad = true, d.by_name = true, d.callout = Callout::kUndefined, d.insn.length = 1, count_++;
         break;  // the next block takes it as a straddling instruction
@@ -320,7 +320,7 @@ class Translation {
     uint32_t needed = 0, written = 0;
     Insn insn;
     for (unsigned n = 0; n < 6 && written != kStatusFlags; n++) {
-      if (decode(source_.page + at, 4096 - at, code_mode_, insn) != DecodeStatus::kOk) break;
+      if (decode(source_.page.at(at), 4096 - at, code_mode_, insn) != DecodeStatus::kOk) break;
       dependency_begin_ = std::min(dependency_begin_, at);
       at += insn.length;
       dependency_end_ = std::max(dependency_end_, at);
@@ -1068,9 +1068,9 @@ size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t 
   return t.run();
 }
 
-bool straddles(const uint8_t* page, unsigned offset, CodeMode mode) {
+bool straddles(PageCopy& page, unsigned offset, CodeMode mode) {
   Insn insn;
-  return 4096 - offset < kMaxInsnLength && decode(page + offset, 4096 - offset, mode, insn) == DecodeStatus::kTruncated;
+  return 4096 - offset < kMaxInsnLength && decode(page.at(offset), 4096 - offset, mode, insn) == DecodeStatus::kTruncated;
 }
 
 }  // namespace vireo::softkvm

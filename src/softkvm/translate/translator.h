@@ -12,9 +12,35 @@
 
 namespace vireo::softkvm {
 
+// The bytes of a guest page, copied piece by piece when they are asked for: others may be writing to it, and what was decoded has to be what is
+// looked at again.
+class PageCopy {
+ public:
+  explicit PageCopy(const uint8_t* host) : host_(host) {}
+  // The bytes from `offset` on, of which up to 15 may be looked at, as far as the page goes.
+  const uint8_t* at(unsigned offset) {
+    const unsigned last = offset + 14 < 4096 ? offset + 14 : 4095;
+    take(offset / 64);
+    take(last / 64);
+    return bytes_ + offset;
+  }
+  const uint8_t* bytes() const { return bytes_; }
+  void forget() { have_ = 0; }
+
+ private:
+  void take(unsigned chunk) {
+    if (have_ >> chunk & 1) return;
+    have_ |= 1ull << chunk;
+    for (unsigned i = chunk * 64; i < chunk * 64 + 64; i += 8) __builtin_memcpy(bytes_ + i, host_ + i, 8);
+  }
+  const uint8_t* host_;
+  uint64_t have_ = 0;  // bit n: bytes [64n, 64n+64)
+  uint8_t bytes_[4096 + 16];  // the decoder loads eight bytes at a time
+};
+
 // Where the code is and what it may look at.
 struct Source {
-  const uint8_t* page;      // a copy of the page's bytes, as far as kDependencyReach says
+  PageCopy& page;           // of which nothing is asked that is farther from the block's start than kDependencyReach
   unsigned offset;          // of the first instruction
   uint64_t gpa;             // of the first byte
   const uint8_t* straddle;  // the first instruction's bytes (15) when it reaches into the next page, else null
@@ -43,6 +69,6 @@ struct BlockNotes {
 size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes);
 
 // Is the first instruction at `offset` cut by the page's end?
-bool straddles(const uint8_t* page, unsigned offset, CodeMode mode);
+bool straddles(PageCopy& page, unsigned offset, CodeMode mode);
 
 }  // namespace vireo::softkvm

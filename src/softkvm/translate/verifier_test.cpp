@@ -578,7 +578,8 @@ TEST(Verifier, FindsASyscallAnywhereInATranslatedBlock) {
   std::vector<uint8_t> room(kBlockRoom);
   BlockNotes notes;
   Block made{};
-  Source source{page, 16, 0x5010, nullptr, machine.vcpu->mode};
+  PageCopy copy(page);
+  Source source{copy, 16, 0x5010, nullptr, machine.vcpu->mode};
   const size_t used = translate(*machine.vcpu, source, room.data(), kOffset, made, notes);
   EmittedBlock block{room.data(),       used,      kOffset,  made.indirect_entry, made.linked_entry,
                      made.mode,         made.gpa,  notes.all_side(), notes.all_sites()};
