@@ -5,6 +5,7 @@
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/breakpoints.h"
+#include "softkvm/translate/switches.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -35,10 +36,9 @@ Outcome translate_piece(VcpuState& vcpu, uint64_t linear, bool write, bool syste
   return Outcome::kNext;
 }
 
-// Enters the page into the inline TLB of the current view, with a write tag only where writes need no notice.
-void fill(VcpuState& vcpu, uint64_t linear, const Piece& piece, bool write) {
+// Enters the page into the inline TLB of a view, with a write tag only where writes need no notice.
+void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, bool write) {
   Engine& engine = engine_of(vcpu);
-  unsigned view = view_of(vcpu.mode);
   TlbView& tlb = engine.tlb[view];
   unsigned index = linear >> 12 & (kTlbEntries - 1);
   uint64_t page = linear & kPageMask;
@@ -55,7 +55,36 @@ void fill(VcpuState& vcpu, uint64_t linear, const Piece& piece, bool write) {
   tlb.read[index] = page;
   tlb.write[index] = write_tag ? page : kInvalidTag;
   tlb.addend[index] = reinterpret_cast<uint64_t>(slot.host + ((piece.gpa & kPageMask) - slot.gpa));
+  if (write_tag) engine.write_log[view].add(index);
   (piece.global ? engine.tlb_log_global : engine.tlb_log)[view].add(index);
+}
+
+void fill(VcpuState& vcpu, uint64_t linear, const Piece& piece, bool write) { fill(vcpu, view_of(vcpu.mode), linear, piece, write); }
+
+// The view of C++'s accesses. In the middle of an instruction that changes the level the mode is still the old one.
+unsigned view_for(const VcpuState& vcpu, bool system) {
+  if (system) return kViewSupervisor;
+  return vcpu.cpl == 3 ? kViewUser : vcpu.cr4 & kCr4Smap && vcpu.system_flags & kAC ? kViewSupervisorAc : kViewSupervisor;
+}
+
+// The host address of RAM in one page where the TLB has it; for writes, where these need no notice.
+uint8_t* known_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool system) {
+  Engine& engine = engine_of(vcpu);
+  if (engine.watching || vcpu.vm->off & kSwitchTlbAccess) return nullptr;
+  const TlbView& tlb = engine.tlb[view_for(vcpu, system)];
+  const unsigned index = linear >> 12 & (kTlbEntries - 1);
+  if ((linear ^ (write ? tlb.write : tlb.read)[index]) > kPageSize - size) return nullptr;
+  return reinterpret_cast<uint8_t*>(tlb.addend[index] + (linear & 0xfff));
+}
+
+void store_bytes(uint8_t* to, const uint8_t* in, unsigned size) {
+  // One store where it is naturally sized: other vCPUs must not see half of it.
+  switch (size) {
+    case 8: __atomic_store_n(reinterpret_cast<uint64_t*>(to), *reinterpret_cast<const uint64_t*>(in), __ATOMIC_RELAXED); break;
+    case 4: __atomic_store_n(reinterpret_cast<uint32_t*>(to), *reinterpret_cast<const uint32_t*>(in), __ATOMIC_RELAXED); break;
+    case 2: __atomic_store_n(reinterpret_cast<uint16_t*>(to), *reinterpret_cast<const uint16_t*>(in), __ATOMIC_RELAXED); break;
+    default: copy_bytes(to, in, size);
+  }
 }
 
 uint8_t* pointer(const Piece& piece) { return piece.slot->host + (piece.gpa - piece.slot->gpa); }
@@ -147,14 +176,7 @@ void write_piece(VcpuState& vcpu, const Piece& piece, unsigned size, const uint8
   if (!piece.slot) return queue_write(vcpu, piece.gpa, size, in);
   if (hits_code(piece, size)) note_smc(engine_of(vcpu), piece.gpa, size);
   dirtied(vcpu, *piece.slot, piece.gpa);
-  // One store where it is naturally sized: other vCPUs must not see half of it.
-  uint8_t* to = pointer(piece);
-  switch (size) {
-    case 8: __atomic_store_n(reinterpret_cast<uint64_t*>(to), *reinterpret_cast<const uint64_t*>(in), __ATOMIC_RELAXED); break;
-    case 4: __atomic_store_n(reinterpret_cast<uint32_t*>(to), *reinterpret_cast<const uint32_t*>(in), __ATOMIC_RELAXED); break;
-    case 2: __atomic_store_n(reinterpret_cast<uint16_t*>(to), *reinterpret_cast<const uint16_t*>(in), __ATOMIC_RELAXED); break;
-    default: copy_bytes(to, in, size);
-  }
+  store_bytes(pointer(piece), in, size);
 }
 
 bool canonical(const VcpuState& vcpu, uint64_t linear) {
@@ -493,10 +515,15 @@ void drop_open(Engine& engine) {
 }
 
 Outcome read_linear(VcpuState& vcpu, uint64_t linear, void* out, unsigned size, bool system, bool stack) {
+  if (const uint8_t* known = known_address(vcpu, linear, size, false, system)) {
+    copy_bytes(out, known, size);
+    return Outcome::kNext;
+  }
   Piece pieces[2];
   unsigned first;
   Outcome o = translate_both(vcpu, linear, size, false, system, stack, pieces, first);
   if (o != Outcome::kNext) return o;
+  if (pieces[0].slot) fill(vcpu, view_for(vcpu, system), linear, pieces[0], false);
   o = read_piece(vcpu, pieces[0], first, static_cast<uint8_t*>(out));
   if (o == Outcome::kNext && first < size) o = read_piece(vcpu, pieces[1], size - first, static_cast<uint8_t*>(out) + first);
   return o;
@@ -518,11 +545,16 @@ Outcome check_write(VcpuState& vcpu, uint64_t linear, unsigned size, bool system
 }  // namespace
 
 Outcome write_linear(VcpuState& vcpu, uint64_t linear, const void* in, unsigned size, bool system, bool stack) {
+  if (uint8_t* known = known_address(vcpu, linear, size, true, system)) {
+    store_bytes(known, static_cast<const uint8_t*>(in), size);
+    return Outcome::kNext;
+  }
   Piece pieces[2];
   unsigned first;
   Outcome o = check_write(vcpu, linear, size, system, stack, pieces, first);
   if (o != Outcome::kNext) return o;
   write_piece(vcpu, pieces[0], first, static_cast<const uint8_t*>(in));
+  if (pieces[0].slot) fill(vcpu, view_for(vcpu, system), linear, pieces[0], true);
   if (first < size) write_piece(vcpu, pieces[1], size - first, static_cast<const uint8_t*>(in) + first);
   return Outcome::kNext;
 }
@@ -606,6 +638,7 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
     auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = kInvalidTag; };
     engine.tlb_log[v].drain(kTlbEntries, drop);
     if (!keep_global) engine.tlb_log_global[v].drain(kTlbEntries, drop);
+    engine.write_log[v].keep_if([&](unsigned i) { return tlb.write[i] != kInvalidTag; });
     flush_jump_cache(vcpu, v, keep_global);
   }
   for (FetchEntry& f : engine.fetch)
@@ -649,13 +682,7 @@ void flush_write_tags(VcpuState& vcpu) {
   forget_recent_pages(engine, true);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
-    for (const FillLog* log : {&engine.tlb_log[v], &engine.tlb_log_global[v]}) {
-      if (log->count > FillLog::kCapacity) {
-        for (unsigned i = 0; i < kTlbEntries; i++) tlb.write[i] = kInvalidTag;
-      } else {
-        for (unsigned i = 0; i < log->count; i++) tlb.write[log->index[i]] = kInvalidTag;
-      }
-    }
+    engine.write_log[v].drain(kTlbEntries, [&](unsigned i) { tlb.write[i] = kInvalidTag; });
   }
 }
 

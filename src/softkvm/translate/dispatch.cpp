@@ -13,6 +13,7 @@
 #include "softkvm/translate/events.h"
 #include "softkvm/translate/make_block.h"
 #include "softkvm/translate/string_ops.h"
+#include "softkvm/translate/switches.h"
 
 extern "C" void softkvm_enter(const void* code, uint64_t linear);
 
@@ -149,8 +150,26 @@ extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void
   return nullptr;
 }
 
-// 0: go on behind the instruction; else translated code is left.
-extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record) {
+namespace {
+// Where an instruction that has changed rip or the mode goes on, when nothing is due before the next one; else null. Everything that run_fast()
+// looks at before it enters translated code has to be looked at here too.
+const void* go_on_directly(Vcpu& vcpu) {
+  Engine& engine = engine_of(vcpu);
+  if (vcpu.vm->off & kSwitchDirectJumps || vcpu.attention || engine.stepping || engine.completing || engine.exclusive || engine.smc_count ||
+      engine.writes_open || engine.ahead_left || vcpu.single_step_pending || vcpu.system_flags & (kTF | kRF) || vcpu.injected.pending ||
+      vcpu.guest_debug.control || breakpoints_armed(vcpu) || vcpu.run->request_interrupt_window)
+    return nullptr;
+  const uint64_t linear = rip_linear(vcpu);
+  const JumpEntry& known = engine.jump[view_of(vcpu.mode)][jump_index(linear)];
+  engine.target = linear;
+  if (known.tag == linear && ((vcpu.mode & kModeCodeMask) == kModeCode64 || vcpu.mode & kModeFlatCode)) return known.code;
+  return find_code(vcpu, linear, vcpu.mode);
+}
+const void* const kLeave = reinterpret_cast<const void*>(1);
+}  // namespace
+
+// Null: go on behind the instruction; 1: translated code is left; else where to go on, at Engine::target.
+extern "C" const void* softkvm_callout(VcpuState* vcpu, const CalloutRecord* record) {
   Engine& engine = engine_of(*vcpu);
   engine.count_callout++;
   set_rip_linear(*vcpu, vcpu->page_base + record->page_offset);
@@ -182,16 +201,18 @@ extern "C" uint32_t softkvm_callout(VcpuState* vcpu, const CalloutRecord* record
   switch (outcome) {
     case Outcome::kNext:
       // What the instruction made deliverable comes before the next one.
-      if (vcpu->mode == mode && !vcpu->attention) return 0;
+      if (vcpu->mode == mode && !vcpu->attention) return nullptr;
       set_rip_linear(*vcpu, vcpu->page_base + record->page_offset + record->insn.length);
+      [[fallthrough]];
+    case Outcome::kJump:
       engine.reason = kReasonJump;
+      if (const void* code = go_on_directly(static_cast<Vcpu&>(*vcpu))) return code;
       break;
-    case Outcome::kJump: engine.reason = kReasonJump; break;
     case Outcome::kFault: engine.reason = kReasonFault; break;
     case Outcome::kExit: engine.reason = engine.need_exclusive ? kReasonExclusive : engine.need_step ? kReasonStep : kReasonExit; break;
     case Outcome::kHalt: engine.reason = kReasonHalt; break;
   }
-  return 1;
+  return kLeave;
 }
 
 // Runs `deliver_it` so that its pushes may meet devices and code: like a step-mode instruction.

@@ -120,6 +120,15 @@ struct FillLog {
       for (unsigned i = 0; i < count; i++) drop(index[i]);
     count = 0;
   }
+  // Where it is getting full: forgets what keep(index) does not want.
+  template <class F>
+  void keep_if(F keep) {
+    if (count <= kCapacity / 2 || count > kCapacity) return;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < count; i++)
+      if (keep(index[i])) index[kept++] = index[i];
+    count = kept;
+  }
 };
 
 constexpr unsigned kMaxFragments = 1024, kMaxBounces = 4;
@@ -149,9 +158,11 @@ struct Engine {
   uint32_t reason = 0, pad = 0;
   uint64_t pad2 = 0;
   uint64_t borrow[4] = {};
-  const void* stubs[16] = {};
+  const void* stubs[32] = {};
   const void* helpers[8] = {};
-  uint64_t spill[3] = {};
+  uint64_t spill[6] = {};
+  uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
+  bool interrupt_waiting = false;      // an interrupt waits for IF
   RecentPage recent[kViews][2][kRecentKeys];
 
   // --- running user code natively (native/native.h)
@@ -170,8 +181,6 @@ struct Engine {
   std::atomic<uint32_t> wake{0};       // futex of a halted vCPU
   std::atomic<bool> sleeping{false};
 
-  bool interrupt_waiting = false;      // an interrupt waits for IF
-  uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
   const void* link_site = nullptr;
   uint64_t link_generation = 0;        // of the code cache when link_site was noted
   uint64_t unseen_epoch = 0;           // pages of code that were compared before this have to be compared again; 0: never
@@ -223,6 +232,7 @@ struct Engine {
   FetchEntry fetch[kFetchEntries];
   // What was filled since the last flush: entries of global pages apart, since a change of address space leaves them.
   FillLog tlb_log[kViews], tlb_log_global[kViews];
+  FillLog write_log[kViews];  // what has had a write tag since these were flushed
   FillLog jump_log[kViews], jump_log_global[kViews];
   // Bit (page number mod 64 Ki): a jump entry may have been filled by way of that page since all were dropped.
   uint64_t jump_pages[kViews][1024] = {};

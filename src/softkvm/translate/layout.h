@@ -5,11 +5,19 @@
 #define VCPU_GPR 0
 #define VCPU_RIP 128
 #define VCPU_FLAGS 136          /* al = OF, ah = LAHF */
+#define VCPU_SYSTEM_FLAGS 140
 #define VCPU_ATTENTION 144
 #define VCPU_MODE 148
 #define VCPU_PAGE_BASE 152
 #define VCPU_FS_BASE 160
 #define VCPU_GS_BASE 168
+#define VCPU_SELECTOR 188       /* of ES; the others follow ... */
+#define SEGMENT_SIZE 24         /* ... at this distance */
+#define VCPU_SEGMENT_GS_BASE 296
+#define VCPU_CPL 532
+#define VCPU_KERNEL_GS_BASE 568
+#define VCPU_SHADOW_STI 2400
+#define VCPU_RUN 2424
 
 #define ENGINE 0x4000           /* struct Engine behind the vCPU */
 #define ENGINE_SELF (ENGINE + 0)
@@ -18,9 +26,11 @@
 #define ENGINE_TARGET (ENGINE + 24)
 #define ENGINE_REASON (ENGINE + 32)
 #define ENGINE_BORROW (ENGINE + 48)   /* 4 words */
-#define ENGINE_STUBS (ENGINE + 80)    /* 16 words */
-#define ENGINE_HELPERS (ENGINE + 208) /* 8 words */
-#define ENGINE_SPILL (ENGINE + 272)   /* 3 words, of the stubs */
+#define ENGINE_STUBS (ENGINE + 80)    /* 32 words */
+#define ENGINE_HELPERS (ENGINE + 336) /* 8 words */
+#define ENGINE_SPILL (ENGINE + 400)   /* 6 words, of the stubs */
+#define ENGINE_SHADOW_RIP (ENGINE + 448)
+#define ENGINE_INTERRUPT_WAITING (ENGINE + 456)
 
 /* stubs, by index in ENGINE_STUBS */
 #define STUB_MISS 0
@@ -32,11 +42,23 @@
 #define STUB_STEP_DONE 6
 #define STUB_LINK_SLOT 13
 #define STUB_RECENT 7 /* + 2 * view + (write ? 1 : 0) */
+#define STUB_RFLAGS 14
+/* Instructions that mostly need no C++; else they go on as STUB_CALLOUT, and are called as that is. */
+#define STUB_CLI 15
+#define STUB_STI 16
+#define STUB_SWAPGS 17
+#define STUB_STRING 18
+
+/* struct CalloutRecord */
+#define RECORD_OFFSET 0
+#define RECORD_OPCODE 15
+#define RECORD_LENGTH 14
+#define RECORD_OPERAND_SIZE 82
 
 /* the TLB: in each view three arrays of 64 Ki words */
 #define TLB_ARRAY 0x80000
 #define TLB_VIEW (3 * TLB_ARRAY)
-#define ENGINE_TLB (ENGINE + 0x52000)
+#define ENGINE_TLB (ENGINE + 0x5e000)
 
 /* helpers, by index in ENGINE_HELPERS */
 #define HELPER_MISS 0

@@ -148,11 +148,207 @@ softkvm_stub_callout:
         sub rsp, 8
         call gs:[ENGINE_HELPERS + HELPER_CALLOUT*8]
         add rsp, 8
-        test eax, eax
-        jnz leave_saved
+        cmp rax, 1
+        je leave_saved
+        ja 1f
         LOAD_CALLER_SAVED
         LOAD_CALLEE_SAVED
         ret
+1:      add rsp, 8
+        mov gs:[ENGINE_SCRATCH], rax
+        LOAD_CALLER_SAVED
+        LOAD_CALLEE_SAVED
+        mov r11, gs:[ENGINE_TARGET]
+        jmp gs:[ENGINE_SCRATCH]
+
+// Instructions in the common case: entered as softkvm_stub_callout, which does all others.
+
+// CLI at CPL 0.
+        .globl softkvm_stub_cli
+softkvm_stub_cli:
+        cmp byte ptr gs:[VCPU_CPL], 0
+        jne softkvm_stub_callout
+        and dword ptr gs:[VCPU_SYSTEM_FLAGS], 0xfffffdff
+        ret
+
+// STI at CPL 0 in 64-bit mode, with no interrupt waiting for it. Nobody waits for the window either: kvm_run::request_interrupt_window is its
+// first byte.
+        .globl softkvm_stub_sti
+softkvm_stub_sti:
+        cmp byte ptr gs:[VCPU_CPL], 0
+        jne softkvm_stub_callout
+        mov r10d, gs:[VCPU_MODE]
+        and r10d, 3
+        cmp r10d, 2
+        jne softkvm_stub_callout
+        cmp byte ptr gs:[ENGINE_INTERRUPT_WAITING], 0
+        jne softkvm_stub_callout
+        mov r10, gs:[VCPU_RUN]
+        cmp byte ptr [r10], 0
+        jne softkvm_stub_callout
+        test dword ptr gs:[VCPU_SYSTEM_FLAGS], 0x200
+        jnz 1f
+        movzx r10d, byte ptr [r11 + RECORD_LENGTH]
+        add r10d, [r11 + RECORD_OFFSET]
+        add r10, gs:[VCPU_PAGE_BASE]
+        mov gs:[ENGINE_SHADOW_RIP], r10
+        mov byte ptr gs:[VCPU_SHADOW_STI], 1
+        or dword ptr gs:[VCPU_SYSTEM_FLAGS], 0x200
+1:      ret
+
+// SWAPGS at CPL 0 in 64-bit mode.
+        .globl softkvm_stub_swapgs
+softkvm_stub_swapgs:
+        cmp byte ptr gs:[VCPU_CPL], 0
+        jne softkvm_stub_callout
+        mov r10d, gs:[VCPU_MODE]
+        and r10d, 3
+        cmp r10d, 2
+        jne softkvm_stub_callout
+        mov r10, gs:[VCPU_KERNEL_GS_BASE]
+        mov r11, gs:[VCPU_SEGMENT_GS_BASE]
+        mov gs:[VCPU_SEGMENT_GS_BASE], r10
+        mov gs:[VCPU_GS_BASE], r10
+        mov gs:[VCPU_KERNEL_GS_BASE], r11
+        ret
+
+// Gives r10 RFLAGS as PUSHF stores it in 64-bit mode. r11 is clobbered. Flags in the slot, before and after. Called.
+        .globl softkvm_stub_rflags
+softkvm_stub_rflags:
+        movzx r10d, byte ptr gs:[VCPU_FLAGS + 1]
+        movzx r11d, byte ptr gs:[VCPU_FLAGS]
+        and r10d, 0xd5
+        shl r11d, 11
+        or r10d, r11d
+        mov r11d, gs:[VCPU_SYSTEM_FLAGS]
+        and r11d, 0xfffcffff
+        lea r10, [r10 + r11 + 2]
+        ret
+
+// REP MOVS and REP STOS upwards in 64-bit mode with 64-bit addresses and no segment that has a base, page by page while the TLB has the pages:
+// rDI, rSI and rCX are at each moment those of an instruction that was interrupted there.
+        .globl softkvm_stub_string
+softkvm_stub_string:
+        test dword ptr gs:[VCPU_SYSTEM_FLAGS], 0x400
+        jnz softkvm_stub_callout
+        test rcx, rcx
+        jz 9f
+        mov gs:[ENGINE_SPILL + 24], r11
+        mov gs:[ENGINE_SPILL], rax
+        mov gs:[ENGINE_SPILL + 8], rdx
+        mov gs:[ENGINE_SPILL + 16], rbx
+        mov gs:[ENGINE_SPILL + 32], r8
+        mov r8d, gs:[VCPU_MODE]
+        shr r8d, 5
+        and r8d, 3
+        imul r8d, r8d, TLB_VIEW
+1:      mov rdx, rcx                    // rdx: elements left
+        mov r11, gs:[ENGINE_SPILL + 24]
+        xor ecx, ecx
+        test byte ptr [r11 + RECORD_OPCODE], 1
+        jz 2f
+        movzx ecx, byte ptr [r11 + RECORD_OPERAND_SIZE]
+        bsf ecx, ecx                    // log2 of an element's size
+2:      mov r10d, edi
+        not r10d
+        and r10d, 0xfff
+        inc r10d                        // bytes to the page's end
+        cmp byte ptr [r11 + RECORD_OPCODE], 0xa6
+        jae 3f
+        mov eax, esi
+        not eax
+        and eax, 0xfff
+        inc eax
+        cmp r10d, eax
+        cmova r10d, eax
+3:      shr r10d, cl                    // which leaves the flags alone where cl is 0
+        test r10d, r10d
+        jz 8f                           // an element over the page's end
+        mov rbx, r10
+        cmp rbx, rdx
+        cmova rbx, rdx                  // rbx: elements in this round
+        mov r10, rdi
+        shr r10, 12
+        movzx r10d, r10w
+        lea r10, [r8 + r10*8]
+        mov rax, gs:[r10 + ENGINE_TLB + TLB_ARRAY]
+        xor rax, rdi
+        cmp rax, 4095
+        ja 8f
+        add rax, gs:[r10 + ENGINE_TLB + 2*TLB_ARRAY]  // where to
+        cmp byte ptr [r11 + RECORD_OPCODE], 0xa6
+        jae 5f
+        mov r10, rsi
+        shr r10, 12
+        movzx r10d, r10w
+        lea r10, [r8 + r10*8]
+        mov r11, gs:[r10 + ENGINE_TLB]
+        xor r11, rsi
+        cmp r11, 4095
+        ja 8f
+        add r11, gs:[r10 + ENGINE_TLB + 2*TLB_ARRAY]  // where from
+        mov r10, rbx
+        shl r10, cl                     // bytes in this round
+        sub rdx, rbx
+        add r10, rsi
+        mov gs:[ENGINE_SPILL + 40], r10
+        sub r10, rsi
+        mov rsi, r11
+        add r10, rdi                    // what rDI will be
+        mov rdi, rax
+        xchg rcx, rbx
+        cmp bl, 1
+        jb 40f
+        je 41f
+        cmp bl, 2
+        je 42f
+        rep movsq
+        jmp 4f
+40:     rep movsb
+        jmp 4f
+41:     rep movsw
+        jmp 4f
+42:     rep movsd
+4:      mov rsi, gs:[ENGINE_SPILL + 40]
+        jmp 7f
+5:      mov r10, rbx
+        shl r10, cl
+        sub rdx, rbx
+        add r10, rdi
+        mov rdi, rax
+        mov rax, gs:[ENGINE_SPILL]
+        xchg rcx, rbx
+        cmp bl, 1
+        jb 50f
+        je 51f
+        cmp bl, 2
+        je 52f
+        rep stosq
+        jmp 7f
+50:     rep stosb
+        jmp 7f
+51:     rep stosw
+        jmp 7f
+52:     rep stosd
+7:      mov rdi, r10
+        mov rcx, rdx
+        test rcx, rcx
+        jz 6f
+        cmp dword ptr gs:[VCPU_ATTENTION], 0
+        je 1b
+        mov rdx, rcx
+8:      mov rcx, rdx                    // the rest is the call-out's
+        mov rax, gs:[ENGINE_SPILL]
+        mov rdx, gs:[ENGINE_SPILL + 8]
+        mov rbx, gs:[ENGINE_SPILL + 16]
+        mov r8, gs:[ENGINE_SPILL + 32]
+        mov r11, gs:[ENGINE_SPILL + 24]
+        jmp softkvm_stub_callout
+6:      mov rax, gs:[ENGINE_SPILL]
+        mov rdx, gs:[ENGINE_SPILL + 8]
+        mov rbx, gs:[ENGINE_SPILL + 16]
+        mov r8, gs:[ENGINE_SPILL + 32]
+9:      ret
 
 // r11 linear address to go on at. Flags in the slot. Jumped to.
         .globl softkvm_stub_lookup

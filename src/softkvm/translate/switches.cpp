@@ -14,6 +14,9 @@ constexpr struct {
   Switch bit;
 } kNames[] = {
     {"fast-blocks", kSwitchFastBlocks},
+    {"direct-jumps", kSwitchDirectJumps},
+    {"quick-stubs", kSwitchQuickStubs},
+    {"tlb-access", kSwitchTlbAccess},
     {"native", kSwitchNative},
 };
 

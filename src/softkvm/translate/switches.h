@@ -8,8 +8,11 @@
 namespace vireo::softkvm {
 
 enum Switch : uint32_t {
-  kSwitchFastBlocks = 1u << 0,  // fast-blocks
-  kSwitchNative = 1u << 16,     // native
+  kSwitchFastBlocks = 1u << 0,   // fast-blocks
+  kSwitchDirectJumps = 1u << 1,  // direct-jumps
+  kSwitchQuickStubs = 1u << 2,   // quick-stubs
+  kSwitchTlbAccess = 1u << 3,    // tlb-access
+  kSwitchNative = 1u << 16,      // native
 };
 
 // The switches named in a list such as VIREO_SOFTKVM_OFF's; `unknown` gets the first name that is none (or is left as it is).

@@ -11,6 +11,7 @@
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/reencode.h"
+#include "softkvm/translate/switches.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -231,7 +232,7 @@ class Translation {
     }
     switch (insn.form) {
       case Form::kPlain: d.by_name = false; break;
-      case Form::kSystem: d.by_name = true, d.callout = Callout::kSystem; break;
+      case Form::kSystem: d.by_name = !selector_read(insn), d.callout = Callout::kSystem; break;
       case Form::kString: d.by_name = true, d.callout = Callout::kString; break;
       case Form::kSpecial:
         // Masked loads and stores run as they are, on an address range that is only checked as a whole.
@@ -246,6 +247,29 @@ class Translation {
     }
   }
 
+  bool quick() const { return !step_ && !(vcpu_.vm->off & kSwitchQuickStubs); }
+
+  // MOV of a segment register to a whole general register.
+  bool selector_read(const Insn& insn) const {
+    return quick() && insn.mnemonic == Mnemonic::kMov && insn.operands[0].kind == OperandKind::kGpr && insn.operands[0].size >= 4 &&
+           insn.operands[1].kind == OperandKind::kSegment;
+  }
+
+  // The stub for an instruction that is run by name.
+  unsigned stub_of(const Decoded& d) const {
+    const Insn& insn = d.insn;
+    if (d.bad || !quick()) return STUB_CALLOUT;
+    switch (insn.mnemonic) {
+      case Mnemonic::kCli: return STUB_CLI;
+      case Mnemonic::kSti: return STUB_STI;
+      case Mnemonic::kSwapgs: return STUB_SWAPGS;
+      case Mnemonic::kMovs:
+      case Mnemonic::kStos:
+        return long_ && insn.rep && insn.address_size == 8 && insn.segment < kFS && by_tlb(kES) ? STUB_STRING : STUB_CALLOUT;
+      default: return STUB_CALLOUT;
+    }
+  }
+
   // Stack and branch instructions that are emitted; the others are run by name: with a 16-bit operand size, targets wrap at 64 KiB.
   bool emitted_inline(const Insn& insn) const {
     bool full = long_ ? insn.operand_size == 8 : insn.operand_size == 4;
@@ -254,6 +278,7 @@ class Translation {
       case Mnemonic::kPush: return inline_stack_ && full;
       case Mnemonic::kPop: return inline_stack_ && full && !insn.memory_operand();
       case Mnemonic::kLeave: return inline_stack_ && full;
+      case Mnemonic::kPushf: return inline_stack_ && full && long_ && quick();
       case Mnemonic::kCall:
       case Mnemonic::kRet: return inline_stack_ && full && flat_code;
       case Mnemonic::kJmp:
@@ -268,7 +293,7 @@ class Translation {
     }
   }
 
-  static bool ends_block(const Decoded& d) {
+  bool ends_block(const Decoded& d) const {
     if (d.bad) return true;
     const Insn& insn = d.insn;
     if (insn.form == Form::kBranch) {
@@ -276,7 +301,9 @@ class Translation {
       return insn.mnemonic != Mnemonic::kJcc;
     }
     if (insn.form != Form::kSystem) return d.by_name && insn.mnemonic == Mnemonic::kPopf;
+    if (!d.by_name) return false;
     switch (insn.mnemonic) {
+      case Mnemonic::kSti: return !quick();
       case Mnemonic::kCli:
       case Mnemonic::kCld:
       case Mnemonic::kStd:
@@ -648,7 +675,7 @@ class Translation {
     out_.bytes({0x4c, 0x8d, 0x1d});  // lea r11, [rip + record]
     later(Later::kRecord, out_.here()).decoded = &d;
     out_.u32(0);
-    out_.call_stub(STUB_CALLOUT);
+    out_.call_stub(stub_of(d));
     if (d.bad) ended_ = true, out_.bytes({0x0f, 0x0b});
     else if (d.insn.form == Form::kBranch) ended_ = true, out_.bytes({0x0f, 0x0b});  // those always leave with kJump
   }
@@ -698,6 +725,7 @@ class Translation {
       default: break;
     }
     if (insn.mnemonic == Mnemonic::kLea) return lea(d);
+    if (insn.form == Form::kSystem) return selector(d);
     if (moffs) return move_offset(d, *moffs);
     if (masked_move(insn)) return masked_store(d);
     if (!long_ && (insn.mnemonic == Mnemonic::kVzeroall || insn.mnemonic == Mnemonic::kVzeroupper)) {
@@ -817,6 +845,16 @@ class Translation {
     else out_.move(host, kScratch0);
   }
 
+  void selector(Decoded& d) {
+    const unsigned guest = d.insn.operands[0].reg;
+    int host = host_of(guest);
+    const int to = host < 0 ? static_cast<int>(kScratch1) : host;
+    // movzx to, word gs:[selector]
+    out_.bytes({0x65, static_cast<uint8_t>(0x40 | (to >> 3 & 1) << 2), 0x0f, 0xb7, static_cast<uint8_t>(0x04 | (to & 7) << 3), 0x25});
+    out_.u32(VCPU_SELECTOR + SEGMENT_SIZE * d.insn.operands[1].reg);
+    if (host < 0) out_.store_gpr(guest, kScratch1);
+  }
+
   // MASKMOVQ and MASKMOVDQU with the host address in the host's rDI.
   void masked_store(Decoded& d) {
     Insn to = d.insn;
@@ -903,6 +941,17 @@ class Translation {
         put(o.reg, kScratch1);
         break;
       }
+      case Mnemonic::kPushf:
+        want_flags_in_slot();
+        flags_.host = false;
+        out_.call_stub(STUB_RFLAGS);
+        out_.store(kCarry, kScratch1);
+        push_address(live);
+        out_.load(kScratch1, kCarry);
+        note_side(d);
+        store_top(kScratch1);
+        move_rsp(-static_cast<int32_t>(stack_size()));
+        break;
       default:  // LEAVE
         out_.lea(kScratch0, kRbp, 0xff, 1, 0, long_);
         translate_address(kRbp, stack_size(), true, false, kSS, live);

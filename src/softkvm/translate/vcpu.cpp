@@ -51,9 +51,14 @@ void softkvm_stub_lookup();
 void softkvm_stub_link();
 void softkvm_stub_poll();
 void softkvm_stub_step_done();
+void softkvm_stub_rflags();
+void softkvm_stub_cli();
+void softkvm_stub_sti();
+void softkvm_stub_swapgs();
+void softkvm_stub_string();
 const void* softkvm_lookup(vireo::softkvm::VcpuState*, uint64_t);
 const void* softkvm_link(vireo::softkvm::VcpuState*, uint64_t, const void*);
-uint32_t softkvm_callout(vireo::softkvm::VcpuState*, const vireo::softkvm::CalloutRecord*);
+const void* softkvm_callout(vireo::softkvm::VcpuState*, const vireo::softkvm::CalloutRecord*);
 }
 
 namespace vireo::softkvm {
@@ -72,6 +77,16 @@ static_assert(ENGINE + offsetof(Engine, scratch) == ENGINE_SCRATCH && ENGINE + o
 static_assert(ENGINE + offsetof(Engine, reason) == ENGINE_REASON && ENGINE + offsetof(Engine, borrow) == ENGINE_BORROW);
 static_assert(ENGINE + offsetof(Engine, spill) == ENGINE_SPILL && ENGINE + offsetof(Engine, tlb) == ENGINE_TLB);
 static_assert(sizeof(TlbView) == TLB_VIEW && offsetof(TlbView, write) == TLB_ARRAY && offsetof(TlbView, addend) == 2 * TLB_ARRAY);
+static_assert(offsetof(VcpuState, system_flags) == VCPU_SYSTEM_FLAGS && offsetof(VcpuState, cpl) == VCPU_CPL);
+static_assert(offsetof(VcpuState, segment) + offsetof(Segment, selector) == VCPU_SELECTOR && sizeof(Segment) == SEGMENT_SIZE);
+static_assert(offsetof(VcpuState, segment) + kGS * sizeof(Segment) + offsetof(Segment, base) == VCPU_SEGMENT_GS_BASE);
+static_assert(offsetof(VcpuState, msr) + offsetof(Msrs, kernel_gs_base) == VCPU_KERNEL_GS_BASE);
+static_assert(offsetof(VcpuState, interrupt_shadow_sti) == VCPU_SHADOW_STI && ENGINE + offsetof(Engine, shadow_rip) == ENGINE_SHADOW_RIP);
+static_assert(offsetof(VcpuState, run) == VCPU_RUN && offsetof(kvm_run, request_interrupt_window) == 0);
+static_assert(ENGINE + offsetof(Engine, interrupt_waiting) == ENGINE_INTERRUPT_WAITING);
+static_assert(offsetof(CalloutRecord, page_offset) == RECORD_OFFSET && offsetof(CalloutRecord, insn) + offsetof(Insn, opcode) == RECORD_OPCODE);
+static_assert(offsetof(CalloutRecord, insn) + offsetof(Insn, length) == RECORD_LENGTH);
+static_assert(offsetof(CalloutRecord, insn) + offsetof(Insn, operand_size) == RECORD_OPERAND_SIZE);
 static_assert(ENGINE + offsetof(Engine, stubs) == ENGINE_STUBS && ENGINE + offsetof(Engine, helpers) == ENGINE_HELPERS);
 #pragma GCC diagnostic pop
 
@@ -199,6 +214,11 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_LINK_SLOT] = stub(softkvm_stub_link_slot);
   engine->stubs[STUB_POLL] = stub(softkvm_stub_poll);
   engine->stubs[STUB_STEP_DONE] = stub(softkvm_stub_step_done);
+  engine->stubs[STUB_RFLAGS] = stub(softkvm_stub_rflags);
+  engine->stubs[STUB_CLI] = stub(softkvm_stub_cli);
+  engine->stubs[STUB_STI] = stub(softkvm_stub_sti);
+  engine->stubs[STUB_SWAPGS] = stub(softkvm_stub_swapgs);
+  engine->stubs[STUB_STRING] = stub(softkvm_stub_string);
   void (*const recent[])() = {softkvm_stub_recent_read0, softkvm_stub_recent_write0, softkvm_stub_recent_read1,
                               softkvm_stub_recent_write1, softkvm_stub_recent_read2, softkvm_stub_recent_write2};
   for (unsigned i = 0; i < 2 * kViews; i++) engine->stubs[STUB_RECENT + i] = stub(recent[i]);

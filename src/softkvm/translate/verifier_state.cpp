@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/translate/verifier_state.h"
 
+#include <cstring>
+
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/verifier_allow.h"
@@ -180,8 +182,10 @@ struct BlockRules::Step {
                               : full && (displaced || borrow || where == VCPU_PAGE_BASE || where == VCPU_FS_BASE || where == VCPU_GS_BASE);
         return ok ? operands() : broken(Rule::kSlot);
       }
-      case Mnemonic::kMovzx:
-        return where == VCPU_FLAGS && mem.size == 2 ? operands() : broken(Rule::kSlot);
+      case Mnemonic::kMovzx: {
+        const bool selector = where >= VCPU_SELECTOR && where <= VCPU_SELECTOR + kGS * SEGMENT_SIZE && (where - VCPU_SELECTOR) % SEGMENT_SIZE == 0;
+        return (where == VCPU_FLAGS || selector) && mem.size == 2 ? operands() : broken(Rule::kSlot);
+      }
       case Mnemonic::kCmp:
         if (where == VCPU_PAGE_BASE) return (full && is_gpr(insn.operands[0], kIndex, 8) && before.by_address && readable(kIndex)) || broken(Rule::kSlot);
         return where == VCPU_ATTENTION && mem.size == 4 && insn.immediate_size == 1 && insn.immediate == 0 &&
@@ -189,7 +193,7 @@ struct BlockRules::Step {
                    ? true
                    : broken(Rule::kSlot);
       case Mnemonic::kCall:
-      case Mnemonic::kJmp: return within(where, ENGINE_STUBS, 16) ? stub((where - ENGINE_STUBS) / 8) : broken(Rule::kSlot);
+      case Mnemonic::kJmp: return within(where, ENGINE_STUBS, 32) ? stub((where - ENGINE_STUBS) / 8) : broken(Rule::kSlot);
       case Mnemonic::kXor:
       case Mnemonic::kAdd: return (full && insn.operands[1].kind == OperandKind::kMemory && recent(where)) || broken(Rule::kSlot);
       default: return broken(Rule::kSlot);
@@ -215,6 +219,21 @@ struct BlockRules::Step {
     if (r11.kind != Kind::kHit || r11.page != page) return broken(Rule::kTlbIndex);
     set(kAddress, {.kind = Kind::kHost, .rights = r11.rights, .id = r11.id, .amount = r11.amount});
     return true;
+  }
+
+  // Is the record's instruction the stub's own? The record was looked at where its address was taken.
+  bool quick_record(uint64_t which, uint32_t offset) const {
+    CalloutRecord record;
+    memcpy(&record, rules.block_.code + (offset - rules.block_.offset), sizeof record);
+    const Insn& of = record.insn;
+    switch (which) {
+      case STUB_CLI: return of.mnemonic == Mnemonic::kCli;
+      case STUB_STI: return of.mnemonic == Mnemonic::kSti;
+      case STUB_SWAPGS: return of.mnemonic == Mnemonic::kSwapgs;
+      default:
+        return (of.mnemonic == Mnemonic::kMovs || of.mnemonic == Mnemonic::kStos) && of.rep && of.address_size == 8 && of.mode == CodeMode::k64 &&
+               of.segment < kFS && rules.block_.mode & kModeFlatData;
+    }
   }
 
   // stubs.S says what each takes and leaves.
@@ -244,6 +263,19 @@ struct BlockRules::Step {
         if (!call || r11.kind != Kind::kRecord) return broken(Rule::kStub);
         after_call();
         out.next.after_callout = true;
+        return true;
+      case STUB_CLI:
+      case STUB_STI:
+      case STUB_SWAPGS:
+      case STUB_STRING:
+        if (!call || r11.kind != Kind::kRecord || rules.stepping_ || !quick_record(which, r11.amount)) return broken(Rule::kStub);
+        after_call();
+        out.next.after_callout = true;
+        return true;
+      case STUB_RFLAGS:
+        if (!call || rules.stepping_ || (rules.block_.mode & kModeCodeMask) != kModeCode64) return broken(Rule::kStub);
+        after_call();
+        set_plain(kIndex);
         return true;
       case STUB_LOOKUP:
       case STUB_POLL: return (!call && r11.plain() && !rules.stepping_) || broken(Rule::kStub);
