@@ -156,8 +156,9 @@ namespace {
 const void* go_on_directly(Vcpu& vcpu) {
   Engine& engine = engine_of(vcpu);
   if (vcpu.vm->off & kSwitchDirectJumps || vcpu.attention || engine.stepping || engine.completing || engine.exclusive || engine.smc_count ||
-      engine.writes_open || engine.ahead_left || engine.doubted || vcpu.single_step_pending || vcpu.system_flags & (kTF | kRF) || vcpu.injected.pending ||
-      vcpu.guest_debug.control || breakpoints_armed(vcpu) || vcpu.run->request_interrupt_window)
+      engine.writes_open || engine.ahead_left || engine.doubted || engine.profile.native || engine.profile.held || vcpu.single_step_pending ||
+      vcpu.system_flags & (kTF | kRF) || vcpu.injected.pending || vcpu.guest_debug.control || breakpoints_armed(vcpu) ||
+      vcpu.run->request_interrupt_window)
     return nullptr;
   const uint64_t linear = rip_linear(vcpu);
   const JumpEntry& known = engine.jump[view_of(vcpu.mode)][jump_index(linear)];
