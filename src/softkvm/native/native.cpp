@@ -300,6 +300,7 @@ void Native::run() {
   load(r);
   set_again_ = true;
   if (state_in_ != s || memcmp(state_, e.xsave, stub.state_size())) {
+    counts_.states_set++;
     if (!stub.set_state(e.xsave)) return drop(s);
     state_in_ = nullptr;
   }

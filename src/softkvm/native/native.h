@@ -28,7 +28,7 @@ class Native {
   void drop_spaces() { spaces_.clear(); }
 
   struct Counts {
-    uint64_t runs = 0, system_calls = 0, faults = 0, mapped = 0, left = 0, spaces = 0, time_stamps = 0;
+    uint64_t runs = 0, system_calls = 0, faults = 0, mapped = 0, left = 0, spaces = 0, time_stamps = 0, states_set = 0;
     uint64_t run_ticks = 0, map_ticks = 0, all_ticks = 0;  // of the host's TSC: in stubs, in mapping, in all
   };
   const Counts& counts() const { return counts_; }

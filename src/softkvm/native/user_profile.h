@@ -10,10 +10,11 @@ namespace vireo::softkvm {
 struct UserProfile {
   // A trap costs 20 to 40 us in a stub process (two switches of processes, and two more where a page is mapped) and under one in translated
   // code, which in turn is three times slower than the bare CPU, and ten times where it has to be translated first. A stretch is
-  // measured with what its trap costs. Between the two limits a space stays what it is.
-  static constexpr uint64_t kEnterMicroseconds = 100, kStayMicroseconds = 50;
+  // measured with what its trap costs. A space whose stretches are of middling length is tried: it stays if they have become shorter.
+  static constexpr uint64_t kEnterMicroseconds = 40, kStayMicroseconds = 22, kSureMicroseconds = 100;
   static constexpr uint64_t kWindowMicroseconds = 3000;   // of user time, per decision
   static constexpr uint64_t kStartMicroseconds = 6000;    // of user time before a space is looked at: most processes end sooner
+  static constexpr uint64_t kLongMicroseconds = 800;      // stretches that leave no doubt
   static constexpr unsigned kMostHeldSteps = 200;         // instructions that are stepped through until a page is left
   static constexpr unsigned kMostHolds = 50;              // in one stretch
   static constexpr unsigned kMostPause = 64;              // windows that a space which was given up is left alone, at the most
@@ -21,6 +22,7 @@ struct UserProfile {
   struct Space {
     uint64_t cr3 = ~0ull;
     uint64_t total = 0, ticks = 0, stretches = 0;
+    uint64_t translated = 0;  // the average stretch before it ran natively
     uint32_t pause = 0, next_pause = 1;  // windows to wait; what the next giving-up costs
     bool native = false;
   };
@@ -55,7 +57,7 @@ struct UserProfile {
     s.stretches++;
     all_ticks += ticks;
     all_stretches++;
-    if (s.ticks < kWindowMicroseconds * ticks_per_microsecond) return;
+    if (s.ticks < kWindowMicroseconds * ticks_per_microsecond && ticks < kLongMicroseconds * ticks_per_microsecond) return;
     s.total += s.ticks;
     decide(s);
     s.ticks = s.stretches = 0;
@@ -102,7 +104,8 @@ struct UserProfile {
   void decide(Space& s) {
     const uint64_t average = s.ticks / s.stretches;
     if (s.native) {
-      if (average < kStayMicroseconds * ticks_per_microsecond) pause(s);
+      const bool longer = average < kSureMicroseconds * ticks_per_microsecond && average * 10 > s.translated * 9;
+      if (average < kStayMicroseconds * ticks_per_microsecond || longer) pause(s);
       else if (s.next_pause > 1) s.next_pause--;
       return;
     }
@@ -110,7 +113,9 @@ struct UserProfile {
       s.pause--;
       return;
     }
-    s.native = s.total >= kStartMicroseconds * ticks_per_microsecond && average >= kEnterMicroseconds * ticks_per_microsecond;
+    s.native = average >= kLongMicroseconds * ticks_per_microsecond ||
+               (s.total >= kStartMicroseconds * ticks_per_microsecond && average >= kEnterMicroseconds * ticks_per_microsecond);
+    s.translated = average;
   }
   static void pause(Space& s) {
     s.native = false;

@@ -161,8 +161,8 @@ void print_counts(const Vcpu& vcpu) {
           (unsigned long long)e.count_callout, (unsigned long long)e.count_step, (unsigned long long)e.count_leave,
           (unsigned long long)e.count_invalidate, (unsigned long long)e.count_flush);
   const Native::Counts& n = e.native->counts();
-  fprintf(stderr, "vcpu %u: %llu native runs in %llu spaces, %llu ended by system calls, %llu page faults of which %llu were mapped, %llu left to translation, %llu RDTSC; ms: %llu all, %llu mapping, %llu in stubs; %llu stretches of user code, %llu ms\n",
-          vcpu.id, (unsigned long long)n.runs, (unsigned long long)n.spaces, (unsigned long long)n.system_calls, (unsigned long long)n.faults,
+  fprintf(stderr, "vcpu %u: %llu native runs (%llu with new SIMD state) in %llu spaces, %llu ended by system calls, %llu page faults of which %llu were mapped, %llu left to translation, %llu RDTSC; ms: %llu all, %llu mapping, %llu in stubs; %llu stretches of user code, %llu ms\n",
+          vcpu.id, (unsigned long long)n.runs, (unsigned long long)n.states_set, (unsigned long long)n.spaces, (unsigned long long)n.system_calls, (unsigned long long)n.faults,
           (unsigned long long)n.mapped, (unsigned long long)n.left, (unsigned long long)n.time_stamps, (unsigned long long)(n.all_ticks / (vcpu.tsc_khz | 1)),
           (unsigned long long)(n.map_ticks / (vcpu.tsc_khz | 1)), (unsigned long long)(n.run_ticks / (vcpu.tsc_khz | 1)), (unsigned long long)e.profile.all_stretches, (unsigned long long)(e.profile.all_ticks / (vcpu.tsc_khz | 1)));
 }
