@@ -12,8 +12,8 @@ struct UserProfile {
   // code, which in turn is three times slower than the bare CPU, and ten times where it has to be translated first. A stretch is
   // measured with what its trap costs. A space whose stretches are of middling length is tried: it stays if they have become shorter.
   static constexpr uint64_t kEnterMicroseconds = 40, kStayMicroseconds = 22, kSureMicroseconds = 100;
-  static constexpr uint64_t kWindowMicroseconds = 3000;   // of user time, per decision
-  static constexpr uint64_t kStartMicroseconds = 6000;    // of user time before a space is looked at: most processes end sooner
+  static constexpr uint64_t kWindowMicroseconds = 1500;   // of user time, per decision
+  static constexpr uint64_t kStartMicroseconds = 2500;    // of user time before a space is looked at: most processes end sooner
   static constexpr uint64_t kLongMicroseconds = 800;      // stretches that leave no doubt
   static constexpr unsigned kMostHeldSteps = 200;         // instructions that are stepped through until a page is left
   static constexpr unsigned kMostHolds = 50;              // in one stretch
