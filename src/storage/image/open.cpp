@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "storage/image/luks_image.h"
 #include "storage/image/raw_image.h"
 #include "storage/qcow2/check.h"
 
@@ -17,7 +18,7 @@ struct Identity {
   bool operator==(const Identity&) const = default;
 };
 
-Result<std::shared_ptr<Image>> open_layer(const std::string& name, OpenOptions& options, std::vector<Identity>& seen) {
+Result<std::shared_ptr<Image>> open_layer(const std::string& name, OpenOptions& options, std::vector<Identity>& seen, size_t depth) {
   if (seen.size() >= kDeepestChain) return fail(ErrorKind::kCorrupt, "the backing chain is deeper than " + std::to_string(kDeepestChain), EINVAL);
   std::string path = TRY(plain_path(name));
   std::unique_ptr<File> file = std::move(options.file);
@@ -32,6 +33,12 @@ Result<std::shared_ptr<Image>> open_layer(const std::string& name, OpenOptions& 
   }
   if (options.format.empty()) options.format = TRY(probe_format(*file));
   if (options.format == "raw" || options.format == "file" || options.format == "host_device") return std::make_shared<RawImage>(std::move(file));
+  std::optional<SecretBytes> key = depth < options.keys.size() ? options.keys[depth] : std::nullopt;
+  if (!key) key = options.any_key;
+  if (options.format == "luks") {
+    if (!key && !options.no_data) return fail(ErrorKind::kInvalid, "Parameter 'key-secret' is required for cipher", EINVAL);
+    return std::shared_ptr<Image>(TRY(LuksImage::open(std::move(file), key)));
+  }
   if (options.format != "qcow2") return fail(ErrorKind::kUnsupported, "Unknown driver '" + options.format + "'", ENOENT);
   auto header = qcow2::Header::read(*file);
   if (!header) return std::unexpected(std::move(header).error());
@@ -55,18 +62,23 @@ Result<std::shared_ptr<Image>> open_layer(const std::string& name, OpenOptions& 
   }
   qcow2::OpenConfig layer = options.qcow2;
   layer.discard = options.discard;
+  layer.secret = key;
+  layer.no_data = options.no_data;
   auto opened = qcow2::Qcow2::open(std::move(file), std::move(data), layer);
   if (!opened) return std::unexpected(std::move(opened).error());
   std::shared_ptr<Image> image = std::move(*opened);
-  if (!options.backing || !header->has_backing) return image;
+  if (!options.backing || (!header->has_backing && options.backing_name.empty())) return image;
   OpenOptions below;
-  below.format = header->backing_format();
+  below.format = options.backing_format.empty() ? header->backing_format() : options.backing_format;
   below.lock = options.lock;
   below.share_writers = options.share_writers;
   below.direct = options.direct;
   below.note = options.note;
-  std::string backing = resolve_backing(path, header->backing_file);
-  auto under = open_layer(backing, below, seen);
+  below.keys = options.keys;
+  below.any_key = options.any_key;
+  below.no_data = options.no_data;
+  std::string backing = options.backing_name.empty() ? resolve_backing(path, header->backing_file) : options.backing_name;
+  auto under = open_layer(backing, below, seen, depth + 1);
   if (!under && under.error().message.starts_with("Could not open backing file")) return under;  // said by a layer below
   if (!under) return std::unexpected(std::move(under).error().within("Could not open backing file"));
   image->set_backing(std::move(*under));
@@ -97,12 +109,12 @@ std::string resolve_backing(const std::string& overlay, const std::string& backi
 Result<std::string> probe_format(File& file) {
   std::byte start[8] = {};
   TRY_VOID(file.read(0, start));
-  return qcow2::is_qcow2(start) ? "qcow2" : "raw";
+  return qcow2::is_qcow2(start) ? "qcow2" : is_luks(start) ? "luks" : "raw";
 }
 
 Result<std::shared_ptr<Image>> open_image(const std::string& name, OpenOptions options) {
   std::vector<Identity> seen;
-  auto image = open_layer(name, options, seen);
+  auto image = open_layer(name, options, seen, 0);
   if (!image) return std::unexpected(std::move(image).error().within("Could not open '" + name + "'"));
   return image;
 }

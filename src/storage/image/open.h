@@ -13,7 +13,7 @@
 namespace vireo::storage {
 
 struct OpenOptions {
-  std::string format;  // raw, qcow2; empty: probe
+  std::string format;  // raw, qcow2, luks; empty: probe
   bool read_only = true;
   bool backing = true;        // follow the chain
   bool direct = false, no_flush = false;
@@ -21,6 +21,11 @@ struct OpenOptions {
   bool discard = true;
   bool repair_dirty = true;   // an image that was not closed cleanly is recounted when opened for writing
   qcow2::OpenConfig qcow2;
+  // Passwords of encrypted layers, by their depth from the top; a layer without one of its own takes `any_key`.
+  std::vector<std::optional<SecretBytes>> keys;
+  std::optional<SecretBytes> any_key;
+  std::string backing_name, backing_format;  // of the top image, instead of what it says
+  bool no_data = false;       // encrypted images are opened without their keys; their data cannot be read or written
   std::unique_ptr<File> file;       // instead of the named one
   // What happened on the way that a person should know.
   std::function<void(const std::string&)> note;

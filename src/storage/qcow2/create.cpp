@@ -36,13 +36,18 @@ Result<> validate(const CreateConfig& c) {
   if (!c.backing_file.empty() && c.preallocation != Preallocation::kOff && !c.extended_l2 && c.version < 3)
     return bad("Backing file and preallocation can only be used at the same time if extended_l2 is enabled");
   if (c.size > INT64_MAX || geometry_of(c).l1_entries(c.size) > kMaxL1Bytes / 8) return bad("The image size is too large for file format 'qcow2' (try using a larger cluster size)", EFBIG);
+  if (c.crypt == Crypt::kLuks) TRY_VOID(Luks::plan(c.luks));
   if (c.backing_file.size() > kMaxBackingName) return bad("Backing file name too long");
   return {};
 }
 
 Result<> create(File& file, const CreateConfig& c) {
   TRY_VOID(validate(c));
+  if (c.crypt != Crypt::kNone && !c.secret) return bad("Parameter 'encrypt.key-secret' is required for cipher");
+  std::optional<Luks> luks;
+  if (c.crypt == Crypt::kLuks) luks = TRY(Luks::plan(c.luks));
   Header h;
+  h.crypt = c.crypt;
   h.version = c.version;
   h.geometry = geometry_of(c);
   const Geometry& g = h.geometry;
@@ -63,8 +68,9 @@ Result<> create(File& file, const CreateConfig& c) {
   if (c.version >= 3) h.set(extension::kFeatureNames, Header::feature_names());
   // Header, table, blocks, L1: the table and the blocks must count all of these.
   uint64_t l1_clusters = divide_up(h.l1_size * 8ull, cluster), blocks = 1, table = 1;
+  const uint64_t crypto = luks ? divide_up(luks->area_bytes(), cluster) : 0;
   for (;;) {
-    uint64_t all = 1 + table + blocks + l1_clusters, need = divide_up(all, g.refblock_entries());
+    uint64_t all = 1 + table + blocks + l1_clusters + crypto, need = divide_up(all, g.refblock_entries());
     uint64_t need_table = divide_up(need * 8, cluster);
     if (need <= blocks && need_table <= table) break;
     blocks = std::max(blocks, need);
@@ -73,10 +79,17 @@ Result<> create(File& file, const CreateConfig& c) {
   h.reftable_clusters = static_cast<uint32_t>(table);
   const uint64_t first_block = 1 + table;
   h.l1_offset = l1_clusters ? (first_block + blocks) * cluster : 0;
+  const uint64_t crypto_at = (first_block + blocks + l1_clusters) * cluster;
+  if (luks) {
+    std::vector<std::byte> pointer(16);
+    store(&pointer[0], crypto_at);
+    store(&pointer[8], luks->area_bytes());
+    h.set(extension::kCrypto, std::move(pointer));
+  }
   // Names of features are a courtesy; in the smallest clusters there may be no room for them.
   if (!h.serialize()) h.set(extension::kFeatureNames, {});
   auto header = TRY(h.serialize());
-  const uint64_t all = 1 + table + blocks + l1_clusters;
+  const uint64_t all = 1 + table + blocks + l1_clusters + crypto;
   std::vector<std::byte> raw(table * cluster);
   for (uint64_t i = 0; i < blocks; ++i) store(&raw[i * 8], (first_block + i) * cluster);
   for (uint64_t i = 0; i < blocks; ++i) {
@@ -88,6 +101,10 @@ Result<> create(File& file, const CreateConfig& c) {
   std::vector<std::byte> l1(h.l1_size * 8ull);
   if (!l1.empty()) TRY_VOID(file.write(h.l1_offset, l1));
   else TRY_VOID(file.truncate(all * cluster));
+  if (luks) {
+    TRY_VOID(luks->create(file, crypto_at, *c.secret, c.luks.iter_time));
+    TRY_VOID(file.truncate(all * cluster));  // to the end of its last cluster
+  }
   // The header last: without it this is no image.
   header.resize(std::min<uint64_t>(round_up(header.size(), 512), cluster));
   TRY_VOID(file.flush());
@@ -99,7 +116,10 @@ uint64_t file_size_for(const CreateConfig& c, uint64_t data_clusters) {
   Geometry g = geometry_of(c);
   const uint64_t cluster = c.cluster_size;
   uint64_t l2_tables = divide_up(divide_up(c.size, cluster) * g.l2_entry_size(), cluster);
-  uint64_t meta = 1 + l2_tables + divide_up(l2_tables * 8, cluster);
+  uint64_t crypto = 0;
+  if (c.crypt == Crypt::kLuks)
+    if (auto luks = Luks::plan(c.luks)) crypto = divide_up(luks->area_bytes(), cluster);
+  uint64_t meta = 1 + crypto + l2_tables + divide_up(l2_tables * 8, cluster);
   uint64_t fixed = meta + data_clusters, blocks = 0, table = 0;
   for (;;) {
     uint64_t need = divide_up(fixed + blocks + table, g.refblock_entries()), need_table = divide_up(need * 8, cluster);

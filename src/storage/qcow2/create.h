@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "storage/crypto/luks.h"
 #include "storage/image/image.h"
 #include "storage/qcow2/header.h"
 
@@ -22,6 +23,9 @@ struct CreateConfig {
   std::string data_file;
   bool data_file_raw = false;
   Preallocation preallocation = Preallocation::kOff;
+  Crypt crypt = Crypt::kNone;
+  LuksOptions luks;
+  std::optional<SecretBytes> secret;  // the password, with encryption
 };
 
 // What is wrong with it, before anything is written.

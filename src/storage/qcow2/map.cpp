@@ -129,7 +129,7 @@ Hold Qcow2::hold() {
 }
 
 bool Qcow2::locate(uint64_t offset, uint64_t length, bool for_write, std::vector<Segment>& out, Hold& kept) {
-  if (cipher_ || length > header_.size || offset > header_.size - length) return false;
+  if (header_.crypt != Crypt::kNone || length > header_.size || offset > header_.size - length) return false;
   size_t before = out.size();
   std::lock_guard lock(mutex_);
   if (corrupt_ || (for_write && file_->read_only())) return false;

@@ -80,6 +80,12 @@ Case random_case(Random& r) {
   c.snapshots = c.create.refcount_bits > 1 && r() % 2;
   c.snapshot_heavy = r() % 2;
   if (c.backing) c.create.backing_file = "base";
+  // A small key, whose key slots do not make the file a thousand times the disk.
+  if (unsigned crypt = r() % 10; crypt < 2) {
+    c.create.crypt = crypt ? Crypt::kLuks : Crypt::kAes;
+    c.create.luks = {.cipher = "aes-128", .mode = "cbc", .ivgen = {}, .ivgen_hash = {}, .hash = "sha256", .iter_time = 0};
+    c.create.secret = SecretBytes(std::string("secret"));
+  }
   return c;
 }
 
@@ -134,7 +140,7 @@ class Model {
 
   std::string open() {
     file_->keep_history = true;
-    OpenConfig config{.l2_cache = case_.create.cluster_size * 4, .refcount_cache = case_.create.cluster_size * 4, .broken_rules = broken_};
+    OpenConfig config{.l2_cache = case_.create.cluster_size * 4, .refcount_cache = case_.create.cluster_size * 4, .secret = case_.create.secret, .broken_rules = broken_};
     // A dirty image is recounted by whoever opens it.
     auto header = Header::read(*file_);
     if (!header) return "header: " + header.error().message;
@@ -186,7 +192,7 @@ class Model {
     }
     if (what < 68) {
       uint64_t cluster = case_.create.cluster_size, index = random_() % (case_.create.size / cluster ? case_.create.size / cluster : 1);
-      if ((index + 1) * cluster > case_.create.size) return "";
+      if ((index + 1) * cluster > case_.create.size || case_.create.crypt != Crypt::kNone) return "";
       last_ = "compressed " + std::to_string(index);
       uint32_t value = ++next_value_;
       for (uint64_t u = index * cluster / kUnit; u < (index + 1) * cluster / kUnit; ++u) remember(u), now_[u] = value;

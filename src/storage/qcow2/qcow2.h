@@ -13,8 +13,8 @@
 #include <memory>
 #include <mutex>
 
+#include "storage/crypto/luks.h"
 #include "storage/image/image.h"
-#include "storage/qcow2/cipher.h"
 #include "storage/qcow2/cluster_set.h"
 #include "storage/qcow2/compression.h"
 #include "storage/qcow2/header.h"
@@ -29,8 +29,8 @@ struct OpenConfig {
   bool discard = true;      // freed clusters' space goes back to the file system
   bool keep_autoclear = false;  // for a check that writes nothing
   bool allow_corrupt = false, allow_dirty = false;  // repair is the caller's
-  std::string secret;       // password of an encrypted image
-  bool have_secret = false;
+  std::optional<SecretBytes> secret;  // password of an encrypted image
+  bool no_data = false;     // an encrypted image's key is not asked for: its data cannot be read or written
   uint32_t broken_rules = 0;  // tests only: see ordering.h
 };
 
@@ -62,6 +62,7 @@ class Qcow2 final : public Image {
   File& file() override { return *file_; }
   File& data_file() override { return data_file_ ? *data_file_ : *file_; }
   bool has_data_file() const { return data_file_ != nullptr; }
+  Luks* luks() { return luks_ ? &*luks_ : nullptr; }  // null: not encrypted so
   uint64_t size() const override { return header_.size; }
   bool read_only() const override { return file_->read_only(); }
   uint64_t cluster_size() const override { return geometry_.cluster_size(); }
@@ -129,6 +130,8 @@ class Qcow2 final : public Image {
   Result<> load_l1(uint64_t offset, uint32_t size);
   Result<> open_writable();
   Result<> load_snapshots();
+  Result<> open_encryption();
+  Result<> readable() const;
   bool obeys(Rule rule) const { return !(config_.broken_rules & static_cast<uint32_t>(rule)); }
   bool v3() const { return header_.version >= 3; }
 
@@ -158,6 +161,7 @@ class Qcow2 final : public Image {
   Result<> link(const Allocation& allocation, uint64_t from, uint64_t to);
   Result<> fill(const Allocation& allocation, uint64_t from, uint64_t to, uint64_t offset, std::span<const iovec> data);
   Result<> before_allocation();
+  uint64_t cipher_sector(uint64_t guest, uint64_t host) const;
   Result<> check_overlap(uint64_t host, uint64_t length, const char* what);
   void wait_idle(uint64_t from, uint64_t to, std::unique_lock<std::mutex>& lock);
   Result<> zero_clusters(uint64_t from, uint64_t to, bool may_unmap, bool discard, std::unique_lock<std::mutex>& lock);
@@ -211,7 +215,9 @@ class Qcow2 final : public Image {
   uint64_t high_water_ = 0;       // nothing was ever in the file from here on
   uint64_t compressed_next_ = 0;  // room for compressed data in a started cluster
   std::unique_ptr<ClusterCache> decompressed_;
-  std::unique_ptr<Cipher> cipher_;
+  std::optional<Luks> luks_;
+  std::unique_ptr<SectorCipher> cipher_;
+  bool locked_ = false;  // encrypted, and the key is not known
 
   mutable std::mutex mutex_;
   std::mutex commit_mutex_;  // before mutex_

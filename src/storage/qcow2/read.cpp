@@ -2,6 +2,7 @@
 // Reading, and telling what lies where.
 #include <algorithm>
 
+#include "storage/crypto/encrypted_io.h"
 #include "storage/qcow2/qcow2.h"
 
 namespace vireo::storage::qcow2 {
@@ -9,6 +10,7 @@ namespace vireo::storage::qcow2 {
 Result<> Qcow2::read(uint64_t offset, std::span<const iovec> to) {
   uint64_t length = total(to), done = 0;
   if (offset > header_.size || length > header_.size - offset) return fail(ErrorKind::kInvalid, "read past the end of the image", EIO);
+  TRY_VOID(readable());
   while (done < length) {
     Hold keep;
     Mapping m;
@@ -30,12 +32,7 @@ Result<> Qcow2::read(uint64_t offset, std::span<const iovec> to) {
           TRY_VOID(data_file().readv(m.host, piece));
           break;
         }
-        // Whole sectors, through a copy.
-        uint64_t skip = (offset + done) % 512;
-        std::vector<std::byte> sectors(round_up(skip + m.length, 512));
-        TRY_VOID(data_file().read(m.host - skip, sectors));
-        cipher_->decrypt(cipher_->numbers_host_sectors() ? m.host - skip : offset + done - skip, sectors);
-        copy_to(piece, sectors.data() + skip);
+        TRY_VOID(read_encrypted(data_file(), *cipher_, m.host, cipher_sector(offset + done, m.host), piece));
         break;
       }
       case Kind::kInvalid: return fail(ErrorKind::kCorrupt, "an invalid L2 entry", EIO);
@@ -94,7 +91,7 @@ Result<Extent> Qcow2::status(uint64_t offset, uint64_t length) {
     case Kind::kCompressed: out.allocated = out.data = out.compressed = true; break;
     default:
       out.allocated = out.data = true;
-      if (!cipher_) out.host = m.host;
+      if (header_.crypt == Crypt::kNone) out.host = m.host;
       out.file = &data_file();
   }
   return out;

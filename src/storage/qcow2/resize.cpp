@@ -102,12 +102,13 @@ Result<> Qcow2::preallocate(uint64_t from, uint64_t to, Preallocation preallocat
     for (uint64_t i = 0; i < a.clusters; ++i) {
       Entry now{(a.host + i * cluster_size()) | kCopied, 0};
       // Only fresh space is known to be zero; without a zero flag what was there before would be seen.
-      bool zero = with_zero_flag || !a.fresh;
+      // and zeroes of an encrypted image's file are not zeroes of its disk.
+      bool zero = with_zero_flag || !a.fresh || header_.crypt != Crypt::kNone;
       if (geometry_.extended_l2) now.bitmap = zero ? 0xffffffffull << 32 : 0xffffffff;
       else if (zero && v3()) now.word |= kZeroFlag;
       set_entry(*table, at + i * cluster_size(), now);
     }
-    if (!a.fresh && !v3() && !data_file_) TRY_VOID(file_->zero(a.host, a.clusters * cluster_size(), false));
+    if (!a.fresh && !v3() && !data_file_ && header_.crypt == Crypt::kNone) TRY_VOID(file_->zero(a.host, a.clusters * cluster_size(), false));
     host_end = std::max(host_end, a.host + a.clusters * cluster_size());
     if (!data_file_ && preallocation == Preallocation::kFalloc) TRY_VOID(file_->reserve(a.host, a.clusters * cluster_size()));
     if (!data_file_ && preallocation == Preallocation::kFull) {
@@ -117,6 +118,12 @@ Result<> Qcow2::preallocate(uint64_t from, uint64_t to, Preallocation preallocat
     }
     at += a.clusters * cluster_size();
     lock.unlock();
+    if (!v3() && header_.crypt != Crypt::kNone) {
+      std::vector<std::byte> zeroes(cluster_size());
+      uint64_t first = at - a.clusters * cluster_size();
+      for (uint64_t c = first; c < std::min(at, header_.size); c += cluster_size())
+        TRY_VOID(write(c, std::span<const std::byte>(zeroes).first(std::min(cluster_size(), header_.size - c))));
+    }
     TRY_VOID(commit_if_full());
   }
   if (data_file_) return grow_file(*data_file_, std::min(from, data_file_->size()), std::max(to, data_file_->size()), preallocation);

@@ -2,6 +2,7 @@
 // Writing: in place where a cluster is the active image's alone, else into new clusters.
 #include <algorithm>
 
+#include "storage/crypto/encrypted_io.h"
 #include "storage/qcow2/qcow2.h"
 
 namespace vireo::storage::qcow2 {
@@ -32,6 +33,7 @@ void Qcow2::wait_idle(uint64_t from, uint64_t to, std::unique_lock<std::mutex>& 
 Result<> Qcow2::writable_check(uint64_t offset, uint64_t length) {
   if (file_->read_only()) return fail(ErrorKind::kInvalid, "'" + file_->name() + "' is read-only", EROFS);
   if (offset > header_.size || length > header_.size - offset) return fail(ErrorKind::kInvalid, "write past the end of the image", EIO);
+  TRY_VOID(readable());
   std::lock_guard lock(mutex_);
   if (corrupt_) return fail(ErrorKind::kCorrupt, "'" + file_->name() + "' is marked as corrupt", EIO);
   return {};
@@ -49,6 +51,9 @@ void Qcow2::own(uint64_t offset, uint64_t length, Owner owner) {
   for (uint64_t c = offset >> geometry_.cluster_bits; c <= (offset + length - 1) >> geometry_.cluster_bits; ++c)
     owner == Owner::kNone ? owners_.remove(c) : owners_.set(c, owner);
 }
+
+// The number that a sector is encrypted under: its place in the file, with the legacy method its place on the disk.
+uint64_t Qcow2::cipher_sector(uint64_t guest, uint64_t host) const { return (luks_ ? host : guest) / SectorCipher::kSector; }
 
 // With lazy refcounts the file says that they are not to be trusted before that becomes true.
 Result<> Qcow2::before_allocation() {
@@ -205,15 +210,18 @@ Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t o
   all.insert(all.end(), data.begin(), data.end());
   if (!tail.bytes.empty()) all.push_back(part(tail.bytes.data(), tail.bytes.size()));
   if (!cipher_) return data_file().writev(host(start), all);
-  uint64_t lead = start % 512, length = total(all), trail = round_up(lead + length, 512) - lead - length;
-  std::vector<std::byte> copy(lead + length + trail);
   // Only overwrites in place can begin or end inside a sector; what is around is read from the image itself.
-  if (lead) TRY_VOID(Image::read(start - lead, std::span(copy).first(lead)));
-  if (trail && start + length < header_.size) TRY_VOID(Image::read(start + length, std::span(copy).last(trail)));
-  copy_from(all, copy.data() + lead);
-  uint64_t sector = start - lead;
-  cipher_->encrypt(cipher_->numbers_host_sectors() ? host(start) - lead : sector, copy);
-  return data_file().write(host(start) - lead, copy);
+  const uint64_t lead = start % 512, finish = start + total(all), trail = round_up(finish, 512) - finish;
+  std::byte before[512] = {}, after[512] = {};
+  if (lead) {
+    TRY_VOID(Image::read(start - lead, std::span(before).first(lead)));
+    all.insert(all.begin(), part(before, lead));
+  }
+  if (trail) {
+    if (finish < header_.size) TRY_VOID(Image::read(finish, std::span(after).first(std::min(trail, header_.size - finish))));
+    all.push_back(part(after, trail));
+  }
+  return write_encrypted(data_file(), *cipher_, host(start) - lead, cipher_sector(start - lead, host(start) - lead), all);
 }
 
 // The data is written: the entries of [from, to) name it.

@@ -10,6 +10,7 @@ std::vector<std::byte> Qcow2::compress(std::span<const std::byte> cluster) const
 
 Result<> Qcow2::write_compressed(uint64_t offset, std::span<const std::byte> data) {
   if (data_file_) return fail(ErrorKind::kUnsupported, "Compression not supported with an external data file", ENOTSUP);
+  if (header_.crypt != Crypt::kNone) return fail(ErrorKind::kUnsupported, "Compression and encryption not supported at the same time", ENOTSUP);
   if (geometry_.in_cluster(offset) || data.size() > cluster_size() || (data.size() < cluster_size() && offset + data.size() != header_.size))
     return fail(ErrorKind::kInvalid, "compressed writes are of whole clusters", EINVAL);
   std::vector<std::byte> padded;
@@ -50,6 +51,7 @@ Result<uint64_t> Qcow2::allocate_bytes(uint64_t length) {
 }
 
 Result<> Qcow2::write_precompressed(uint64_t guest, std::span<const std::byte> packed) {
+  if (header_.crypt != Crypt::kNone) return fail(ErrorKind::kUnsupported, "Compression and encryption not supported at the same time", ENOTSUP);
   TRY_VOID(writable_check(guest, std::min(cluster_size(), header_.size - std::min(guest, header_.size))));
   std::unique_lock lock(mutex_);
   wait_idle(guest, guest + cluster_size(), lock);
