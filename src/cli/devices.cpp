@@ -23,12 +23,18 @@ namespace {
 // raw disk's first bytes are its guest's to write. So a file is taken as qcow2 without being told only by its name, and one
 // that begins as qcow2 under another name must be told what it is.
 Result<std::string> disk_format(const DiskOptions& options) {
-  if (options.format == "raw" || options.format == "qcow2") return options.format;
-  if (!options.format.empty()) return fail(ErrorKind::kUnsupported, "format " + options.format + " is not known (raw and qcow2 are)");
+  if (options.format == "raw" && !options.key_file.empty()) return fail(ErrorKind::kInvalid, "key-file goes with format=luks and encrypted qcow2 images");
+  if (options.format == "raw" || options.format == "qcow2" || options.format == "luks") return options.format;
+  if (!options.format.empty()) return fail(ErrorKind::kUnsupported, "format " + options.format + " is not known (raw, qcow2 and luks are)");
   auto file = storage::open_file({.path = options.path, .read_only = true, .lock = false});
   if (!file) return "raw";  // the one who opens it says what is wrong
-  std::string found = TRY(storage::probe_format(**file));
-  if (found == "raw" || options.path.ends_with(".qcow2")) return found;
+  auto probed = storage::probe_format(**file);
+  if (!probed) return probed;
+  const std::string& found = *probed;
+  // Whoever brings a key has an encrypted image.
+  if (!options.key_file.empty() && found == "raw") return fail(ErrorKind::kInvalid, "key-file is given, but it begins neither like a LUKS volume nor like a qcow2 image");
+  if (found == "luks" && options.key_file.empty()) return "raw";  // the guest's own encryption
+  if (found == "raw" || options.path.ends_with(".qcow2") || !options.key_file.empty()) return found;
   return fail(ErrorKind::kInvalid, "it begins like a qcow2 image: say format=qcow2, or format=raw if the guest wrote that");
 }
 
@@ -36,18 +42,27 @@ Result<> add_disk(Machine& machine, const DiskOptions& options) {
   const std::string& cache = options.cache;
   const bool direct = cache == "none" || cache == "directsync", no_flush = cache == "unsafe";
   std::unique_ptr<storage::BlockDevice> disk;
-  if (TRY(disk_format(options)) == "raw") {
+  const std::string format = TRY(disk_format(options));
+  if (format == "raw") {
     storage::RawConfig raw{.path = options.path, .read_only = options.readonly, .direct = direct, .no_flush = no_flush};
     disk = TRY(storage::Raw::create(raw, machine.loop()));
   } else {
     storage::OpenOptions open;
-    open.format = "qcow2";
+    open.format = format;
+    if (!options.key_file.empty()) {
+      auto key = storage::read_secret_file(options.key_file);
+      if (!key) return std::unexpected(std::move(key).error().within("key-file"));
+      open.any_key = std::move(*key);
+    }
     open.read_only = options.readonly;
     open.direct = direct;
     open.no_flush = no_flush;
     open.note = [](const std::string& line) { log(LogLevel::kWarning, "disk: repairing: %s", line.c_str()); };
-    auto image = TRY(storage::open_image(options.path, std::move(open)));
-    disk = TRY(storage::ImageDevice::create(std::move(image), {.direct = direct}, machine.loop()));
+    auto image = storage::open_image(options.path, std::move(open));
+    if (!image && options.key_file.empty() && image.error().message.ends_with("is required for cipher"))
+      return fail(ErrorKind::kInvalid, "it is encrypted: say key-file=FILE, the file with its password");
+    if (!image) return std::unexpected(std::move(image).error());
+    disk = TRY(storage::ImageDevice::create(std::move(*image), {.direct = direct}, machine.loop()));
   }
   virtio::BlkConfig blk{.serial = options.serial,
                         .queues = static_cast<uint16_t>(options.queues),

@@ -44,7 +44,8 @@ constexpr Topic kTopics[] = {
   one node of the guest's memory, told by ACPI (SRAT, SLIT). LIST is a range (0-3) or one vCPU; cpus= may be repeated. Every
   vCPU must be in a node, and the nodes' memory, in turn from address 0, be all of --memory
 )"},
-    {"disk", R"(--disk FILE[,readonly][,serial=TEXT][,cache=MODE][,queues=N][,format=raw|qcow2]
+    {"disk", R"(--disk FILE[,readonly][,serial=TEXT][,cache=MODE][,queues=N][,format=raw|qcow2|luks]
+              [,key-file=FILE]
   readonly             the guest cannot write; several machines may share the file
   serial=TEXT          at most 20 bytes, seen by the guest
   cache=writeback      through the host's page cache (default); none: around it; writethrough, directsync: every
@@ -52,6 +53,8 @@ constexpr Topic kTopics[] = {
   queues=N             request queues, one a vCPU is a good number
   format=qcow2         an image with a format of its own, and its backing files. Without format= a file whose name ends
                        in .qcow2 is looked at, any other is raw; one that begins like qcow2 then must be told
+  key-file=FILE        the password of a LUKS volume or of an encrypted qcow2 image (and of its backing files): all of the
+                       file's bytes, a final newline too
   A comma in FILE is written twice.
 )"},
     {"net", R"(--net user[,forward=[tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=...]

@@ -27,7 +27,7 @@ Result<bool> parse_switch(const std::string& text, const std::string& option);  
 Result<std::vector<int>> parse_cpu_list(const std::string& text, const std::string& option);  // 0-3,6
 
 struct DiskOptions {
-  std::string path, format, serial, cache;
+  std::string path, format, serial, cache, key_file;
   bool readonly = false;
   unsigned queues = 1;
 };

@@ -160,6 +160,9 @@ Result<DiskOptions> parse_disk(const std::string& text) {
       disk.cache = value;
     } else if (key == "format") {
       disk.format = value;
+    } else if (key == "key-file") {
+      if (value.empty()) return bad(option, text, "key-file names the file with the password");
+      disk.key_file = value;
     } else if (key == "queues") {
       disk.queues = static_cast<unsigned>(TRY(parse_number(value, option + " queues", 1, 64)));
     } else {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/img/img.h"
+#include "cli/img/secrets.h"
 
 namespace vireo::cli::img {
 
@@ -42,7 +43,10 @@ Result<Arguments> parse_arguments(int argc, char** argv, const std::string& lett
       fprintf(stderr, "Try '%s --help' for more information\n", argv[0]);
       return told();
     }
-    if (c == 999) return fail(ErrorKind::kUnsupported, "--object: encrypted images are not supported yet");
+    if (c == 999) {
+      TRY_VOID(add_object(value));
+      continue;
+    }
     if (c >= 1000) {
       size_t i = static_cast<size_t>(c - 1000);
       out.add(letter_of[i] ? std::string(1, static_cast<char>(letter_of[i])) : names[i], value);
@@ -136,11 +140,23 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
   storage::OpenOptions options;
   std::string name = text;
   options.format = wish.format;
+  std::map<size_t, std::string> secret_ids;  // by depth
+  if (!wish.key_secret.empty()) secret_ids[0] = wish.key_secret;
   if (wish.image_options) {
     name.clear();
     for (auto& [key, value] : TRY(parse_options({text}))) {
       if (key == "driver") options.format = value;
       else if (key == "file.filename" || key == "filename") name = value;
+      else if (key == "encrypt.format" || key == "backing.encrypt.format") continue;  // the image says it
+      else if (key == "backing.driver") options.backing_format = value;
+      else if (key == "backing.file.filename") options.backing_name = value;
+      else if (key.ends_with("key-secret")) {
+        size_t depth = 0;
+        std::string rest = key;
+        while (rest.starts_with("backing.")) rest.erase(0, 8), ++depth;
+        if (rest != "key-secret" && rest != "encrypt.key-secret") return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': option '" + key + "' is not supported");
+        secret_ids[depth] = value;
+      }
       else if (key == "file.driver" || key.starts_with("l2-cache") || key.starts_with("refcount-cache") || key.starts_with("cache") || key.starts_with("overlap-check") || key.starts_with("discard") || key.starts_with("pass-discard")) continue;  // how QEMU goes about it, not what the image is
       else return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': option '" + key + "' is not supported");
     }
@@ -158,8 +174,17 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
     if (file.empty()) return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': only files can be named so");
     name = file;
     if (options.format.empty()) options.format = word(tree, "driver");
+    for (const char* key : {"key-secret", "encrypt.key-secret"})
+      if (std::string id = word(tree, key); !id.empty()) secret_ids[0] = id;
+    if (tree.contains("encrypt") && tree["encrypt"].is_object())
+      if (std::string id = word(tree["encrypt"], "key-secret"); !id.empty()) secret_ids[0] = id;
   }
   if (!valid_cache(wish.cache)) return fail(ErrorKind::kInvalid, "Invalid cache option: " + wish.cache);
+  for (auto& [depth, id] : secret_ids) {
+    options.keys.resize(std::max(options.keys.size(), depth + 1));
+    options.keys[depth] = TRY(find_secret(id));
+  }
+  options.no_data = wish.no_data;
   options.read_only = !wish.writable;
   options.backing = wish.backing;
   options.share_writers = wish.force_share;

@@ -5,8 +5,9 @@
 #include <cstdio>
 #include <cstring>
 
-#include "cli/img/img.h"
+#include "cli/img/encryption.h"
 #include "cli/img/snapshot_list.h"
+#include "storage/image/luks_image.h"
 
 namespace vireo::cli::img {
 namespace {
@@ -59,7 +60,7 @@ Result<int> snapshot(int argc, char** argv) {
   if (actions > 1) return bad("Cannot mix '-l', '-a', '-c', '-d'");
   const bool list = actions == 0 || a.has("l");
   if (a.has("U") && !list) return bad("Cannot use -U with a writing action");
-  auto image = TRY(img::open(a.names[0], {.format = a.get("f"), .writable = !list, .force_share = a.has("U"), .image_options = a.has("image-opts")}));
+  auto image = TRY(img::open(a.names[0], {.format = a.get("f"), .writable = !list, .force_share = a.has("U"), .image_options = a.has("image-opts"), .no_data = true}));
   auto* q = as_qcow2(*image);
   if (list) {
     if (q) print_snapshots(*q);
@@ -92,14 +93,30 @@ Result<int> amend(int argc, char** argv) {
   if (!a.has("o")) return bad("Must specify options (-o)");
   for (const std::string& o : a.all("o"))
     if (o == "help" || o == "?") {
+      constexpr const char* kKeyOptions[] = {"iter-time=<num> - Time to spend in PBKDF in milliseconds", "keyslot=<num> - Select a single keyslot to modify explicitly",
+                                             "new-secret=<str> - New secret to set in the matching keyslots. Empty string to erase",
+                                             "old-secret=<str> - Select all keyslots that match this password", "state=<str> - Select new state of affected keyslots (active/inactive)"};
+      if (a.get("f") == "luks") {
+        printf("Amend options for 'luks':\n");
+        for (const char* line : kKeyOptions) printf("  %s\n", line);
+        return 0;
+      }
       printf("Amend options for 'qcow2':\n  backing_file=<str>     - File name of a base image\n  backing_fmt=<str>      - Image format of the base image\n"
              "  compat=<str>           - Compatibility level (v2 [0.10] or v3 [1.1])\n  lazy_refcounts=<bool (on/off)> - Postpone refcount updates\n"
              "  size=<size>            - Virtual disk size\n");
+      for (const char* line : kKeyOptions) printf("  encrypt.%s\n", line);
       return 0;
     }
   if (a.names.size() != 1) return bad("Expecting one image file name");
-  auto image = TRY(img::open(a.names[0], {.format = a.get("f"), .writable = true, .cache = a.get("t", "writeback"), .image_options = a.has("image-opts")}));
+  auto image = TRY(img::open(a.names[0], {.format = a.get("f"), .writable = true, .cache = a.get("t", "writeback"), .image_options = a.has("image-opts"), .no_data = true}));
   auto* q = as_qcow2(*image);
+  KeyChange keys;
+  if (auto* luks = dynamic_cast<storage::LuksImage*>(image.get())) {
+    for (auto& [key, value] : TRY(parse_options(a.all("o"))))
+      if (!TRY(keys.take(key, value))) return bad("Invalid parameter '" + key + "'");
+    TRY_VOID(change_keys(luks->luks(), luks->file(), keys, a.has("force"), "key-secret"));
+    return 0;
+  }
   if (!q) return bad("Format driver 'raw' does not support option amendment");
   qcow2::Header h = q->header();
   std::optional<uint64_t> size;
@@ -143,10 +160,14 @@ Result<int> amend(int argc, char** argv) {
       size = TRY(parse_bytes(value));
     } else if (key == "refcount_bits") {
       if (value != std::to_string(h.geometry.refcount_bits())) return fail(ErrorKind::kUnsupported, "refcount_bits: changing it is not supported yet");
+    } else if (key.starts_with("encrypt.") && TRY(keys.take(key.substr(8), value))) {
+      if (h.crypt == qcow2::Crypt::kNone) return bad("Can't amend encryption options - encryption not present");
+      if (!q->luks()) return bad("Only LUKS encryption options can be amended");
     } else {
       return bad("Invalid parameter '" + key + "'\nThis option is only supported for image creation");
     }
   }
+  if (keys.asked) TRY_VOID(change_keys(*q->luks(), q->file(), keys, a.has("force"), "encrypt.key-secret"));
   TRY_VOID(q->rewrite_header(h));
   if (size) TRY_VOID(q->resize((*size + 511) / 512 * 512, storage::Preallocation::kOff));
   TRY_VOID(q->close());

@@ -60,7 +60,7 @@ Result<int> convert(int argc, char** argv) {
   if (job.out_of_order && job.compressed) return bad("Out of order write and compress are mutually exclusive");
   if (a.has("B") && a.names.size() > 1) return bad("Having a backing file for the target makes no sense when concatenating multiple input images");
   if (a.has("target-is-zero") && !a.has("n")) return bad("--target-is-zero requires use of -n flag");
-  if (out_format != "raw" && out_format != "qcow2") return bad("Unknown file format '" + out_format + "'");
+  if (out_format != "raw" && out_format != "qcow2" && out_format != "luks") return bad("Unknown file format '" + out_format + "'");
   if (job.compressed && out_format != "qcow2") return bad("Compression not supported for this file format");
   uint64_t size = 0;
   for (const std::string& name : a.names) {
@@ -70,16 +70,20 @@ Result<int> convert(int argc, char** argv) {
     job.sources.push_back(std::move(source));
   }
   OptionList options = TRY(parse_options(a.all("o")));
-  std::string backing = a.get("B"), backing_format = a.get("F");
+  std::string backing = a.get("B"), backing_format = a.get("F"), key_secret;
+  bool encrypted = false;
   for (auto& [key, value] : options) {
     if (key == "backing_file") backing = value;
     if (key == "backing_fmt") backing_format = value;
+    if (key == "key-secret" || key == "encrypt.key-secret") key_secret = value;
+    if (key == "encrypt.format" || (key == "encryption" && value == "on")) encrypted = true;
   }
+  if (encrypted && job.compressed) return bad("Compression and encryption not supported at the same time");
   std::shared_ptr<Image> base;
   if (!backing.empty()) {
     if (backing_format.empty() && !a.has("n")) return bad("Use of backing file requires explicit backing format");
     if (job.sources.size() > 1) return bad("Having a backing file for the target makes no sense when concatenating multiple input images");
-    base = TRY(img::open(storage::resolve_backing(target_name, backing), {.format = backing_format}));
+    base = TRY(img::open(storage::resolve_backing(target_name, backing), {.format = backing_format, .no_data = true}));
     job.base_size = base->size();
     // The part of the source's chain that the target leaves to its backing file is found by name.
     for (Image* i = job.sources[0]->backing(); i; i = i->backing())
@@ -92,11 +96,11 @@ Result<int> convert(int argc, char** argv) {
       if (key == "size") wish.size.reset();
     if (auto made = create_image(wish); !made) return std::unexpected(std::move(made).error().within(target_name + ": error while converting " + out_format));
   }
-  auto target = TRY(img::open(target_name, {.format = out_format, .writable = true, .backing = !backing.empty(), .cache = a.get("t", "unsafe"), .image_options = a.has("target-image-opts")}));
+  auto target = TRY(img::open(target_name, {.format = out_format, .writable = true, .backing = !backing.empty(), .cache = a.get("t", "unsafe"), .image_options = a.has("target-image-opts"), .key_secret = key_secret}));
   if (a.has("n") && target->size() < size) return bad("output file is smaller than input file");
   if (!a.has("n") && target->size() < size) return bad("output file is smaller than input file");
   job.target = target.get();
-  job.target_is_zero = a.has("target-is-zero") || (!a.has("n") && backing.empty() && (out_format == "qcow2" || target->file().new_space_is_zero()));
+  job.target_is_zero = a.has("target-is-zero") || (!a.has("n") && backing.empty() && (out_format == "qcow2" || (out_format == "raw" && target->file().new_space_is_zero())));
   if (auto* q = as_qcow2(*target); q && q->has_data_file() && !a.has("target-is-zero")) job.target_is_zero = false;
   // With a backing file that no part of the source's chain is, everything is written.
   Progress progress(a.has("p"));

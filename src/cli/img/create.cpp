@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "cli/img/img.h"
+#include "cli/img/encryption.h"
+#include "cli/img/secrets.h"
+#include "storage/image/luks_image.h"
 #include "storage/image/raw_image.h"
 
 namespace vireo::cli::img {
@@ -27,16 +29,44 @@ constexpr Known kQcow2[] = {
     {"compression_type", "str", "Compression method used for image cluster compression"},
     {"data_file", "str", "File name of an external data file"},
     {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
+    {"encrypt.cipher-alg", "str", "Name of encryption cipher algorithm"},
+    {"encrypt.cipher-mode", "str", "Name of encryption cipher mode"},
+    {"encrypt.format", "str", "Encrypt the image, format choices: 'aes', 'luks'"},
+    {"encrypt.hash-alg", "str", "Name of encryption hash algorithm"},
+    {"encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds"},
+    {"encrypt.ivgen-alg", "str", "Name of IV generator algorithm"},
+    {"encrypt.ivgen-hash-alg", "str", "Name of IV generator hash algorithm"},
+    {"encrypt.key-secret", "str", "ID of secret providing qcow AES key or LUKS passphrase"},
+    {"encryption", "bool (on/off)", "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"},
     {"extended_l2", "bool (on/off)", "Extended L2 tables"},
     {"lazy_refcounts", "bool (on/off)", "Postpone refcount updates"},
     {"preallocation", "str", "Preallocation mode (allowed values: off, metadata, falloc, full)"},
     {"refcount_bits", "num", "Width of a reference count entry in bits"},
     {"size", "size", "Virtual disk size"},
 };
+constexpr Known kLuks[] = {
+    {"cipher-alg", "str", "Name of encryption cipher algorithm"},
+    {"cipher-mode", "str", "Name of encryption cipher mode"},
+    {"hash-alg", "str", "Name of encryption hash algorithm"},
+    {"iter-time", "num", "Time to spend in PBKDF in milliseconds"},
+    {"ivgen-alg", "str", "Name of IV generator algorithm"},
+    {"ivgen-hash-alg", "str", "Name of IV generator hash algorithm"},
+    {"key-secret", "str", "ID of the secret that provides the keyslot passphrase"},
+    {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
+    {"size", "size", "Virtual disk size"},
+};
+constexpr const char* kLuksWords[] = {"key-secret", "cipher-alg", "cipher-mode", "ivgen-alg", "ivgen-hash-alg", "hash-alg", "iter-time"};
+
 constexpr Known kRaw[] = {
     {"preallocation", "str", "Preallocation mode (allowed values: off, falloc, full)"},
     {"size", "size", "Virtual disk size"},
 };
+
+std::span<const Known> known_options(const std::string& format) {
+  if (format == "qcow2") return kQcow2;
+  if (format == "luks") return kLuks;
+  return kRaw;
+}
 
 std::unexpected<Error> bad(const std::string& why) { return fail(ErrorKind::kInvalid, why, EINVAL); }
 
@@ -79,12 +109,19 @@ std::string told_options(const CreateWish& wish, const OptionList& options, uint
     auto value = parse_switch(key, get(key, otherwise));
     return !value ? get(key, otherwise) : get(key, otherwise).empty() ? "" : std::string(*value ? "on" : "off");
   };
-  if (wish.format == "raw") {
+  if (wish.format != "qcow2") {
     add("size", std::to_string(size));
+    if (wish.format == "luks")
+      for (const char* word : kLuksWords) add(word, get(word, ""));
     add("preallocation", get("preallocation", ""));
     return out;
   }
   if (!get("encryption", "").empty()) add("encryption", on_off("encryption", "off"));
+  add("encrypt.format", get("encrypt.format", ""));
+  for (const char* word : kLuksWords) {
+    std::string key = std::string("encrypt.") + word;
+    add(key.c_str(), get(key.c_str(), ""));
+  }
   add("cluster_size", bytes("cluster_size", "65536"));
   add("extended_l2", on_off("extended_l2", "off"));
   add("preallocation", get("preallocation", ""));
@@ -115,7 +152,10 @@ Result<> create_qcow2(const CreateWish& wish, const qcow2::CreateConfig& config)
   TRY_VOID(qcow2::create(*file, config));
   file.reset();
   if (config.preallocation == Preallocation::kOff && config.data_file.empty()) return {};
-  auto image = TRY(img::open(wish.name, {.format = "qcow2", .writable = true, .backing = false}));
+  OpenWish open_wish{.format = "qcow2", .writable = true, .backing = false};
+  for (auto& [key, value] : wish.options)
+    if (key == "encrypt.key-secret") open_wish.key_secret = value;
+  auto image = TRY(img::open(wish.name, open_wish));
   auto* q = as_qcow2(*image);
   if (!config.data_file.empty() && (config.data_file_raw || config.preallocation != Preallocation::kOff) && q->data_file().size() < config.size)
     TRY_VOID(q->data_file().truncate(config.size));
@@ -134,11 +174,12 @@ void print_create_options(const std::string& format) {
       printf("  %-22s - %s\n", left.c_str(), k.text);
     }
   };
-  format == "qcow2" ? print(kQcow2) : print(kRaw);
+  print(known_options(format));
 }
 
 Result<qcow2::CreateConfig> qcow2_config(const OptionList& options) {
   qcow2::CreateConfig c;
+  bool legacy = false, encrypt_options = false;
   for (auto& [key, value] : options) {
     if (key == "size") c.size = TRY(size_option(key, value));
     else if (key == "compat") {
@@ -163,17 +204,27 @@ Result<qcow2::CreateConfig> qcow2_config(const OptionList& options) {
     else if (key == "data_file") c.data_file = value;
     else if (key == "data_file_raw") c.data_file_raw = TRY(parse_switch(key, value));
     else if (key == "preallocation") c.preallocation = TRY(parse_preallocation(value, true));
-    else if (key == "encryption" && !TRY(parse_switch(key, value))) continue;
+    else if (key == "encryption") legacy = TRY(parse_switch(key, value));
+    else if (key == "encrypt.format") {
+      if (value == "luks") c.crypt = qcow2::Crypt::kLuks;
+      else if (value == "aes") c.crypt = qcow2::Crypt::kAes;
+      else return bad("Parameter 'format' does not accept value '" + value + "'");
+    } else if (key == "encrypt.key-secret") {
+      c.secret = TRY(find_secret(value));
+      encrypt_options = true;
+    } else if (key.starts_with("encrypt.") && TRY(luks_option(key.substr(8), value, c.luks))) encrypt_options = true;
     else if (key == "extent_size_hint") continue;  // of the file system, and a hint
-    else if (key.starts_with("encrypt")) return fail(ErrorKind::kUnsupported, "Parameter '" + key + "': encrypted images are not supported yet", ENOTSUP);
     else return bad("Invalid parameter '" + key + "'");
   }
+  if (legacy && c.crypt != qcow2::Crypt::kNone) return bad("Options encryption and encrypt.format are mutually exclusive");
+  if (legacy) c.crypt = qcow2::Crypt::kAes;
+  if (encrypt_options && c.crypt == qcow2::Crypt::kNone) return bad("Parameter 'encrypt.format' is missing");
   if (c.refcount_bits == 0) return bad("Refcount width must be a power of two and may not exceed 64 bits");
   return c;
 }
 
 Result<> create_image(const CreateWish& wish) {
-  if (wish.format != "qcow2" && wish.format != "raw") return bad("Unknown file format '" + wish.format + "'");
+  if (wish.format != "qcow2" && wish.format != "raw" && wish.format != "luks") return bad("Unknown file format '" + wish.format + "'");
   OptionList options = wish.options;
   auto set = [&](const std::string& key, const std::string& value) {
     for (auto& [k, v] : options)
@@ -185,9 +236,9 @@ Result<> create_image(const CreateWish& wish) {
       if (k == key) return v;
     return std::string();
   };
-  std::span<const Known> known = wish.format == "qcow2" ? std::span<const Known>(kQcow2) : std::span<const Known>(kRaw);
+  std::span<const Known> known = known_options(wish.format);
   for (auto& [key, value] : options)
-    if (std::ranges::none_of(known, [&](const Known& k) { return key == k.name; }) && !key.starts_with("encrypt") && key != "extent_size_hint") return bad("Invalid parameter '" + key + "'");
+    if (std::ranges::none_of(known, [&](const Known& k) { return key == k.name; }) && key != "extent_size_hint") return bad("Invalid parameter '" + key + "'");
   if (!wish.backing.empty()) {
     if (wish.format != "qcow2") return bad("Backing file not supported for file format '" + wish.format + "'");
     set("backing_file", wish.backing);
@@ -197,12 +248,12 @@ Result<> create_image(const CreateWish& wish) {
     set("backing_fmt", wish.backing_format);
   }
   const std::string backing = get("backing_file"), backing_format = get("backing_fmt");
-  if (!backing_format.empty() && backing_format != "raw" && backing_format != "qcow2") return bad("Unknown backing file format '" + backing_format + "'");
+  if (!backing_format.empty() && backing_format != "raw" && backing_format != "qcow2" && backing_format != "luks") return bad("Unknown backing file format '" + backing_format + "'");
   std::optional<uint64_t> size = wish.size;
   if (!size && !get("size").empty()) size = TRY(size_option("size", get("size")));
   if (!backing.empty() && !wish.unsafe) {
     std::string full = storage::resolve_backing(wish.name, backing);
-    auto below = img::open(full, {.format = backing_format});
+    auto below = img::open(full, {.format = backing_format, .no_data = true});
     if (!below) {
       std::string why = below.error().message, prefix = "Could not open '" + full + "': ";
       if (why.starts_with(prefix + "Could not open")) why.erase(0, prefix.size());
@@ -224,6 +275,17 @@ Result<> create_image(const CreateWish& wish) {
     set("size", std::to_string(rounded));
     return create_qcow2(wish, TRY(qcow2_config(options)));
   }
+  if (wish.format == "luks") {
+    storage::LuksOptions luks;
+    for (auto& [key, value] : options) TRY(luks_option(key, value, luks));
+    if (get("key-secret").empty()) return bad("Parameter 'key-secret' is required for cipher");
+    auto secret = TRY(find_secret(get("key-secret")));
+    TRY_VOID(storage::Luks::plan(luks));
+    Preallocation mode = get("preallocation").empty() ? Preallocation::kOff : TRY(parse_preallocation(get("preallocation"), false));
+    TRY_VOID(create_file_for(wish.name, 0));
+    auto file = TRY(storage::open_file({.path = TRY(storage::plain_path(wish.name))}));
+    return storage::LuksImage::create(*file, rounded, luks, secret, mode);
+  }
   Preallocation preallocation = Preallocation::kOff;
   if (std::string mode = get("preallocation"); !mode.empty()) preallocation = TRY(parse_preallocation(mode, false));
   TRY_VOID(create_file_for(wish.name, preallocation == Preallocation::kOff ? rounded : 0));
@@ -238,7 +300,7 @@ Result<int> create(int argc, char** argv) {
   wish.format = a.get("f", "raw");
   for (const std::string& o : a.all("o"))
     if (o == "help" || o == "?" || o.ends_with(",help") || o.ends_with(",?") || o.starts_with("help,") || o.starts_with("?,")) {
-      if (wish.format != "qcow2" && wish.format != "raw") return bad("Unknown file format '" + wish.format + "'");
+      if (wish.format != "qcow2" && wish.format != "raw" && wish.format != "luks") return bad("Unknown file format '" + wish.format + "'");
       print_create_options(wish.format);
       if (a.names.empty()) printf("\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n");
       return 0;

@@ -62,6 +62,8 @@ struct OpenWish {
   bool image_options = false;  // the name is "driver=...,file.filename=..."
   bool repair = true;
   bool corrupt_too = false;
+  std::string key_secret;      // id of an encrypted image's password
+  bool no_data = false;        // an encrypted image's data is not wanted, so that no password is needed
 };
 Result<std::shared_ptr<Image>> open(const std::string& name, const OpenWish& wish);
 bool valid_cache(const std::string& mode);

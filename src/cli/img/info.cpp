@@ -6,8 +6,9 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "cli/img/img.h"
+#include "cli/img/encryption.h"
 #include "cli/img/snapshot_list.h"
+#include "storage/image/luks_image.h"
 
 namespace vireo::cli::img {
 namespace {
@@ -60,12 +61,22 @@ json specific(qcow2::Qcow2& image) {
     if (!list.empty()) data["bitmaps"] = list;
   }
   data["refcount-bits"] = h.geometry.refcount_bits();
-  if (h.has_data_file()) data["data-file"] = h.data_file_name(), data["data-file-raw"] = h.data_file_raw();
+  if (h.has_data_file()) data["data-file"] = h.data_file_name();
+  if (h.crypt == qcow2::Crypt::kAes) data["encrypt"] = {{"format", "aes"}};
+  if (image.luks()) data["encrypt"] = describe_luks(image.luks()->header(), true);
+  if (h.has_data_file()) data["data-file-raw"] = h.data_file_raw();
   if (h.version >= 3) {
     data["corrupt"] = (h.incompatible & qcow2::incompatible::kCorrupt) != 0;
     data["extended-l2"] = h.extended_l2();
   }
   return data;
+}
+
+storage::LuksImage* as_luks(Image& image) { return dynamic_cast<storage::LuksImage*>(&image); }
+
+bool encrypted(Image& image) {
+  auto* q = as_qcow2(image);
+  return as_luks(image) || (q && q->header().crypt != qcow2::Crypt::kNone);
 }
 
 json describe(Image& image, const std::string& name) {
@@ -86,10 +97,12 @@ json describe(Image& image, const std::string& name) {
   out["format"] = image.format();
   out["actual-size"] = image.file().allocated();
   if (q) out["format-specific"] = {{"type", "qcow2"}, {"data", specific(*q)}};
+  if (auto* luks = as_luks(image)) out["format-specific"] = {{"type", "luks"}, {"data", describe_luks(luks->luks().header(), false)}};
   if (q && q->header().has_backing) {
     out["full-backing-filename"] = storage::resolve_backing(path, q->header().backing_file);
     out["backing-filename"] = q->header().backing_file;
   }
+  if (encrypted(image)) out["encrypted"] = true;
   out["dirty-flag"] = q && q->header().incompatible & qcow2::incompatible::kDirty;
   return out;
 }
@@ -112,6 +125,12 @@ void print_human(Image& image, const std::string& name) {
   auto* q = as_qcow2(image);
   printf("image: %s\nfile format: %s\nvirtual size: %s (%llu bytes)\ndisk size: %s\n", name.c_str(), image.format(), human_size(image.size()).c_str(),
          static_cast<unsigned long long>(image.size()), human_size(image.file().allocated()).c_str());
+  if (encrypted(image)) printf("encrypted: yes\n");
+  auto details_of = [](const json& details) {
+    printf("Format specific information:\n");
+    for (auto& item : details.items()) print_value(item.value(), item.key(), 1);
+  };
+  if (auto* luks = as_luks(image)) details_of(describe_luks(luks->luks().header(), false));
   if (!q) return;
   printf("cluster_size: %llu\n", static_cast<unsigned long long>(q->cluster_size()));
   if (q->header().incompatible & qcow2::incompatible::kDirty) printf("cleanly shut down: no\n");
@@ -123,9 +142,7 @@ void print_human(Image& image, const std::string& name) {
     if (std::string format = q->header().backing_format(); !format.empty()) printf("backing file format: %s\n", format.c_str());
   }
   print_snapshots(*q);
-  printf("Format specific information:\n");
-  json details = specific(*q);
-  for (auto& item : details.items()) print_value(item.value(), item.key(), 1);
+  details_of(specific(*q));
 }
 
 }  // namespace
@@ -151,7 +168,7 @@ Result<int> info(int argc, char** argv) {
   Arguments a = TRY(parse_arguments(argc, argv, "f:U", {"output:", "backing-chain", "image-opts", "force-share=U"}));
   if (a.names.size() != 1) return fail(ErrorKind::kInvalid, "Expecting one image file name");
   Output output = TRY(parse_output(a));
-  OpenWish wish{.format = a.get("f"), .backing = false, .force_share = a.has("U"), .image_options = a.has("image-opts")};
+  OpenWish wish{.format = a.get("f"), .backing = false, .force_share = a.has("U"), .image_options = a.has("image-opts"), .no_data = true};
   json chain = json::array();
   std::vector<std::string> seen;
   std::vector<std::shared_ptr<Image>> images;  // told when the whole chain is known to be sound
@@ -164,7 +181,7 @@ Result<int> info(int argc, char** argv) {
     images.push_back(image);
     auto* q = as_qcow2(*image);
     if (!a.has("backing-chain") || !q || !q->header().has_backing) break;
-    wish = {.format = q->header().backing_format(), .backing = false, .force_share = a.has("U")};
+    wish = {.format = q->header().backing_format(), .backing = false, .force_share = a.has("U"), .no_data = true};
     name = storage::resolve_backing(image->file().name(), q->header().backing_file);
   }
   if (output == Output::kJson) printf("%s\n", (a.has("backing-chain") ? chain : chain[0]).dump(4, ' ', false, json::error_handler_t::replace).c_str());

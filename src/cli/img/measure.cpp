@@ -4,7 +4,7 @@
 #include <cinttypes>
 #include <cstdio>
 
-#include "cli/img/img.h"
+#include "cli/img/encryption.h"
 
 namespace vireo::cli::img {
 
@@ -17,7 +17,7 @@ Result<int> measure(int argc, char** argv) {
   if (!a.names.empty() && a.has("size")) return fail(ErrorKind::kInvalid, "--size N cannot be used together with a filename.");
   if (a.names.empty() && (a.has("image-opts") || a.has("f") || a.has("l")))
     return fail(ErrorKind::kInvalid, "--image-opts, -f, and -l can only be used with a filename argument.");
-  if (format != "raw" && format != "qcow2") return fail(ErrorKind::kInvalid, "Unknown file format '" + format + "'");
+  if (format != "raw" && format != "qcow2" && format != "luks") return fail(ErrorKind::kInvalid, "Unknown file format '" + format + "'");
   uint64_t size = a.has("size") ? TRY(parse_bytes(a.get("size"))) : 0;
   std::shared_ptr<Image> image;
   if (!a.names.empty()) {
@@ -27,6 +27,10 @@ Result<int> measure(int argc, char** argv) {
   uint64_t required, full;
   if (format == "raw") {
     required = full = (size + 511) / 512 * 512;
+  } else if (format == "luks") {
+    storage::LuksOptions luks;
+    for (auto& [key, value] : TRY(parse_options(a.all("o")))) TRY(luks_option(key, value, luks));
+    required = full = (TRY(storage::Luks::plan(luks))).area_bytes() + (size + 511) / 512 * 512;
   } else {
     auto config = TRY(qcow2_config(TRY(parse_options(a.all("o")))));
     config.size = (size + config.cluster_size - 1) / config.cluster_size * config.cluster_size;
