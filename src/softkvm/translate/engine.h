@@ -166,7 +166,6 @@ struct Engine {
   RecentPage recent[kViews][2][kRecentKeys];
 
   // --- running user code natively (native/native.h)
-  UserProfile profile;
   class Native* native = nullptr;
   std::atomic<int> native_pidfd{-1};    // of the stub that runs for this vCPU now, or -1
   std::atomic<uint32_t> native_wakers{0};  // threads that may be about to signal it
@@ -249,6 +248,8 @@ struct Engine {
   alignas(4096) TlbView tlb[kViews];
   alignas(4096) JumpEntry jump[kViews][kJumpEntries];
   TrustedPages trusted;
+
+  UserProfile profile;  // which user code is worth running natively (native/native.h)
 
   // statistics
   uint64_t count_translated = 0, count_miss = 0, count_lookup = 0, count_step = 0, count_leave = 0, count_callout = 0,
