@@ -76,6 +76,8 @@ VIREO_EXPORT int ioctl(int fd, unsigned long request, ...) {
       return -1;
     }
   }
+  constexpr unsigned kVhostType = 0xaf;  // VHOST_VIRTIO
+  if (used() && _IOC_TYPE(request) == kVhostType) vireo::preload::look_at_vhost(request);
   return VIREO_NEXT_AS("ioctl", int(int, unsigned long, ...))(fd, request, argument);
 }
 

@@ -8,9 +8,12 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -251,6 +254,62 @@ TEST(Preload, APollingGuestRunsWhatWasReadIn) {
   EXPECT_EQ(done, 200u);
   EXPECT_EQ(wrong, 0u);
   ::close(ends[0]), ::close(ends[1]);
+}
+
+// The same, but the device is another process that has been given the memory's file, as with vhost-user: nobody sees what it writes.
+TEST(Preload, APollingGuestRunsWhatAnotherProcessHasWritten) {
+  Machine m;
+  int memory = ::memfd_create("memory", 0);
+  ASSERT_EQ(::ftruncate(memory, kMemory), 0);
+  m.memory = static_cast<uint8_t*>(::mmap(m.memory, kMemory, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory, 0));
+  ASSERT_NE(m.memory, MAP_FAILED);
+  // xor cx, cx; again: out 0x20, al; wait: cmp byte [0x4000], 0; je wait; mov byte [0x4000], 0; mov bx, 0x3000; call bx; cmp al, [0x4001];
+  // jne bad; inc cx; cmp cx, 500; jne again; mov al, 1; out 0x10, al; bad: mov al, 0; out 0x10, al
+  m.code({0x31, 0xc9, 0xe6, 0x20, 0x80, 0x3e, 0x00, 0x40, 0x00, 0x74, 0xf9, 0xc6, 0x06, 0x00, 0x40, 0x00, 0xbb, 0x00, 0x30, 0xff, 0xd3,
+          0x3a, 0x06, 0x01, 0x40, 0x75, 0x0b, 0x41, 0x81, 0xf9, 0xf4, 0x01, 0x75, 0xe0, 0xb0, 0x01, 0xe6, 0x10, 0xb0, 0x00, 0xe6, 0x10});
+  const int bell = ::eventfd(0, 0);
+  kvm_ioeventfd rung{};
+  rung.addr = 0x20, rung.len = 1, rung.fd = bell, rung.flags = KVM_IOEVENTFD_FLAG_PIO;
+  ASSERT_EQ(::ioctl(m.vm, KVM_IOEVENTFD, &rung), 0);
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  const pid_t device = ::fork();
+  ASSERT_GE(device, 0);
+  if (device == 0) {
+    char byte;
+    iovec data{&byte, 1};
+    alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))];
+    msghdr message{};
+    message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = space, message.msg_controllen = sizeof space;
+    if (::recvmsg(ends[1], &message, 0) != 1) ::_exit(1);
+    int fd;
+    std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+    auto* at = static_cast<volatile uint8_t*>(::mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    for (unsigned n = 1;; n++) {
+      uint64_t count;
+      if (::read(bell, &count, sizeof count) != sizeof count) ::_exit(1);
+      const auto value = static_cast<uint8_t>(n % 251);
+      at[0x3000] = 0xb0;  // mov al, VALUE; ret
+      at[0x3001] = value;
+      at[0x3002] = 0xc3;
+      at[0x4001] = value;
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      at[0x4000] = 1;
+    }
+  }
+  char byte = 0;
+  iovec data{&byte, 1};
+  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = space, message.msg_controllen = sizeof space;
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS, header->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(header), &memory, sizeof memory);
+  ASSERT_EQ(::sendmsg(ends[0], &message, 0), 1);
+  EXPECT_EQ(m.next_out(), 1);
+  ::kill(device, SIGKILL);
+  ::waitpid(device, nullptr, 0);
+  for (int fd : {bell, memory, ends[0], ends[1]}) ::close(fd);
 }
 
 TEST(Preload, ACancelledThreadLeavesKvmRun) {

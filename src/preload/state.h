@@ -19,6 +19,9 @@ bool is_kvm(int directory, const char* path);
 // The program's signal handlers are put behind ours. With the first open.
 void take_over_signals();
 
+// An ioctl of /dev/vhost-*: the kernel may be about to become a device of the guest.
+void look_at_vhost(unsigned long request);
+
 // The program has changed [host, host+size), or what is mapped there.
 void changed(const void* host, size_t size);
 

@@ -49,6 +49,10 @@ void notice_change(const void* host, size_t size);
 // From now on host code may write guest memory without a notice: vCPUs compare code with what it was translated from where the guest can have
 // learnt of such a write. To be called before the first VM is made.
 void expect_unseen_writes();
+// And from now on such writes may come at any time after the guest has spoken to a device, and become known to the guest by its memory alone:
+// another process or the kernel writes, and the guest polls. For two seconds after each write to a device, code is compared whenever a jump
+// from another page leads to it. Any time; only where unseen writes are expected.
+void expect_foreign_writes();
 
 // Says that the host memory [host, host+size) is mapped shared from `offset` of file `fd`, so that softkvm may map its pages in processes of its own and
 // run guest user code there on the bare CPU (docs/native.md). Whole pages; the descriptor is duplicated. To be called before the vCPUs run, for

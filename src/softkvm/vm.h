@@ -43,6 +43,7 @@ class Vm {
   int reset_dirty_rings();
   static void notice_change(const void* host, size_t size);
   static void expect_unseen_writes();
+  static void expect_foreign_writes(uint64_t host_tsc_ticks);  // how long a device may take
   // Memory that was lent is not to be mapped in stub processes any more; none has it when this returns.
   void return_memory(const void* host, uint64_t size);
   // Plain access to guest physical RAM for the hypervisor's own writes (kvmclock pages ...). False: not RAM.
@@ -55,6 +56,8 @@ class Vm {
   const uint32_t off;        // translate/switches.h
   const bool unseen_writes;  // host code writes memory without notice_write
   std::atomic<uint64_t> unseen_epoch{0};  // how often a vCPU had reason to doubt its code
+  static std::atomic<uint64_t> foreign_ticks;  // 0: all unseen writes are told by an interrupt or an exit
+  std::atomic<uint64_t> alert_until{0};        // host TSC: until then a foreign write may come
   Irqchip* irqchip = nullptr;      // set by abi/ on KVM_CREATE_IRQCHIP; owned there
   bool pit_present = false;
   Ioeventfds* ioeventfds = nullptr;  // set by abi/, always there; guest writes to devices ask it before they leave

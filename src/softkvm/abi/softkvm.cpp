@@ -6,6 +6,7 @@
 
 #include <cerrno>
 
+#include "softkvm/abi/clock.h"
 #include "softkvm/abi/handles.h"
 #include "softkvm/abi/signals.h"
 #include "softkvm/abi/system_ioctls.h"
@@ -78,6 +79,7 @@ bool is_handle(int fd) { return find(fd) != nullptr; }
 
 void notice_change(const void* host, size_t size) { Vm::notice_change(host, size); }
 void expect_unseen_writes() { Vm::expect_unseen_writes(); }
+void expect_foreign_writes() { Vm::expect_foreign_writes(2000ull * host_tsc_khz()); }
 
 int add_doorbell(int vm_fd, const Doorbell& doorbell) {
   auto file = find_vm(vm_fd);

@@ -73,6 +73,13 @@ void settle_doubt(VcpuState& vcpu) {
   if (!same) flush_all_jump_caches(vcpu);
 }
 
+// May a foreign write still come?
+bool on_alert(VcpuState& vcpu) {
+  Engine& engine = engine_of(vcpu);
+  if (engine.alert) engine.alert = __builtin_ia32_rdtsc() < vcpu.vm->alert_until.load(std::memory_order_relaxed);
+  return engine.alert;
+}
+
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
 const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   Engine& engine = engine_of(vcpu);
@@ -89,7 +96,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   }
   uint64_t gpa;
   vcpu.fault.pending = false;
-  bool fresh = false;
+  const bool alert = on_alert(vcpu);
+  bool fresh = alert;
   if (!fetch_address(vcpu, linear, gpa, &fresh)) {
     set_rip_linear(vcpu, linear);
     engine.reason = kReasonFault;
@@ -116,7 +124,7 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
     block = what.block;
   }
   const void* code = cache.executable(block->indirect_entry);
-  if (!(mode & kModeStep)) {
+  if (!(mode & kModeStep) && !alert) {
     unsigned view = view_of(mode), index = jump_index(linear);
     note_jump_page(engine, view, linear);
     if (block->straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
@@ -357,6 +365,19 @@ void doubt_code(Vcpu& vcpu) {
   engine_of(vcpu).doubted = true;
 }
 
+void expect_answer(Vcpu& vcpu) {
+  const uint64_t ticks = Vm::foreign_ticks.load(std::memory_order_relaxed);
+  Vm& vm = *vcpu.vm;
+  if (!ticks || !vm.unseen_writes) return;
+  vm.alert_until.store(__builtin_ia32_rdtsc() + ticks);
+  for (Vcpu* other : vm.vcpus) {
+    Engine& engine = engine_of(*other);
+    if (engine.alert && other == &vcpu) continue;
+    engine.alert_request.store(true);
+    __atomic_store_n(&other->attention, 1, __ATOMIC_SEQ_CST);
+  }
+}
+
 Action run_fast(Vcpu& vcpu) {
   Engine& engine = engine_of(vcpu);
   auto stop = [&](Action action) {
@@ -397,6 +418,10 @@ Action run_fast(Vcpu& vcpu) {
       if (window_exit(vcpu)) return stop(Action::kExit);
     }
     if (engine.profile.native && !step && !engine.completing && vcpu.cpl == 3) return stop(Action::kNative);
+    if (engine.alert_request.exchange(false)) {
+      engine.alert = true;
+      flush_all_jump_caches(vcpu);
+    }
     if (engine.doubted) settle_doubt(vcpu);
     uint32_t mode = vcpu.mode;
     bool trap = vcpu.system_flags & kTF;

@@ -184,6 +184,8 @@ struct Engine {
   uint64_t link_generation = 0;        // of the code cache when link_site was noted
   uint64_t unseen_epoch = 0;           // pages of code that were compared before this have to be compared again; 0: never
   bool doubted = false;                // ... and the trusted pages have not been looked at since
+  std::atomic<bool> alert_request{false};
+  bool alert = false;                  // jump caches are empty and stay so: each page is looked at whenever it is entered
   uint32_t target_mode = 0;
   uint32_t pauses = 0;
   bool step_next = false;              // the next instruction runs in step mode
@@ -287,6 +289,8 @@ void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global = false);
 void flush_all_jump_caches(VcpuState& vcpu);
 // VMs with unseen writes: the guest may have learnt of one. Settled before it runs on.
 void doubt_code(Vcpu& vcpu);
+// The guest has written to a device, which may answer by a foreign write (softkvm.h, expect_foreign_writes).
+void expect_answer(Vcpu& vcpu);
 void flush_write_tags(VcpuState& vcpu);
 void set_rip_linear(VcpuState& vcpu, uint64_t linear);
 uint64_t rip_linear(const VcpuState& vcpu);

@@ -69,13 +69,17 @@ bool device_mmio(VcpuState& state, uint64_t gpa, unsigned size, bool write, uint
     return true;
   }
   if (vcpu.vm->irqchip && vcpu.vm->irqchip->mmio(gpa, size, write, value)) return true;
-  return write && vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(false, gpa, size, value);
+  if (!write) return false;
+  expect_answer(vcpu);
+  return vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(false, gpa, size, value);
 }
 
 bool device_pio(VcpuState& state, uint16_t port, unsigned size, bool write, uint32_t& value) {
   Vcpu& vcpu = whole(state);
   if (vcpu.vm->irqchip && vcpu.vm->irqchip->pio(port, size, write, value)) return true;
-  return write && vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(true, port, size, value);
+  if (!write) return false;
+  expect_answer(vcpu);
+  return vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(true, port, size, value);
 }
 
 Outcome port_in_ahead(VcpuState& vcpu, uint16_t port, unsigned size, uint64_t wanted, uint32_t& value) {

@@ -23,6 +23,7 @@
 
 namespace vireo::softkvm {
 
+constexpr size_t kMostVcpus = 1024;
 constexpr size_t kCodeCacheBytes = 256u << 20;  // what is not used takes no memory
 
 namespace {
@@ -43,10 +44,13 @@ void widen(uintptr_t from, uintptr_t to) {
 Vm::Vm() : off(switches_off()), unseen_writes(unseen) {
   static std::once_flag once;
   std::call_once(once, [] { pthread_atfork([] { all_mutex.lock(); }, [] { all_mutex.unlock(); }, [] { all_mutex.unlock(); }); });
+  vcpus.reserve(kMostVcpus);  // FAST code goes over them without the mutex
   std::lock_guard lock(all_mutex);
   all.push_back(this);
 }
 void Vm::expect_unseen_writes() { unseen = true; }
+std::atomic<uint64_t> Vm::foreign_ticks{0};
+void Vm::expect_foreign_writes(uint64_t host_tsc_ticks) { foreign_ticks = host_tsc_ticks; }
 
 Vm::~Vm() {
   std::lock_guard lock(all_mutex);
