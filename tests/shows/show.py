@@ -88,12 +88,14 @@ def clean_file_system(image):
     return got.returncode == 0, got.stderr + got.stdout
 
 
-def job_initrd(flavour, folder, command, word, name="initrd"):
-    """An initial RAM disk that hands a shell command to the guest; its output comes between lines with WORD."""
+def job_initrd(flavour, folder, command, word, name="initrd", files=()):
+    """An initial RAM disk that hands a shell command to the guest, and files beside it in /run/job; its output comes between lines with WORD."""
     job = pathlib.Path(tempfile.mkdtemp(dir=folder))
     (job / "job").mkdir()
     (job / "job/command").write_text(command + "\n")
     (job / "job/word").write_text(word)
+    for file in files:
+        shutil.copy(file, job / "job")
     target = pathlib.Path(folder, name)
     archive = subprocess.run("find job | cpio --quiet -o -H newc", shell=True, cwd=job, capture_output=True,
                              check=True).stdout
