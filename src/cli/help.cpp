@@ -33,7 +33,8 @@ struct Topic {
 constexpr Topic kTopics[] = {
     {"memory", R"(--memory SIZE[,backing=anonymous|memfd|hugetlb][,file=PATH][,hugetlb=2M|1G][,prealloc][,mergeable][,thp=off][,numa=N]
   SIZE                 512M, 2G; without a letter MiB
-  backing=memfd        shared memory, for other processes to map
+  backing=memfd        shared memory, for other processes to map; the default on the software
+                       hypervisor, which runs guest programs in processes of their own from it
   file=PATH            a file or a device; it is made and grown when it is not there
   hugetlb[=2M|1G]      pages of the host's huge page pool
   prealloc             take all pages at the start
