@@ -25,11 +25,14 @@ struct Group {
   int64_t name;   // relative to this member
 };
 extern "C" const Group __start_guest_table[], __stop_guest_table[];
-extern "C" const uint8_t guest_anchor[], __stop_guest_text[], guest_break_here[];
+extern "C" const uint8_t guest_anchor[], __stop_guest_text[], guest_break_here[], guest_trap[];
 
 namespace {
 
 constexpr uint64_t kRam = 4 << 20, kCode = 0x100000, kStart = 0x80000, kStackTop = 0x300000, kResult = 0x10000000;
+// For groups at CPL 0: descriptors, and memory at other addresses (guest.inc names them too).
+constexpr uint64_t kGdt = 0x5000, kIdt = 0x6000, kGates = 0x8000, kTss = 0x4000;
+constexpr uint64_t kPrivileged = 0x100, kProbe = 0x8000, kAbilities = 0x1e00;
 
 // The reason why a group cannot run on this CPU, or null.
 const char* missing(uint64_t needs) {
@@ -37,6 +40,47 @@ const char* missing(uint64_t needs) {
   if (needs & 2 && !__builtin_cpu_supports("avx2")) return "AVX2";
   if (needs & 4 && !__builtin_cpu_supports("avx512f")) return "AVX-512";
   return nullptr;
+}
+
+const char* ability(uint64_t need) {
+  switch (need) {
+    case 0x200: return "SSE and x87 at CPL 0";
+    case 0x400: return "SYSCALL";
+    case 0x800: return "INT n";
+    default: return "LAR and VERR";
+  }
+}
+
+// Descriptor tables, a gate for every vector that leads to guest_trap, and pages with fewer rights. Formats: Intel SDM vol 3, 3.4.5, 6.14.1, 7.2.3.
+void set_up_privileged(uint8_t* ram, kvm_sregs& s) {
+  const uint64_t gdt[] = {0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cffb000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff,
+                          0x0000890000000067 | (kTss & 0xffffff) << 16, 0};
+  memcpy(ram + kGdt, gdt, sizeof gdt);
+  ram[kGdt + 0x35] = 0x8b;  // busy
+  memcpy(ram + kTss + 4, &kStackTop, 8);
+  const uint64_t common = kCode + static_cast<uint64_t>(guest_trap - guest_anchor);
+  for (unsigned v = 0; v < 256; v++) {
+    const bool has_error = v == 8 || (v >= 10 && v <= 14) || v == 17 || v == 21;
+    const uint64_t at = kGates + v * 16;
+    uint8_t* p = ram + at;
+    if (!has_error) *p++ = 0x6a, *p++ = 0;  // push 0
+    *p++ = 0x68;                            // push VECTOR
+    memcpy(p, &v, 4), p += 4;
+    *p++ = 0xe9;  // jmp
+    const auto rel = static_cast<int32_t>(common - (static_cast<uint64_t>(p - ram) + 4));
+    memcpy(p, &rel, 4);
+    const uint64_t gate[] = {(at & 0xffff) | 8 << 16 | 0xee00ull << 32 | (at >> 16) << 48, 0};
+    memcpy(ram + kIdt + v * 16, gate, sizeof gate);
+  }
+  auto* directory = reinterpret_cast<uint64_t*>(ram + 0x3000);
+  directory[300] = 0x200000 | 0x85;
+  directory[301] = 0x200000 | 0x87 | 1ull << 63;
+  for (kvm_segment* segment : {&s.cs, &s.ds, &s.es, &s.ss, &s.fs, &s.gs}) segment->dpl = 0, segment->selector = 0x10;
+  s.cs.selector = 8;
+  s.tr = {.base = kTss, .limit = 0x67, .selector = 0x30, .type = 11, .present = 1, .dpl = 0, .db = 0, .s = 0, .l = 0, .g = 0, .avl = 0, .unusable = 0, .padding = 0};
+  s.gdt = {.base = kGdt, .limit = 0x3f, .padding = {}};
+  s.idt = {.base = kIdt, .limit = 0xfff, .padding = {}};
+  s.efer |= 1;  // SCE
 }
 
 struct Abi {
@@ -56,7 +100,7 @@ const Abi kKernel{kernel_open, kernel_ioctl, ::close};
 const Abi kSoft{vireo::softkvm::open_system, vireo::softkvm::ioctl, vireo::softkvm::close};
 
 // One group in a VM of its own. >= 0: its result; -1 with `why`.
-int64_t run_in_guest(const Abi& abi, std::vector<uint8_t> image, uint64_t entry, std::string& why) {
+int64_t run_in_guest(const Abi& abi, std::vector<uint8_t> image, uint64_t entry, bool privileged, std::string& why) {
   std::vector<int> open;
   auto call = [&](int fd, unsigned long request, auto argument, const char* what) {
     int r = abi.ioctl(fd, request, (uintptr_t)argument);
@@ -111,6 +155,7 @@ int64_t run_in_guest(const Abi& abi, std::vector<uint8_t> image, uint64_t entry,
       xcrs.xcrs[0].value = cpuid->entries[i].eax & 0xe7;
     }
   if (xsave) s.cr4 |= 1 << 18;
+  if (privileged) set_up_privileged(ram, s);
   if (call(vcpu, KVM_SET_SREGS, &s, "KVM_SET_SREGS") < 0) return finish(-1);
   if (xsave && call(vcpu, KVM_SET_XCRS, &xcrs, "KVM_SET_XCRS") < 0) return finish(-1);
   kvm_regs r{};
@@ -155,16 +200,30 @@ int main(int argc, char** argv) {
   std::vector<uint8_t> image(guest_anchor, __stop_guest_text);
   if (break_one) image[static_cast<size_t>(guest_break_here - guest_anchor) + 1] = 0x29;  // ADD r/m, r becomes SUB
   unsigned passed = 0, failed = 0, skipped = 0;
+  auto entry_of = [](const Group* g) { return static_cast<uint64_t>(reinterpret_cast<const uint8_t*>(&g->entry) + g->entry - guest_anchor); };
+  // What the machine's KVM can do at CPL 0, probed for once. softkvm has to do all.
+  uint64_t cannot = 0;
+  for (const Group* g = __start_guest_table; on == "kvm" && g < __stop_guest_table; g++) {
+    std::string why;
+    if (g->needs & kProbe && run_in_guest(kKernel, image, entry_of(g), true, why) != 0) cannot |= g->needs & kAbilities;
+  }
   for (const Group* g = __start_guest_table; g < __stop_guest_table; g++) {
     const char* name = reinterpret_cast<const char*>(&g->name) + g->name;
-    const auto entry = static_cast<uint64_t>(reinterpret_cast<const uint8_t*>(&g->entry) + g->entry - guest_anchor);
+    const uint64_t entry = entry_of(g);
     std::string why;
+    const bool privileged = g->needs & kPrivileged;
+    if ((on == "host" && privileged) || (on == "kvm" && g->needs & kProbe)) continue;
+    if (const uint64_t lacking = g->needs & cannot) {
+      printf("SKIP %s: this /dev/kvm has no %s\n", name, ability(lacking));
+      skipped++;
+      continue;
+    }
     if (const char* what = missing(g->needs)) {
       printf("SKIP %s: this CPU has no %s\n", name, what);
       skipped++;
       continue;
     }
-    int64_t result = on == "host" ? run_here(image, entry, why) : run_in_guest(on == "kvm" ? kKernel : kSoft, image, entry, why);
+    int64_t result = on == "host" ? run_here(image, entry, why) : run_in_guest(on == "kvm" ? kKernel : kSoft, image, entry, privileged, why);
     if (result == 0) printf("PASS %s\n", name), passed++;
     else if (result > 0) printf("FAIL %s: check %ld\n", name, result), failed++;
     else printf("FAIL %s: %s\n", name, why.c_str()), failed++;
