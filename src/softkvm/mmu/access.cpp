@@ -719,6 +719,7 @@ void update_mode(VcpuState& vcpu) {
     engine.view_mode[view] = mode;
   }
   vcpu.mode = mode;
+  engine.view_tlb = view * sizeof(TlbView);
   vcpu.seg_base_fs_copy = vcpu.segment[kFS].base;
   vcpu.seg_base_gs_copy = vcpu.segment[kGS].base;
 }

@@ -381,7 +381,7 @@ void expect_answer(Vcpu& vcpu) {
 Action run_fast(Vcpu& vcpu) {
   Engine& engine = engine_of(vcpu);
   auto stop = [&](Action action) {
-    engine.running.store(0);
+    engine.running.store(0, std::memory_order_release);
     return action;
   };
   engine.running.store(1);

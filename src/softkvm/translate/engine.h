@@ -163,6 +163,7 @@ struct Engine {
   uint64_t spill[6] = {};
   uint64_t shadow_rip = kAnyRip;       // the interrupt shadow holds while rip is this
   bool interrupt_waiting = false;      // an interrupt waits for IF
+  uint64_t view_tlb = 0;               // update_mode(): bytes from the first view's TLB to the current one's
   RecentPage recent[kViews][2][kRecentKeys];
 
   // --- running user code natively (native/native.h)

@@ -31,6 +31,7 @@
 #define ENGINE_SPILL (ENGINE + 400)   /* 6 words, of the stubs */
 #define ENGINE_SHADOW_RIP (ENGINE + 448)
 #define ENGINE_INTERRUPT_WAITING (ENGINE + 456)
+#define ENGINE_VIEW_TLB (ENGINE + 464) /* the current view's TLB, counted from the first one */
 
 /* stubs, by index in ENGINE_STUBS */
 #define STUB_MISS 0
@@ -47,7 +48,8 @@
 #define STUB_CLI 15
 #define STUB_STI 16
 #define STUB_SWAPGS 17
-#define STUB_STRING 18
+#define STUB_MOVS 18 /* + log2 of the element's size */
+#define STUB_STOS 22 /* ... */
 
 /* struct CalloutRecord */
 #define RECORD_OFFSET 0

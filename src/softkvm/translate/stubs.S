@@ -225,12 +225,65 @@ softkvm_stub_rflags:
         lea r10, [r10 + r11 + 2]
         ret
 
-// REP MOVS and REP STOS upwards in 64-bit mode with 64-bit addresses and no segment that has a base, page by page while the TLB has the pages:
-// rDI, rSI and rCX are at each moment those of an instruction that was interrupted there.
-        .globl softkvm_stub_string
-softkvm_stub_string:
+// REP MOVS and REP STOS in 64-bit mode with 64-bit addresses and no segment that has a base, upwards, by elements of 1 << log bytes.
+// Here: inside one page on either side, and the TLB has it.
+        .macro IN_PAGE reg, array, log, else
+        mov r11, \reg
+        shr r11, 9
+        and r11d, 0x7fff8               // 8 * the entry's number
+        add r11, gs:[ENGINE_VIEW_TLB]
+        xor \reg, gs:[r11 + ENGINE_TLB + \array*TLB_ARRAY]
+        lea r10, [\reg + rcx * (1 << \log)]
+        cmp r10, 4096
+        ja \else
+        add \reg, gs:[r11 + ENGINE_TLB + 2*TLB_ARRAY]
+        .endm
+        .macro STRING_STUBS log, letter
+        .globl softkvm_stub_movs\log, softkvm_stub_stos\log
+softkvm_stub_movs\log:
         test dword ptr gs:[VCPU_SYSTEM_FLAGS], 0x400
         jnz softkvm_stub_callout
+        cmp rcx, 4096 >> \log
+        ja string_pages
+        mov gs:[ENGINE_SPILL], rdi
+        mov gs:[ENGINE_SPILL + 8], rsi
+        mov gs:[ENGINE_SPILL + 16], r11
+        IN_PAGE rdi, 1, \log, string_back
+        IN_PAGE rsi, 0, \log, string_back
+        mov r10, rcx
+        rep movs\letter
+        mov rdi, gs:[ENGINE_SPILL]
+        mov rsi, gs:[ENGINE_SPILL + 8]
+        lea rdi, [rdi + r10 * (1 << \log)]
+        lea rsi, [rsi + r10 * (1 << \log)]
+        ret
+softkvm_stub_stos\log:
+        test dword ptr gs:[VCPU_SYSTEM_FLAGS], 0x400
+        jnz softkvm_stub_callout
+        cmp rcx, 4096 >> \log
+        ja string_pages
+        mov gs:[ENGINE_SPILL], rdi
+        mov gs:[ENGINE_SPILL + 8], rsi
+        mov gs:[ENGINE_SPILL + 16], r11
+        IN_PAGE rdi, 1, \log, string_back
+        mov r10, rcx
+        rep stos\letter
+        mov rdi, gs:[ENGINE_SPILL]
+        lea rdi, [rdi + r10 * (1 << \log)]
+        ret
+        .endm
+        STRING_STUBS 0, b
+        STRING_STUBS 1, w
+        STRING_STUBS 2, d
+        STRING_STUBS 3, q
+
+string_back:
+        mov rdi, gs:[ENGINE_SPILL]
+        mov rsi, gs:[ENGINE_SPILL + 8]
+        mov r11, gs:[ENGINE_SPILL + 16]
+// The same over several pages, one by one while the TLB has them: rDI, rSI and rCX are at each moment those of an instruction that was
+// interrupted there.
+string_pages:
         test rcx, rcx
         jz 9f
         mov gs:[ENGINE_SPILL + 24], r11
@@ -238,10 +291,7 @@ softkvm_stub_string:
         mov gs:[ENGINE_SPILL + 8], rdx
         mov gs:[ENGINE_SPILL + 16], rbx
         mov gs:[ENGINE_SPILL + 32], r8
-        mov r8d, gs:[VCPU_MODE]
-        shr r8d, 5
-        and r8d, 3
-        imul r8d, r8d, TLB_VIEW
+        mov r8, gs:[ENGINE_VIEW_TLB]
 1:      mov rdx, rcx                    // rdx: elements left
         mov r11, gs:[ENGINE_SPILL + 24]
         xor ecx, ecx

@@ -265,7 +265,9 @@ class Translation {
       case Mnemonic::kSwapgs: return STUB_SWAPGS;
       case Mnemonic::kMovs:
       case Mnemonic::kStos:
-        return long_ && insn.rep && insn.address_size == 8 && insn.segment < kFS && by_tlb(kES) ? STUB_STRING : STUB_CALLOUT;
+        if (!long_ || !insn.rep || insn.address_size != 8 || insn.segment >= kFS || !by_tlb(kES)) return STUB_CALLOUT;
+        return (insn.mnemonic == Mnemonic::kMovs ? STUB_MOVS : STUB_STOS) +
+               (insn.opcode & 1 ? static_cast<unsigned>(__builtin_ctz(insn.operand_size)) : 0);
       default: return STUB_CALLOUT;
     }
   }
@@ -826,10 +828,18 @@ class Translation {
 
   void lea(Decoded& d) {
     const Insn& insn = d.insn;
-    address(insn, false);
     unsigned guest = insn.operands[0].reg;
     int host = host_of(guest);
     unsigned size = insn.operands[0].size;
+    const bool here = (insn.base == kNoRegister || host_of(insn.base) >= 0) && (insn.index == kNoRegister || host_of(insn.index) >= 0);
+    if (host >= 0 && here && !insn.rip_relative && size >= 4 && insn.address_size >= 4 && (insn.base != kNoRegister || insn.index != kNoRegister)) {
+      // All of its registers are where they are in the host's.
+      const unsigned base = insn.base == kNoRegister ? 0xff : static_cast<unsigned>(host_of(insn.base));
+      const unsigned index = insn.index == kNoRegister ? 0xff : static_cast<unsigned>(host_of(insn.index));
+      out_.lea(static_cast<unsigned>(host), base, index, insn.scale, static_cast<int32_t>(insn.displacement), size == 8 && insn.address_size == 8);
+      return;
+    }
+    address(insn, false);
     if (size == 2) {
       if (host < 0) {
         out_.bytes({0x65, 0x66, 0x44, 0x89, 0x1c, 0x25});  // mov gs:[slot], r11w

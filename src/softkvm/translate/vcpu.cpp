@@ -55,7 +55,14 @@ void softkvm_stub_rflags();
 void softkvm_stub_cli();
 void softkvm_stub_sti();
 void softkvm_stub_swapgs();
-void softkvm_stub_string();
+void softkvm_stub_movs0();
+void softkvm_stub_movs1();
+void softkvm_stub_movs2();
+void softkvm_stub_movs3();
+void softkvm_stub_stos0();
+void softkvm_stub_stos1();
+void softkvm_stub_stos2();
+void softkvm_stub_stos3();
 const void* softkvm_lookup(vireo::softkvm::VcpuState*, uint64_t);
 const void* softkvm_link(vireo::softkvm::VcpuState*, uint64_t, const void*);
 const void* softkvm_callout(vireo::softkvm::VcpuState*, const vireo::softkvm::CalloutRecord*);
@@ -83,6 +90,7 @@ static_assert(offsetof(VcpuState, segment) + kGS * sizeof(Segment) + offsetof(Se
 static_assert(offsetof(VcpuState, msr) + offsetof(Msrs, kernel_gs_base) == VCPU_KERNEL_GS_BASE);
 static_assert(offsetof(VcpuState, interrupt_shadow_sti) == VCPU_SHADOW_STI && ENGINE + offsetof(Engine, shadow_rip) == ENGINE_SHADOW_RIP);
 static_assert(offsetof(VcpuState, run) == VCPU_RUN && offsetof(kvm_run, request_interrupt_window) == 0);
+static_assert(ENGINE + offsetof(Engine, view_tlb) == ENGINE_VIEW_TLB);
 static_assert(ENGINE + offsetof(Engine, interrupt_waiting) == ENGINE_INTERRUPT_WAITING);
 static_assert(offsetof(CalloutRecord, page_offset) == RECORD_OFFSET && offsetof(CalloutRecord, insn) + offsetof(Insn, opcode) == RECORD_OPCODE);
 static_assert(offsetof(CalloutRecord, insn) + offsetof(Insn, length) == RECORD_LENGTH);
@@ -100,18 +108,29 @@ uint64_t host_xcr0() {
   return static_cast<uint64_t>(d) << 32 | a;
 }
 
-// The guest's SIMD and x87 state in and out of the host's registers.
+constexpr uint32_t kX87 = 1, kAvx = 4, kZmmHi256 = 0x40;
+
+uint32_t saved_components(const Engine& engine) {
+  uint32_t saved;
+  memcpy(&saved, engine.xsave + 512, sizeof saved);
+  return saved;
+}
+
+// The guest's SIMD and x87 state in and out of the host's registers. (To ask by XGETBV which components need loading costs what it spares.)
 void load_fpu(Engine& engine) {
-  uint64_t mask = Vcpu::supported_xcr0();
+  const uint64_t mask = Vcpu::supported_xcr0();
   asm volatile("xrstor64 (%0)" : : "r"(engine.xsave), "a"(static_cast<uint32_t>(mask)), "d"(0) : "memory");
 }
+// What the guest has left as it is at first needs no setting for C++. Intel SDM vol 1, 13.6 (XINUSE, which XSAVE stores).
 void save_fpu(Engine& engine) {
-  uint64_t mask = Vcpu::supported_xcr0();
-  asm volatile("xsave64 (%0)" : : "r"(engine.xsave), "a"(static_cast<uint32_t>(mask)), "d"(0) : "memory");
+  asm volatile("xsave64 (%0)" : : "r"(engine.xsave), "a"(static_cast<uint32_t>(Vcpu::supported_xcr0())), "d"(0) : "memory");
   static const uint32_t kMxcsr = 0x1f80;
-  static const uint16_t kControl = 0x37f;
-  if (mask & 4) asm volatile("vzeroupper");
-  asm volatile("fninit; fldcw %0; ldmxcsr %1" : : "m"(kControl), "m"(kMxcsr));
+  const uint32_t saved = saved_components(engine);
+  uint32_t mxcsr;
+  memcpy(&mxcsr, engine.xsave + 24, sizeof mxcsr);
+  if (saved & (kAvx | kZmmHi256)) asm volatile("vzeroupper");
+  if (saved & kX87) asm volatile("fninit");
+  if (mxcsr != kMxcsr) asm volatile("ldmxcsr %0" : : "m"(kMxcsr));
 }
 
 // GS base while KVM_RUN is on this thread.
@@ -218,7 +237,10 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_CLI] = stub(softkvm_stub_cli);
   engine->stubs[STUB_STI] = stub(softkvm_stub_sti);
   engine->stubs[STUB_SWAPGS] = stub(softkvm_stub_swapgs);
-  engine->stubs[STUB_STRING] = stub(softkvm_stub_string);
+  void (*const strings[])() = {softkvm_stub_movs0, softkvm_stub_movs1, softkvm_stub_movs2, softkvm_stub_movs3,
+                               softkvm_stub_stos0, softkvm_stub_stos1, softkvm_stub_stos2, softkvm_stub_stos3};
+  static_assert(STUB_STOS == STUB_MOVS + 4);
+  for (unsigned i = 0; i < 8; i++) engine->stubs[STUB_MOVS + i] = stub(strings[i]);
   void (*const recent[])() = {softkvm_stub_recent_read0, softkvm_stub_recent_write0, softkvm_stub_recent_read1,
                               softkvm_stub_recent_write1, softkvm_stub_recent_read2, softkvm_stub_recent_write2};
   for (unsigned i = 0; i < 2 * kViews; i++) engine->stubs[STUB_RECENT + i] = stub(recent[i]);
@@ -283,7 +305,7 @@ void Vcpu::state_changed() {
 }
 
 void Vcpu::accept_startup() {
-  if (init_pending.exchange(false)) {
+  if (init_pending.load() && init_pending.exchange(false)) {
     init_cpu(*this);
     if (lapic) lapic->reset(true);
     state_changed();
@@ -296,7 +318,7 @@ void Vcpu::accept_startup() {
     rip = 0;
     state_changed();
     mp_state = KVM_MP_STATE_RUNNABLE;
-  } else if (mp_state == KVM_MP_STATE_RUNNABLE) {
+  } else if (mp_state == KVM_MP_STATE_RUNNABLE && sipi_pending.load()) {
     sipi_pending = false;
   }
 }
@@ -433,7 +455,7 @@ bool take_answer(Vcpu& vcpu) {
 // INIT, SIPI and what other threads asked for.
 void do_requests(Vcpu& vcpu) {
   Engine& engine = *vcpu.engine;
-  uint32_t r = engine.requests.exchange(0);
+  const uint32_t r = engine.requests.load() ? engine.requests.exchange(0) : 0;
   if (r & kRequestFlushTlb) {
     flush_tlb(vcpu, false);
     engine.native->drop_spaces();

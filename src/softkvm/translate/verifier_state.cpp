@@ -231,8 +231,9 @@ struct BlockRules::Step {
       case STUB_STI: return of.mnemonic == Mnemonic::kSti;
       case STUB_SWAPGS: return of.mnemonic == Mnemonic::kSwapgs;
       default:
-        return (of.mnemonic == Mnemonic::kMovs || of.mnemonic == Mnemonic::kStos) && of.rep && of.address_size == 8 && of.mode == CodeMode::k64 &&
-               of.segment < kFS && rules.block_.mode & kModeFlatData;
+        return of.mnemonic == (which < STUB_STOS ? Mnemonic::kMovs : Mnemonic::kStos) && of.rep && of.address_size == 8 && of.mode == CodeMode::k64 &&
+               of.segment < kFS && rules.block_.mode & kModeFlatData &&
+               1u << (which - (which < STUB_STOS ? STUB_MOVS : STUB_STOS)) == (of.opcode & 1 ? of.operand_size : 1u);
     }
   }
 
@@ -267,7 +268,8 @@ struct BlockRules::Step {
       case STUB_CLI:
       case STUB_STI:
       case STUB_SWAPGS:
-      case STUB_STRING:
+      case STUB_MOVS: case STUB_MOVS + 1: case STUB_MOVS + 2: case STUB_MOVS + 3:
+      case STUB_STOS: case STUB_STOS + 1: case STUB_STOS + 2: case STUB_STOS + 3:
         if (!call || r11.kind != Kind::kRecord || rules.stepping_ || !quick_record(which, r11.amount)) return broken(Rule::kStub);
         after_call();
         out.next.after_callout = true;
