@@ -369,8 +369,8 @@ constexpr Row kEvexMap2Rows[] = {
     VIREO_EVEX_DQ(0x65, kVblendmps, kVblendmpd),
     plain(0x66 | P66 | W0, kVpblendmb, {w(Vx), Hx, Wx}, F::kAvx512bw, Z),
     plain(0x66 | P66 | W1, kVpblendmw, {w(Vx), Hx, Wx}, F::kAvx512bw, Z),
-    special(0x68 | PF2 | W0, kVp2intersectd, {w(KGq), Hx, Wx}, F::kAvx512Vp2intersect, B4),  // writes a pair of masks
-    special(0x68 | PF2 | W1, kVp2intersectq, {w(KGq), Hx, Wx}, F::kAvx512Vp2intersect, B8),
+    plain(0x68 | PF2 | W0, kVp2intersectd, {w(KGq), Hx, Wx}, F::kAvx512Vp2intersect, B4),  // writes a pair of masks
+    plain(0x68 | PF2 | W1, kVp2intersectq, {w(KGq), Hx, Wx}, F::kAvx512Vp2intersect, B8),
     plain(0x70 | P66 | W1, kVpshldvw, {rw(Vx), Hx, Wx}, F::kAvx512Vbmi2, Z),
     VIREO_EVEX_RW_DQ(0x71, kVpshldvd, kVpshldvq, F::kAvx512Vbmi2),
     plain(0x72 | P66 | W1, kVpshrdvw, {rw(Vx), Hx, Wx}, F::kAvx512Vbmi2, Z),

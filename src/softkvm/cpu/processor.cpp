@@ -133,13 +133,15 @@ Outcome bound(VcpuState& vcpu, const Insn& insn) {
     return size == 2 ? static_cast<int16_t>(v) : static_cast<int32_t>(v);
   };
   const int64_t index = extend(vcpu.gpr[insn.reg & 7]);
-  // The upper bound is not looked at where the lower one decides.
+  // Where the lower bound decides, Intel's CPUs do not look at the upper one, AMD's do.
+  bool outside = false;
   for (unsigned i = 0; i < 2; i++) {
     uint64_t offset = effective_offset(vcpu, insn) + i * size, linear, bound = 0;
     if (insn.address_size == 2) offset &= 0xffff;
     STEP(linear_address(vcpu, static_cast<SegmentRegister>(insn.segment), offset, size, AccessType::kRead, linear));
     STEP(read_linear(vcpu, linear, &bound, size, false, insn.segment == kSS));
-    if (i ? index > extend(bound) : index < extend(bound)) return vcpu.raise(kBR);
+    outside |= i ? index > extend(bound) : index < extend(bound);
+    if (outside && (i || !vcpu.vendor_is_amd)) return vcpu.raise(kBR);
   }
   return Outcome::kNext;
 }

@@ -184,6 +184,11 @@ bool canonical(const VcpuState& vcpu, uint64_t linear) {
   return static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) == linear;
 }
 
+// AMD's CPUs want the offset canonical as well as the linear address that the base makes of it.
+bool offset_refused(const VcpuState& vcpu, SegmentRegister segment, uint64_t offset) {
+  return segment >= kFS && vcpu.vendor_is_amd && !canonical(vcpu, offset);
+}
+
 bool misaligned(uint64_t linear, unsigned size, uint32_t descriptor) { return (descriptor & (kAccessAligned | kAccessMasked)) == kAccessAligned && linear & (size - 1); }
 
 // The host's x87 status word is the guest's.
@@ -236,7 +241,9 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
   set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
   Piece pieces[2];
   unsigned first;
-  Outcome o = misaligned(linear, size, descriptor) ? vcpu->raise(kGP, 0) : translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
+  const auto segment = static_cast<SegmentRegister>(descriptor >> kAccessSegmentShift & 7);
+  const bool refused = vcpu->in_64bit() && offset_refused(*vcpu, segment, linear - vcpu->segment[segment].base);
+  Outcome o = refused || misaligned(linear, size, descriptor) ? vcpu->raise(kGP, 0) : translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
   o = x87_first(*vcpu, descriptor, o);
   if (o != Outcome::kNext) {
     if (descriptor & kAccessMasked) engine.reason = kReasonStep;
@@ -260,10 +267,12 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
 
 namespace {
 
-// #AC comes before what the address's end gives. 80-bit operands want 8 bytes.
+bool alignment_checked(const VcpuState& vcpu) { return vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am; }
+
+// 80-bit operands want 8 bytes. Of vectors Intel's CPUs want nothing (SDM vol 3, 6.15, #AC), AMD's 16 bytes (APM vol 2, 8.2.18).
 bool alignment_fault(const VcpuState& vcpu, uint64_t linear, unsigned size) {
-  if (!(vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am)) return false;
-  const unsigned align = size == 10 ? 8 : size == 2 || size == 4 || size == 8 ? size : 1;
+  if (!alignment_checked(vcpu)) return false;
+  const unsigned align = size == 10 ? 8 : size == 2 || size == 4 || size == 8 ? size : size >= 16 && vcpu.vendor_is_amd ? 16 : 1;
   return linear & (align - 1);
 }
 
@@ -330,16 +339,17 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   // Of a masked access only the elements that are wanted have to be canonical: masked_access() sees to each page.
   Outcome o = linear_address(*vcpu, segment, offset, descriptor & kAccessMasked && vcpu->in_64bit() ? 0 : size,
                              write ? AccessType::kWrite : AccessType::kRead, linear, !(descriptor & (kAccessMasked | kAccessNoAc)));
-  if (descriptor & kAccessMasked && vcpu->in_64bit()) o = Outcome::kNext;
   auto untouchable = Untouchable::kNo;
   if (descriptor & kAccessMasked) {
-    if (o == Outcome::kFault && !vcpu->in_64bit()) untouchable = Untouchable::kRefused, o = Outcome::kNext;
-    else if (!(descriptor & kAccessNoAc) && alignment_fault(*vcpu, linear, size)) untouchable = Untouchable::kMisaligned;
+    const bool refused = vcpu->in_64bit() ? offset_refused(*vcpu, segment, offset) : o == Outcome::kFault;
+    if (vcpu->in_64bit()) o = refused ? vcpu->raise(kGP, 0) : Outcome::kNext;
+    if (refused) untouchable = Untouchable::kRefused, o = Outcome::kNext;
+    else if (alignment_checked(*vcpu) && linear & ((1u << (descriptor >> kAccessMaskedAlignmentShift)) - 1)) untouchable = Untouchable::kMisaligned;
     // MASKMOVQ and MASKMOVDQU (the only ones that read and write) are checked for alignment to 8 whatever their mask.
     if (untouchable != Untouchable::kRefused && descriptor & kAccessRead && write && alignment_fault(*vcpu, linear, 8)) o = vcpu->raise(kACv, 0);
   }
   // An address that is misaligned and not canonical is #GP, also by the stack segment.
-  if ((o == Outcome::kNext || vcpu->in_64bit()) && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
+  if ((o == Outcome::kNext || vcpu->in_64bit() || vcpu->fault.vector == kACv) && misaligned(linear, size, descriptor)) o = vcpu->raise(kGP, 0);
   Piece pieces[2];
   unsigned first;
   if (o == Outcome::kNext && descriptor & kAccessMasked && engine.stepping)
@@ -371,13 +381,14 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
     }
     return pointer(pieces[0]);
   }
-  if (descriptor & kAccessLocked && !engine.exclusive) {
+  const bool locked = (descriptor & (kAccessLocked | kAccessMasked)) == kAccessLocked;
+  if (locked && !engine.exclusive) {
     engine.reason = kReasonExclusive;
     return nullptr;
   }
   // The bounce buffer keeps the access's alignment modulo 64, but for locked instructions: hosts make those over two cache lines slow.
   uint32_t at = (engine.bounce_used + 63) & ~63u;
-  if (!(descriptor & kAccessLocked)) at += linear & 63;
+  if (!locked) at += linear & 63;
   if (engine.bounce_count == kMaxBounces || at + size > sizeof engine.bounce_bytes) {
     set_reason(*vcpu, vcpu->raise(kGP, 0));
     return nullptr;
@@ -577,10 +588,13 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister which, uint64_t offset, 
     linear = which >= kFS ? segment.base + offset : offset;
     unsigned shift = vcpu.cr4 & kCr4La57 ? 7 : 16;
     uint64_t last = linear + (size ? size - 1 : 0);
-    if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear) return vcpu.raise(vector, 0);
-    if (aligned && alignment_fault(vcpu, linear, size)) return vcpu.raise(kACv, 0);
+    if (static_cast<uint64_t>(static_cast<int64_t>(linear << shift) >> shift) != linear || offset_refused(vcpu, which, offset))
+      return vcpu.raise(vector, 0);
+    // #AC comes before what the address's end gives; AMD has it behind.
+    const bool misaligned = aligned && alignment_fault(vcpu, linear, size);
+    if (misaligned && !vcpu.vendor_is_amd) return vcpu.raise(kACv, 0);
     if (static_cast<uint64_t>(static_cast<int64_t>(last << shift) >> shift) != last) return vcpu.raise(vector, 0);
-    return Outcome::kNext;
+    return misaligned ? vcpu.raise(kACv, 0) : Outcome::kNext;
   }
   offset &= 0xffffffffull;
   if (vcpu.protected_mode() && !vcpu.vm86()) {

@@ -34,10 +34,11 @@ enum Reason : uint32_t {
 // What a memory access site tells its helper (r10d).
 constexpr unsigned kAccessSizeShift = 12, kAccessWrite = 1u << 22, kAccessRead = 1u << 23, kAccessSegmentShift = 24;  // 3 bits
 constexpr unsigned kAccessMasked = 1u << 27;  // elements may be masked off: those do not fault
-constexpr unsigned kAccessAligned = 1u << 28;  // #GP(0) where the address is no multiple of the size, before any page is looked at
-constexpr unsigned kAccessX87 = 1u << 29;      // an x87 exception that waits (#MF) comes before what the address gives
+constexpr unsigned kAccessX87 = 1u << 28;      // an x87 exception that waits (#MF) comes before what the address gives
+constexpr unsigned kAccessAligned = 1u << 29;  // #GP(0) where the address is no multiple of the size, before any page is looked at
 constexpr unsigned kAccessNoAc = 1u << 30;     // never #AC
 constexpr unsigned kAccessLocked = 1u << 31;   // read-modify-write in one, for the other vCPUs too
+constexpr unsigned kAccessMaskedAlignmentShift = 29;  // where kAccessMasked is set, instead of the last three: masked_alignment()
 constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool read, bool write, unsigned segment) {
   return page_offset | size << kAccessSizeShift | (write ? kAccessWrite : 0) | (read ? kAccessRead : 0) |
          segment << kAccessSegmentShift;

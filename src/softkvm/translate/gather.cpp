@@ -81,8 +81,10 @@ Outcome execute_gather_scatter(VcpuState& vcpu, const Insn& insn) {
 
   Outcome outcome = Outcome::kNext;
   bool moved = false;
+  unsigned at = 0;  // the element that ends it
   for (unsigned i = 0; i < count; i++) {
     if (!(wanted >> i & 1)) continue;
+    at = i;
     uint64_t index = registers.get(insn.index, i, index_size);
     if (index_size == 4) index = static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(index)));
     uint64_t offset = index * insn.scale + static_cast<uint64_t>(insn.displacement), linear, value = 0;
@@ -110,7 +112,11 @@ Outcome execute_gather_scatter(VcpuState& vcpu, const Insn& insn) {
   }
 
   const bool done = outcome == Outcome::kNext;
-  if (vex) {
+  const bool amd_fault = vex && !done && vcpu.vendor_is_amd;
+  if (amd_fault) {
+    // AMD's CPUs have done with the elements before, and touched nothing else.
+    for (unsigned i = 0; i < at; i++) registers.set(insn.vvvv, i, size, 0);
+  } else if (vex) {
     for (unsigned i = 0; i < count; i++) registers.set(insn.vvvv, i, size, wanted >> i & 1 ? ~0ull : 0);
     // The manual clears the rest with the last element; before that, CPUs have expanded the signs of the whole register already.
     unsigned end = count * size;
@@ -122,7 +128,7 @@ Outcome execute_gather_scatter(VcpuState& vcpu, const Insn& insn) {
     mask = done ? 0 : (mask >> count << count) | wanted;  // the bits above the elements go with the last one
   }
   // The bits above the vector go with the first element that comes, not with the last.
-  if ((done || moved) && !scatter) registers.clear_from(insn.reg, done ? count * size : insn.vector_length);
+  if ((done || (moved && !amd_fault)) && !scatter) registers.clear_from(insn.reg, done ? count * size : insn.vector_length);
   registers.load();
   if (scatter && outcome == Outcome::kFault) engine_of(vcpu).writes_stand = true;
   return outcome;

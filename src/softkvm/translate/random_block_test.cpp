@@ -23,6 +23,7 @@
 
 #include "softkvm/cpu/decoder.h"
 #include "softkvm/translate/random_block.h"
+#include "softkvm/translate/random_block_permitted.h"
 #include "softkvm/translate/test_machine.h"
 
 namespace vireo::softkvm {
@@ -198,6 +199,7 @@ class Guest {
   static uint64_t physical(unsigned page) { return 0x800000 + (page * 5 % 16) * 0x3000; }  // no two neighbours are neighbours
 
   Guest() {
+    m_.vcpu->vendor_is_amd = m_.cpuid->amd;  // the bare CPU's, which is the judge
     // The data's 2 MiB by pages, shuffled.
     auto* table = reinterpret_cast<uint64_t*>(m_.ram + kTable);
     for (unsigned i = 0; i < 512; i++) table[i] = 0;
@@ -284,7 +286,7 @@ class Guest {
   return line;
 }
 
-std::string differences(const State& in, const State& bare, const State& soft, uint32_t ignored_flags) {
+std::string differences(const State& in, const State& bare, const State& soft, uint32_t ignored_flags, uint32_t ignored_upper) {
   std::string s;
   static const char* const kNames[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
   if (bare.vector != soft.vector || bare.rip != soft.rip)
@@ -293,7 +295,7 @@ std::string differences(const State& in, const State& bare, const State& soft, u
             (bare.cr2 != soft.cr2 || (bare.error ^ soft.error) & (bare.cr2 >= 0x7ffffffff000 || bare.cr2 < 0x10000 ? 0x1e : 0x1f)))
     s += print("  cr2 %#lx error %#lx, softkvm %#lx %#lx\n", bare.cr2, bare.error, soft.cr2, soft.error);
   for (unsigned i = 0; i < 16; i++)
-    if (bare.gpr[i] != soft.gpr[i]) s += print("  %s %#lx, softkvm %#lx (was %#lx)\n", kNames[i], bare.gpr[i], soft.gpr[i], in.gpr[i]);
+    if ((bare.gpr[i] ^ soft.gpr[i]) & (ignored_upper >> i & 1 ? 0xffffffff : ~0ull)) s += print("  %s %#lx, softkvm %#lx (was %#lx)\n", kNames[i], bare.gpr[i], soft.gpr[i], in.gpr[i]);
   uint64_t flags = (kStatusFlags | kDF | kAC | kTF | kID | kNT) & ~ignored_flags;
   if ((bare.flags ^ soft.flags) & flags) s += print("  flags %#lx, softkvm %#lx (was %#lx, compared %#lx)\n", bare.flags, soft.flags, in.flags, flags);
   for (unsigned i = 0; i < layout().end; i++) {
@@ -388,7 +390,19 @@ class Comparison {
     if (bare.vector == kPFv || bare.vector == kGP || bare.vector == kSSv || bare.vector == kACv) forget_half_done(bare, soft, block, code);
     uint32_t ignored = block.undefined_flags();
     if (bare.rip != in.rip + code.size() - 1) ignored = kStatusFlags;  // ended before its end
-    return differences(in, bare, soft, ignored);
+    return differences(in, bare, soft, ignored, upper_halves_ignored(block));
+  }
+  // The registers whose upper halves may differ.
+  uint32_t upper_halves_ignored(const RandomBlock& block) const {
+    uint32_t registers = 0;
+    for (const Unit& u : block.units)
+      for (const Unit::Piece& p : u.pieces) {
+        Insn insn;
+        if (decode(p.bytes.data(), p.bytes.size(), mode_, insn) != DecodeStatus::kOk) continue;
+        if (!permitted(PermittedDifference::What::kUpperHalf, insn, vcpu().vendor_is_amd)) continue;
+        if (insn.operands[0].kind == OperandKind::kGpr) registers |= 1u << insn.operands[0].reg;
+      }
+    return registers;
   }
   // An x87 store whose unmasked exception keeps it from storing does not look at its address on the CPU; softkvm does.
   bool store_withheld(const State& bare, const State& soft, const RandomBlock& block, const std::vector<uint8_t>& code) const {

@@ -40,6 +40,8 @@ struct Strings {
     const uint64_t at = vcpu.gpr[kRdi] & 0xfff, in_page = (down ? at : 4096 - at) / size, n = count();
     return in_page == 0 ? 1 : n < in_page ? n : in_page;
   }
+  // CMPS: Intel's CPUs read [rDI] first, AMD's [rSI]. Which fault is seen depends on it.
+  bool di_first() const { return !vcpu.vendor_is_amd; }
   SegmentRegister source() const { return static_cast<SegmentRegister>(insn.segment); }
 
   // How many elements from `offset` on stay inside one page and inside the address size.
@@ -163,9 +165,10 @@ Outcome one_element(Strings& s, Kind kind, uint64_t& flags) {
       if ((o = load(s, kES, s.get(kRdi), b)) != Outcome::kNext) return o;
       host_compare(false, reinterpret_cast<uint8_t*>(&b), nullptr, v.gpr[kRax], 1, s.size, false, true, flags);
       break;
-    case Kind::kCmps:  // CPUs read [rDI] first: which fault is seen depends on it
-      if ((o = load(s, kES, s.get(kRdi), b)) != Outcome::kNext) return o;
+    case Kind::kCmps:
+      if (s.di_first() && (o = load(s, kES, s.get(kRdi), b)) != Outcome::kNext) return o;
       if ((o = load(s, s.source(), s.get(kRsi), a)) != Outcome::kNext) return o;
+      if (!s.di_first() && (o = load(s, kES, s.get(kRdi), b)) != Outcome::kNext) return o;
       host_compare(true, reinterpret_cast<uint8_t*>(&b), reinterpret_cast<uint8_t*>(&a), 0, 1, s.size, false, true, flags);
       break;
     case Kind::kIns:
@@ -211,7 +214,7 @@ Outcome execute_string(VcpuState& vcpu, const Insn& insn) {
       // The bulk path: RAM on both sides.
       uint8_t *from = nullptr, *to = nullptr;
       bool bulk = true;
-      if (kind == Kind::kCmps) {
+      if (kind == Kind::kCmps && s.di_first()) {
         to = s.host(kES, s.get(kRdi), false, n, o);
         if (!to && n && o != Outcome::kNext) return o;
         bulk = to;

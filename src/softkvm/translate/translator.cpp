@@ -10,6 +10,7 @@
 #include "softkvm/cpu/feature_enabled.h"
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
+#include "softkvm/translate/masked_alignment.h"
 #include "softkvm/translate/reencode.h"
 #include "softkvm/translate/switches.h"
 
@@ -39,8 +40,21 @@ CodeMode code_mode(uint32_t mode) {
   }
 }
 
-// Does a misaligned memory operand give #GP(0)? Intel SDM vol 1, 10.4.1.1 and 14.9; vol 2, 2.6.
-bool needs_alignment(const Insn& insn) {
+bool sha(const Insn& insn) {
+  switch (insn.mnemonic) {
+    case Mnemonic::kSha1msg1:
+    case Mnemonic::kSha1msg2:
+    case Mnemonic::kSha1nexte:
+    case Mnemonic::kSha1rnds4:
+    case Mnemonic::kSha256msg1:
+    case Mnemonic::kSha256msg2:
+    case Mnemonic::kSha256rnds2: return true;
+    default: return false;
+  }
+}
+
+// Does a misaligned memory operand give #GP(0)? Intel SDM vol 1, 10.4.1.1 and 14.9; vol 2, 2.6. AMD's CPUs take the SHA instructions' anywhere.
+bool needs_alignment(const Insn& insn, bool amd) {
   const Operand* mem = insn.memory_operand();
   if (!mem || mem->size < 16) return false;
   switch (insn.mnemonic) {
@@ -64,7 +78,7 @@ bool needs_alignment(const Insn& insn) {
     case Mnemonic::kPcmpistrm: return false;
     default: break;
   }
-  if (insn.encoding != Encoding::kLegacy || mem->size != 16) return false;
+  if (insn.encoding != Encoding::kLegacy || mem->size != 16 || (amd && sha(insn))) return false;
   for (unsigned i = 0; i < insn.operand_count; i++)
     if (insn.operands[i].kind == OperandKind::kVector || insn.operands[i].kind == OperandKind::kMmx) return true;
   return false;
@@ -80,10 +94,17 @@ bool waits_for_x87(const Insn& insn) {
   return false;
 }
 
-// Exception types 11 and E11 of the manual: the half-precision conversions of F16C give no #AC. Intel SDM vol 2, 2.4.
+// Exception types 11 and E11 of Intel's manual: the half-precision conversions of F16C give no #AC (SDM vol 2, 2.4). AMD's do.
 bool never_ac(const Insn& insn) { return insn.mnemonic == Mnemonic::kVcvtph2ps || insn.mnemonic == Mnemonic::kVcvtps2ph; }
 
 bool locked(const Insn& insn) { return insn.lock || (insn.mnemonic == Mnemonic::kXchg && insn.memory_operand()); }
+
+// What Intel's CPUs run and AMD's do not: PREFETCH and PREFETCHW of a register (APM vol 3, PREFETCHlevel; a NOP in SDM vol 2, table A-3), and the
+// 64-bit forms of VPEXTRD and VPINSRD outside of 64-bit mode (APM vol 4, VPEXTRQ, VPINSRQ; W is ignored in SDM vol 2), but for EVEX's.
+bool undefined_at_amd(const Insn& insn) {
+  if (insn.encoding == Encoding::kLegacy) return insn.map == OpcodeMap::k0F && insn.opcode == 0x0d && insn.modrm >= 0xc0;
+  return insn.encoding == Encoding::kVex && insn.mode != CodeMode::k64 && insn.w && (insn.mnemonic == Mnemonic::kVpextrd || insn.mnemonic == Mnemonic::kVpinsrd);
+}
 
 // Stores to [rDI], with no memory operand in the encoding.
 bool masked_move(const Insn& insn) {
@@ -206,6 +227,12 @@ class Translation {
       const bool hint = insn.mnemonic == Mnemonic::kCldemote;
       if (!hint && insn.mnemonic != Mnemonic::kLzcnt && insn.mnemonic != Mnemonic::kTzcnt) return undefined(Callout::kUndefined);
       if (!hint) insn.mandatory_prefix = false;
+    }
+    if (vcpu_.vendor_is_amd && undefined_at_amd(insn)) return undefined(Callout::kUndefined);
+    if (insn.mnemonic == Mnemonic::kMovsxd && insn.operand_size == 2) {
+      // Hosts differ in how much they read: it goes as MOV. Intel reads 16 bits (SDM vol 2, MOVSXD), AMD 32 (APM vol 3, MOVSXD).
+      insn.opcode = 0x8b;
+      if (vcpu_.vendor_is_amd && insn.memory_operand()) insn.operands[1].size = 4;
     }
     bool mmx, vector = has_vector(insn, mmx), mask = false;
     for (unsigned i = 0; i < insn.operand_count; i++) mask |= insn.operands[i].kind == OperandKind::kMask;
@@ -575,9 +602,13 @@ class Translation {
 
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
   void translate_address(unsigned key, unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
-    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (current_->masked ? kAccessMasked : 0) |
-                          (needs_alignment(current_->insn) ? kAccessAligned : 0) | (waits_for_x87(current_->insn) ? kAccessX87 : 0) |
-                          (never_ac(current_->insn) ? kAccessNoAc : 0) | (locked(current_->insn) ? kAccessLocked : 0);
+    const Insn& insn = current_->insn;
+    const bool amd = vcpu_.vendor_is_amd;
+    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (waits_for_x87(insn) ? kAccessX87 : 0);
+    if (current_->masked)
+      descriptor |= kAccessMasked | masked_alignment(insn, amd) << kAccessMaskedAlignmentShift;
+    else
+      descriptor |= (needs_alignment(insn, amd) ? kAccessAligned : 0) | (never_ac(insn) && !amd ? kAccessNoAc : 0) | (locked(insn) ? kAccessLocked : 0);
     give_up_flags(live);
     if (!by_tlb(segment)) {
       out_.move_imm(kScratch1, descriptor);
