@@ -53,6 +53,15 @@ struct Buckets {
   }
 };
 
+// Is it what RandomBlock::move() makes for rSP, of an address from 0x7fff0000 to the end of the lower half?
+bool moves_rsp_into_shadow(const std::vector<uint8_t>& bytes) {
+  const size_t size = bytes.size() == 10 ? 8 : 4;
+  if (bytes.size() < size + 1 || bytes[bytes.size() - size - 1] != 0xbc || (size == 8 && bytes[0] != 0x48)) return false;
+  uint64_t value = 0;
+  memcpy(&value, &bytes[bytes.size() - size], size);
+  return value >= 0x7fff0000 && value >> 47 == 0;
+}
+
 bool x87(const Insn& insn) { return insn.encoding == Encoding::kLegacy && insn.map == OpcodeMap::kOneByte && insn.opcode >= 0xd8 && insn.opcode <= 0xdf; }
 
 }  // namespace
@@ -278,6 +287,12 @@ bool RandomBlock::instruction(Unit& unit) {
     if (insn.segment == kGS) piece.rip_target -= BlockSpace::kGsBase;
   }
   unit.pieces.push_back(piece);
+  // As a base it may have become an address that a sanitizer's process has mapped (its shadow): nothing may push there.
+  for (size_t i = 0; insn.base == kRsp && i + 1 < unit.pieces.size(); i++)
+    if (moves_rsp_into_shadow(unit.pieces[i].bytes)) {
+      move(unit, kRsp, BlockSpace::kStack);
+      break;
+    }
   bool moves_rsp = false;
   for (unsigned i = 0; i < insn.operand_count; i++)
     moves_rsp |= insn.operands[i].kind == OperandKind::kGpr && insn.operands[i].reg == kRsp && !insn.operands[i].high &&
