@@ -27,10 +27,12 @@ Result<Headers> read_headers(const FileView& file, bool is64) {
   Ehdr head;
   if (!file.get(0, head)) return fail(ErrorKind::kCorrupt, "ELF header is cut off");
   if (head.e_machine != EM_386 && head.e_machine != EM_X86_64) return fail(ErrorKind::kInvalid, "ELF file for another processor");
+  if (head.e_type != ET_EXEC && head.e_type != ET_DYN) return fail(ErrorKind::kInvalid, "ELF file that is not linked");
   Headers headers{is64, head.e_entry, {}};
   for (unsigned i = 0; i < head.e_phnum; i++) {
     Phdr p;
     if (!file.get(head.e_phoff + uint64_t{i} * sizeof(Phdr), p)) return fail(ErrorKind::kCorrupt, "ELF program headers are cut off");
+    if (p.p_type == PT_INTERP) return fail(ErrorKind::kInvalid, "not a kernel but a program: it asks for a dynamic linker");
     headers.segments.push_back({p.p_type, p.p_offset, p.p_vaddr, p.p_paddr, p.p_filesz, p.p_memsz});
   }
   return headers;

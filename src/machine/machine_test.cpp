@@ -134,6 +134,9 @@ TEST(BootImage, RefusesWhatIsNoKernelByName) {
   auto text = BootImage::open({.kernel = "/proc/self/comm"});
   ASSERT_FALSE(text);
   EXPECT_NE(text.error().message.find("--kernel /proc/self/comm"), std::string::npos);
+  auto program = BootImage::open({.kernel = "/bin/sh"});
+  ASSERT_FALSE(program);
+  EXPECT_EQ(program.error().message, "--kernel /bin/sh: not a kernel but a program: it asks for a dynamic linker");
 }
 
 }  // namespace
