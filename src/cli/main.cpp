@@ -5,6 +5,7 @@
 
 #include "cli/help.h"
 #include "cli/img/img.h"
+#include "cli/io/session.h"
 #include "cli/kvm_command.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -20,7 +21,9 @@ int report(const vireo::Error& error) {
 
 int main(int argc, char** argv) {
   std::string self = argc > 0 ? argv[0] : "";
-  if (self.substr(self.rfind('/') + 1) == "qemu-img") return vireo::cli::img::run(argc, argv);
+  self = self.substr(self.rfind('/') + 1);
+  if (self == "qemu-img") return vireo::cli::img::run(argc, argv);
+  if (self == "qemu-io") return vireo::cli::io::run(argc, argv);
   std::string command = argc > 1 ? argv[1] : "";
   if (command == "--version" || command == "-V") {
     printf("vireo %s\n", VIREO_VERSION);
@@ -38,6 +41,11 @@ int main(int argc, char** argv) {
     char name[] = "vireo img";
     argv[1] = name;
     return vireo::cli::img::run(argc - 1, argv + 1);
+  }
+  if (command == "io") {
+    char name[] = "vireo io";
+    argv[1] = name;
+    return vireo::cli::io::run(argc - 1, argv + 1);
   }
   if (command != "run") {
     fprintf(stderr, "vireo: %s (see vireo --help)\n", command.empty() ? "a command is missing" : ("unknown command " + command).c_str());

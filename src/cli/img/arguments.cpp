@@ -132,6 +132,13 @@ Result<Output> parse_output(const Arguments& arguments) {
   return fail(ErrorKind::kInvalid, "--output must be used with human or json as argument.");
 }
 
+bool tuning_option(const std::string& key) {
+  for (const char* known : {"l2-cache", "refcount-cache", "cache", "overlap-check", "discard", "pass-discard", "lazy-refcounts", "detect-zeroes", "file.locking",
+                            "read-only", "auto-read-only", "file.aio"})
+    if (key.starts_with(known)) return true;
+  return false;
+}
+
 bool valid_cache(const std::string& mode) {
   return mode == "none" || mode == "off" || mode == "writeback" || mode == "writethrough" || mode == "directsync" || mode == "unsafe";
 }
@@ -157,7 +164,7 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
         if (rest != "key-secret" && rest != "encrypt.key-secret") return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': option '" + key + "' is not supported");
         secret_ids[depth] = value;
       }
-      else if (key == "file.driver" || key.starts_with("l2-cache") || key.starts_with("refcount-cache") || key.starts_with("cache") || key.starts_with("overlap-check") || key.starts_with("discard") || key.starts_with("pass-discard")) continue;  // how QEMU goes about it, not what the image is
+      else if (key == "file.driver" || tuning_option(key)) continue;
       else return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': option '" + key + "' is not supported");
     }
     if (name.empty()) return fail(ErrorKind::kInvalid, "Could not open '" + text + "': file.filename is missing");

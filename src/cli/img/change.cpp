@@ -128,6 +128,8 @@ Result<int> amend(int argc, char** argv) {
         if (h.geometry.refcount_order != 4) return bad("compat=0.10 requires refcount_bits=16");
         if (h.has_data_file() || h.extended_l2() || h.compression != qcow2::Compression::kZlib) return bad("Cannot downgrade an image with incompatible features set");
         if (!q->snapshots().empty()) return bad("Internal snapshots prevent downgrade of image");
+        // Nor have bitmaps.
+        while (!q->bitmaps().empty()) TRY_VOID(q->remove_bitmap(std::string(q->bitmaps()[0].name)));
         // Zero clusters have no word in the old version: they become data where a backing file would show, else nothing.
         std::vector<std::byte> zeroes(q->cluster_size());
         for (uint64_t at = 0; at < q->size();) {

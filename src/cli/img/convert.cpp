@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // img convert.
 #include "cli/img/convert.h"
+#include "cli/img/bitmap.h"
 
 #include <cstdio>
 
@@ -39,7 +40,7 @@ Result<int> convert(int argc, char** argv) {
       print_create_options(out_format);
       return 0;
     }
-  if (a.has("bitmaps")) return fail(ErrorKind::kUnsupported, "--bitmaps: bitmaps are not copied yet");
+  if (a.has("skip-broken-bitmaps") && !a.has("bitmaps")) return bad("Use of --skip-broken-bitmaps requires --bitmaps");
   if (a.names.size() < 2) return bad("Must specify image file name");
   const std::string target_name = a.names.back();
   a.names.pop_back();
@@ -68,6 +69,12 @@ Result<int> convert(int argc, char** argv) {
     if (a.has("l")) TRY_VOID(show_snapshot(*source, a.get("l")));
     size += source->size();
     job.sources.push_back(std::move(source));
+  }
+  if (a.has("bitmaps")) {
+    if (job.sources.size() > 1) return bad("Copying bitmaps only possible with single source");
+    for (const std::string& format : {std::string(job.sources[0]->format()), out_format})
+      if (format != "qcow2") return bad("Format driver '" + format + "' does not support bitmaps");
+    TRY_VOID(bitmaps_can_be_copied(*job.sources[0], a.has("skip-broken-bitmaps")));
   }
   OptionList options = TRY(parse_options(a.all("o")));
   std::string backing = a.get("B"), backing_format = a.get("F"), key_secret;
@@ -107,6 +114,7 @@ Result<int> convert(int argc, char** argv) {
   job.progress = &progress;
   progress.show(0, size);
   if (auto copied = copy(job); !copied) return std::unexpected(std::move(copied).error().within("error while copying"));
+  if (a.has("bitmaps")) TRY_VOID(copy_bitmaps(*job.sources[0], *target));
   if (auto closed = target->close(); !closed) return std::unexpected(std::move(closed).error().within("error while writing"));
   progress.end();
   return 0;

@@ -19,10 +19,11 @@ struct Entry {
 constexpr Entry kCommands[] = {
     {"amend", amend, "[-f fmt] [-t cache] [-p] [-q] [--force] -o options filename"},
     {"bench", bench, "[-c count] [-d depth] [-f fmt] [--flush-interval=n] [-o offset] [--pattern=n] [-q] [-s size] [-S step] [-t cache] [-w] [-U] filename"},
+    {"bitmap", bitmap, "(--merge source | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] [-f fmt] filename bitmap"},
     {"check", check, "[-f fmt] [--output=human|json] [-r leaks|all] [-T cache] [-q] [-U] filename"},
     {"commit", commit, "[-f fmt] [-t cache] [-b base] [-d] [-p] [-q] filename"},
     {"compare", compare, "[-f fmt] [-F fmt] [-T cache] [-p] [-q] [-s] [-U] filename1 filename2"},
-    {"convert", convert, "[-f fmt] [-O fmt] [-B backing [-F fmt]] [-o options] [-l snapshot] [-S size] [-t cache] [-T cache] [-m n] [-W] [-c] [-n] [-p] [-q] [-U] [--target-is-zero] filename [...] output"},
+    {"convert", convert, "[-f fmt] [-O fmt] [-B backing [-F fmt]] [-o options] [-l snapshot] [-S size] [-t cache] [-T cache] [-m n] [-W] [-c] [-n] [-p] [-q] [-U] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] filename [...] output"},
     {"create", create, "[-f fmt] [-b backing [-F fmt]] [-u] [-o options] [-q] filename [size]"},
     {"dd", dd, "[-f fmt] [-O fmt] [-U] [bs=size] [count=n] [skip=n] if=input of=output"},
     {"info", info, "[-f fmt] [--output=human|json] [--backing-chain] [-U] filename"},

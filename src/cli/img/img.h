@@ -67,6 +67,9 @@ struct OpenWish {
 };
 Result<std::shared_ptr<Image>> open(const std::string& name, const OpenWish& wish);
 bool valid_cache(const std::string& mode);
+bool tuning_option(const std::string& key);  // of QEMU's: how it goes about an image, not what the image is
+// The lines of `info` from "Format specific information:" on.
+void print_format_specific(storage::qcow2::Qcow2& image);
 storage::qcow2::Qcow2* as_qcow2(Image& image);  // null: another format
 
 // Creates an image of a format. Prints "Formatting ..." unless `quiet`.
@@ -108,6 +111,7 @@ Result<int> rebase(int argc, char** argv);
 Result<int> amend(int argc, char** argv);
 Result<int> dd(int argc, char** argv);
 Result<int> bench(int argc, char** argv);
+Result<int> bitmap(int argc, char** argv);
 
 // The whole tool; argv[0] is what its messages begin with.
 int run(int argc, char** argv);

@@ -16,34 +16,6 @@ namespace {
 using json = nlohmann::ordered_json;
 namespace qcow2 = storage::qcow2;
 
-struct BitmapInfo {
-  std::string name;
-  unsigned granularity;
-  bool in_use, automatic;
-};
-
-// Names and flags from the bitmap directory; what is not sound is left out.
-std::vector<BitmapInfo> bitmaps(qcow2::Qcow2& image) {
-  std::vector<BitmapInfo> out;
-  const auto& header = image.header();
-  const auto* e = header.find(qcow2::extension::kBitmaps);
-  if (!e || e->data.size() != 24 || !(header.autoclear & qcow2::autoclear::kBitmaps)) return out;
-  auto count = qcow2::load<uint32_t>(&e->data[0]);
-  auto size = qcow2::load<uint64_t>(&e->data[8]), offset = qcow2::load<uint64_t>(&e->data[16]);
-  if (count > qcow2::kMaxBitmaps || size > (1 << 20) || offset > image.file().size()) return out;
-  std::vector<std::byte> directory(size);
-  if (!image.file().read(offset, directory)) return out;
-  for (uint64_t at = 0; count-- > 0 && size - at >= 24;) {
-    const std::byte* p = &directory[at];
-    auto flags = qcow2::load<uint32_t>(p + 12);
-    uint64_t name = qcow2::load<uint16_t>(p + 18), extra = qcow2::load<uint32_t>(p + 20), length = qcow2::round_up(24 + name + extra, 8);
-    if (length > size - at) break;
-    out.push_back({std::string(reinterpret_cast<const char*>(p + 24 + extra), name), std::to_integer<unsigned>(p[17]), (flags & 1) != 0, (flags & 2) != 0});
-    at += length;
-  }
-  return out;
-}
-
 json specific(qcow2::Qcow2& image) {
   const auto& h = image.header();
   json data;
@@ -52,11 +24,11 @@ json specific(qcow2::Qcow2& image) {
   if (h.version >= 3) {
     data["lazy-refcounts"] = h.lazy_refcounts();
     json list = json::array();
-    for (const BitmapInfo& b : bitmaps(image)) {
+    for (const qcow2::Bitmap& b : image.bitmaps()) {
       json flags = json::array();
-      if (b.in_use) flags.push_back("in-use");
-      if (b.automatic) flags.push_back("auto");
-      list.push_back({{"flags", flags}, {"name", b.name}, {"granularity", 1ull << std::min(b.granularity, 63u)}});
+      if (b.flags & qcow2::bitmap_flag::kInUse) flags.push_back("in-use");
+      if (b.enabled()) flags.push_back("auto");
+      list.push_back({{"flags", flags}, {"name", b.name}, {"granularity", 1ull << std::min(b.granularity_bits, 63u)}});
     }
     if (!list.empty()) data["bitmaps"] = list;
   }
@@ -142,10 +114,16 @@ void print_human(Image& image, const std::string& name) {
     if (std::string format = q->header().backing_format(); !format.empty()) printf("backing file format: %s\n", format.c_str());
   }
   print_snapshots(*q);
-  details_of(specific(*q));
+  print_format_specific(*q);
 }
 
 }  // namespace
+
+void print_format_specific(qcow2::Qcow2& image) {
+  printf("Format specific information:\n");
+  json details = specific(image);
+  for (auto& item : details.items()) print_value(item.value(), item.key(), 1);
+}
 
 void print_snapshots(const qcow2::Qcow2& image) {
   if (image.snapshots().empty()) return;

@@ -61,12 +61,19 @@ Result<int> measure(int argc, char** argv) {
     required = full - (config.size / config.cluster_size - clusters) * config.cluster_size;
   }
   auto* q = image ? as_qcow2(*image) : nullptr;
-  const bool bitmaps = q && format == "qcow2" && q->header().version >= 3;
+  bool bitmaps = q && format == "qcow2" && q->header().version >= 3;
+  uint64_t bitmap_bytes = 0;
+  if (bitmaps) {
+    auto config = TRY(qcow2_config(TRY(parse_options(a.all("o")))));
+    bitmaps = config.version >= 3;
+    bitmap_bytes = storage::qcow2::bitmaps_size(q->bitmaps(), size, config.cluster_size);
+  }
+  const std::string line = "    \"bitmaps\": " + std::to_string(bitmap_bytes) + ",\n";
   if (output == Output::kJson) {
-    printf("{\n%s    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %" PRIu64 "\n}\n", bitmaps ? "    \"bitmaps\": 0,\n" : "", required, full);
+    printf("{\n%s    \"required\": %" PRIu64 ",\n    \"fully-allocated\": %" PRIu64 "\n}\n", bitmaps ? line.c_str() : "", required, full);
   } else {
     printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n", required, full);
-    if (bitmaps) printf("bitmaps size: 0\n");
+    if (bitmaps) printf("bitmaps size: %" PRIu64 "\n", bitmap_bytes);
   }
   return 0;
 }

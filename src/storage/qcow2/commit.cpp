@@ -156,6 +156,7 @@ Result<> Qcow2::close() {
   closed_ = true;
   if (file_->read_only()) return {};
   Result<> result = commit(true);
+  if (result && !corrupt_) result = store_bitmaps();
   // The first one may have freed what the second one writes.
   if (result) result = commit(true);
   if (result && dirty_marked_ && !corrupt_) {

@@ -133,6 +133,7 @@ bool Qcow2::locate(uint64_t offset, uint64_t length, bool for_write, std::vector
   size_t before = out.size();
   std::lock_guard lock(mutex_);
   if (corrupt_ || (for_write && file_->read_only())) return false;
+  if (for_write && !bitmaps_.bitmaps.empty() && (!bitmaps_taken_ || !track(offset, length))) return false;
   uint64_t end = offset + length;
   for (uint64_t at = offset; at < end;) {
     auto m = map(at, end - at, true);

@@ -51,7 +51,7 @@ using Content = std::vector<uint32_t>;
 struct Case {
   CreateConfig create;
   bool backing = false;
-  bool snapshots = false, snapshot_heavy = false;
+  bool snapshots = false, snapshot_heavy = false, bitmaps = false;
 };
 
 Case random_case(Random& r) {
@@ -86,6 +86,7 @@ Case random_case(Random& r) {
     c.create.luks = {.cipher = "aes-128", .mode = "cbc", .ivgen = {}, .ivgen_hash = {}, .hash = "sha256", .iter_time = 0};
     c.create.secret = SecretBytes(std::string("secret"));
   }
+  c.bitmaps = c.create.version == 3 && r() % 3 == 0;
   return c;
 }
 
@@ -163,6 +164,7 @@ class Model {
     uint64_t at = random_() % units, count = 1 + random_() % std::min<uint64_t>(units - at, random_() % 4 ? 16 : 4 * case_.create.cluster_size / kUnit + 1);
     auto failed = [&](const Result<>& result, const char* what) { return result ? std::string() : std::string(what) + ": " + result.error().message; };
     unsigned what = random_() % 100;
+    if (case_.bitmaps && random_() % 10 == 0) return bitmap_step();
     if (case_.snapshots && case_.snapshot_heavy && random_() % 4 == 0) return snapshot_step();
     if (what < 40) {
       uint32_t value = ++next_value_;
@@ -226,6 +228,70 @@ class Model {
     return "";
   }
 
+  std::string bitmap_step() {
+    unsigned what = random_() % 8;
+    auto failed = [&](const Result<>& result) { return result ? std::string() : last_ + ": " + result.error().message; };
+    if (tracked_.size() < 3 && what < 4) {
+      last_ = "add bitmap";
+      tracked_.push_back({"b" + std::to_string(++next_bitmap_), now_});
+      auto added = image_->add_bitmap(tracked_.back().name, 9 + static_cast<unsigned>(random_() % 8), true);
+      for (auto& p : possible_) p.clear();  // it flushes
+      return failed(added);
+    }
+    if (tracked_.empty()) return "";
+    size_t pick = random_() % tracked_.size();
+    if (what < 5) {
+      last_ = "remove bitmap";
+      auto removed = image_->remove_bitmap(tracked_[pick].name);
+      tracked_.erase(tracked_.begin() + static_cast<ptrdiff_t>(pick));
+      for (auto& p : possible_) p.clear();
+      return failed(removed);
+    }
+    if (what < 7) {
+      last_ = "clear bitmap";
+      auto bits = image_->edit_bitmap(tracked_[pick].name);
+      if (!bits) return last_ + ": " + bits.error().message;
+      (*bits)->clear();
+      tracked_[pick].since = now_;
+      return "";
+    }
+    last_ = "merge bitmaps";
+    auto from = image_->bitmap_bits(tracked_[0].name);
+    if (!from) return last_ + ": " + from.error().message;
+    auto to = image_->edit_bitmap(tracked_[pick].name);
+    if (!to) return last_ + ": " + to.error().message;
+    (*to)->merge(**from);
+    return "";
+  }
+
+  // What is not as it was when a bitmap began is dirty in it. After a power cut it may say instead that it does not know.
+  std::string check_bitmaps(bool after_cut) {
+    for (size_t i = 0; i < tracked_.size();) {
+      const std::string name = tracked_[i].name;
+      const Bitmap* bitmap = image_->find_bitmap(name);
+      const bool gone = !bitmap && after_cut && (last_ == "add bitmap" || last_ == "remove bitmap");
+      if (!bitmap && !gone) return "bitmap " + name + " is missing";
+      if (gone || bitmap->inconsistent()) {
+        if (!after_cut) return "bitmap " + name + " is inconsistent";
+        tracked_.erase(tracked_.begin() + static_cast<ptrdiff_t>(i));
+        if (gone) continue;
+        if (auto r = image_->remove_bitmap(name); !r) return "removing an inconsistent bitmap: " + r.error().message;
+        continue;
+      }
+      auto bits = image_->bitmap_bits(name);
+      if (!bits) return "bitmap " + name + ": " + bits.error().message;
+      for (uint64_t at = 0; at < now_.size() * kUnit;) {
+        auto run = (*bits)->run(at);
+        if (run.length == 0) return "bitmap " + name + " ends before the disk";
+        for (uint64_t u = at / kUnit; !run.dirty && u < (at + run.length) / kUnit; ++u)
+          if (now_[u] != tracked_[i].since[u]) return "bitmap " + name + " does not know that unit " + std::to_string(u) + " was written";
+        at += run.length;
+      }
+      ++i;
+    }
+    return "";
+  }
+
   std::string snapshot_step() {
     auto flushed = [&] {
       for (auto& p : possible_) p.clear();
@@ -267,7 +333,7 @@ class Model {
       for (size_t i = 0; i < kUnit; i += 4)
         if (load<uint32_t>(&all[u * kUnit + i]) != now_[u])
           return "wrong data at unit " + std::to_string(u) + ": " + std::to_string(load<uint32_t>(&all[u * kUnit + i])) + " instead of " + std::to_string(now_[u]);
-    return "";
+    return check_bitmaps(false);
   }
 
   std::string check_file(MemoryFile& file, bool leaks_allowed) {
@@ -346,6 +412,7 @@ class Model {
         if (load<uint32_t>(&all[u * kUnit + i]) != value) return "after a power cut unit " + std::to_string(u) + " is torn";
       now_[u] = value;
     }
+    if (auto why = check_bitmaps(true); !why.empty()) return "after a power cut: " + why;
     // It was the disk's contents that were read: what may still be lost is nothing.
     for (auto& p : possible_) p.clear();
     auto leaks = check(*file_, Repair::kLeaks, [](const std::string&) {});
@@ -361,6 +428,10 @@ class Model {
     std::string name;
     Content content;
   };
+  struct Tracked {
+    std::string name;
+    Content since;  // what the disk held when it was made or cleared
+  };
 
   Random random_;
   uint32_t broken_;
@@ -370,11 +441,12 @@ class Model {
   Content backing_, now_;
   std::vector<Content> possible_;  // what a unit was since the last flush
   std::vector<Saved> saved_;
+  std::vector<Tracked> tracked_;
   std::shared_ptr<MemoryFile> cut_;
   std::vector<Content> possible_before_;
   Content now_before_;
   std::vector<Saved> saved_before_;
-  uint32_t next_value_ = 0, next_snapshot_ = 0;
+  uint32_t next_value_ = 0, next_snapshot_ = 0, next_bitmap_ = 0;
   std::string last_;
 };
 
@@ -409,7 +481,7 @@ class BrokenRuleSoon : public BrokenRule {};
 TEST_P(BrokenRule, DISABLED_IsNoticed) { notice(); }
 TEST_P(BrokenRuleSoon, IsNoticed) { notice(); }
 INSTANTIATE_TEST_SUITE_P(Rules, BrokenRule, testing::Range(0u, kRules));
-INSTANTIATE_TEST_SUITE_P(Rules, BrokenRuleSoon, testing::Values(0u, 3u, 6u, 9u, 10u, 12u));
+INSTANTIATE_TEST_SUITE_P(Rules, BrokenRuleSoon, testing::Values(0u, 3u, 6u, 9u, 10u, 12u, 13u, 14u));
 
 }  // namespace
 }  // namespace vireo::storage::qcow2

@@ -61,6 +61,7 @@ Result<> Qcow2::open_image() {
   TRY_VOID(load_l1(header_.l1_offset, header_.l1_size));
   TRY_VOID(load_snapshots());
   TRY_VOID(open_encryption());
+  TRY_VOID(load_bitmaps());
   if (!file_->read_only()) TRY_VOID(open_writable());
   return {};
 }
@@ -132,8 +133,9 @@ Result<> Qcow2::open_writable() {
   };
   refcounts_->is_metadata = [this](uint64_t cluster) { return owners_.get(cluster) != Owner::kNone; };
   refcounts_->on_free = [this](uint64_t cluster) { pending_.push_back({cluster, 1, false}); };
-  // Unknown autoclear bits are gone before anything changes; so are bitmaps, which we do not keep up to date yet.
-  uint64_t keep = header_.autoclear & (autoclear::kKnown & ~autoclear::kBitmaps);
+  TRY_VOID(own_bitmaps());
+  // Unknown autoclear bits are gone before anything changes; so are bitmaps of which nobody can tell what they are.
+  uint64_t keep = header_.autoclear & (bitmaps_lost_ ? autoclear::kKnown & ~autoclear::kBitmaps : autoclear::kKnown);
   if (keep != header_.autoclear && v3() && !config_.keep_autoclear) {
     header_.autoclear = keep;
     std::byte bits[8];

@@ -21,7 +21,9 @@ enum class Rule : uint32_t {
   kFlushAtEnd = 1 << 10,           // a flush returns when metadata is stable
   kL1BeforeHeader = 1 << 11,       // a new L1 table before the header that names it
   kCopiedClearedBySnapshot = 1 << 12,  // a snapshot makes the active tables' COPIED bits go
+  kInUseBeforeWrite = 1 << 13,     // a dirty bitmap is marked as in use, stably, before what it does not know of is written
+  kBitmapBeforeClean = 1 << 14,    // ... and its bits are stable before that mark goes
 };
-inline constexpr unsigned kRules = 13;
+inline constexpr unsigned kRules = 15;
 
 }  // namespace vireo::storage::qcow2

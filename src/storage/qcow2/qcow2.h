@@ -15,6 +15,7 @@
 
 #include "storage/crypto/luks.h"
 #include "storage/image/image.h"
+#include "storage/qcow2/bitmap.h"
 #include "storage/qcow2/cluster_set.h"
 #include "storage/qcow2/compression.h"
 #include "storage/qcow2/header.h"
@@ -99,6 +100,17 @@ class Qcow2 final : public Image {
   Result<> apply_snapshot(size_t index);
   // From now on reads show that snapshot; the image must have been opened read-only.
   Result<> show_snapshot(size_t index);
+
+  // Dirty bitmaps. Those that are enabled follow every write; changes of their bits are stored by close().
+  const std::vector<Bitmap>& bitmaps() const { return bitmaps_.bitmaps; }
+  const Bitmap* find_bitmap(const std::string& name) const;  // null: none
+  Result<> add_bitmap(const std::string& name, unsigned granularity_bits, bool enabled);
+  Result<> remove_bitmap(const std::string& name);  // an inconsistent one as well
+  // Its bits, to be changed; and whether it follows writes.
+  Result<BitmapBits*> edit_bitmap(const std::string& name);
+  Result<> enable_bitmap(const std::string& name, bool on);
+  Result<const BitmapBits*> bitmap_bits(const std::string& name);  // to be read
+
   // Nothing is allocated afterwards: a backing file shows everywhere.
   Result<> drop_all_data();
   // Entries for every cluster of [from, to): with space behind them, all zeroes when read.
@@ -196,6 +208,21 @@ class Qcow2 final : public Image {
   Result<> put_header_field(unsigned offset, std::span<const std::byte> bytes);
   Result<> set_dirty_bit(bool on);
 
+  // bitmaps.cpp. The lock is held.
+  Result<> load_bitmaps();
+  Result<> own_bitmaps();
+  Result<> track(uint64_t offset, uint64_t length);
+  Result<> take_bitmaps(bool disabled_too);
+  Result<> take_bitmap(Bitmap& bitmap);
+  Result<Bitmap*> usable_bitmap(const std::string& name);
+  Result<> write_bitmap_flags(const std::vector<Bitmap*>& changed);
+  // The lock is not held.
+  Result<> resize_bitmaps(uint64_t size, bool all_dirty);
+  Result<> store_bitmaps();
+  Result<> store_bitmap(Bitmap& bitmap, std::vector<uint64_t>& unused, bool& moved);
+  Result<> write_bitmap_directory();
+  Result<> name_bitmap_directory(uint64_t offset, uint64_t bytes);
+
   Result<> read_compressed(const Entry& entry, uint64_t in_cluster, std::span<const iovec> to);
 
   OpenConfig config_;
@@ -209,6 +236,9 @@ class Qcow2 final : public Image {
   uint64_t l1_dirty_from_ = 0, l1_dirty_to_ = 0;
   std::vector<Snapshot> snapshots_;
   uint64_t snapshot_table_size_ = 0;
+  BitmapDirectory bitmaps_;
+  bool bitmaps_taken_ = false;  // those that follow writes are marked as in use
+  bool bitmaps_lost_ = false;   // their directory cannot be read
   ClusterSet owners_;
   bool corrupt_ = false, closed_ = false, dirty_marked_ = false;
   std::atomic<int> flush_error_ = 0;  // the kernel forgets what it could not write: so must we trust nothing after

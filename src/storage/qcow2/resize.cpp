@@ -40,6 +40,10 @@ Result<> Qcow2::resize(uint64_t size, Preallocation preallocation) {
   const uint64_t before = header_.size;
   if (data_file_ && header_.data_file_raw() && size > before) TRY_VOID(data_file_->truncate(size));
   TRY_VOID(quiesce());
+  if (size != before) {
+    std::lock_guard lock(mutex_);
+    TRY_VOID(take_bitmaps(true));
+  }
   if (size < before) {
     // What lies beyond the new end goes, so that it is not there again when the disk grows.
     uint64_t from = round_up(size, cluster_size());
@@ -66,6 +70,7 @@ Result<> Qcow2::resize(uint64_t size, Preallocation preallocation) {
     header_.size = size;
   }
   TRY_VOID(commit(true));
+  TRY_VOID(resize_bitmaps(size, false));
   if (size < before) {
     TRY_VOID(commit(true));
     if (data_file_ && header_.data_file_raw()) TRY_VOID(data_file_->truncate(size));

@@ -284,6 +284,10 @@ Result<> Qcow2::apply_snapshot(size_t index) {
   for (uint64_t& entry : l1) entry &= kOffsetMask;
   l1.resize(std::max<uint64_t>({l1.size(), l1_.size(), geometry_.l1_entries(s.disk_size)}));
   return snapshot_work([&]() -> Result<> {
+    {
+      std::lock_guard lock(mutex_);
+      TRY_VOID(take_bitmaps(true));
+    }
     auto old = l1_;
     if (auto counted = count_tree(l1, 1); !counted) {
       counted.error().kind = ErrorKind::kBusy;  // taken back
@@ -292,6 +296,7 @@ Result<> Qcow2::apply_snapshot(size_t index) {
     TRY_VOID(set_l1(l1, s.disk_size));
     TRY_VOID(count_tree(old, -1));
     TRY_VOID(set_copied(true));
+    TRY_VOID(resize_bitmaps(s.disk_size, true));
     std::lock_guard lock(mutex_);
     decompressed_->clear();
     return {};

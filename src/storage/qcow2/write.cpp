@@ -36,7 +36,7 @@ Result<> Qcow2::writable_check(uint64_t offset, uint64_t length) {
   TRY_VOID(readable());
   std::lock_guard lock(mutex_);
   if (corrupt_) return fail(ErrorKind::kCorrupt, "'" + file_->name() + "' is marked as corrupt", EIO);
-  return {};
+  return track(offset, length);
 }
 
 Result<> Qcow2::check_overlap(uint64_t host, uint64_t length, const char* what) {

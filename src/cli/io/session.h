@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the commands of one run share: the image, and how it is opened again.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cli/img/img.h"
+
+namespace vireo::cli::io {
+
+struct Session {
+  std::shared_ptr<storage::Image> image;
+  std::string name;
+  img::OpenWish wish;
+  bool quit = false;
+};
+
+Result<> open(Session& session, const std::string& name, const img::OpenWish& wish);
+Result<> close(Session& session);
+
+// One command line. False: it failed, which has been told.
+bool execute(Session& session, const std::string& line);
+
+// "1.5 MiB", "512 bytes".
+std::string size_text(double bytes);
+struct Took {
+  std::chrono::steady_clock::time_point from = std::chrono::steady_clock::now();
+};
+// The two lines after an operation, or the one that machines read.
+void report(const char* verb, const Took& took, uint64_t offset, uint64_t wanted, uint64_t done, bool for_machines);
+void dump(std::span<const std::byte> bytes, uint64_t offset);
+
+// The whole tool.
+int run(int argc, char** argv);
+
+}  // namespace vireo::cli::io

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "storage/qcow2/bitmap.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "storage/file/memory_file.h"
+#include "storage/qcow2/check.h"
+#include "storage/qcow2/create.h"
+#include "storage/qcow2/qcow2.h"
+
+namespace vireo::storage::qcow2 {
+namespace {
+
+std::vector<bool> dirty_sectors(const BitmapBits& bits) {
+  std::vector<bool> out;
+  for (uint64_t at = 0; at < bits.disk_size();) {
+    auto run = bits.run(at);
+    EXPECT_GT(run.length, 0u);
+    if (run.length == 0) break;
+    for (uint64_t n = 0; n < run.length; n += 512) out.push_back(run.dirty);
+    at += run.length;
+  }
+  return out;
+}
+
+TEST(BitmapBits, AgreeWithOneFlagPerSector) {
+  std::mt19937_64 random(7);
+  for (int round = 0; round < 200; ++round) {
+    const unsigned order = 9 + random() % 4;
+    uint64_t sectors = 1 + random() % 60000;
+    BitmapBits bits(sectors * 512, order, 512);  // 4096 bits a piece
+    std::vector<bool> flags(sectors);
+    for (int step = 0; step < 30; ++step) {
+      if (random() % 8 == 0) {
+        sectors = 1 + random() % 60000;
+        bits.resize(sectors * 512);
+        // A granule that the end cuts stays dirty as a whole; it is compared as far as the disk goes.
+        const uint64_t per = (1ull << order) / 512, before = flags.size();
+        const bool last = before && flags[before - 1];
+        flags.resize(sectors);
+        for (uint64_t s = before; s < std::min(sectors, round_up(before, per)); ++s) flags[s] = last;
+      } else {
+        uint64_t from = random() % sectors, count = 1 + random() % (random() % 4 ? 200 : sectors - from + 1);
+        count = std::min(count, sectors - from);
+        bits.set(from * 512, count * 512);
+        const uint64_t per = (1ull << order) / 512;
+        for (uint64_t s = from / per * per; s < std::min(sectors, round_up(from + count, per)); ++s) flags[s] = true;
+      }
+    }
+    ASSERT_EQ(dirty_sectors(bits), flags) << "round " << round;
+    BitmapBits coarse(sectors * 512, 16, 512);
+    coarse.merge(bits);
+    auto merged = dirty_sectors(coarse);
+    for (uint64_t s = 0; s < sectors; ++s) {
+      bool any = false;
+      for (uint64_t k = s / 128 * 128; k < std::min(sectors, s / 128 * 128 + 128); ++k) any = any || flags[k];
+      ASSERT_EQ(merged[s], any);
+    }
+    bits.clear();
+    EXPECT_EQ(bits.dirty_bytes(), 0u);
+  }
+}
+
+struct Disk {
+  std::unique_ptr<MemoryFile> file = std::make_unique<MemoryFile>();
+  MemoryFile* raw = file.get();
+  std::unique_ptr<Qcow2> image;
+
+  explicit Disk(uint64_t size = 1 << 20) {
+    EXPECT_TRUE(create(*file, {.size = size, .cluster_size = 4096}));
+    open();
+  }
+  void open() {
+    auto opened = Qcow2::open(std::move(file), nullptr, {});
+    ASSERT_TRUE(opened) << opened.error().message;
+    image = std::move(*opened);
+  }
+  void reopen(bool cleanly) {
+    if (cleanly) {
+      EXPECT_TRUE(image->close());
+    }
+    auto copy = raw->copy();
+    image->abandon();
+    image.reset();
+    file = std::move(copy);
+    raw = file.get();
+    std::string said;
+    auto checked = check(*file, Repair::kNone, [&](const std::string& line) { said += line + "\n"; });
+    ASSERT_TRUE(checked);
+    EXPECT_EQ(checked->corruptions, 0u) << said;
+    if (cleanly) {
+      EXPECT_EQ(checked->leaks, 0u) << said;
+    }
+    open();
+  }
+  void write(uint64_t offset, uint64_t length) {
+    std::vector<std::byte> data(length, std::byte{7});
+    ASSERT_TRUE(image->write(offset, data));
+  }
+  uint64_t dirty(const std::string& name) {
+    auto bits = image->bitmap_bits(name);
+    return bits ? (*bits)->dirty_bytes() : UINT64_MAX;
+  }
+};
+
+TEST(Bitmap, FollowsWritesAcrossAClose) {
+  Disk d;
+  ASSERT_TRUE(d.image->add_bitmap("b", 12, true));
+  d.write(10000, 100);
+  d.reopen(true);
+  EXPECT_EQ(d.dirty("b"), 4096u);
+  d.write(65536, 8192);
+  ASSERT_TRUE(d.image->write_zeroes(0, 512, true));
+  d.reopen(true);
+  EXPECT_EQ(d.dirty("b"), 4096u * 4);
+}
+
+TEST(Bitmap, IsInconsistentAfterAWriteWithoutAClose) {
+  Disk d;
+  ASSERT_TRUE(d.image->add_bitmap("b", 12, true));
+  d.reopen(true);
+  d.reopen(false);
+  EXPECT_FALSE(d.image->find_bitmap("b")->inconsistent()) << "nothing was written";
+  d.write(0, 512);
+  d.reopen(false);
+  EXPECT_TRUE(d.image->find_bitmap("b")->inconsistent());
+  EXPECT_FALSE(d.image->edit_bitmap("b"));
+  d.write(0, 512);
+  d.reopen(true);
+  EXPECT_TRUE(d.image->find_bitmap("b")->inconsistent());
+  ASSERT_TRUE(d.image->remove_bitmap("b"));
+  d.reopen(true);
+  EXPECT_TRUE(d.image->bitmaps().empty());
+}
+
+TEST(Bitmap, DisabledDoesNotFollowWrites) {
+  Disk d;
+  ASSERT_TRUE(d.image->add_bitmap("off", 16, false));
+  d.write(0, 4096);
+  d.reopen(false);
+  EXPECT_EQ(d.dirty("off"), 0u) << "and is not marked as in use by writes";
+  ASSERT_TRUE(d.image->enable_bitmap("off", true));
+  d.write(0, 4096);
+  d.reopen(true);
+  EXPECT_EQ(d.dirty("off"), 65536u);
+}
+
+TEST(Bitmap, GrowsAndShrinksWithTheDisk) {
+  Disk d;
+  ASSERT_TRUE(d.image->add_bitmap("b", 9, true));  // one piece at first, eight at 128 MiB
+  d.write((1 << 20) - 4096, 4096);
+  ASSERT_TRUE(d.image->resize(128 << 20, Preallocation::kOff));
+  d.write((128 << 20) - 512, 512);
+  d.reopen(true);
+  EXPECT_EQ(d.dirty("b"), 4096u + 512u);
+  ASSERT_TRUE(d.image->resize(1 << 20, Preallocation::kOff));
+  d.reopen(true);
+  EXPECT_EQ(d.dirty("b"), 4096u);
+}
+
+TEST(Bitmap, AnAppliedSnapshotIsAWriteToEverything) {
+  Disk d;
+  ASSERT_TRUE(d.image->create_snapshot("s", 0, 0));
+  ASSERT_TRUE(d.image->add_bitmap("b", 12, true));
+  ASSERT_TRUE(d.image->apply_snapshot(0));
+  d.reopen(true);
+  EXPECT_EQ(d.dirty("b"), 1u << 20);
+}
+
+TEST(Bitmap, ADamagedDirectoryIsGivenUpAndTheDiskKept) {
+  Disk d;
+  ASSERT_TRUE(d.image->add_bitmap("b", 12, true));
+  d.write(0, 4096);
+  ASSERT_TRUE(d.image->close());
+  const Extension* e = d.image->header().find(extension::kBitmaps);
+  ASSERT_TRUE(e);
+  std::byte bad[2] = {std::byte{0xff}, std::byte{0xff}};
+  ASSERT_TRUE(d.raw->write(load<uint64_t>(&e->data[16]) + 18, bad));  // the length of a name
+  auto copy = d.raw->copy();
+  d.image->abandon();
+  d.image.reset();
+  d.file = std::move(copy);
+  d.raw = d.file.get();
+  d.open();
+  EXPECT_TRUE(d.image->bitmaps().empty());
+  std::vector<std::byte> data(4096);
+  ASSERT_TRUE(d.image->read(0, data));
+  EXPECT_EQ(data[5], std::byte{7});
+  EXPECT_EQ(d.image->header().autoclear & autoclear::kBitmaps, 0u);
+}
+
+}  // namespace
+}  // namespace vireo::storage::qcow2
