@@ -7,6 +7,7 @@
 #include "cli/img/img.h"
 #include "cli/io/session.h"
 #include "cli/kvm_command.h"
+#include "cli/nbd/nbd.h"
 #include "cli/options.h"
 #include "cli/run.h"
 
@@ -23,6 +24,7 @@ int main(int argc, char** argv) {
   std::string self = argc > 0 ? argv[0] : "";
   self = self.substr(self.rfind('/') + 1);
   if (self == "qemu-img") return vireo::cli::img::run(argc, argv);
+  if (self == "qemu-nbd") return vireo::cli::nbd::run(argc, argv);
   if (self == "qemu-io") return vireo::cli::io::run(argc, argv);
   std::string command = argc > 1 ? argv[1] : "";
   if (command == "--version" || command == "-V") {
@@ -41,6 +43,11 @@ int main(int argc, char** argv) {
     char name[] = "vireo img";
     argv[1] = name;
     return vireo::cli::img::run(argc - 1, argv + 1);
+  }
+  if (command == "nbd") {
+    char name[] = "vireo nbd";
+    argv[1] = name;
+    return vireo::cli::nbd::run(argc - 1, argv + 1);
   }
   if (command == "io") {
     char name[] = "vireo io";

@@ -9,6 +9,7 @@
 
 #include "cli/img/img.h"
 #include "cli/img/secrets.h"
+#include "storage/nbd/nbd_file.h"
 
 namespace vireo::cli::img {
 
@@ -151,8 +152,18 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
   if (!wish.key_secret.empty()) secret_ids[0] = wish.key_secret;
   if (wish.image_options) {
     name.clear();
+    std::string path, host, port, export_name;
+    bool nbd = false;
     for (auto& [key, value] : TRY(parse_options({text}))) {
-      if (key == "driver") options.format = value;
+      if (key == "driver" && value == "nbd") nbd = true, options.format = wish.format.empty() ? "raw" : wish.format;
+      else if (key == "driver") options.format = value;
+      else if (key == "file.driver" && value == "nbd") nbd = true;
+      else if (key == "server.type" || key == "file.server.type") continue;
+      else if (key == "server.path" || key == "file.server.path" || (nbd && key == "path")) path = value;
+      else if (key == "server.host" || key == "file.server.host" || (nbd && key == "host")) host = value;
+      else if (key == "server.port" || key == "file.server.port" || (nbd && key == "port")) port = value;
+      else if (key == "export" || key == "file.export") export_name = value;
+      else if (key == "x-dirty-bitmap") options.nbd_context = value;
       else if (key == "file.filename" || key == "filename") name = value;
       else if (key == "encrypt.format" || key == "backing.encrypt.format") continue;  // the image says it
       else if (key == "backing.driver") options.backing_format = value;
@@ -167,6 +178,7 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
       else if (key == "file.driver" || tuning_option(key)) continue;
       else return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': option '" + key + "' is not supported");
     }
+    if (nbd) name = path.empty() ? storage::nbd::tcp_uri(host, port, export_name) : storage::nbd::unix_uri(path, export_name);
     if (name.empty()) return fail(ErrorKind::kInvalid, "Could not open '" + text + "': file.filename is missing");
   }
   if (name.starts_with("json:")) {
@@ -201,7 +213,7 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
   options.qcow2.allow_dirty = !wish.repair;
   options.qcow2.allow_corrupt = wish.corrupt_too;
   options.note = [](const std::string& line) { fprintf(stderr, "%s\n", line.c_str()); };
-  if (wish.writable && options.format.empty()) {
+  if (wish.writable && options.format.empty() && !storage::nbd::parse_address(name)) {
     // What a guest wrote into a raw disk must not decide what it is taken for without a word.
     auto file = storage::open_file({.path = TRY(storage::plain_path(name)), .read_only = true, .lock = false});
     if (file) {

@@ -49,7 +49,7 @@ Result<int> map(int argc, char** argv) {
   std::optional<Row> before;
   for (uint64_t at = start; at < end;) {
     auto here = TRY(storage::status_above(*image, nullptr, at, end - at));
-    Row row{at, here.length, here.depth, here.allocated, here.zero, here.data, here.host, here.host && here.file ? here.file->name() : ""};
+    Row row{at, here.length, here.depth, here.allocated && !here.absent, here.zero, here.data, here.host, here.host && here.file ? here.file->name() : ""};
     if (!here.layer && !here.allocated) {
       // Nobody has it: it counts as the deepest layer's.
       unsigned depth = 0;

@@ -31,6 +31,7 @@ inline iovec part(const void* data, size_t length) { return {const_cast<void*>(d
 struct FileExtent {
   uint64_t length = 0;
   bool hole = false;  // reads as zeroes and takes no space
+  bool absent = false;  // ... or so it is to be shown: see nbd_file.h
 };
 
 class File {

@@ -22,6 +22,7 @@ struct Extent {
   bool zero = false;        // reads as zeroes
   bool data = false;        // bytes in a file
   bool compressed = false;
+  bool absent = false;      // shown as not there (see FileExtent)
   std::optional<uint64_t> host;  // where in `file` plain bytes lie
   File* file = nullptr;
 };

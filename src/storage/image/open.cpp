@@ -7,6 +7,7 @@
 
 #include "storage/image/luks_image.h"
 #include "storage/image/raw_image.h"
+#include "storage/nbd/nbd_file.h"
 #include "storage/qcow2/check.h"
 
 namespace vireo::storage {
@@ -20,8 +21,16 @@ struct Identity {
 
 Result<std::shared_ptr<Image>> open_layer(const std::string& name, OpenOptions& options, std::vector<Identity>& seen, size_t depth) {
   if (seen.size() >= kDeepestChain) return fail(ErrorKind::kCorrupt, "the backing chain is deeper than " + std::to_string(kDeepestChain), EINVAL);
-  std::string path = TRY(plain_path(name));
+  auto address = nbd::parse_address(name);
+  // What an image names is not asked of the network: its writer would choose who is called.
+  if (address && !seen.empty()) return fail(ErrorKind::kUnsupported, "'" + name + "': a backing file over the network is not followed", EPERM);
+  std::string path = address ? name : TRY(plain_path(name));
   std::unique_ptr<File> file = std::move(options.file);
+  if (address && !file) {
+    address->context = options.nbd_context;
+    file = TRY(nbd::open_nbd(*address, options.read_only));
+    seen.push_back({});
+  }
   FileConfig config{.path = path, .read_only = options.read_only, .direct = options.direct, .no_flush = options.no_flush,
                     .lock = options.lock, .share_writers = options.share_writers};
   if (!file) file = TRY(open_file(config));

@@ -27,6 +27,7 @@ struct OpenOptions {
   std::string backing_name, backing_format;  // of the top image, instead of what it says
   bool no_data = false;       // encrypted images are opened without their keys; their data cannot be read or written
   std::unique_ptr<File> file;       // instead of the named one
+  std::string nbd_context;          // see nbd/nbd_file.h
   // What happened on the way that a person should know.
   std::function<void(const std::string&)> note;
 };

@@ -16,6 +16,7 @@ Result<> RawImage::discard(uint64_t offset, uint64_t length) {
 
 Result<Extent> RawImage::status(uint64_t offset, uint64_t length) {
   FileExtent here = file_->extent(offset, length);
+  if (here.absent) return Extent{.length = std::min(here.length, length), .allocated = true, .absent = true, .host = {}};
   return Extent{.length = std::min(here.length, length), .allocated = true, .zero = here.hole, .data = !here.hole, .host = offset, .file = file_.get()};
 }
 
