@@ -4,13 +4,18 @@ _vireo() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
   COMPREPLY=()
   if ((COMP_CWORD == 1)); then
-    mapfile -t COMPREPLY < <(compgen -W 'run img kvm --version --help' -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W 'run img io nbd kvm --version --help' -- "$word")
     return
   fi
   if [[ ${COMP_WORDS[1]} == img ]]; then
     compopt -o filenames
     ((COMP_CWORD > 2)) && mapfile -t COMPREPLY < <(compgen -f -- "$word") ||
-      mapfile -t COMPREPLY < <(compgen -W 'amend bench check commit compare convert create dd info map measure rebase resize snapshot' -- "$word")
+      mapfile -t COMPREPLY < <(compgen -W 'amend bench bitmap check commit compare convert create dd info map measure rebase resize snapshot' -- "$word")
+    return
+  fi
+  if [[ ${COMP_WORDS[1]} == io || ${COMP_WORDS[1]} == nbd ]]; then
+    compopt -o filenames
+    mapfile -t COMPREPLY < <(compgen -f -- "$word")
     return
   fi
   case $before in

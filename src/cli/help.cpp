@@ -100,6 +100,8 @@ void print_help() {
         "  vireo run --kernel FILE [...]   start a machine (vireo run --help)\n"
         "  vireo kvm -- PROGRAM [...]      give a program the software hypervisor as its /dev/kvm\n"
         "  vireo img COMMAND [...]         make, convert, check and change disk images (vireo img --help)\n"
+        "  vireo io -c COMMAND... FILE     read and write an image by script (vireo io --help)\n"
+        "  vireo nbd [...] FILE            give an image to others over a socket (vireo nbd --help)\n"
         "  vireo --version\n",
         stdout);
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // img commit and rebase: moving data along a backing chain.
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -12,6 +14,12 @@ namespace {
 namespace qcow2 = storage::qcow2;
 constexpr uint64_t kPiece = 2 << 20;
 std::unexpected<Error> bad(const std::string& why, int code = EINVAL) { return fail(ErrorKind::kInvalid, why, code); }
+
+// One file may have several names: with and without its folder, or by a link.
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat one, two;
+  return a == b || (stat(a.c_str(), &one) == 0 && stat(b.c_str(), &two) == 0 && one.st_dev == two.st_dev && one.st_ino == two.st_ino);
+}
 
 }  // namespace
 
@@ -28,7 +36,7 @@ Result<int> commit(int argc, char** argv) {
     base = nullptr;
     std::string wanted = storage::resolve_backing(name, a.get("b"));
     for (Image* i = top->backing(); i && !base; i = i->backing())
-      if (i->file().name() == wanted || i->file().name() == a.get("b")) base = i;
+      if (same_file(i->file().name(), wanted) || i->file().name() == a.get("b")) base = i;
     if (!base) return bad("Did not find '" + a.get("b") + "' in the backing chain of '" + name + "'");
   }
   const std::string base_name = base->file().name(), base_format = base->format();

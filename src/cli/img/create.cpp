@@ -157,7 +157,7 @@ Result<> create_qcow2(const CreateWish& wish, const qcow2::CreateConfig& config)
     if (key == "encrypt.key-secret") open_wish.key_secret = value;
   auto image = TRY(img::open(wish.name, open_wish));
   auto* q = as_qcow2(*image);
-  if (!config.data_file.empty() && (config.data_file_raw || config.preallocation != Preallocation::kOff) && q->data_file().size() < config.size)
+  if (!config.data_file.empty() && q->data_file().size() < config.size)
     TRY_VOID(q->data_file().truncate(config.size));
   if (config.preallocation != Preallocation::kOff || config.data_file_raw)
     TRY_VOID(q->preallocate(0, config.size, config.preallocation == Preallocation::kOff ? Preallocation::kMetadata : config.preallocation));
@@ -315,6 +315,8 @@ Result<int> create(int argc, char** argv) {
   wish.unsafe = a.has("u");
   wish.options = TRY(parse_options(a.all("o")));
   if (a.names.size() > 1) wish.size = TRY(parse_bytes(a.names[1]));
+  for (auto& [key, value] : wish.options)
+    if (key == "size" && wish.size) return bad(wish.name + ": The image size must be specified only once");
   auto made = create_image(wish);
   if (!made) return std::unexpected(std::move(made).error().within(wish.name));
   return 0;

@@ -23,7 +23,7 @@ Result<std::shared_ptr<Image>> open_layer(const std::string& name, OpenOptions& 
   if (seen.size() >= kDeepestChain) return fail(ErrorKind::kCorrupt, "the backing chain is deeper than " + std::to_string(kDeepestChain), EINVAL);
   auto address = nbd::parse_address(name);
   // What an image names is not asked of the network: its writer would choose who is called.
-  if (address && !seen.empty()) return fail(ErrorKind::kUnsupported, "'" + name + "': a backing file over the network is not followed", EPERM);
+  if (address && depth > 0) return fail(ErrorKind::kUnsupported, "'" + name + "': a backing file over the network is not followed", EPERM);
   std::string path = address ? name : TRY(plain_path(name));
   std::unique_ptr<File> file = std::move(options.file);
   if (address && !file) {
