@@ -655,6 +655,7 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
     engine.write_log[v].keep_if([&](unsigned i) { return tlb.write[i] != kInvalidTag; });
     flush_jump_cache(vcpu, v, keep_global);
   }
+  if (keep_global && ++engine.fetch_space) return;
   for (FetchEntry& f : engine.fetch)
     if (!keep_global || !f.global) f.tag = kInvalidTag;
 }

@@ -76,6 +76,7 @@ struct FetchEntry {
   uint64_t tag = kInvalidTag;  // linear page | view
   uint64_t gpa = 0;
   bool global = false;
+  uint32_t space = 0;  // Engine::fetch_space when it was filled; a global one holds in all
 };
 
 // A piece of a device access that user space has to do, at most 8 bytes.
@@ -233,6 +234,7 @@ struct Engine {
   uint32_t view_mode[kViews] = {};
 
   FetchEntry fetch[kFetchEntries];
+  uint32_t fetch_space = 1;  // counts the flushes that leave global pages
   // What was filled since the last flush: entries of global pages apart, since a change of address space leaves them.
   FillLog tlb_log[kViews], tlb_log_global[kViews];
   FillLog write_log[kViews];  // what has had a write tag since these were flushed

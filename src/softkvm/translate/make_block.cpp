@@ -71,7 +71,8 @@ struct Maker {
     if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return Made::kFault;
     // The run loop finds blocks by its fetch entries. Where the guest has changed its page tables and not flushed, they may still name another
     // page than the walk: then it would ask for ever for a block that is there already.
-    engine_of(vcpu).fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global};
+    Engine& engine = engine_of(vcpu);
+    engine.fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global, engine.fetch_space};
     out.gpa = t.gpa;
     out.slot = vm.slots->find(t.gpa);
     if (!out.slot) return Made::kNoMemory;

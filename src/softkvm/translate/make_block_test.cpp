@@ -55,6 +55,22 @@ TEST(MakeBlock, IsLeftToTheSlowHalfWhereItsSwitchIsOff) {
   unsetenv("VIREO_SOFTKVM_OFF");
 }
 
+// The page at 6 MiB is another one in the other address space, and neither is global.
+GUEST_CODE(spaces, "mov rcx, cr3; mov edx, 3; xor r12d, r12d; 1: mov esi, 0x600000; call rsi; shl r12, 4; or r12, rax; mov cr3, rdi; call rsi; shl r12, 4; "
+                   "or r12, rax; mov cr3, rcx; dec edx; jnz 1b; hlt")
+TEST(MakeBlock, FetchesFromTheAddressSpaceThatIsLoaded) {
+  TestMachine m;
+  memcpy(m.ram + 0x11000, m.ram + 0x1000, 3 * 4096);
+  m.at(0x11000) = 0x12007, m.at(0x12000) = 0x13007;
+  m.at(0x13000 + 3 * 8) = 0x800087;
+  const uint8_t one[] = {0xb8, 1, 0, 0, 0, 0xc3}, two[] = {0xb8, 2, 0, 0, 0, 0xc3};
+  memcpy(m.ram + 0x600000, one, sizeof one);
+  memcpy(m.ram + 0x800000, two, sizeof two);
+  m.vcpu->gpr[kRdi] = 0x11000;
+  ASSERT_EQ(m.run(spaces()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[12], 0x121212u);
+}
+
 TEST(Switches, AreNamedInAList) {
   const char* unknown = nullptr;
   unsigned length = 0;
