@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "base/log.h"
 
@@ -89,10 +90,11 @@ void ImageDevice::move(uint64_t offset, std::span<const iovec> parts, bool write
     direct = std::ranges::all_of(request->segments, [&](const Segment& s) { return !s.file || files_.contains(s.file); });
   if (!direct) {
     request->hold = {};
+    if (!write && image_->read_now(offset, parts)) return void(ready_.emplace_back(request, 0));
     Parts copy(parts.begin(), parts.end());
     return slowly(request, [this, offset, write, copy = std::move(copy)]() -> Result<> {
       return write ? image_->write(offset, copy) : image_->read(offset, std::span<const iovec>(copy));
-    });
+    }, write ? UINT64_MAX : offset);
   }
   // One part more than there are, so that it cannot end in here.
   request->parts_left = static_cast<unsigned>(request->segments.size()) + 1;
@@ -136,26 +138,49 @@ void ImageDevice::write_zeroes(uint64_t offset, uint64_t length, bool may_unmap,
   slowly(request, [this, offset, length, may_unmap] { return image_->write_zeroes(offset, length, may_unmap); });
 }
 
-void ImageDevice::slowly(Request* request, std::function<Result<>()> work) {
+void ImageDevice::slowly(Request* request, std::function<Result<>()> work, uint64_t read_offset) {
+  new_jobs_.push_back({request, std::move(work), read_offset});
+}
+
+// All at once, so that jobs that belong together are seen together. One thread is woken; it wakes the next one if it
+// leaves something.
+void ImageDevice::send() {
+  if (new_jobs_.empty()) return;
   {
     std::lock_guard lock(mutex_);
-    jobs_.push_back({request, std::move(work)});
+    std::ranges::move(new_jobs_, std::back_inserter(jobs_));
   }
+  new_jobs_.clear();
   work_.notify_one();
 }
 
 void ImageDevice::serve() {
+  std::vector<Job> mine;
+  std::vector<std::pair<Request*, int>> done;
   std::unique_lock lock(mutex_);
   for (;;) {
     work_.wait(lock, [&] { return ending_ || !jobs_.empty(); });
     if (jobs_.empty()) return;
-    Job job = std::move(jobs_.front());
+    mine.push_back(std::move(jobs_.front()));
     jobs_.pop_front();
+    if (uint64_t together = image_->read_together(); together && mine[0].read_offset != UINT64_MAX) {
+      const uint64_t stretch = mine[0].read_offset / together;
+      while (!jobs_.empty() && jobs_.front().read_offset != UINT64_MAX && jobs_.front().read_offset / together == stretch) {
+        mine.push_back(std::move(jobs_.front()));
+        jobs_.pop_front();
+      }
+    }
+    const bool more = !jobs_.empty();
     lock.unlock();
-    auto result = job.work();
-    int error = result ? 0 : result.error().code ? result.error().code : EIO;
+    if (more) work_.notify_one();
+    for (Job& job : mine) {
+      auto result = job.work();
+      done.emplace_back(job.request, result ? 0 : result.error().code ? result.error().code : EIO);
+    }
+    mine.clear();
     lock.lock();
-    done_.emplace_back(job.request, error);
+    std::ranges::move(done, std::back_inserter(done_));
+    done.clear();
     finished_.notify_one();
     if (std::exchange(posted_, true)) continue;
     loop_.post([this, alive = alive_] {
@@ -173,11 +198,11 @@ void ImageDevice::reap() {
   }
   for (auto& [request, error] : done) part_done(request, error);
   // Callbacks may have asked for more.
-  if (!done.empty())
-    for (auto& [file, raw] : files_) raw->submit();
+  if (!done.empty()) submit();
 }
 
 void ImageDevice::submit() {
+  send();
   for (auto& [file, raw] : files_) raw->submit();
   auto ready = std::exchange(ready_, {});
   for (auto& [request, error] : ready) part_done(request, error);

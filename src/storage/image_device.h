@@ -52,12 +52,14 @@ class ImageDevice final : public BlockDevice {
   struct Job {
     Request* request;
     std::function<Result<>()> work;
+    uint64_t read_offset = UINT64_MAX;  // of a read
   };
   ImageDevice(std::shared_ptr<Image> image, EventLoop& loop) : image_(std::move(image)), loop_(loop), alive_(std::make_shared<bool>(true)) {}
   void move(uint64_t offset, std::span<const iovec> parts, bool write, Done done);
   Request* take(Done done);
   void part_done(Request* request, int error);
-  void slowly(Request* request, std::function<Result<>()> work);
+  void slowly(Request* request, std::function<Result<>()> work, uint64_t read_offset = UINT64_MAX);
+  void send();
   void serve();
   void reap();
 
@@ -68,6 +70,7 @@ class ImageDevice final : public BlockDevice {
   std::vector<Request*> free_;
   unsigned active_ = 0;
   std::vector<std::pair<Request*, int>> ready_;  // to be finished outside the caller's call
+  std::vector<Job> new_jobs_;  // not yet sent to the threads
   std::shared_ptr<bool> alive_;
 
   std::mutex mutex_;  // guards what follows

@@ -4,20 +4,13 @@
 #include <algorithm>
 #include <memory>
 
+#include "storage/file/aligned_buffer.h"
+
 namespace vireo::storage {
 namespace {
 
 constexpr uint64_t kSector = SectorCipher::kSector;
 constexpr size_t kBlock = 256 << 10;  // fits the second-level cache, so that ciphertext is sent while it is warm
-
-// Aligned, so that O_DIRECT needs no further copy.
-struct Buffer {
-  explicit Buffer(size_t size) : bytes(static_cast<std::byte*>(aligned_alloc(4096, (size + 4095) / 4096 * 4096))) {}
-  ~Buffer() { free(bytes); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  std::byte* bytes;
-};
 
 std::unexpected<Error> no_memory() { return fail(ErrorKind::kIo, "no memory for a buffer", ENOMEM); }
 
@@ -34,7 +27,7 @@ Result<> read_encrypted(File& file, SectorCipher& cipher, uint64_t host, uint64_
     return {};
   }
   const uint64_t skip = host % kSector, length = total(to);
-  Buffer buffer(std::min<uint64_t>(kBlock, skip + length + kSector));
+  AlignedBuffer buffer(std::min<uint64_t>(kBlock, skip + length + kSector));
   if (!buffer.bytes) return no_memory();
   for (uint64_t done = 0; done < length;) {
     uint64_t lead = (skip + done) % kSector, n = std::min<uint64_t>(length - done, kBlock - lead);
@@ -49,7 +42,7 @@ Result<> read_encrypted(File& file, SectorCipher& cipher, uint64_t host, uint64_
 
 Result<> write_encrypted(File& file, SectorCipher& cipher, uint64_t host, uint64_t number, std::span<const iovec> from) {
   const uint64_t length = total(from);
-  Buffer buffer(std::min<uint64_t>(kBlock, length));
+  AlignedBuffer buffer(std::min<uint64_t>(kBlock, length));
   if (!buffer.bytes) return no_memory();
   const bool direct = std::ranges::all_of(from, [](const iovec& p) { return p.iov_len % kSector == 0; });
   for (uint64_t done = 0; done < length;) {

@@ -51,6 +51,8 @@ class File {
   virtual Result<> truncate(uint64_t size) = 0;
   // Reserves space for a range beyond or in the file, without writing it where the file system can.
   virtual Result<> reserve(uint64_t offset, uint64_t length) = 0;
+  // Makes the file longer by space that reads as zeroes, where that makes writes there faster. False: it would not, or could not.
+  virtual bool reserve_ahead(uint64_t offset, uint64_t length) { return false; }
   virtual FileExtent extent(uint64_t offset, uint64_t length) = 0;
   virtual uint64_t allocated() const { return size(); }  // bytes of disk space in use
   virtual bool grows() const { return true; }            // false: a block device, whose end stays where it is

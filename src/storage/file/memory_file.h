@@ -21,6 +21,7 @@ class MemoryFile final : public File {
   // A call that returns an errno value makes the operation fail without effect.
   std::function<int(Op, uint64_t offset, uint64_t length)> fault;
   std::function<void()> on_change;  // before each call that changes the file or makes changes stable
+  bool reserves_ahead = false;
   bool keep_history = false;  // record what crash() needs
 
   // The file as a power cut now would leave it: each sector has one of the contents it had since the last flush that
@@ -41,6 +42,7 @@ class MemoryFile final : public File {
   void discard(uint64_t offset, uint64_t length) override;
   Result<> truncate(uint64_t size) override;
   Result<> reserve(uint64_t offset, uint64_t length) override;
+  bool reserve_ahead(uint64_t offset, uint64_t length) override { return reserves_ahead && truncate(offset + length).has_value(); }
   FileExtent extent(uint64_t offset, uint64_t length) override;
 
  private:

@@ -102,6 +102,11 @@ class PosixFile final : public File {
     return {};
   }
 
+  // With O_DIRECT a write to a hole or behind the end takes the file for itself; one to reserved space does not.
+  bool reserve_ahead(uint64_t offset, uint64_t length) override {
+    return config_.direct && regular_ && fallocate(fd_.get(), 0, static_cast<off_t>(offset), static_cast<off_t>(length)) == 0;
+  }
+
   FileExtent extent(uint64_t offset, uint64_t length) override {
     if (!regular_) return {length, false};
     off_t data = lseek(fd_.get(), static_cast<off_t>(offset), SEEK_DATA);
@@ -159,7 +164,8 @@ class PosixFile final : public File {
 
   // Whole blocks through a copy. Blocks covered in part are read first; writers of parts exclude each other.
   Result<> bounce(uint64_t offset, std::span<const iovec> parts, bool write) {
-    std::unique_ptr<std::byte, Free> buffer(static_cast<std::byte*>(aligned_alloc(kDirectAlign, kBounce)));
+    // Kept: a buffer of this size is fresh pages from the kernel each time.
+    thread_local std::unique_ptr<std::byte, Free> buffer(static_cast<std::byte*>(aligned_alloc(kDirectAlign, kBounce)));
     if (!buffer) return error("reading", ENOMEM);
     std::unique_lock lock(partial_, std::defer_lock);
     if (write) lock.lock();

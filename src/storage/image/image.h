@@ -87,6 +87,11 @@ class Image {
   // Where the bytes lie, if that can be told at once and they can be moved without this image's help; appended to `out`.
   virtual bool locate(uint64_t offset, uint64_t length, bool for_write, std::vector<Segment>& out, Hold& hold) { return false; }
 
+  // Reads if all of it is in memory, without waiting for anything.
+  virtual bool read_now(uint64_t offset, std::span<const iovec> to) { return false; }
+  // Reads inside of one such stretch are cheaper one after the other by one thread than by several; 0: they are not.
+  virtual uint64_t read_together() const { return 0; }
+
   Result<> read(uint64_t offset, std::span<std::byte> to) {
     iovec one = part(to.data(), to.size());
     return read(offset, std::span<const iovec>(&one, 1));

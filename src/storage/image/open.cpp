@@ -40,6 +40,7 @@ Result<std::shared_ptr<Image>> open_layer(const std::string& name, OpenOptions& 
     if (std::ranges::find(seen, me) != seen.end()) return fail(ErrorKind::kCorrupt, "the backing chain is a loop: '" + name + "' is in it twice", EINVAL);
     seen.push_back(me);
   }
+  if (options.wrap) file = options.wrap(std::move(file));
   if (options.format.empty()) options.format = TRY(probe_format(*file));
   if (options.format == "raw" || options.format == "file" || options.format == "host_device") return std::make_shared<RawImage>(std::move(file));
   std::optional<SecretBytes> key = depth < options.keys.size() ? options.keys[depth] : std::nullopt;

@@ -4,6 +4,7 @@
 // guest's to write.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -28,6 +29,7 @@ struct OpenOptions {
   bool no_data = false;       // encrypted images are opened without their keys; their data cannot be read or written
   std::unique_ptr<File> file;       // instead of the named one
   std::string nbd_context;          // see nbd/nbd_file.h
+  std::function<std::unique_ptr<File>(std::unique_ptr<File>)> wrap;  // puts something between the top image and its file
   // What happened on the way that a person should know.
   std::function<void(const std::string&)> note;
 };

@@ -159,6 +159,7 @@ Result<> Qcow2::close() {
   if (result && !corrupt_) result = store_bitmaps();
   // The first one may have freed what the second one writes.
   if (result) result = commit(true);
+  if (result) result = drop_reserved();
   if (result && dirty_marked_ && !corrupt_) {
     {
       std::lock_guard lock(mutex_);

@@ -13,7 +13,7 @@ struct FreeDeflate {
   void operator()(ZSTD_CCtx* p) const { ZSTD_freeCCtx(p); }
   void operator()(ZSTD_DCtx* p) const { ZSTD_freeDCtx(p); }
 };
-constexpr int kDeflateLevel = 6, kZstdLevel = 3;
+constexpr int kDeflateLevel = 4, kZstdLevel = 3;
 
 }  // namespace
 
@@ -53,10 +53,10 @@ bool decompress_cluster(Compression method, std::span<const std::byte> in, std::
   return true;
 }
 
-ClusterCache::Data ClusterCache::find(uint64_t word) {
-  std::lock_guard lock(mutex_);
+ClusterCache::Data ClusterCache::look(uint64_t word) {
   for (auto it = kept_.begin(); it != kept_.end(); ++it)
     if (it->first == word) {
+      if (it == kept_.begin()) return it->second;
       auto found = *it;
       kept_.erase(it);
       kept_.push_front(found);
@@ -65,10 +65,30 @@ ClusterCache::Data ClusterCache::find(uint64_t word) {
   return nullptr;
 }
 
-void ClusterCache::put(uint64_t word, Data data) {
+ClusterCache::Data ClusterCache::find(uint64_t word) {
   std::lock_guard lock(mutex_);
-  kept_.emplace_front(word, std::move(data));
-  if (kept_.size() > limit_) kept_.pop_back();
+  return look(word);
+}
+
+ClusterCache::Data ClusterCache::find_or_make(uint64_t word) {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (Data found = look(word)) return found;
+    if (std::ranges::find(making_, word) == making_.end()) break;
+    made_.wait(lock);
+  }
+  making_.push_back(word);
+  return nullptr;
+}
+
+void ClusterCache::made(uint64_t word, Data data) {
+  {
+    std::lock_guard lock(mutex_);
+    std::erase(making_, word);
+    if (data) kept_.emplace_front(word, std::move(data));
+    if (kept_.size() > limit_) kept_.pop_back();
+  }
+  made_.notify_all();
 }
 
 void ClusterCache::clear() {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <condition_variable>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -25,11 +26,17 @@ class ClusterCache {
   using Data = std::shared_ptr<const std::vector<std::byte>>;
   explicit ClusterCache(uint64_t cluster_size) : limit_(std::max<uint64_t>(4, (8 << 20) / cluster_size)) {}
   Data find(uint64_t word);
-  void put(uint64_t word, Data data);
+  // The same, but waits for who is making it; null: the caller makes it now and says so by made(), with null if that failed.
+  Data find_or_make(uint64_t word);
+  void made(uint64_t word, Data data);
   void clear();
 
  private:
+  Data look(uint64_t word);
+
   std::mutex mutex_;
+  std::condition_variable made_;
+  std::vector<uint64_t> making_;
   size_t limit_;
   std::deque<std::pair<uint64_t, Data>> kept_;  // latest first
 };

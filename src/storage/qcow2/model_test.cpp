@@ -39,6 +39,7 @@ class SharedFile final : public File {
   void discard(uint64_t o, uint64_t l) override { file_->discard(o, l); }
   Result<> truncate(uint64_t s) override { return file_->truncate(s); }
   Result<> reserve(uint64_t o, uint64_t l) override { return file_->reserve(o, l); }
+  bool reserve_ahead(uint64_t o, uint64_t l) override { return file_->reserve_ahead(o, l); }
   FileExtent extent(uint64_t o, uint64_t l) override { return file_->extent(o, l); }
 
  private:
@@ -51,6 +52,7 @@ using Content = std::vector<uint32_t>;
 struct Case {
   CreateConfig create;
   bool backing = false;
+  bool reserves_ahead = false;
   bool snapshots = false, snapshot_heavy = false, bitmaps = false;
 };
 
@@ -70,6 +72,7 @@ Case random_case(Random& r) {
   uint64_t clusters = c.create.cluster_size >= 16384 ? 6 + r() % 20 : 40 + r() % 200;
   c.create.size = clusters * c.create.cluster_size - (r() % 3 == 0 ? kUnit * (r() % (c.create.cluster_size / kUnit)) : 0);
   c.backing = r() % 2;
+  c.reserves_ahead = r() % 2;
   if (r() % 4 == 0) {
     // Many refcount blocks, so that making them and growing their table is part of it.
     c.create.cluster_size = 512;
@@ -141,6 +144,7 @@ class Model {
 
   std::string open() {
     file_->keep_history = true;
+    file_->reserves_ahead = case_.reserves_ahead;
     OpenConfig config{.l2_cache = case_.create.cluster_size * 4, .refcount_cache = case_.create.cluster_size * 4, .secret = case_.create.secret, .broken_rules = broken_};
     // A dirty image is recounted by whoever opens it.
     auto header = Header::read(*file_);

@@ -82,6 +82,8 @@ class Qcow2 final : public Image {
   Result<> resize(uint64_t size, Preallocation preallocation) override;
   Result<> close() override;
   bool locate(uint64_t offset, uint64_t length, bool for_write, std::vector<Segment>& out, Hold& hold) override;
+  bool read_now(uint64_t offset, std::span<const iovec> to) override;
+  uint64_t read_together() const override { return compressed_seen_ ? cluster_size() : 0; }
 
   // Nothing more is written, not even by the destructor: as if the process had died.
   void abandon() { closed_ = true; }
@@ -174,6 +176,8 @@ class Qcow2 final : public Image {
   Result<> fill(const Allocation& allocation, uint64_t from, uint64_t to, uint64_t offset, std::span<const iovec> data);
   Result<> before_allocation();
   uint64_t cipher_sector(uint64_t guest, uint64_t host) const;
+  void reserve_ahead(uint64_t end);
+  Result<> drop_reserved();
   Result<> check_overlap(uint64_t host, uint64_t length, const char* what);
   void wait_idle(uint64_t from, uint64_t to, std::unique_lock<std::mutex>& lock);
   Result<> zero_clusters(uint64_t from, uint64_t to, bool may_unmap, bool discard, std::unique_lock<std::mutex>& lock);
@@ -243,8 +247,10 @@ class Qcow2 final : public Image {
   bool corrupt_ = false, closed_ = false, dirty_marked_ = false;
   std::atomic<int> flush_error_ = 0;  // the kernel forgets what it could not write: so must we trust nothing after
   uint64_t high_water_ = 0;       // nothing was ever in the file from here on
+  uint64_t reserved_ = 0;         // the file's end when it was made longer than it needs to be
   uint64_t compressed_next_ = 0;  // room for compressed data in a started cluster
   std::unique_ptr<ClusterCache> decompressed_;
+  std::atomic<bool> compressed_seen_ = false;
   std::optional<Luks> luks_;
   std::unique_ptr<SectorCipher> cipher_;
   bool locked_ = false;  // encrypted, and the key is not known

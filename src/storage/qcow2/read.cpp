@@ -45,19 +45,41 @@ Result<> Qcow2::read(uint64_t offset, std::span<const iovec> to) {
 Result<> Qcow2::read_compressed(const Entry& entry, uint64_t in_cluster, std::span<const iovec> to) {
   // The entry's own bits say where; the L2 entry's other bits do not matter here.
   uint64_t word = entry.word & ~(kCopied | kCompressed);
-  ClusterCache::Data data = decompressed_->find(word);
+  compressed_seen_ = true;
+  ClusterCache::Data data = decompressed_->find_or_make(word);
   if (!data) {
-    if (data_file_) return fail(ErrorKind::kCorrupt, "'" + file_->name() + "': a compressed cluster in an image with an external data file", EIO);
-    std::vector<std::byte> in(geometry_.compressed_size(word));
-    TRY_VOID(file_->read(geometry_.compressed_offset(word), in));
-    auto out = std::make_shared<std::vector<std::byte>>(cluster_size());
-    if (!decompress_cluster(header_.compression, in, *out))
-      return fail(ErrorKind::kCorrupt, "'" + file_->name() + "': a compressed cluster cannot be decompressed", EIO);
-    data = std::move(out);
-    decompressed_->put(word, data);
+    auto make = [&]() -> Result<ClusterCache::Data> {
+      if (data_file_) return fail(ErrorKind::kCorrupt, "'" + file_->name() + "': a compressed cluster in an image with an external data file", EIO);
+      std::vector<std::byte> in(geometry_.compressed_size(word));
+      TRY_VOID(file_->read(geometry_.compressed_offset(word), in));
+      auto out = std::make_shared<std::vector<std::byte>>(cluster_size());
+      if (!decompress_cluster(header_.compression, in, *out))
+        return fail(ErrorKind::kCorrupt, "'" + file_->name() + "': a compressed cluster cannot be decompressed", EIO);
+      return out;
+    };
+    auto made = make();
+    if (made) data = *made;
+    decompressed_->made(word, data);
+    if (!made) return std::unexpected(std::move(made).error());
   }
   copy_to(to, data->data() + in_cluster);
   return {};
+}
+
+// Only from one decompressed cluster: everything else that is in memory goes by locate().
+bool Qcow2::read_now(uint64_t offset, std::span<const iovec> to) {
+  const uint64_t length = total(to), in_cluster = geometry_.in_cluster(offset);
+  if (!compressed_seen_ || length > cluster_size() - in_cluster || offset > header_.size || length > header_.size - offset) return false;
+  ClusterCache::Data data;
+  {
+    std::lock_guard lock(mutex_);
+    auto m = map(offset, length, true);
+    if (!m || !m->known || m->kind != Kind::kCompressed) return false;
+    data = decompressed_->find(m->entry.word & ~(kCopied | kCompressed));
+  }
+  if (!data) return false;
+  copy_to(to, data->data() + in_cluster);
+  return true;
 }
 
 Result<Extent> Qcow2::status(uint64_t offset, uint64_t length) {

@@ -81,6 +81,7 @@ Result<> Qcow2::resize(uint64_t size, Preallocation preallocation) {
     if (file_->grows() && clusters * cluster_size() < file_->size()) {
       TRY_VOID(file_->truncate(clusters * cluster_size()));
       high_water_ = clusters * cluster_size();
+      if (reserved_ != UINT64_MAX) reserved_ = 0;
     }
     return {};
   }

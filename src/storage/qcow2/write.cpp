@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "storage/crypto/encrypted_io.h"
+#include "storage/file/aligned_buffer.h"
 #include "storage/qcow2/qcow2.h"
 
 namespace vireo::storage::qcow2 {
@@ -108,6 +109,22 @@ Result<> Qcow2::write(uint64_t offset, std::span<const iovec> from) {
   return commit_if_full();
 }
 
+// A part of what the file has, so that small images stay small.
+void Qcow2::reserve_ahead(uint64_t end) {
+  if (reserved_ == UINT64_MAX || end <= reserved_) return;
+  uint64_t step = std::clamp<uint64_t>(round_up(high_water_ / 8, cluster_size()), 16 * cluster_size(), std::max<uint64_t>(64 << 20, 16 * cluster_size()));
+  uint64_t from = std::max(reserved_, high_water_);
+  reserved_ = file_->reserve_ahead(from, std::max(end, from + step) - from) ? std::max(end, from + step) : UINT64_MAX;
+}
+
+// What was reserved and is not used goes with the image's last commit.
+Result<> Qcow2::drop_reserved() {
+  std::lock_guard lock(mutex_);
+  if (reserved_ == UINT64_MAX || reserved_ <= high_water_ || file_->size() > reserved_) return {};
+  reserved_ = 0;
+  return file_->truncate(high_water_);
+}
+
 // New clusters for up to `clusters` guest clusters from `guest` on, which all need them.
 Result<Qcow2::Allocation> Qcow2::allocate_data(uint64_t guest, uint64_t clusters) {
   if (data_file_) return Allocation{.guest = guest, .clusters = clusters, .host = guest, .owned = true};
@@ -118,6 +135,7 @@ Result<Qcow2::Allocation> Qcow2::allocate_data(uint64_t guest, uint64_t clusters
   uint64_t bytes = run.count << geometry_.cluster_bits;
   out.fresh = out.host >= high_water_ && file_->grows() && file_->new_space_is_zero();
   TRY_VOID(check_overlap(out.host, bytes, "data"));
+  if (out.fresh) reserve_ahead(out.host + bytes);
   high_water_ = std::max(high_water_, out.host + bytes);
   return out;
 }
@@ -187,28 +205,49 @@ Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t o
   const uint64_t data_end = offset + total(data);
   to = std::max(to, data_end);
   auto host = [&](uint64_t guest) { return a.host + (guest - a.guest); };
-  // The parts before and after the data; left out where the file has zeroes already.
-  struct Side {
-    uint64_t from, to;
-    std::vector<std::byte> bytes;
-  } head{from, offset, {}}, tail{data_end, to, {}};
-  auto load_side = [&](Side& side) -> Result<> {
-    if (side.from >= side.to) return {};
-    side.bytes.resize(side.to - side.from);
-    uint64_t have = side.from < header_.size ? std::min(side.to, header_.size) - side.from : 0;
-    if (have) TRY_VOID(Image::read(side.from, std::span(side.bytes).first(have)));
-    if (a.fresh && !cipher_ && all_zero(side.bytes.data(), side.bytes.size())) side.to = side.from, side.bytes.clear();
-    return {};
+  const bool sides = obeys(Rule::kCowBeforeL2);
+  uint64_t start = sides ? from : offset, end = sides ? to : data_end;
+  // Where the file has zeroes already, zeroes around the data need not be written.
+  auto known_zero = [&](uint64_t at, uint64_t until) -> Result<bool> {
+    if (!a.fresh || cipher_ || at >= until) return at >= until;
+    if (at >= header_.size) return true;
+    until = std::min(until, header_.size);
+    auto here = TRY(status_above(*this, nullptr, at, until - at));
+    return here.zero && here.length >= until - at;
   };
-  // An overwrite in place of an encrypted cluster has no sides but the rest of its sectors, which callers pass aligned.
-  TRY_VOID(load_side(head));
-  TRY_VOID(load_side(tail));
-  if (!obeys(Rule::kCowBeforeL2)) head.bytes.clear(), tail.bytes.clear(), head.from = head.to, tail.to = tail.from;
+  if (TRY(known_zero(start, offset))) start = offset;
+  if (TRY(known_zero(data_end, end))) end = data_end;
   Parts all;
-  uint64_t start = head.bytes.empty() ? offset : head.from;
-  if (!head.bytes.empty()) all.push_back(part(head.bytes.data(), head.bytes.size()));
-  all.insert(all.end(), data.begin(), data.end());
-  if (!tail.bytes.empty()) all.push_back(part(tail.bytes.data(), tail.bytes.size()));
+  AlignedBuffer copy;
+  if (start == offset && end == data_end) {
+    all.assign(data.begin(), data.end());
+  } else {
+    // One buffer in one piece: what is there now, with the data put into it.
+    copy = AlignedBuffer(end - start);
+    if (!copy.bytes) return fail(ErrorKind::kIo, "no memory for a buffer", ENOMEM);
+    auto side = [&](uint64_t at, uint64_t until) -> Result<> {
+      if (at >= until) return {};
+      uint64_t have = at < header_.size ? std::min(until, header_.size) - at : 0;
+      std::span whole(copy.bytes + (at - start), until - at);
+      if (have) TRY_VOID(Image::read(at, whole.first(have)));
+      std::ranges::fill(whole.subspan(have), std::byte{0});
+      return {};
+    };
+    if (data_end - offset <= (end - start) / 2) {
+      TRY_VOID(side(start, end));  // one read of all costs less than two
+    } else {
+      TRY_VOID(side(start, offset));
+      TRY_VOID(side(data_end, end));
+    }
+    copy_from(data, copy.bytes + (offset - start));
+    uint64_t first = 0, last = end - start;
+    if (a.fresh && !cipher_) {
+      if (offset > start && all_zero(copy.bytes, offset - start)) first = offset - start;
+      if (end > data_end && all_zero(copy.bytes + (data_end - start), end - data_end)) last = data_end - start;
+    }
+    all.push_back(part(copy.bytes + first, last - first));
+    start += first;
+  }
   if (!cipher_) return data_file().writev(host(start), all);
   // Only overwrites in place can begin or end inside a sector; what is around is read from the image itself.
   const uint64_t lead = start % 512, finish = start + total(all), trail = round_up(finish, 512) - finish;
