@@ -8,6 +8,7 @@
 #include "machine/board.h"
 #include "network/tap.h"
 #include "network/user.h"
+#include "storage/file/fault_file.h"
 #include "storage/image/open.h"
 #include "storage/image_device.h"
 #include "storage/raw.h"
@@ -43,7 +44,7 @@ Result<> add_disk(Machine& machine, const DiskOptions& options) {
   const bool direct = cache == "none" || cache == "directsync", no_flush = cache == "unsafe";
   std::unique_ptr<storage::BlockDevice> disk;
   const std::string format = TRY(disk_format(options));
-  if (format == "raw") {
+  if (format == "raw" && !options.power_cut_seed) {
     storage::RawConfig raw{.path = options.path, .read_only = options.readonly, .direct = direct, .no_flush = no_flush};
     disk = TRY(storage::Raw::create(raw, machine.loop()));
   } else {
@@ -57,6 +58,8 @@ Result<> add_disk(Machine& machine, const DiskOptions& options) {
     open.read_only = options.readonly;
     open.direct = direct;
     open.no_flush = no_flush;
+    if (auto seed = options.power_cut_seed)
+      open.wrap = [seed = *seed](std::unique_ptr<storage::File> file) { return std::make_unique<storage::FaultFile>(std::move(file), seed, seed % 4 * 25); };
     open.note = [](const std::string& line) { log(LogLevel::kWarning, "disk: repairing: %s", line.c_str()); };
     auto image = storage::open_image(options.path, std::move(open));
     if (!image && options.key_file.empty() && image.error().message.ends_with("is required for cipher"))

@@ -46,7 +46,7 @@ constexpr Topic kTopics[] = {
   vCPU must be in a node, and the nodes' memory, in turn from address 0, be all of --memory
 )"},
     {"disk", R"(--disk FILE[,readonly][,serial=TEXT][,cache=MODE][,queues=N][,format=raw|qcow2|luks]
-              [,key-file=FILE]
+              [,key-file=FILE][,power-cut-test=SEED]
   readonly             the guest cannot write; several machines may share the file
   serial=TEXT          at most 20 bytes, seen by the guest
   cache=writeback      through the host's page cache (default); none: around it; writethrough, directsync: every
@@ -56,6 +56,8 @@ constexpr Topic kTopics[] = {
                        in .qcow2 is looked at, any other is raw; one that begins like qcow2 then must be told
   key-file=FILE        the password of a LUKS volume or of an encrypted qcow2 image (and of its backing files): all of the
                        file's bytes, a final newline too
+  power-cut-test=SEED  for tests: writes stay in memory until the guest flushes, except for sectors picked by SEED; so SIGKILL
+                       leaves the file as a power cut would leave a disk
   A comma in FILE is written twice.
 )"},
     {"net", R"(--net user[,forward=[tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=...]

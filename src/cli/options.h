@@ -29,6 +29,7 @@ Result<std::vector<int>> parse_cpu_list(const std::string& text, const std::stri
 struct DiskOptions {
   std::string path, format, serial, cache, key_file;
   bool readonly = false;
+  std::optional<uint64_t> power_cut_seed;
   unsigned queues = 1;
 };
 struct NetOptions {

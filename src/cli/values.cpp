@@ -160,6 +160,8 @@ Result<DiskOptions> parse_disk(const std::string& text) {
       disk.cache = value;
     } else if (key == "format") {
       disk.format = value;
+    } else if (key == "power-cut-test") {
+      disk.power_cut_seed = TRY(parse_number(value, option + " power-cut-test", 0, UINT64_MAX));
     } else if (key == "key-file") {
       if (value.empty()) return bad(option, text, "key-file names the file with the password");
       disk.key_file = value;

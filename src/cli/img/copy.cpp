@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <cstring>
+#include <map>
 #include <thread>
 
 #include "cli/img/convert.h"
+#include "storage/file/aligned_buffer.h"
 
 namespace vireo::cli::img {
 namespace {
 
-constexpr uint64_t kPiece = 2 << 20;
+using storage::AlignedBuffer;
+
+constexpr uint64_t kPiece = 1 << 20;
 
 class Copier {
  public:
@@ -19,7 +22,9 @@ class Copier {
   }
 
   Result<> run() {
-    unsigned count = job_.threads ? job_.threads : std::clamp(std::thread::hardware_concurrency(), 2u, 16u);
+    // Twice as many as processors while those wait for a disk or compress what another one has read.
+    unsigned count = job_.threads ? job_.threads : std::clamp(std::thread::hardware_concurrency(), 4u, 16u);
+    window_ = std::max<uint64_t>(count + 2, job_.compressed ? std::min<uint64_t>(kPiece * 8 / piece_, 64) : 0);
     std::vector<std::thread> threads;
     for (unsigned i = 0; i < count; ++i) threads.emplace_back([this] { work(); });
     for (auto& t : threads) t.join();
@@ -116,50 +121,70 @@ class Copier {
     return {};
   }
 
+  // A piece that was read (and compressed) and waits for its turn to be written.
+  struct Ready {
+    Piece piece;
+    AlignedBuffer data;
+    std::vector<std::byte> packed;
+    bool zero = false;
+    Result<> result;
+  };
+
   void work() {
-    std::vector<std::byte> buffer(piece_);
     for (;;) {
-      Piece piece;
+      Ready ready;
       {
-        std::lock_guard lock(mutex_);
+        std::unique_lock lock(mutex_);
+        turn_changed_.wait(lock, [&] { return failed_ || turns_ - turn_ < window_; });
         if (failed_) return;
-        auto taken = take(piece);
+        auto taken = take(ready.piece);
         if (!taken) return fail_with(taken.error());
         if (!*taken) return;
+        if (!buffers_.empty()) ready.data = std::move(buffers_.back()), buffers_.pop_back();
       }
-      auto data = std::span(buffer).first(piece.kind == Piece::Kind::kData ? piece.length : 0);
-      std::vector<std::byte> packed;
-      Result<> result;
-      bool zero = piece.kind == Piece::Kind::kZero;
-      if (!data.empty()) {
-        result = read(piece.at, data);
-        if (result && job_.compressed) {
-          zero = job_.sparse && storage::all_zero(data.data(), data.size());
-          auto* q = as_qcow2(*job_.target);
-          if (!zero && q) {
-            if (data.size() < piece_) {
-              std::vector<std::byte> whole(piece_);
-              memcpy(whole.data(), data.data(), data.size());
-              packed = q->compress(whole);
-            } else {
-              packed = q->compress(data);
-            }
-          }
-        }
+      prepare(ready);
+      if (job_.out_of_order && ready.result) ready.result = write(ready);
+      std::unique_lock lock(mutex_);
+      const uint64_t turn = ready.piece.turn;
+      ready_.emplace(turn, std::move(ready));
+      // One thread writes what is next for all of them; the others go on.
+      if (writing_) continue;
+      writing_ = true;
+      while (!failed_ && !ready_.empty() && ready_.begin()->first == turn_) {
+        Ready next = std::move(ready_.begin()->second);
+        ready_.erase(ready_.begin());
+        lock.unlock();
+        if (next.result && !job_.out_of_order) next.result = write(next);
+        lock.lock();
+        ++turn_;
+        done_ += next.piece.length;
+        if (job_.progress) job_.progress->show(done_, size_);
+        if (next.data.bytes) buffers_.push_back(std::move(next.data));
+        if (!next.result) fail_with(next.result.error());
+        turn_changed_.notify_one();
       }
-      if (!job_.out_of_order) {
-        std::unique_lock lock(mutex_);
-        turn_changed_.wait(lock, [&] { return failed_ || turn_ == piece.turn; });
-        if (failed_) return;
-      }
-      if (result && piece.kind != Piece::Kind::kSkip) result = write(piece, data, packed, zero);
-      std::lock_guard lock(mutex_);
-      ++turn_;
-      done_ += piece.length;
-      if (job_.progress) job_.progress->show(done_, size_);
-      if (!result) return fail_with(result.error());
-      turn_changed_.notify_all();
+      writing_ = false;
+      if (failed_) return;
     }
+  }
+
+  void prepare(Ready& ready) {
+    const Piece& piece = ready.piece;
+    ready.zero = piece.kind == Piece::Kind::kZero;
+    if (piece.kind != Piece::Kind::kData) return;
+    if (!ready.data.bytes) ready.data = AlignedBuffer(piece_);
+    if (!ready.data.bytes) {
+      ready.result = fail(ErrorKind::kIo, "no memory for a buffer", ENOMEM);
+      return;
+    }
+    auto data = std::span(ready.data.bytes, piece.length);
+    ready.result = read(piece.at, data);
+    if (!ready.result || !job_.compressed) return;
+    ready.zero = job_.sparse && storage::all_zero(data.data(), data.size());
+    auto* q = as_qcow2(*job_.target);
+    if (ready.zero || !q) return;
+    std::fill(data.data() + data.size(), data.data() + piece_, std::byte{0});
+    ready.packed = q->compress(std::span<const std::byte>(data.data(), piece_));
   }
 
   Result<> write_zero(uint64_t at, uint64_t length) {
@@ -167,7 +192,11 @@ class Copier {
     return job_.target->write_zeroes(at, length, true);
   }
 
-  Result<> write(const Piece& piece, std::span<const std::byte> data, std::span<const std::byte> packed, bool zero) {
+  Result<> write(const Ready& ready) {
+    const Piece& piece = ready.piece;
+    const bool zero = ready.zero;
+    std::span<const std::byte> data(ready.data.bytes, piece.kind == Piece::Kind::kData ? piece.length : 0), packed = ready.packed;
+    if (piece.kind == Piece::Kind::kSkip) return {};
     if (zero && job_.sparse == 0 && !job_.compressed) {
       std::vector<std::byte> zeroes(std::min<uint64_t>(piece.length, kPiece));
       for (uint64_t done = 0; done < piece.length; done += zeroes.size())
@@ -210,6 +239,10 @@ class Copier {
   std::condition_variable turn_changed_;
   uint64_t at_ = 0, turns_ = 0, turn_ = 0, done_ = 0;
   Image* source_ = nullptr;
+  uint64_t window_ = 0;  // how many pieces may be under way
+  std::map<uint64_t, Ready> ready_;
+  bool writing_ = false;
+  std::vector<AlignedBuffer> buffers_;
   bool failed_ = false;
   Error error_;
 };
