@@ -86,10 +86,10 @@ class Judge:
             raise Failed(f"a wrong password: status {got.returncode}: {got.stderr}")
 
     def slots(self, spec, prefix):
-        """A second password by one side, the first erased by the other, and back."""
+        """A second password by one side, the first erased by the other, and back; whose turn it is goes by the kind of image."""
         amend = lambda tool, key, *words: self.run(tool + ["amend", *self.secrets(), "--image-opts", spec.replace("key-secret=a", f"key-secret={key}"), "-o",
                                                            ",".join(prefix + w for w in words)], tries=30)
-        for first, second in ((QEMU, self.ours), (self.ours, QEMU)):
+        for first, second in ((QEMU, self.ours) if prefix else (self.ours, QEMU),):
             amend(first, "a", "state=active", "new-secret=b", "keyslot=6", "iter-time=20")
             for tool in (QEMU, self.ours):
                 self.run(tool + ["map", "--output=json", *self.secrets(), "--image-opts", spec.replace("key-secret=a", "key-secret=b")])
@@ -122,7 +122,8 @@ def rows(folder, ours, seed, limit):
     count = 0
     for number, options in luks:
         say(f"luks {options}")
-        for maker in (QEMU, ours):
+        # QEMU's calibration takes seconds of a processor, so it makes some of them; it judges all.
+        for maker in (QEMU, ours) if number == 3 else (ours,):
             image = folder / "image.luks"
             judge.content[:] = bytes(SIZE)
             spec = f"driver=luks,key-secret=a,file.filename={image}"
@@ -136,7 +137,7 @@ def rows(folder, ours, seed, limit):
             judge.wrong_password(spec)
             if not any(word in options for word in NOT_CRYPTSETUP):
                 judge.cryptsetup(image)
-            if number in (0, 2):
+            if number == 0 and maker is ours:
                 judge.slots(spec, "")
             image.unlink()
             count += 1
@@ -163,7 +164,7 @@ def rows(folder, ours, seed, limit):
         count += 1
     for number, options in qcow2:
         say(f"qcow2 {options}")
-        for maker in (QEMU, ours):
+        for maker in (QEMU, ours) if "luks" not in options or number == 7 else (ours,):
             image = folder / "image.qcow2"
             judge.content[:] = bytes(SIZE)
             spec = f"driver=qcow2,encrypt.key-secret=a,file.filename={image}"
@@ -190,7 +191,7 @@ def rows(folder, ours, seed, limit):
                 judge.compare(spec)
                 judge.run(ours + ["snapshot", "-d", "s", image])
                 judge.compare(spec)
-            if number == 0:
+            if number == 0 and maker is ours:
                 judge.slots(spec, "encrypt.")
             # An encrypted overlay over it; committed by each side.
             if "lazy" not in options and "0.10" not in options and "data_file" not in options:
