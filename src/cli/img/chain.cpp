@@ -48,7 +48,15 @@ Result<int> commit(int argc, char** argv) {
       i->set_backing(nullptr);
       break;
     }
-  auto target = TRY(img::open(base_name, {.format = base_format, .writable = true, .cache = a.get("t", "writeback")}));
+  OpenWish wish{.format = base_format, .writable = true, .cache = a.get("t", "writeback")};
+  if (a.has("image-opts")) {
+    // The password that was given for this layer.
+    std::string prefix;
+    for (Image* i = top.get(); i && i != base; i = i->backing() ? i->backing() : base) prefix += "backing.";
+    for (auto& [key, value] : TRY(parse_options({name})))
+      if (key == prefix + "key-secret" || key == prefix + "encrypt.key-secret") wish.key_secret = value;
+  }
+  auto target = TRY(img::open(base_name, wish));
   if (target->size() < top->size()) {
     uint64_t before = target->size();
     TRY_VOID(target->resize(top->size(), storage::Preallocation::kOff));
