@@ -170,5 +170,109 @@ TEST(NarrowCode, VzeroupperLeavesTheRegistersFrom8On) {
   for (unsigned i = 0; i < 256; i++) EXPECT_EQ(*m.component(576 + i), i < 128 ? 0 : 0x5a) << i;
 }
 
+// Guests whose CPUID says AMD. Expected: a CPU of AMD's family 26.
+
+struct AmdMachine : FaultMachine {
+  AmdMachine() { vcpu->vendor_is_amd = true; }
+};
+
+TEST(AmdFaults, CmpsReadsRsiFirst) {
+  AmdMachine m;
+  EXPECT_EQ(m.vector_of(compare_two_pages()), 14u);
+  EXPECT_EQ(m.vcpu->cr2, 0x3ff010u);
+}
+
+TEST(AmdFaults, AGatherThatFaultsTouchesNothingBehindTheElementsThatCame) {
+  if (!has(4)) GTEST_SKIP() << "no AVX";
+  AmdMachine m;
+  m.vcpu->gpr[kRax] = 0x80000000;
+  ASSERT_EQ(m.vector_of(gather_no_page()), 14u);
+  uint32_t low[4], high[4];
+  memcpy(low, m.component(160 + 16), 16);
+  memcpy(high, m.component(576 + 16), 16);
+  EXPECT_EQ(low[0], 0x80000000u);
+  EXPECT_EQ(low[1], 0u);
+  for (uint32_t h : high) EXPECT_EQ(h, 0xffffffffu);
+}
+
+GUEST_CODE(misaligned_vector, "mov edi, 0x300008; push 0x40202; popfq; movdqu xmm1, [rdi]; hlt")
+GUEST_CODE(aligned_to_16, "mov edi, 0x300010; push 0x40202; popfq; vmovups ymm1, [rdi]; hlt")
+TEST(AmdFaults, VectorsAreAlignmentCheckedTo16Bytes) {
+  AmdMachine m;
+  FaultMachine intel;
+  EXPECT_EQ(m.vector_of(misaligned_vector()), 17u);
+  EXPECT_EQ(intel.vector_of(misaligned_vector()), 13u);  // the HLT
+  if (!has(4)) GTEST_SKIP() << "no AVX";
+  AmdMachine wide;
+  EXPECT_EQ(wide.vector_of(aligned_to_16()), 13u);
+}
+
+GUEST_CODE(half_of_an_element, "mov eax, 1; kmovw k1, eax; mov edi, 0x300004; push 0x40202; popfq; vmovupd zmm1{k1}, [rdi]; hlt")
+GUEST_CODE(an_element, "mov eax, 1; kmovw k1, eax; mov edi, 0x300004; push 0x40202; popfq; vmovups zmm1{k1}, [rdi]; hlt")
+GUEST_CODE(no_suppression, "kxorw k1, k1, k1; mov edi, 0x300004; push 0x40202; popfq; vpunpckldq zmm1{k1}, zmm1, [rdi]; hlt")
+TEST(AmdFaults, MaskedAccessesAreAlignmentCheckedByTheElementOrAsAWhole) {
+  if (!has(0xe6)) GTEST_SKIP() << "no AVX-512";
+  AmdMachine half, element, whole;
+  EXPECT_EQ(half.vector_of(half_of_an_element()), 17u);
+  EXPECT_EQ(element.vector_of(an_element()), 13u);  // the HLT
+  EXPECT_EQ(whole.vector_of(no_suppression()), 17u);
+}
+
+TEST(AmdFaults, HalfPrecisionConversionsAreAlignmentChecked) {
+  if (!has(4)) GTEST_SKIP() << "no AVX";
+  AmdMachine m;
+  EXPECT_EQ(m.vector_of(half_precision()), 17u);
+}
+
+GUEST_CODE(far_offset, "movabs rcx, 0xffff7fffffe00000; mov al, gs:[rcx]; hlt")
+TEST(AmdFaults, TheOffsetHasToBeCanonicalAsWellAsTheSum) {
+  AmdMachine m;
+  FaultMachine intel;
+  for (FaultMachine* machine : {static_cast<FaultMachine*>(&m), &intel}) machine->vcpu->segment[kGS].base = 0x200000, machine->vcpu->state_changed();
+  EXPECT_EQ(m.vector_of(far_offset()), 13u);
+  EXPECT_EQ(m.vcpu->cr2, 0u);
+  EXPECT_EQ(intel.vector_of(far_offset()), 14u);
+  EXPECT_EQ(intel.vcpu->cr2, 0xffff800000000000u);
+}
+
+GUEST_CODE(prefetch_register, ".byte 0x0f, 0x0d, 0xc8; hlt")
+TEST(AmdFaults, PrefetchOfARegisterIsUndefined) {
+  AmdMachine m;
+  FaultMachine intel;
+  EXPECT_EQ(m.vector_of(prefetch_register()), 6u);
+  EXPECT_EQ(intel.vector_of(prefetch_register()), 13u);  // the HLT
+}
+
+GUEST_CODE(movsxd_word, "mov ecx, 0x3feffe; .byte 0x66, 0x63, 0x01; hlt")  // movsxd ax, [rcx]
+TEST(AmdFaults, MovsxdToAWordReads32Bits) {
+  AmdMachine m;
+  FaultMachine intel;
+  intel.at<uint16_t>(0x3feffe) = 0x1234;
+  intel.vcpu->gpr[kRax] = 0x5678;
+  EXPECT_EQ(m.vector_of(movsxd_word()), 14u);
+  EXPECT_EQ(m.vcpu->cr2, 0x3ff000u);
+  EXPECT_EQ(intel.vector_of(movsxd_word()), 13u);
+  EXPECT_EQ(intel.vcpu->gpr[kRax] & 0xffff, 0x1234u);
+}
+
+GUEST_CODE(bound_over_the_end, ".code32; mov esi, 0x3feffc; mov eax, -2; bound eax, [esi]; hlt; .code64")
+TEST(AmdFaults, BoundReadsBothBoundsFirst) {
+  AmdMachine m;
+  FaultMachine intel;
+  for (FaultMachine* machine : {static_cast<FaultMachine*>(&m), &intel}) machine->narrow();
+  EXPECT_EQ(m.vector_of(bound_over_the_end()), 14u);
+  EXPECT_EQ(intel.vector_of(bound_over_the_end()), 5u);
+}
+
+GUEST_CODE(extract_quadword, ".code32; .byte 0xc4, 0xe3, 0xf9, 0x16, 0xc8, 0x01; hlt; .code64")  // VPEXTRQ rax, xmm1, 1
+TEST(AmdFaults, Vpextrd64IsUndefinedIn32BitCode) {
+  if (!has(4)) GTEST_SKIP() << "no AVX";
+  AmdMachine m;
+  FaultMachine intel;
+  for (FaultMachine* machine : {static_cast<FaultMachine*>(&m), &intel}) machine->narrow();
+  EXPECT_EQ(m.vector_of(extract_quadword()), 6u);
+  EXPECT_EQ(intel.vector_of(extract_quadword()), 13u);  // the HLT
+}
+
 }  // namespace
 }  // namespace vireo::softkvm

@@ -8,6 +8,7 @@
 #include "softkvm/cpu/decode_tables.h"
 #include "softkvm/cpu/decoder.h"
 #include "softkvm/cpu/feature_enabled.h"
+#include "softkvm/translate/random_block_permitted.h"
 #include "softkvm/vm.h"
 
 namespace vireo::softkvm {
@@ -228,6 +229,7 @@ bool RandomBlock::instruction(Unit& unit) {
   b.resize(insn.length);
   if (insn.feature && !feature_enabled(*vcpu_, static_cast<Feature>(insn.feature))) return false;
   if (insn.segment_prefix == kFS || insn.segment == kFS) return false;
+  if (reads_stale_stack_pointer(insn, vcpu_->vendor_is_amd)) return false;
   if (x87(insn) && chance(60)) return false;
   if (insn.flags_read & tainted_) return false;
   if ((insn.mnemonic == M::kShld || insn.mnemonic == M::kShrd) && insn.operand_size == 2) {  // undefined where the count exceeds 16
