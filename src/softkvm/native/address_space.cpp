@@ -28,6 +28,8 @@ void set(uint64_t (&bits)[8], unsigned i, bool value) {
   bits[i / 64] = value ? bits[i / 64] | bit : bits[i / 64] & ~bit;
 }
 uint64_t load(const uint64_t* at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+// Has a walk set A or D, and nothing else changed?
+bool only_marked(uint64_t before, uint64_t now) { return (before | kA | kD) == (now | kA | kD) && !(before & ~now); }
 uint64_t frame_of(const VcpuState& vcpu, uint64_t entry) { return entry & ((1ull << vcpu.physical_bits) - 1) & kPageMask; }
 
 }  // namespace
@@ -64,20 +66,29 @@ void AddressSpace::call(const StubProcess::Call& c) {
 
 void AddressSpace::unmap(uint64_t linear, uint64_t size) { call({SYS_munmap, {linear, size}}); }
 
+void AddressSpace::unmap_page(Region& r, uint64_t region_linear, unsigned page) {
+  unmap(region_linear + page * kPageSize, kPageSize);
+  set(r.mapped, page, false);
+  set(r.writable, page, false);
+  set(r.executable, page, false);
+}
+
 // Do the tables above the pages still stand as they were?
 bool AddressSpace::in_line(const Region& region) const {
-  for (unsigned level = region.path.top; level >= 2; level--)
-    if ((load(region.path.at[level]) ^ region.path.value[level]) & ~kA) {
+  for (unsigned level = region.path.top; level >= 2; level--) {
+    uint64_t counts = ~kA;
+    if (level == 2 && region.large) {
       // Of a large page's own entry D counts only where something was mapped for writing.
       bool written = false;
       for (uint64_t word : region.writable) written |= word != 0;
-      if (level == 2 && region.large && !written && !((load(region.path.at[level]) ^ region.path.value[level]) & ~(kA | kD))) continue;
-      return false;
+      if (!written) counts &= ~kD;
     }
+    if ((load(region.path.at[level]) ^ region.path.value[level]) & counts) return false;
+  }
   return true;
 }
 
-bool AddressSpace::revalidate(const VcpuState&) {
+bool AddressSpace::revalidate() {
   const size_t before = regions_.size();
   for (auto it = regions_.begin(); it != regions_.end();) {
     Region& r = *it->second;
@@ -94,10 +105,7 @@ bool AddressSpace::revalidate(const VcpuState&) {
           const unsigned i = word * 64 + static_cast<unsigned>(std::countr_zero(bits));
           const uint64_t ignored = test(r.writable, i) ? 0 : kD;
           if (!((load(table + i) ^ r.entry[i]) & ~ignored)) continue;
-          unmap(linear + i * kPageSize, kPageSize);
-          set(r.mapped, i, false);
-          set(r.writable, i, false);
-          set(r.executable, i, false);
+          unmap_page(r, linear, i);
         }
     }
     ++it;
@@ -146,12 +154,15 @@ const uint8_t* AddressSpace::executable_host(uint64_t linear) const {
   return vm_->slots->host(r.large ? (r.path.value[2] & kFrame & ~(kRegion - 1)) + i * kPageSize : r.entry[i] & kFrame);
 }
 
-bool AddressSpace::may_execute(const Region&, uint64_t region_linear, unsigned page, const uint8_t* host) const {
-  if (!runs_natively({host, kPageSize}, time_stamps_)) return false;
-  const uint64_t linear = region_linear + page * kPageSize;
+// With the pages on both sides, where those may run.
+bool AddressSpace::seams_run_natively(uint64_t linear, const uint8_t* host) const {
   const uint8_t* before = executable_host(linear - kPageSize);
   const uint8_t* behind = executable_host(linear + kPageSize);
   return (!before || seam_runs_natively(before, host, time_stamps_)) && (!behind || seam_runs_natively(host, behind, time_stamps_));
+}
+
+bool AddressSpace::may_execute(uint64_t linear, const uint8_t* host) const {
+  return runs_natively({host, kPageSize}, time_stamps_) && seams_run_natively(linear, host);
 }
 
 // How a page of the region can be mapped now. `entry` is what maps it. Of a page that was not `asked` for, only what takes no right that
@@ -166,6 +177,7 @@ AddressSpace::Wish AddressSpace::wish(VcpuState& vcpu, Region& r, uint64_t regio
   if (!slot) return {};
   const uint8_t* host = slot->host + (gpa - slot->gpa);
   Wish out;
+  out.host = host;
   bool lent = false;
   for (size_t i = 0; i < ranges_.size() && !lent; i++) {
     if (static_cast<uint64_t>(host - ranges_[i].host) >= ranges_[i].size) continue;
@@ -175,11 +187,9 @@ AddressSpace::Wish AddressSpace::wish(VcpuState& vcpu, Region& r, uint64_t regio
   }
   if (!lent) return {};
   out.protection = PROT_READ;
-  const bool executable = !(vcpu.efer & kEferNx && any & kNx);
-  if (test(r.executable, page)) out.protection |= PROT_EXEC;
-  else if (executable && (asked ? want == Want::kFetch || !test(r.mapped, page) : !test(r.mapped, page)) &&
-           may_execute(r, region_linear, page, host))
-    out.protection |= PROT_EXEC;
+  out.may_fetch = !(vcpu.efer & kEferNx && any & kNx);
+  const bool look = !test(r.mapped, page) || (asked && want == Want::kFetch);
+  if (test(r.executable, page) || (out.may_fetch && look && may_execute(region_linear + page * kPageSize, host))) out.protection |= PROT_EXEC;
   if (all & kRw && entry & kD && slot->writable() && ((asked && want == Want::kWrite) || !slot->dirty)) {
     // As fill() of mmu/access.cpp: told before it is looked at, so that whoever marks the page as code afterwards knows.
     std::atomic<uint8_t>& writers = slot->writers_of(gpa);
@@ -195,10 +205,9 @@ AddressSpace::Wish AddressSpace::wish(VcpuState& vcpu, Region& r, uint64_t regio
 
 bool AddressSpace::shadow(Region& r, uint64_t region_linear, unsigned page, uint64_t entry, const uint8_t* host) {
   const uint64_t linear = region_linear + page * kPageSize;
+  if (refusals_.size() >= kMostRefusals) refusals_.clear();
   if (test(r.writable, page) || ++refusals_[linear] < kRefusalsBeforeShadow) return false;
-  const uint8_t* before = executable_host(linear - kPageSize);
-  const uint8_t* behind = executable_host(linear + kPageSize);
-  if ((before && !seam_runs_natively(before, host, time_stamps_)) || (behind && !seam_runs_natively(host, behind, time_stamps_))) return false;
+  if (!seams_run_natively(linear, host)) return false;
   unsigned n = 0;
   while (n < StubProcess::kOwnPages && shadows_[n]) n++;
   if (n == StubProcess::kOwnPages) return false;
@@ -220,11 +229,7 @@ void AddressSpace::recheck_shadows() {
     const unsigned page = s->linear / kPageSize % 512;
     const bool there = found != regions_.end() && test(found->second->executable, page);
     if (there && memcmp(s->source, s->host, kPageSize) == 0) continue;
-    if (there) {
-      unmap(s->linear, kPageSize);
-      set(found->second->mapped, page, false);
-      set(found->second->executable, page, false);
-    }
+    if (there) unmap_page(*found->second, s->linear & ~(kRegion - 1), page);
     s.reset();
   }
 }
@@ -246,7 +251,7 @@ AddressSpace::Outcome AddressSpace::map(VcpuState& vcpu, uint64_t linear, Want w
   if (path.leaf == 0 || path.leaf > 2) return Outcome::kRefused;
   for (unsigned level = path.leaf; level <= path.top; level++)
     if (!path.at[level]) return Outcome::kRefused;  // tables outside of RAM
-  if (mappings_ > kMostMappings) broken_ = true;
+  if (mappings_ > kMostMappings || regions_.size() >= kMostRegions) broken_ = true;
   if (broken_) return Outcome::kRefused;
 
   Region& r = *region_at(linear, path);
@@ -270,19 +275,22 @@ AddressSpace::Outcome AddressSpace::map(VcpuState& vcpu, uint64_t linear, Want w
   for (unsigned i = first; i < first + window; i++) {
     const bool wanted = i == asked;
     const uint64_t entry = wanted || r.large ? path.value[path.leaf] : load(table + i);
-    const bool known = test(r.mapped, i);
+    bool known = test(r.mapped, i);
     if (!wanted && known && (r.large || r.entry[i] != entry)) {
       flush();
       continue;
+    }
+    if (wanted && known && !r.large && !only_marked(r.entry[i], entry)) {
+      // Changed, and not flushed yet: what is mapped may go on for as long, but not under the new entry's name, by which revalidate() goes.
+      unmap_page(r, region_linear, i);
+      known = false;
     }
     const Wish w = wish(vcpu, r, region_linear, i, entry, want, wanted);
     const int has = !known ? 0 : PROT_READ | (test(r.writable, i) ? PROT_WRITE : 0) | (test(r.executable, i) ? PROT_EXEC : 0);
     if (wanted) {
       const int needed = want == Want::kWrite ? PROT_WRITE : want == Want::kFetch ? PROT_EXEC : PROT_READ;
       outcome = w.protection & needed ? Outcome::kMapped : Outcome::kRefused;
-      const bool executable = !(vcpu.efer & kEferNx && (entry | path.value[2] | path.value[3] | path.value[4] | path.value[5]) & kNx);
-      if (want == Want::kFetch && outcome == Outcome::kRefused && w.protection == PROT_READ && executable &&
-          shadow(r, region_linear, i, entry, vm_->slots->host(t.gpa & kPageMask))) {
+      if (want == Want::kFetch && outcome == Outcome::kRefused && w.protection == PROT_READ && w.may_fetch && shadow(r, region_linear, i, entry, w.host)) {
         outcome = Outcome::kMapped;
         flush();
         continue;

@@ -28,7 +28,7 @@ class AddressSpace {
 
   // After the guest has flushed its TLB or loaded CR3 with this space's.
   // False: hardly anything was left, so that it is another process that has got the same page for its tables.
-  bool revalidate(const VcpuState& vcpu);
+  bool revalidate();
   // After write tags were dropped: pages that hold translated code, or whose writes are logged, become read-only.
   void recheck_writes(const VcpuState& vcpu);
 
@@ -43,6 +43,7 @@ class AddressSpace {
   Outcome map(VcpuState& vcpu, uint64_t linear, Want want);
   // Does what the above have put on the stub's list. False: the stub is of no use any more.
   bool commit() { return !broken_ && stub_->run_calls(); }
+  bool broken() const { return broken_; }
 
   // Own copies of the guest's code (see Shadow) that the guest has changed since are unmapped. Before each run.
   void recheck_shadows();
@@ -61,9 +62,11 @@ class AddressSpace {
     uint64_t mapped[8] = {}, writable[8] = {}, executable[8] = {};
   };
   struct Wish {
-    uint8_t protection = 0;  // PROT_*; 0: nothing to be done
+    uint8_t protection = 0;      // PROT_*; 0: nothing to be done
+    bool may_fetch = false;      // the guest's tables let its code run
     uint8_t file = 0;
     uint64_t offset = 0;
+    const uint8_t* host = nullptr;
   };
 
   // A page of code that may not run natively but is wanted often, as copied into the stub with the instructions that do not fit made to trap.
@@ -74,6 +77,8 @@ class AddressSpace {
     uint8_t source[4096];
   };
   static constexpr unsigned kRefusalsBeforeShadow = 8;
+  // A guest chooses how much is kept of it: bounds, behind which it is begun anew.
+  static constexpr size_t kMostRegions = 2048, kMostRefusals = 4096;
 
   AddressSpace() = default;
   bool shadow(Region& region, uint64_t region_linear, unsigned page, uint64_t entry, const uint8_t* host);
@@ -81,8 +86,10 @@ class AddressSpace {
   bool in_line(const Region& region) const;
   Region* region_at(uint64_t linear, const WalkPath& path);
   void unmap(uint64_t linear, uint64_t size);
+  void unmap_page(Region& region, uint64_t region_linear, unsigned page);
   Wish wish(VcpuState& vcpu, Region& region, uint64_t region_linear, unsigned page, uint64_t entry, Want want, bool asked);
-  bool may_execute(const Region& region, uint64_t region_linear, unsigned page, const uint8_t* host) const;
+  bool may_execute(uint64_t linear, const uint8_t* host) const;
+  bool seams_run_natively(uint64_t linear, const uint8_t* host) const;
   const uint8_t* executable_host(uint64_t linear) const;
 
   Vm* vm_ = nullptr;

@@ -80,13 +80,15 @@ void Native::prepare() {
 
 AddressSpace* Native::space() {
   if (const pid_t now = gettid(); now != thread_) {
-    spaces_.clear();
-    state_in_ = nullptr;
+    drop_spaces();
     thread_ = now;
   }
   const uint64_t generation = vcpu_.vm->lent.generation();
-  std::erase_if(spaces_, [&](const auto& s) { return s->generation != generation; });
-  if (spaces_.empty()) state_in_ = nullptr;
+  std::erase_if(spaces_, [&](const auto& s) {
+    if (s->generation == generation) return false;
+    if (state_in_ == s.get()) state_in_ = nullptr;
+    return true;
+  });
   uses_++;
   for (const auto& s : spaces_)
     if (s->cr3 == (vcpu_.cr3 & kPageMask) && s->time_stamps() == host_tsc()) {
@@ -264,44 +266,46 @@ void Native::run() {
   AddressSpace* s = space();
   if (!s) return;
   e.running.store(1);
-  struct Running {
-    Engine& e;
-    ~Running() {
-      e.native_pidfd.store(-1);
-      while (e.native_wakers.load()) {}  // one of them may hold the descriptor still
-      e.running.store(0);
-    }
-  } running{e};
-  if (stopped_wanted(vcpu_)) return;
-  if (s->flushes_seen != e.native_flushes) {
-    s->flushes_seen = e.native_flushes;
-    if (!s->revalidate(vcpu_)) {
-      if (!s->commit()) drop(s);
-      return e.profile.forget();
+  const bool usable = stopped_wanted(vcpu_) || run_in(*s);
+  // The stub's descriptor is closed with it: before that nobody may hold it still.
+  e.native_pidfd.store(-1);
+  while (e.native_wakers.load()) {}
+  e.running.store(0);
+  if (!usable) drop(s);
+}
+
+// False: the space is of no use any more.
+bool Native::run_in(AddressSpace& s) {
+  Engine& e = *vcpu_.engine;
+  if (s.flushes_seen != e.native_flushes) {
+    s.flushes_seen = e.native_flushes;
+    if (!s.revalidate()) {
+      e.profile.forget();
+      return s.commit();
     }
   }
-  if (s->write_flushes_seen != e.native_write_flushes) s->recheck_writes(vcpu_), s->write_flushes_seen = e.native_write_flushes;
-  s->recheck_shadows();
+  if (s.write_flushes_seen != e.native_write_flushes) s.recheck_writes(vcpu_), s.write_flushes_seen = e.native_write_flushes;
+  s.recheck_shadows();
   // The page to go on at, and the one that the guest's kernel has just brought.
   vcpu_.fault.pending = false;
-  if (!s->has(vcpu_.rip, Want::kFetch) && s->map(vcpu_, vcpu_.rip, Want::kFetch) != AddressSpace::Outcome::kMapped) {
+  if (!s.has(vcpu_.rip, Want::kFetch) && s.map(vcpu_, vcpu_.rip, Want::kFetch) != AddressSpace::Outcome::kMapped) {
     vcpu_.fault.pending = false;
     counts_.left++;
-    if (!s->commit()) drop(s);
-    return e.profile.hold_page(vcpu_.rip);
+    e.profile.hold_page(vcpu_.rip);
+    return s.commit();
   }
-  if (e.native_fault && !s->has(vcpu_.cr2, Want::kRead)) s->map(vcpu_, vcpu_.cr2, Want::kRead), vcpu_.fault.pending = false;
+  if (e.native_fault && !s.has(vcpu_.cr2, Want::kRead)) s.map(vcpu_, vcpu_.cr2, Want::kRead), vcpu_.fault.pending = false;
   e.native_fault = false;
   counts_.runs++;
 
-  StubProcess& stub = s->stub();
+  StubProcess& stub = s.stub();
   stub.follow_cpu();
   user_regs_struct r;
   load(r);
   set_again_ = true;
-  if (state_in_ != s || memcmp(state_, e.xsave, stub.state_size())) {
+  if (state_in_ != &s || memcmp(state_, e.xsave, stub.state_size())) {
     counts_.states_set++;
-    if (!stub.set_state(e.xsave)) return drop(s);
+    if (!stub.set_state(e.xsave)) return false;
     state_in_ = nullptr;
   }
   e.native_pidfd.store(stub.pidfd());
@@ -310,13 +314,13 @@ void Native::run() {
   for (;;) {
     const uint64_t t0 = __builtin_ia32_rdtsc();
     set_again_ |= stub.calls_waiting();
-    const bool committed = s->commit();
+    const bool committed = s.commit();
     counts_.map_ticks += __builtin_ia32_rdtsc() - t0;
     if (!committed || (set_again_ && !stub.set_registers(r))) {
       store(r);
       stub.state(e.xsave);
       e.profile.give_up();
-      return drop(s);
+      return false;
     }
     set_again_ = false;
     if (stopped_wanted(vcpu_)) {
@@ -329,13 +333,13 @@ void Native::run() {
     if (stop.kind == StubProcess::Stop::kGone || !stub.registers(r)) {
       // Somebody has killed it, and the guest's registers with it.
       e.native_lost = true;
-      return drop(s);
+      return false;
     }
     if (stop.kind == StubProcess::Stop::kSystemCall) {
       system_call(r);
       break;
     }
-    if (signal(*s, stop, r) == Next::kRun) continue;
+    if (signal(s, stop, r) == Next::kRun) continue;
     store(r);
     if (!vcpu_.injected.pending && !stopped_wanted(vcpu_)) {
       counts_.left++;
@@ -347,7 +351,7 @@ void Native::run() {
   // The SIMD state stays in the stub too: if the vCPU comes back with the same, it need not be set.
   if (!stub.state(e.xsave)) {
     e.native_lost = true;
-    return drop(s);
+    return false;
   }
   uint64_t components;
   memset(e.xsave + kSoftwareReserved, 0, kSoftwareReservedSize);
@@ -355,8 +359,8 @@ void Native::run() {
   components &= Vcpu::supported_xcr0();
   memcpy(e.xsave + kComponentsAt, &components, sizeof components);
   memcpy(state_, e.xsave, stub.state_size());
-  state_in_ = s;
-  if (!usable) drop(s);
+  state_in_ = &s;
+  return usable && !s.broken();
 }
 
 }  // namespace vireo::softkvm

@@ -25,7 +25,7 @@ class Native {
   // Does nothing where the state does not fit the bare CPU, or the host allows no stubs.
   void run();
   // Forgets all that is mapped: slots have changed, or what they log.
-  void drop_spaces() { spaces_.clear(); }
+  void drop_spaces() { spaces_.clear(), state_in_ = nullptr; }
 
   struct Counts {
     uint64_t runs = 0, system_calls = 0, faults = 0, mapped = 0, left = 0, spaces = 0, time_stamps = 0, states_set = 0;
@@ -41,6 +41,7 @@ class Native {
   bool host_tsc() const;
   AddressSpace* space();
   void drop(AddressSpace* space);
+  bool run_in(AddressSpace& space);
   void load(user_regs_struct& out) const;
   void store(const user_regs_struct& in);
   Next signal(AddressSpace& space, const StubProcess::Stop& stop, user_regs_struct& r);

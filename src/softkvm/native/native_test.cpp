@@ -228,6 +228,7 @@ TEST(Native, SetsAccessedAndDirtyAsUsed) {
   EXPECT_EQ(m.at(NativeMachine::kData + 0x1000), 99u);
 }
 
+GUEST_CODE(writes_twice, "mov [rdi], rdi; mov eax, 60; syscall")
 GUEST_CODE(reads, "mov rax, [rdi]; mov rbx, rax; mov eax, 60; syscall")
 TEST(Native, SeesANewPageBehindAFlush) {
   NativeMachine m;
@@ -247,6 +248,26 @@ TEST(Native, SeesANewPageBehindAFlush) {
   GO_ON(m);
   EXPECT_EQ(m.vector(), unsigned{kPFv});
 }
+// The code changes an entry, does not flush, and is refused a write by the new one: its page holds translated code.
+GUEST_CODE(renames, "mov rax, [rdi]; mov [rsi], r8; mov [rdi], rdi; mov eax, 60; syscall")
+TEST(Native, ARefusedWriteDoesNotRenameWhatIsMapped) {
+  NativeMachine m;
+  constexpr uint64_t kOther = 0xa00000, kTable = NativeMachine::kTables + (NativeMachine::kData >> 21) * 4096;
+  m.at(NativeMachine::kData) = 1;
+  m.entry(0x700000) = kTable | 7;
+  m.vm->slots->find(kOther)->code_of(kOther).store(1);
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  m.vcpu->gpr[kRsi] = 0x700000 + (NativeMachine::kData >> 12 & 511) * 8;
+  m.vcpu->gpr[8] = kOther | 0x67;
+  RUN(m, renames());
+  ASSERT_TRUE(m.in_system_call());
+  m.at(NativeMachine::kData) = 1;
+  m.at(kOther) = 2;
+  flush_tlb_page(*m.vcpu, NativeMachine::kData);
+  ASSERT_TRUE(m.run(reads()));
+  EXPECT_GT(m.ran, 0u);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 2u);
+}
 TEST(Native, AnAccessedBitThatWasClearedIsSetAgainBehindAFlush) {
   NativeMachine m;
   m.vcpu->gpr[kRdi] = NativeMachine::kData;
@@ -257,7 +278,6 @@ TEST(Native, AnAccessedBitThatWasClearedIsSetAgainBehindAFlush) {
   EXPECT_TRUE(m.entry(NativeMachine::kData) & 0x20);
 }
 
-GUEST_CODE(writes_twice, "mov [rdi], rdi; mov eax, 60; syscall")
 TEST(Native, ADirtyBitThatWasClearedIsSetAgainBehindAFlush) {
   NativeMachine m;
   m.vcpu->gpr[kRdi] = NativeMachine::kData;
@@ -267,6 +287,23 @@ TEST(Native, ADirtyBitThatWasClearedIsSetAgainBehindAFlush) {
   m.user(NativeMachine::kUser);
   GO_ON(m);
   EXPECT_TRUE(m.entry(NativeMachine::kData) & 0x40);
+}
+
+// A guest decides how many regions are in use; what is kept of them has a bound, and is begun anew behind it.
+GUEST_CODE(walks_far, "mov r12, rdi; mov ecx, 6000; 1: add r13, [r12]; add r12, 0x200000; dec ecx; jnz 1b; mov eax, 60; syscall")
+TEST(Native, MoreRegionsThanAreKept) {
+  NativeMachine m;
+  // 32 GiB of linear addresses by the page table of kData, from 512 GiB on.
+  m.at(0x1000 + 8) = 0x4007;
+  for (unsigned i = 0; i < 32; i++) m.at(0x4000 + i * 8) = 0x5007;
+  for (unsigned i = 0; i < 512; i++) m.at(0x5000 + i * 8) = (NativeMachine::kTables + (NativeMachine::kData >> 21) * 4096) | 7;
+  m.at(NativeMachine::kData) = 3;
+  m.vcpu->gpr[kRdi] = 512ull << 30;
+  m.vcpu->gpr[13] = 0;
+  RUN(m, walks_far());
+  ASSERT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[13], 18000u);
+  EXPECT_GT(m.counts().spaces, 1u);
 }
 
 TEST(Native, DirtyLogsSeeWhatItWrites) {

@@ -76,7 +76,7 @@ struct UserProfile {
     current->cr3 = cr3;
     native = held = false;
   }
-  // Code at `rip` cannot be run natively: translation goes on until it has left the page, which back() watches.
+  // Code at `rip` cannot be run natively: translation goes on until it has left the page, which step_on() watches.
   void hold_page(uint64_t rip) { hold(rip >> 12); }
   // One instruction cannot.
   void hold_instruction() { hold(~0ull); }
