@@ -137,7 +137,10 @@ Outcome iret(VcpuState& vcpu, const Insn& insn) {
   else
     outcome = iret_previous_task(vcpu, insn);
   // NMIs are let in again even if IRET faults (SDM vol 3, 28.2.3, "NMI unblocking due to IRET").
-  if (outcome != Outcome::kExit) vcpu.nmi_masked = false;
+  if (outcome != Outcome::kExit) {
+    vcpu.nmi_masked = false;
+    if (vcpu.nmi_pending) vcpu.attention = 1;  // comes before the next instruction
+  }
   return outcome;
 }
 

@@ -191,6 +191,7 @@ Outcome rsm(VcpuState& v) {
     return shutdown(v);
   v.in_smm = false;
   v.nmi_masked = v.smm_nmi_masked;
+  v.attention = 1;  // SMIs and NMIs that waited
   v.cr0 = cr0 | kCr0Et;
   v.cr4 = cr4;
   v.cr3 = cr3;

@@ -438,7 +438,9 @@ Action run_fast(Vcpu& vcpu) {
     const bool in_shadow = shadowed(vcpu);
     uint64_t linear = rip_linear(vcpu);
     vcpu.single_step_pending = trap;
-    uint8_t hits = armed && !resume && !engine.completing && !(in_shadow && vcpu.interrupt_shadow_mov_ss) ? instruction_breakpoints(vcpu, linear) : 0;
+    // Intel's CPUs inhibit instruction breakpoints behind MOV SS and POP SS, AMD's do not.
+    const bool inhibited = in_shadow && vcpu.interrupt_shadow_mov_ss && !vcpu.vendor_is_amd;
+    uint8_t hits = armed && !resume && !engine.completing && !inhibited ? instruction_breakpoints(vcpu, linear) : 0;
     // As translated code does at an indirect jump; where CS has a limit, a far jump may have changed it.
     const JumpEntry& known = engine.jump[view_of(mode)][jump_index(linear)];
     const bool straight = !step && known.tag == linear && ((mode & kModeCodeMask) == kModeCode64 || mode & kModeFlatCode);

@@ -92,6 +92,29 @@ TEST_P(QuickStub, IretLooksAtWhatItsFlagsLetIn) {
   EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
 }
 
+// IRET ends the blocking of NMIs: one that waited comes before the instruction it returns to (SDM vol 3, 6.7.1).
+GUEST_CODE(iret_nmi, "xor eax, eax; mov rcx, rsp; push 16; push rcx; push 2; push 8; lea rcx, [rip + 1f]; push rcx; iretq; 1: inc eax; inc eax; hlt")
+TEST_P(QuickStub, IretLetsInTheNmiThatWaited) {
+  KernelMachine m;
+  m.vcpu->nmi_masked = true;
+  m.vcpu->nmi_request = 1;
+  ASSERT_EQ(m.run(iret_nmi()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vector(), 2u);
+  EXPECT_EQ(m.vcpu->gpr[kRax], 0u);
+  EXPECT_TRUE(m.vcpu->nmi_masked);
+}
+
+// Intel's CPUs suppress an instruction breakpoint behind MOV SS (SDM vol 3, 17.3.1.1); AMD's report it.
+GUEST_CODE(breakpoint_shadow, "lea rbx, [rip + 1f]; mov dr0, rbx; mov ebx, 0x402; mov dr7, rbx; mov eax, 16; mov ss, eax; 1: inc eax; hlt")
+TEST_P(QuickStub, TheVendorDecidesAboutABreakpointBehindMovSs) {
+  for (bool amd : {false, true}) {
+    KernelMachine m;
+    m.vcpu->vendor_is_amd = amd;
+    ASSERT_EQ(m.run(breakpoint_shadow()), unsigned{KVM_EXIT_HLT});
+    EXPECT_EQ(m.vcpu->gpr[kRax], amd ? 16u : 17u);
+  }
+}
+
 TEST_P(QuickStub, UsersMayNot) {
   for (std::vector<uint8_t> code : {std::vector<uint8_t>{0xfa, 0xf4}, {0xfb, 0xf4}, {0x0f, 0x01, 0xf8, 0xf4}}) {
     FaultMachine m;
