@@ -43,7 +43,7 @@ void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, b
   unsigned index = linear >> 12 & (kTlbEntries - 1);
   uint64_t page = linear & kPageMask;
   const Slot& slot = *piece.slot;
-  bool write_tag = piece.writable && slot.writable() && (write || !slot.dirty);
+  bool write_tag = piece.writable && slot.writable() && (write || !(slot.dirty || vcpu.vm->off & kSwitchEarlyWriteTags));
   if (write_tag && slot.code_of(piece.gpa).load(std::memory_order_relaxed)) write_tag = false;
   if (write_tag) {
     // Told before it is checked again: whoever marks the page as code afterwards sees that this vCPU may hold a tag.
@@ -420,7 +420,7 @@ uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
   unsigned index = linear >> 12 & (kTlbEntries - 1);
   uint64_t tag = write ? tlb.write[index] : tlb.read[index];
   if (engine.watching) note_watched(static_cast<Vcpu&>(vcpu), linear, size, write ? BreakpointKind::kWrite : BreakpointKind::kAccess);
-  if (tag == (linear & kPageMask)) return reinterpret_cast<uint8_t*>(tlb.addend[index] + (linear & 0xfff));
+  if (tag == (linear & kPageMask) && !(vcpu.vm->off & kSwitchTlbAccess)) return reinterpret_cast<uint8_t*>(tlb.addend[index] + (linear & 0xfff));
   Piece piece;
   outcome = translate_piece(vcpu, linear, write, false, false, piece);
   if (outcome != Outcome::kNext) return nullptr;
@@ -644,12 +644,15 @@ void forget_recent_pages(Engine& engine, bool writes_only) {
 
 void flush_tlb(VcpuState& vcpu, bool keep_global) {
   Engine& engine = engine_of(vcpu);
+  const uint32_t off = vcpu.vm->off;
+  if (off & kSwitchGlobalPages) keep_global = false;
   engine.count_flush++;
   engine.native_flushes++;
   forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
     auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = kInvalidTag; };
+    if (off & kSwitchFillLog) engine.tlb_log[v].forget();
     engine.tlb_log[v].drain(kTlbEntries, drop);
     if (!keep_global) engine.tlb_log_global[v].drain(kTlbEntries, drop);
     engine.write_log[v].keep_if([&](unsigned i) { return tlb.write[i] != kInvalidTag; });
@@ -683,7 +686,7 @@ void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
   if ((fetch.tag & kPageMask) == (linear & kPageMask)) fetch.tag = kInvalidTag;
   for (unsigned v = 0; v < kViews; v++)
-    if (engine.jump_pages[v][linear >> 18 & 1023] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, v, linear & kPageMask);
+    if (vcpu.vm->off & kSwitchInvlpgFilter || engine.jump_pages[v][linear >> 18 & 1023] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, v, linear & kPageMask);
 }
 
 // The TLB's entries have no PCID: another address space starts with none.
@@ -697,6 +700,7 @@ void flush_write_tags(VcpuState& vcpu) {
   forget_recent_pages(engine, true);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
+    if (vcpu.vm->off & kSwitchFillLog) engine.write_log[v].forget();
     engine.write_log[v].drain(kTlbEntries, [&](unsigned i) { tlb.write[i] = kInvalidTag; });
   }
 }

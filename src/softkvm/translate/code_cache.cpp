@@ -202,7 +202,7 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
   unsigned first = gpa & 0xfff, end = first + size;
   // A page that was code is mostly data now (freed and used again): all its blocks go at once, and stores to it are plain again. Only where
   // code comes back again and again beside data is it worth keeping the blocks that were not hit.
-  if (++page->rewrites <= kRewritesBeforeFine) first = 0, end = 4096;
+  if (++page->rewrites <= kRewritesBeforeFine || whole_pages) first = 0, end = 4096;
   Block** at = &page->first;
   while (Block* b = *at) {
     const auto [from, to] = extent_on(*b, gpa >> 12);

@@ -68,7 +68,8 @@ class CodeCache {
   };
   const Verified& verified() const { return verified_; }
 
-  bool named = false;  // blocks go into the perf map
+  bool named = false;        // blocks go into the perf map
+  bool whole_pages = false;  // a write to any byte of a page of code drops all its blocks
   CodeLock mutex;
   // vCPUs that wait for others to have no write tags for a page any more: until that is over nobody may take a page without known
   // writers for one without writers.

@@ -26,7 +26,7 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa, bool* fresh 
   bool user = vcpu.cpl == 3;
   FetchEntry& entry = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
   uint64_t tag = (linear & kPageMask) | (user ? 1 : 0);
-  if (entry.tag != tag || !(entry.global || entry.space == engine.fetch_space)) {
+  if (entry.tag != tag || !(entry.global || entry.space == engine.fetch_space) || vcpu.vm->off & kSwitchFetchCache) {
     Translation t;
     if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return false;
     entry.tag = tag;
@@ -69,7 +69,7 @@ void settle_doubt(VcpuState& vcpu) {
   Engine& engine = engine_of(vcpu);
   TrustedPages& trusted = engine.trusted;
   engine.doubted = false;
-  bool same = !trusted.overflow && ++trusted.looks < kLooks;
+  bool same = !trusted.overflow && ++trusted.looks < kLooks && !(vcpu.vm->off & kSwitchTrustedPages);
   for (unsigned i = 0; i < trusted.count && same; i++) same = source_current(vcpu, *trusted.pages[i].source, trusted.pages[i].gpa, false);
   if (!same) flush_all_jump_caches(vcpu);
 }
@@ -125,7 +125,7 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
     block = what.block;
   }
   const void* code = cache.executable(block->indirect_entry);
-  if (!(mode & kModeStep) && !alert) {
+  if (!(mode & kModeStep) && !alert && !(vcpu.vm->off & kSwitchJumpCache)) {
     unsigned view = view_of(mode), index = jump_index(linear);
     note_jump_page(engine, view, linear);
     if (block->straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
@@ -328,6 +328,7 @@ uint64_t rip_linear(const VcpuState& vcpu) {
 void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
   Engine& engine = engine_of(vcpu);
   auto drop = [&](unsigned i) { engine.jump[view][i].tag = kInvalidTag; };
+  if (vcpu.vm->off & kSwitchFillLog) engine.jump_log[view].forget();
   engine.jump_log[view].drain(kJumpEntries, drop);
   if (!keep_global) engine.jump_log_global[view].drain(kJumpEntries, drop);
 }

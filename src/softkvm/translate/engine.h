@@ -113,6 +113,8 @@ struct FillLog {
     if (count < kCapacity) index[count] = static_cast<uint16_t>(i);
     count++;
   }
+  // What was filled is not known any more.
+  void forget() { count = kCapacity + 1; }
   // Calls drop(index) for what was filled, or for all `entries` where that is not known any more, and starts anew.
   template <class F>
   void drain(unsigned entries, F drop) {

@@ -83,6 +83,7 @@ struct Maker {
   // With the lock held: the page is watched, and what its blocks were made from is what it holds.
   Made watch(CodePage& page, uint64_t chunks) {
     what.page = page.gpa & kPageMask;
+    if (vm.off & kSwitchCodeChunks) chunks = ~0ull;
     if (!watch_page(vcpu, *page.slot, page.gpa, chunks)) return Made::kWatch;
     if (!vm.unseen_writes) return Made::kYes;
     page.source = code.source(page.gpa);

@@ -3,11 +3,9 @@
 // Spec: Intel SDM vol 3, 9.1.3 (cross-modifying code, with the serializing instruction that it wants).
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <string>
-
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/switches.h"
+#include "softkvm/translate/switches_off.h"
 #include "softkvm/translate/two_vcpus.h"
 
 namespace vireo::softkvm {
@@ -41,7 +39,7 @@ void run_chain() {
   }
   EXPECT_EQ(m.at(TestMachine::kData + 48), 0x400921fb54442d18u);  // pi
   // More than once for the page that is written and then run, where the slow half waits for the writers.
-  if (getenv("VIREO_SOFTKVM_OFF")) {
+  if (m.vm->off & kSwitchFastBlocks) {
     EXPECT_GT(m.vcpu->engine->count_leave, 120u);
   } else {
     EXPECT_LT(m.vcpu->engine->count_leave, 20u);
@@ -50,9 +48,8 @@ void run_chain() {
 TEST(MakeBlock, KeepsTheSimdStateThatIsLive) { run_chain(); }
 
 TEST(MakeBlock, IsLeftToTheSlowHalfWhereItsSwitchIsOff) {
-  setenv("VIREO_SOFTKVM_OFF", "fast-blocks", 1);
+  SwitchesOff off("fast-blocks");
   run_chain();
-  unsetenv("VIREO_SOFTKVM_OFF");
 }
 
 // The page at 6 MiB is another one in the other address space, and neither is global.
@@ -69,17 +66,6 @@ TEST(MakeBlock, FetchesFromTheAddressSpaceThatIsLoaded) {
   m.vcpu->gpr[kRdi] = 0x11000;
   ASSERT_EQ(m.run(spaces()), unsigned{KVM_EXIT_HLT});
   EXPECT_EQ(m.vcpu->gpr[12], 0x121212u);
-}
-
-TEST(Switches, AreNamedInAList) {
-  const char* unknown = nullptr;
-  unsigned length = 0;
-  EXPECT_EQ(parse_switches("", &unknown, &length), 0u);
-  EXPECT_EQ(parse_switches("fast-blocks", &unknown, &length), kSwitchFastBlocks);
-  EXPECT_EQ(parse_switches(",fast-blocks,", &unknown, &length), kSwitchFastBlocks);
-  EXPECT_EQ(unknown, nullptr);
-  EXPECT_EQ(parse_switches("fast-block,fast-blocks,x", &unknown, &length), kSwitchFastBlocks);
-  EXPECT_EQ(std::string(unknown, length), "fast-block");
 }
 
 }  // namespace

@@ -3,12 +3,12 @@
 // Spec: Intel SDM vol 2, CLI, STI, PUSHF, SWAPGS, MOV, REP, IRET; vol 3, 6.8.3 (STI's shadow).
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <random>
 #include <vector>
 
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/fault_machine.h"
+#include "softkvm/translate/switches_off.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -28,10 +28,9 @@ class KernelMachine : public FaultMachine {
 
 class QuickStub : public testing::TestWithParam<const char*> {
  protected:
-  void SetUp() override { setenv("VIREO_SOFTKVM_OFF", GetParam(), 1); }
-  void TearDown() override { unsetenv("VIREO_SOFTKVM_OFF"); }
+  SwitchesOff off_{GetParam()};
 };
-INSTANTIATE_TEST_SUITE_P(OnAndOff, QuickStub, testing::Values("", "quick-stubs,direct-jumps,tlb-access"));
+INSTANTIATE_TEST_SUITE_P(OnAndOff, QuickStub, testing::Values("", "quick-stubs,string-stubs,direct-jumps,tlb-access", "bulk-strings,string-stubs"));
 
 GUEST_CODE(interrupt_flag, "stc; sti; pushfq; pop rax; cli; pushfq; pop rbx; mov ecx, 0x7fffffff; add ecx, 1; pushfq; pop r9; hlt")
 TEST_P(QuickStub, CliStiAndPushfAgreeAboutTheFlags) {

@@ -6,6 +6,8 @@
 #include "softkvm/mmu/access.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/events.h"
+#include "softkvm/translate/switches.h"
+#include "softkvm/vm.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -206,11 +208,11 @@ Outcome execute_string(VcpuState& vcpu, const Insn& insn) {
   bool uses_si = kind == Kind::kMovs || kind == Kind::kLods || kind == Kind::kCmps || kind == Kind::kOuts;
   bool uses_di = kind != Kind::kLods && kind != Kind::kOuts;
   bool compares = kind == Kind::kScas || kind == Kind::kCmps;
-  bool stepping = engine_of(vcpu).stepping;
+  const bool stepping = engine_of(vcpu).stepping, may_bulk = !stepping && !port && !(vcpu.vm->off & kSwitchBulkStrings);
 
   while (uint64_t n = s.count()) {
     uint64_t flags = 0, done = 0;
-    if (!stepping && !port) {
+    if (may_bulk) {
       // The bulk path: RAM on both sides.
       uint8_t *from = nullptr, *to = nullptr;
       bool bulk = true;

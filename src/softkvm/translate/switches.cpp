@@ -9,18 +9,34 @@
 namespace vireo::softkvm {
 namespace {
 
-constexpr struct {
-  const char* name;
-  Switch bit;
-} kNames[] = {
+constexpr SwitchName kNames[] = {
     {"fast-blocks", kSwitchFastBlocks},
+    {"long-blocks", kSwitchLongBlocks},
+    {"links", kSwitchLinks},
+    {"jump-cache", kSwitchJumpCache},
+    {"fetch-cache", kSwitchFetchCache},
     {"direct-jumps", kSwitchDirectJumps},
     {"quick-stubs", kSwitchQuickStubs},
+    {"inline-stack", kSwitchInlineStack},
+    {"string-stubs", kSwitchStringStubs},
+    {"bulk-strings", kSwitchBulkStrings},
+    {"dead-flags", kSwitchDeadFlags},
+    {"host-flags", kSwitchHostFlags},
+    {"inline-tlb", kSwitchInlineTlb},
+    {"recent-pages", kSwitchRecentPages},
     {"tlb-access", kSwitchTlbAccess},
+    {"early-write-tags", kSwitchEarlyWriteTags},
+    {"global-pages", kSwitchGlobalPages},
+    {"fill-log", kSwitchFillLog},
+    {"invlpg-filter", kSwitchInvlpgFilter},
+    {"code-chunks", kSwitchCodeChunks},
+    {"trusted-pages", kSwitchTrustedPages},
     {"native", kSwitchNative},
 };
 
 }  // namespace
+
+const std::span<const SwitchName> kSwitchNames = kNames;
 
 uint32_t parse_switches(const char* list, const char** unknown, unsigned* unknown_length) {
   uint32_t off = 0;

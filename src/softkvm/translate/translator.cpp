@@ -120,10 +120,11 @@ class Translation {
  public:
   Translation(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes)
       : vcpu_(vcpu), source_(source), mode_(source.mode), view_(view_of(source.mode)), code_mode_(code_mode(source.mode)),
+        off_(vcpu.vm->off),
         out_(out, offset), block_(block), notes_(notes) {
     step_ = mode_ & kModeStep;
     long_ = code_mode_ == CodeMode::k64;
-    inline_stack_ = !step_ && mode_ & kModeFlatData && (long_ || (mode_ & kModeStack32 && code_mode_ == CodeMode::k32));
+    inline_stack_ = !step_ && !(off_ & kSwitchInlineStack) && mode_ & kModeFlatData && (long_ || (mode_ & kModeStack32 && code_mode_ == CodeMode::k32));
   }
 
   size_t run() {
@@ -143,7 +144,7 @@ class Translation {
       later(Later::kStub, out_.jcc(5)).a = STUB_POLL;
     }
     // Direct jumps come in here.
-    const bool live = live_in(0), in_slot = live && wanted_in_slot();
+    const bool live = live_in(0), in_slot = live && (off_ & kSwitchHostFlags || wanted_in_slot());
     block_.linked_entry[static_cast<unsigned>(FlagsIn::kSlot)] = out_.here();
     if (live && !in_slot) out_.restore_flags();
     const uint32_t body = out_.here();
@@ -181,7 +182,7 @@ class Translation {
   void decode_block() {
     start_ = source_.offset;
     unsigned at = start_;
-    unsigned limit = step_ || source_.straddle ? 1 : kMaxBlockInsns;
+    const unsigned limit = step_ || source_.straddle || off_ & kSwitchLongBlocks ? 1 : kMaxBlockInsns;
     dependency_begin_ = start_;
     while (count_ < limit && at < 4096) {
       Decoded& d = insns_[count_];
@@ -274,7 +275,7 @@ class Translation {
     }
   }
 
-  bool quick() const { return !step_ && !(vcpu_.vm->off & kSwitchQuickStubs); }
+  bool quick() const { return !step_ && !(off_ & kSwitchQuickStubs); }
 
   // MOV of a segment register to a whole general register.
   bool selector_read(const Insn& insn) const {
@@ -285,7 +286,9 @@ class Translation {
   // The stub for an instruction that is run by name.
   unsigned stub_of(const Decoded& d) const {
     const Insn& insn = d.insn;
-    if (d.bad || !quick()) return STUB_CALLOUT;
+    if (d.bad || step_) return STUB_CALLOUT;
+    const bool string = insn.mnemonic == Mnemonic::kMovs || insn.mnemonic == Mnemonic::kStos;
+    if (off_ & (string ? kSwitchStringStubs : kSwitchQuickStubs)) return STUB_CALLOUT;
     switch (insn.mnemonic) {
       case Mnemonic::kCli: return STUB_CLI;
       case Mnemonic::kSti: return STUB_STI;
@@ -312,7 +315,7 @@ class Translation {
       case Mnemonic::kRet: return inline_stack_ && full && flat_code;
       case Mnemonic::kJmp:
         if (insn.operands[0].kind == OperandKind::kRelative) return full;
-        return !step_ && full && flat_code && mode_ & kModeFlatData;
+        return !step_ && !(off_ & kSwitchInlineStack) && full && flat_code && mode_ & kModeFlatData;
       case Mnemonic::kJcc: return full;
       case Mnemonic::kLoop:
       case Mnemonic::kLoope:
@@ -363,7 +366,7 @@ class Translation {
 
   // Which status flags code at a page offset may read before it writes them. Asked several times about each exit.
   uint32_t live_at(int64_t target) {
-    if (target < 0 || target >= 4096 || source_.straddle) return kStatusFlags;
+    if (target < 0 || target >= 4096 || source_.straddle || off_ & kSwitchDeadFlags) return kStatusFlags;
     if (!near_start(target, kDependencyReach - 128)) return kStatusFlags;
     const unsigned offset = static_cast<unsigned>(target);
     for (unsigned i = 0; i < known_count_; i++)
@@ -409,14 +412,14 @@ class Translation {
         else live = kStatusFlags;
       }
       d.live_out = live;
-      live = (live & ~writes(d)) | reads(d);
+      live = off_ & kSwitchDeadFlags ? kStatusFlags : (live & ~writes(d)) | reads(d);
     }
     live_first_ = live;
   }
   uint32_t live_in(unsigned i) const {
     if (i == 0) return live_first_;
     const Decoded& d = insns_[i];
-    return (d.live_out & ~writes(d)) | reads(d);
+    return off_ & kSwitchDeadFlags ? kStatusFlags : (d.live_out & ~writes(d)) | reads(d);
   }
 
   // --- flags
@@ -434,7 +437,8 @@ class Translation {
   }
   // Where a jump to code that needs `live` of the flags has them.
   FlagsIn flags_in(uint32_t live) const {
-    if (!live || (flags_.host && flags_.slot)) return FlagsIn::kBoth;
+    if (!live || (flags_.host && flags_.slot && !(off_ & kSwitchHostFlags))) return FlagsIn::kBoth;
+    if (off_ & kSwitchHostFlags) return FlagsIn::kSlot;
     return flags_.host ? FlagsIn::kHost : FlagsIn::kSlot;
   }
 
@@ -570,7 +574,7 @@ class Translation {
   }
 
   bool by_tlb(unsigned segment) const {
-    return !step_ && mode_ & kModeFlatData && (long_ || segment == kDS || segment == kES || segment == kSS);
+    return !step_ && !(off_ & kSwitchInlineTlb) && mode_ & kModeFlatData && (long_ || segment == kDS || segment == kES || segment == kSS);
   }
 
   // Whose recent page an operand's address is compared with.
@@ -583,7 +587,7 @@ class Translation {
 
   // The stack's registers mostly stay on a page; others go from one object to the next, where the comparison costs more than it saves
   // (measured: with all of them gcc and Python ran half as fast again).
-  static bool stays_on_a_page(unsigned key) { return key == kRsp || key == kRbp; }
+  bool stays_on_a_page(unsigned key) const { return (key == kRsp || key == kRbp) && !(off_ & kSwitchRecentPages); }
 
   void indexed_check(unsigned size, bool write, uint32_t descriptor) {
     uint32_t tags = tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read));
@@ -639,6 +643,7 @@ class Translation {
     want_flags_in_slot();
     flags_.host = false;
     if (step_) return out_.jump_stub(STUB_STEP_DONE);
+    if (off_ & kSwitchJumpCache) return out_.jump_stub(STUB_LOOKUP);
     out_.move(kScratch1, kScratch0);                         // jump_index()
     out_.bytes({0x49, 0xc1, 0xea, 16});                      // shr r10, 16
     out_.bytes({0x45, 0x31, 0xda});                          // xor r10d, r11d
@@ -654,14 +659,20 @@ class Translation {
     gs_r10({0x65, 0x41, 0xff}, 4, jump_at(view_, offsetof(JumpEntry, code)));         // jmp gs:[r10 + code]
   }
 
+  // May a jump to a page offset be patched to go straight to the block there?
+  bool may_link(int64_t target) const {
+    return !step_ && !(off_ & kSwitchLinks) && target >= 0 && target < 4096 && !source_.straddle && !may_straddle(static_cast<unsigned>(target));
+  }
+
   // A direct exit to a page offset. `poll`: it may close a loop.
   void exit_to(int64_t target, bool poll) {
-    if (step_ || target < 0 || target >= 4096 || source_.straddle || may_straddle(static_cast<unsigned>(target))) {
+    if (!may_link(target)) {
       want_flags_in_slot();
       linear_of(target);
       return indirect_exit();
     }
     uint32_t live = live_at(target);
+    if (live && off_ & kSwitchHostFlags) want_flags_in_slot();
     if (poll) {
       if (live && flags_.host && !flags_.slot) {
         poll_beside_flags(target);
@@ -1021,8 +1032,9 @@ class Translation {
       case Mnemonic::kJcc: {
         want_flags_in_host();
         unsigned condition = insn.opcode & 15;
-        bool in_page = !step_ && target >= 0 && target < 4096 && !source_.straddle && !may_straddle(static_cast<unsigned>(target));
+        const bool in_page = may_link(target);
         if (in_page && !backward(target)) {
+          if (live_at(target) && off_ & kSwitchHostFlags) want_flags_in_slot();
           // live_at(target) is part of live_out, so the flags are where the target wants them.
           link_site(out_.patchable_jcc(condition), target, flags_in(live_at(target)));
         } else {
@@ -1127,6 +1139,7 @@ class Translation {
   uint32_t mode_;
   unsigned view_;
   CodeMode code_mode_;
+  const uint32_t off_;  // translate/switches.h
   bool step_ = false, long_ = false, inline_stack_ = false, ended_ = false;
   Emitter out_;
   Block& block_;

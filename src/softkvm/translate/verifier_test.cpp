@@ -585,7 +585,7 @@ TEST(Verifier, FindsASyscallAnywhereInATranslatedBlock) {
                      made.mode,         made.gpa,  notes.all_side(), notes.all_sites()};
   auto count = verify_block(block);
   ASSERT_TRUE(count) << describe(block, count.error());
-  EXPECT_GT(*count, 50u);
+  EXPECT_GT(*count, machine.vm->off ? 10u : 50u);
   unsigned places = 0;
   for (size_t at = 0; at + 2 <= used;) {
     Insn insn;
@@ -596,7 +596,7 @@ TEST(Verifier, FindsASyscallAnywhereInATranslatedBlock) {
     room[at] = kept[0], room[at + 1] = kept[1];
     at += insn.length, places++;
   }
-  EXPECT_GT(places, 30u);
+  EXPECT_GT(places, machine.vm->off ? 5u : 30u);
 }
 
 // Some changes are harmless (a guest register named instead of another), so what is asked is that it ends and stays in its bounds.

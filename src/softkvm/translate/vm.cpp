@@ -68,6 +68,7 @@ std::unique_ptr<Vm> Vm::create() {
   vm->slots = std::make_unique<Slots>();
   vm->code.reset(CodeCache::create(kCodeCacheBytes));
   if (!vm->code) return nullptr;
+  vm->code->whole_pages = vm->off & kSwitchCodeChunks;
   install_host_fault_handlers();
   return vm;
 }

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+// What each switch of switches.h leaves out, seen by the engine's counters and books or by what it emits.
+// Each program runs with everything on and with its switch off; what it computes is the same. (What the
+// environment has off is off in both: then nothing is compared.)
+#include "softkvm/translate/switches.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+
+#include "softkvm/translate/code_cache.h"
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/fault_machine.h"
+#include "softkvm/translate/switches_off.h"
+
+namespace vireo::softkvm {
+namespace {
+
+using Measure = std::function<uint64_t(TestMachine&, Engine&)>;
+
+// The block of guest code at `offset` in the program, as it was made first.
+const Block& block_at(TestMachine& m, unsigned offset) {
+  const Block* block = m.vm->code->table().find(TestMachine::kCode + offset, m.vcpu->mode);
+  if (!block) ADD_FAILURE() << "no block at " << offset;
+  static const Block none{};
+  return block ? *block : none;
+}
+uint64_t code_bytes(TestMachine& m) { return block_at(m, 0).code_end - block_at(m, 0).indirect_entry; }
+
+// What `measure` makes of a run with everything on and of one with `name` off (beside `both`, which is off in
+// both).
+struct OnAndOff {
+  uint64_t on = 0, off = 0;
+  bool compared = false;  // the environment leaves the switch on
+};
+OnAndOff compare(const char* name, const Measure& measure, const char* both = "") {
+  OnAndOff out;
+  SwitchesOff outer(both);
+  const char* unknown = nullptr;
+  unsigned length = 0;
+  const uint32_t bit = parse_switches(name, &unknown, &length);
+  EXPECT_EQ(unknown, nullptr) << name;
+  {
+    TestMachine m;
+    out.compared = !(m.vm->off & ~parse_switches(both, &unknown, &length));
+    out.on = measure(m, *m.vcpu->engine);
+  }
+  SwitchesOff inner(name);
+  TestMachine m;
+  EXPECT_EQ(m.vm->off & bit, bit);
+  out.off = measure(m, *m.vcpu->engine);
+  return out;
+}
+#define EXPECT_SWITCHED(result, condition)                                         \
+  do {                                                                             \
+    const OnAndOff got = (result);                                                 \
+    const uint64_t on = got.on, off = got.off;                                     \
+    EXPECT_TRUE(!got.compared || (condition)) << "on: " << on << ", off: " << off; \
+  } while (0)
+
+// 1000 rounds of a jump inside the page, a call and a return.
+GUEST_CODE(rounds,
+           "mov ecx, 1000; xor eax, eax; 1: call 2f; jmp 3f; 2: add eax, ecx; ret; 3: dec ecx; jnz 1b; hlt")
+Measure after_rounds(std::function<uint64_t(TestMachine&, Engine&)> measure) {
+  return [measure](TestMachine& m, Engine& e) {
+    EXPECT_EQ(m.run(rounds()), unsigned{KVM_EXIT_HLT});
+    EXPECT_EQ(m.vcpu->gpr[kRax], 500500u);
+    return measure(m, e);
+  };
+}
+
+TEST(Switches, LongBlocks) {
+  EXPECT_SWITCHED(
+      compare("long-blocks", after_rounds([](TestMachine&, Engine& e) { return e.count_translated; })),
+      off > on);
+  EXPECT_SWITCHED(compare("long-blocks", after_rounds([](TestMachine& m, Engine&) {
+                            return block_at(m, 0).guest_end - block_at(m, 0).guest_begin;
+                          }),
+                          "dead-flags"),
+                  off == 5 && on > 5);
+}
+
+TEST(Switches, Links) {
+  EXPECT_SWITCHED(
+      compare("links", after_rounds([](TestMachine& m, Engine&) { return block_at(m, 0).link_count; })),
+      on > 0 && off == 0);
+}
+
+TEST(Switches, JumpCache) {
+  EXPECT_SWITCHED(compare("jump-cache", after_rounds([](TestMachine&, Engine& e) { return e.count_lookup; })),
+                  on < 50 && off >= 1000);
+}
+
+TEST(Switches, FastBlocksAndDirectJumps) {
+  auto left = [](TestMachine&, Engine& e) { return e.count_leave; };
+  EXPECT_SWITCHED(compare("fast-blocks", after_rounds(left)), off > on);
+  static const uint8_t iret[] = {
+      0x48, 0x89, 0xe0,              // mov rax, rsp
+      0x6a, 0x10, 0x50, 0x6a, 0x02,  // push 16; push rax; push 2
+      0x6a, 0x08, 0x48, 0x8d, 0x0d, 0x03, 0,
+      0,    0,    0x51, 0x48, 0xcf, 0xf4};  // push 8; lea rcx, [rip + 3]; push rcx; iretq; hlt
+  EXPECT_SWITCHED(compare("direct-jumps",
+                          [&](TestMachine& m, Engine& e) {
+                            m.at(0x8000 + 8) = 0x00af9b000000ffff, m.at(0x8000 + 16) = 0x00cf93000000ffff;
+                            m.vcpu->gdtr = {0x8000, 0x3f};
+                            EXPECT_EQ(m.run(iret), unsigned{KVM_EXIT_HLT});
+                            EXPECT_EQ(m.vcpu->rip, TestMachine::kCode + sizeof iret);
+                            return left(m, e);
+                          }),
+                  off > on);
+}
+
+GUEST_CODE(interrupt_flag_rounds, "mov ecx, 100; 1: cli; mov eax, ss; dec ecx; jnz 1b; hlt")
+GUEST_CODE(strings_of_a_page,
+           "mov edx, 100; 1: mov edi, 0x300000; mov ecx, 100; xor eax, eax; rep stosb; dec edx; jnz 1b; hlt")
+TEST(Switches, StubsAndTheStackWithoutCallOuts) {
+  auto called = [](std::span<const uint8_t> code) {
+    return [code](TestMachine& m, Engine& e) {
+      EXPECT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
+      return e.count_callout;
+    };
+  };
+  EXPECT_SWITCHED(compare("quick-stubs", called(interrupt_flag_rounds())), on < 10 && off >= 200);
+  EXPECT_SWITCHED(compare("string-stubs", called(strings_of_a_page())), on < 10 && off >= 100);
+  EXPECT_SWITCHED(compare("quick-stubs", called(strings_of_a_page())), off < 10);
+  EXPECT_SWITCHED(
+      compare("inline-stack", after_rounds([](TestMachine&, Engine& e) { return e.count_callout; })),
+      on < 10 && off >= 2000);
+}
+
+// The string ends on code. In bulk, all of what lies before is in its way; element by element only what is
+// code.
+GUEST_CODE(string_to_code,
+           "lea rdi, [rip + 1f - 2048]; mov ecx, 2050; mov eax, 0x90; rep stosb; jmp 1f; .skip 3300, 0xcc; "
+           "1: .byte 0x0f, 0x0b; mov eax, 5; hlt")
+TEST(Switches, BulkStrings) {
+  EXPECT_SWITCHED(compare(
+                      "bulk-strings",
+                      [](TestMachine& m, Engine& e) {
+                        m.vcpu->gpr[kRdi] = 0;
+                        memcpy(m.ram + TestMachine::kCode, string_to_code().data(), string_to_code().size());
+                        m.vm->notice_write(m.ram + TestMachine::kCode, string_to_code().size());
+                        m.vcpu->rip =
+                            TestMachine::kCode + string_to_code().size() - 6;  // so that there is code
+                        m.vcpu->state_changed();
+                        EXPECT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
+                        const uint64_t before = e.count_step;
+                        m.vcpu->rip = TestMachine::kCode;
+                        m.vcpu->state_changed();
+                        EXPECT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
+                        EXPECT_EQ(m.vcpu->gpr[kRax], 5u);
+                        return e.count_step - before;
+                      },
+                      "string-stubs"),
+                  on > 1000 && off < 1000);
+}
+
+GUEST_CODE(flags_dead,
+           "mov edi, 0x300000; add eax, 1; mov ebx, [rdi]; add eax, 1; mov [rdi], ebx; xor ecx, ecx; hlt")
+GUEST_CODE(flags_over_a_jump, "cmp eax, eax; jmp 1f; 1: sete cl; hlt")
+TEST(Switches, Flags) {
+  EXPECT_SWITCHED(
+      compare("dead-flags", [](TestMachine& m,
+                               Engine&) { return m.run(flags_dead()) == KVM_EXIT_HLT ? code_bytes(m) : 0; }),
+      off > on && on);
+  EXPECT_SWITCHED(
+      compare("host-flags",
+              [](TestMachine& m, Engine&) -> uint64_t {
+                EXPECT_EQ(m.run(flags_over_a_jump()), unsigned{KVM_EXIT_HLT});
+                EXPECT_EQ(m.vcpu->gpr[kRcx] & 0xff, 1u);
+                const Block& block = block_at(m, 0);
+                return block.link_count == 1 ? static_cast<uint64_t>(block.links[0].site.flags) : 99;
+              }),
+      on == static_cast<uint64_t>(FlagsIn::kHost) && off == static_cast<uint64_t>(FlagsIn::kSlot));
+}
+
+// With all flags counted as read a fault's frame shows those of the instruction before. Intel SDM vol 2, ADD:
+// 0x7fffffff + 1 sets OF, SF, AF and PF.
+GUEST_CODE(faults_behind_an_addition,
+           "mov eax, 0x7fffffff; add eax, 1; mov [0x3ff000], eax; xor eax, eax; hlt")
+TEST(Switches, DeadFlagsOffShowsAFaultsFlags) {
+  SwitchesOff off("dead-flags");
+  FaultMachine m;
+  ASSERT_EQ(m.vector_of(faults_behind_an_addition()), unsigned{kPFv});
+  EXPECT_EQ(m.at(m.vcpu->gpr[kRsp] + 24) & (kOF | kSF | kZF | kAF | kPF | kCF),
+            uint64_t{kOF | kSF | kAF | kPF});
+}
+
+GUEST_CODE(accesses,
+           "mov edi, 0x300000; mov eax, [rdi]; mov [rdi + 8], rdi; push rdi; pop rbx; push rdi; pop rbx; mov "
+           "edi, 0x301000; mov [rdi], edi; hlt")
+TEST(Switches, Tlb) {
+  auto run = [](std::function<uint64_t(Engine&)> measure) {
+    return [measure](TestMachine& m, Engine& e) {
+      EXPECT_EQ(m.run(accesses()), unsigned{KVM_EXIT_HLT});
+      EXPECT_EQ(m.vcpu->gpr[kRbx], 0x300000u);
+      EXPECT_EQ(m.at(0x300008), 0x300000u);
+      return measure(e);
+    };
+  };
+  auto misses = [](Engine& e) { return e.count_miss; };
+  EXPECT_SWITCHED(compare("inline-tlb", run(misses)), on > 0 && off == 0);
+  EXPECT_SWITCHED(
+      compare("recent-pages", run([](Engine& e) {
+                return uint64_t{e.recent[kViewSupervisor][1][kRsp].tag == TestMachine::kStackTop - 4096};
+              })),
+      on == 1 && off == 0);
+}
+
+// A page with D set is read first.
+GUEST_CODE(read_then_write, "mov edi, 0x300000; mov eax, [rdi]; mov [rdi], eax; hlt")
+TEST(Switches, EarlyWriteTags) {
+  EXPECT_SWITCHED(compare("early-write-tags",
+                          [](TestMachine& m, Engine& e) {
+                            m.at(0x3000 + 8) |= 0x60;
+                            return m.run(read_then_write()) == KVM_EXIT_HLT ? e.count_miss : 99;
+                          }),
+                  on == 1 && off == 2);
+}
+
+// With CR4.PGE and a global page, around a load of CR3.
+GUEST_CODE(over_cr3, "mov edi, 0x300000; mov rax, cr3; mov ebx, [rdi]; mov cr3, rax; mov ebx, [rdi]; hlt")
+TEST(Switches, GlobalPages) {
+  EXPECT_SWITCHED(compare("global-pages",
+                          [](TestMachine& m, Engine& e) {
+                            m.at(0x3000 + 8) |= 0x100;
+                            m.vcpu->cr4 |= kCr4Pge;
+                            return m.run(over_cr3()) == KVM_EXIT_HLT ? e.count_miss : 99;
+                          }),
+                  on == 1 && off == 2);
+}
+
+// An entry that the books do not know of.
+TEST(Switches, FillLogAndInvlpgFilter) {
+  EXPECT_SWITCHED(compare("fill-log",
+                          [](TestMachine& m, Engine& e) {
+                            uint64_t& tag = e.tlb[kViewUser].read[0x300] = 0x300000;
+                            JumpEntry& jump = e.jump[kViewUser][jump_index(0x300000)] = {0x300000, nullptr};
+                            flush_tlb(*m.vcpu, false);
+                            return uint64_t{tag == kInvalidTag} + (jump.tag == kInvalidTag);
+                          }),
+                  on == 0 && off == 2);
+  EXPECT_SWITCHED(compare("invlpg-filter",
+                          [](TestMachine& m, Engine& e) {
+                            JumpEntry& jump = e.jump[kViewUser][jump_index(0x300000)] = {0x300000, nullptr};
+                            flush_tlb_page(*m.vcpu, 0x300000);
+                            return uint64_t{jump.tag == kInvalidTag};
+                          }),
+                  on == 0 && off == 1);
+}
+
+// The processor's accessed bit tells of a walk: it is taken away between two runs, and nothing is flushed.
+uint64_t walks_again(TestMachine& m, std::span<const uint8_t> code, uint64_t& entry) {
+  EXPECT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
+  entry &= ~0x20ull;
+  m.vcpu->rip = TestMachine::kCode;
+  EXPECT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
+  return entry >> 5 & 1;
+}
+GUEST_CODE(store_table, "sgdt [0x300000]; hlt")
+TEST(Switches, FetchCacheAndTlbAccess) {
+  EXPECT_SWITCHED(
+      compare(
+          "fetch-cache", [](TestMachine& m, Engine&) { return walks_again(m, rounds(), m.at(0x3000)); },
+          "jump-cache,recent-pages,inline-tlb,links"),
+      off == 1);
+  EXPECT_SWITCHED(
+      compare("tlb-access",
+              [](TestMachine& m, Engine&) { return walks_again(m, store_table(), m.at(0x3000 + 8)); }),
+      on == 0 && off == 1);
+}
+
+// A store far from the code of its page.
+GUEST_CODE(store_beside, "mov ecx, 2; 1: mov dword ptr [rip + 1b + 2048], ecx; dec ecx; jnz 1b; hlt")
+TEST(Switches, CodeChunks) {
+  EXPECT_SWITCHED(compare("code-chunks",
+                          [](TestMachine& m, Engine& e) {
+                            return m.run(store_beside()) == KVM_EXIT_HLT ? e.count_invalidate : 99;
+                          }),
+                  on == 0 && off == 2);
+}
+
+TEST(Switches, AreNamedInAList) {
+  const char* unknown = nullptr;
+  unsigned length = 0;
+  EXPECT_EQ(parse_switches("", &unknown, &length), 0u);
+  EXPECT_EQ(parse_switches("fast-blocks", &unknown, &length), kSwitchFastBlocks);
+  EXPECT_EQ(parse_switches(",fast-blocks,links,", &unknown, &length), kSwitchFastBlocks | kSwitchLinks);
+  EXPECT_EQ(unknown, nullptr);
+  EXPECT_EQ(parse_switches("fast-block,fast-blocks,x", &unknown, &length), kSwitchFastBlocks);
+  EXPECT_EQ(std::string(unknown, length), "fast-block");
+  uint32_t all = 0;
+  for (const SwitchName& s : kSwitchNames) {
+    EXPECT_EQ(all & s.bit, 0u) << s.name;
+    all |= s.bit;
+  }
+}
+
+}  // namespace
+}  // namespace vireo::softkvm
