@@ -11,16 +11,18 @@ namespace vireo {
 namespace {
 
 std::atomic<LogLevel> g_level{LogLevel::kWarning};
+std::atomic<const char*> g_prefix{"vireo: "};
 
 void print(const char* format, va_list args) {
   char line[1024];
   vsnprintf(line, sizeof line, format, args);
-  fprintf(stderr, "vireo: %s\n", line);
+  fprintf(stderr, "%s%s\n", g_prefix.load(std::memory_order_relaxed), line);
 }
 
 }  // namespace
 
 void set_log_level(LogLevel level) { g_level = level; }
+void set_log_prefix(const char* prefix) { g_prefix = prefix; }
 LogLevel log_level() { return g_level; }
 
 void log(LogLevel level, const char* format, ...) {

@@ -9,6 +9,7 @@ namespace vireo {
 enum class LogLevel { kError, kWarning, kInfo, kDebug };
 
 void set_log_level(LogLevel level);
+void set_log_prefix(const char* prefix);  // of each line; "vireo: " without this. It must live on.
 LogLevel log_level();
 void log(LogLevel level, const char* format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "cli/img/img.h"
 #include "cli/img/secrets.h"
@@ -148,61 +147,13 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
   storage::OpenOptions options;
   std::string name = text;
   options.format = wish.format;
-  std::map<size_t, std::string> secret_ids;  // by depth
-  if (!wish.key_secret.empty()) secret_ids[0] = wish.key_secret;
+  options.find_secret = find_secret;
   if (wish.image_options) {
-    name.clear();
-    std::string path, host, port, export_name;
-    bool nbd = false;
-    for (auto& [key, value] : TRY(parse_options({text}))) {
-      if (key == "driver" && value == "nbd") nbd = true, options.format = wish.format.empty() ? "raw" : wish.format;
-      else if (key == "driver") options.format = value;
-      else if (key == "file.driver" && value == "nbd") nbd = true;
-      else if (key == "server.type" || key == "file.server.type") continue;
-      else if (key == "server.path" || key == "file.server.path" || (nbd && key == "path")) path = value;
-      else if (key == "server.host" || key == "file.server.host" || (nbd && key == "host")) host = value;
-      else if (key == "server.port" || key == "file.server.port" || (nbd && key == "port")) port = value;
-      else if (key == "export" || key == "file.export") export_name = value;
-      else if (key == "x-dirty-bitmap") options.nbd_context = value;
-      else if (key == "file.filename" || key == "filename") name = value;
-      else if (key == "encrypt.format" || key == "backing.encrypt.format") continue;  // the image says it
-      else if (key == "backing.driver") options.backing_format = value;
-      else if (key == "backing.file.filename") options.backing_name = value;
-      else if (key.ends_with("key-secret")) {
-        size_t depth = 0;
-        std::string rest = key;
-        while (rest.starts_with("backing.")) rest.erase(0, 8), ++depth;
-        if (rest != "key-secret" && rest != "encrypt.key-secret") return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': option '" + key + "' is not supported");
-        secret_ids[depth] = value;
-      }
-      else if (key == "file.driver" || tuning_option(key)) continue;
-      else return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': option '" + key + "' is not supported");
-    }
-    if (nbd) name = path.empty() ? storage::nbd::tcp_uri(host, port, export_name) : storage::nbd::unix_uri(path, export_name);
-    if (name.empty()) return fail(ErrorKind::kInvalid, "Could not open '" + text + "': file.filename is missing");
+    name = wish.name_beside_options;
+    options.spec = storage::ImageSpec(TRY(parse_options({text})));
   }
-  if (name.starts_with("json:")) {
-    std::string json = name.substr(5);
-    if (json.find('"') == std::string::npos) std::ranges::replace(json, '\'', '"');  // QEMU takes both
-    auto tree = nlohmann::json::parse(json, nullptr, false);
-    if (tree.is_discarded() || !tree.is_object()) return fail(ErrorKind::kInvalid, "Could not open '" + text + "': Could not parse the JSON options");
-    auto word = [](const nlohmann::json& from, const char* key) { return from.contains(key) && from[key].is_string() ? from[key].get<std::string>() : std::string(); };
-    std::string file = word(tree, "file.filename");
-    if (file.empty() && tree.contains("file") && tree["file"].is_object()) file = word(tree["file"], "filename");
-    if (file.empty()) file = word(tree, "filename");
-    if (file.empty()) return fail(ErrorKind::kUnsupported, "Could not open '" + text + "': only files can be named so");
-    name = file;
-    if (options.format.empty()) options.format = word(tree, "driver");
-    for (const char* key : {"key-secret", "encrypt.key-secret"})
-      if (std::string id = word(tree, key); !id.empty()) secret_ids[0] = id;
-    if (tree.contains("encrypt") && tree["encrypt"].is_object())
-      if (std::string id = word(tree["encrypt"], "key-secret"); !id.empty()) secret_ids[0] = id;
-  }
+  if (!wish.key_secret.empty()) options.keys.push_back(TRY(find_secret(wish.key_secret)));
   if (!valid_cache(wish.cache)) return fail(ErrorKind::kInvalid, "Invalid cache option: " + wish.cache);
-  for (auto& [depth, id] : secret_ids) {
-    options.keys.resize(std::max(options.keys.size(), depth + 1));
-    options.keys[depth] = TRY(find_secret(id));
-  }
   options.no_data = wish.no_data;
   options.read_only = !wish.writable;
   options.backing = wish.backing;
@@ -213,7 +164,8 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
   options.qcow2.allow_dirty = !wish.repair;
   options.qcow2.allow_corrupt = wish.corrupt_too;
   options.note = [](const std::string& line) { fprintf(stderr, "%s\n", line.c_str()); };
-  if (wish.writable && options.format.empty() && !storage::nbd::parse_address(name)) {
+  if (wish.writable && options.format.empty() && options.spec.empty() && !name.starts_with("blkdebug:") && !storage::ImageSpec::is_json(name) &&
+      !storage::nbd::parse_address(name)) {
     // What a guest wrote into a raw disk must not decide what it is taken for without a word.
     auto file = storage::open_file({.path = TRY(storage::plain_path(name)), .read_only = true, .lock = false});
     if (file) {
@@ -224,7 +176,13 @@ Result<std::shared_ptr<Image>> open(const std::string& text, const OpenWish& wis
                 "         Specify the 'raw' format explicitly to remove the restrictions.\n", name.c_str());
     }
   }
-  return storage::open_image(name, std::move(options));
+  auto image = storage::open_image(name, std::move(options));
+  if (!image && name.empty()) {
+    // With no name of its own, the options are what it is called.
+    const std::string unnamed = "Could not open '': ";
+    if (image.error().message.starts_with(unnamed)) image.error().message.replace(0, unnamed.size(), "Could not open '" + text + "': ");
+  }
+  return image;
 }
 
 storage::qcow2::Qcow2* as_qcow2(Image& image) { return dynamic_cast<storage::qcow2::Qcow2*>(&image); }

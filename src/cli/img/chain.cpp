@@ -36,10 +36,10 @@ Result<int> commit(int argc, char** argv) {
     base = nullptr;
     std::string wanted = storage::resolve_backing(name, a.get("b"));
     for (Image* i = top->backing(); i && !base; i = i->backing())
-      if (same_file(i->file().name(), wanted) || i->file().name() == a.get("b")) base = i;
+      if (same_file(i->name(), wanted)) base = i;
     if (!base) return bad("Did not find '" + a.get("b") + "' in the backing chain of '" + name + "'");
   }
-  const std::string base_name = base->file().name(), base_format = base->format();
+  const std::string base_name = base->name(), base_format = storage::ImageSpec::is_json(base->name()) ? "" : base->format();
   const bool drop = a.has("d") || a.has("b");
   // Opened a second time, to be written: our own lock on it as a backing file must go first.
   std::shared_ptr<Image> rest;
@@ -72,8 +72,9 @@ Result<int> commit(int argc, char** argv) {
         TRY_VOID(target->write_zeroes(at, here.length, true));
       } else {
         auto piece = std::span(buffer).first(here.length);
-        TRY_VOID(top->read(at, piece));
-        TRY_VOID(target->write(at, std::span<const std::byte>(piece)));
+        auto moved = top->read(at, piece);
+        if (moved) moved = target->write(at, std::span<const std::byte>(piece));
+        if (!moved) return bad("Block job failed: " + std::string(strerror(moved.error().code ? moved.error().code : EIO)), moved.error().code);
       }
     }
     at += here.length;
@@ -84,7 +85,8 @@ Result<int> commit(int argc, char** argv) {
   target.reset();
   if (!drop && q) {
     // The overlay is as good as empty now; it keeps its backing file.
-    TRY_VOID(q->drop_all_data());
+    if (auto emptied = q->drop_all_data(); !emptied)
+      return bad("Failed to empty " + top->name() + ": " + strerror(emptied.error().code ? emptied.error().code : EIO), emptied.error().code);
   }
   TRY_VOID(top->close());
   progress.end();

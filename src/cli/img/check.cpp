@@ -3,6 +3,7 @@
 #include "storage/qcow2/check.h"
 
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "cli/img/img.h"
@@ -78,21 +79,33 @@ Result<int> check(int argc, char** argv) {
     fprintf(stderr, "%s: This image format does not support checks\n", argv[0]);
     return 63;
   }
-  if (auto header = qcow2::Header::read(**file); !header) return std::unexpected(std::move(header).error().within("Could not open '" + name + "'"));
+  if (auto header = qcow2::Header::read(**file, true); !header) return std::unexpected(std::move(header).error().within("Could not open '" + name + "'"));
   auto say = [&](const std::string& line) {
     if (!quiet) fprintf(stderr, "%s\n", line.c_str());
   };
+  auto failed = [](Error error) -> std::unexpected<Error> {
+    if (!error.message.starts_with("ERROR ")) return std::unexpected(std::move(error).within("Check failed"));
+    error.message += std::string("\n\1Check failed: ") + strerror(error.code);
+    return std::unexpected(std::move(error));
+  };
   auto result = qcow2::check(**file, repair, say);
-  if (!result) return std::unexpected(std::move(result).error().within("Check failed"));
+  if (!result) return failed(result.error());
+  if (result->snapshots_to_renew && repair == qcow2::Repair::kAll) {
+    file->reset();  // and its lock
+    file = storage::open_file({.path = path});
+    if (!file) return std::unexpected(std::move(file).error());
+    TRY_VOID(qcow2::renew_snapshots(std::move(*file), nullptr, *result));
+    file = storage::open_file({.path = path});
+    if (!file) return std::unexpected(std::move(file).error());
+  }
   if (result->corruptions_fixed || result->leaks_fixed) {
     auto fixed = *result;
     if (output == Output::kHuman && !quiet) {
       printf("The following inconsistencies were found and repaired:\n\n    %llu leaked clusters\n    %llu corruptions\n\nDouble checking the fixed image now...\n",
              static_cast<ull>(fixed.leaks_fixed), static_cast<ull>(fixed.corruptions_fixed));
-      fflush(stdout);
     }
     result = qcow2::check(**file, qcow2::Repair::kNone, say);
-    if (!result) return std::unexpected(std::move(result).error().within("Check failed"));
+    if (!result) return failed(result.error());
     result->leaks_fixed = fixed.leaks_fixed;
     result->corruptions_fixed = fixed.corruptions_fixed;
   }

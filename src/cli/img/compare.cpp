@@ -14,14 +14,15 @@ namespace vireo::cli::img {
 namespace {
 
 constexpr uint64_t kChunk = 1 << 20;
+constexpr int kOpenFailed = 2, kStatusFailed = 3, kReadFailed = 4;  // exit status
 
 }  // namespace
 
 Result<int> compare(int argc, char** argv) {
   Arguments a = TRY(parse_arguments(argc, argv, "f:F:T:pqsU", {"image-opts", "force-share=U"}));
-  auto broken = [&](const std::string& text) {
+  auto broken = [&](const std::string& text, int status = kOpenFailed) {
     fprintf(stderr, "%s: %s\n", argv[0], text.c_str());
-    return 2;
+    return status;
   };
   if (a.names.size() != 2) return broken("Expecting two image file names");
   const bool quiet = a.has("q"), strict = a.has("s");
@@ -69,7 +70,7 @@ Result<int> compare(int argc, char** argv) {
         for (int i = 0; i < 2; ++i) {
           auto extent = storage::status_above(*images[i], nullptr, at, length);
           if (!extent) {
-            verdict = {at, [&, text = extent.error().message] { return broken(text); }};
+            verdict = {at, [&, text = extent.error().message] { return broken(text, kStatusFailed); }};
             return;
           }
           extents[i] = *extent;
@@ -88,7 +89,7 @@ Result<int> compare(int argc, char** argv) {
         Result<> got = data[i].bytes ? images[i]->read(at, std::span(data[i].bytes, length)) : fail(ErrorKind::kIo, "no memory", ENOMEM);
         if (got) continue;
         return found(at, [&, at, i, code = got.error().code] {
-          return broken("Error while reading offset " + std::to_string(at) + " of " + a.names[static_cast<size_t>(i)] + ": " + strerror(code));
+          return broken("Error while reading offset " + std::to_string(at) + " of " + a.names[static_cast<size_t>(i)] + ": " + strerror(code), kReadFailed);
         });
       }
       if (memcmp(data[0].bytes, data[1].bytes, length) == 0) continue;
@@ -105,10 +106,11 @@ Result<int> compare(int argc, char** argv) {
     say("Warning: Image size mismatch!");
     for (uint64_t at = both; at < all;) {
       auto extent = storage::status_above(longer, nullptr, at, std::min(all - at, kChunk));
-      if (!extent) return broken(extent.error().message);
+      if (!extent) return broken(extent.error().message, kStatusFailed);
       if (!extent->zero) {
         std::vector<std::byte> piece(extent->length);
-        if (auto got = longer.read(at, std::span(piece)); !got) return broken(got.error().message);
+        if (auto got = longer.read(at, std::span(piece)); !got)
+          return broken("Error while reading offset " + std::to_string(at) + " of " + a.names[sizes[0] > sizes[1] ? 0 : 1] + ": " + strerror(got.error().code), kReadFailed);
         for (uint64_t i = 0; i < piece.size(); ++i)
           if (piece[i] != std::byte{0}) return mismatch(at + i / 512 * 512);
       }

@@ -49,6 +49,8 @@ Result<int> convert(int argc, char** argv) {
   job.compressed = a.has("c");
   job.out_of_order = a.has("W");
   job.salvage = a.has("salvage");
+  if (job.salvage && !a.has("q"))
+    job.warn = [self = std::string(argv[0])](const std::string& what) { fprintf(stderr, "%s: warning: %s\n", self.c_str(), what.c_str()); };
   if (a.has("S")) {
     job.sparse = TRY(parse_bytes(a.get("S")));
     if (job.sparse % 512) return bad("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to 4398046510592. Select 0 to disable sparse detection (fully allocates output).");
@@ -66,7 +68,11 @@ Result<int> convert(int argc, char** argv) {
   uint64_t size = 0;
   for (const std::string& name : a.names) {
     auto source = TRY(img::open(name, {.format = a.get("f"), .force_share = a.has("U"), .cache = a.get("T", "writeback"), .image_options = a.has("image-opts")}));
-    if (a.has("l")) TRY_VOID(show_snapshot(*source, a.get("l")));
+    if (a.has("l"))
+      if (auto shown = show_snapshot(*source, a.get("l")); !shown) {
+        if (!shown.error().message.starts_with("Failed")) return std::unexpected(std::move(shown).error().within("Failed to load snapshot"));
+        return std::unexpected(std::move(shown).error());
+      }
     size += source->size();
     job.sources.push_back(std::move(source));
   }
@@ -103,7 +109,7 @@ Result<int> convert(int argc, char** argv) {
       if (key == "size") wish.size.reset();
     if (auto made = create_image(wish); !made) return std::unexpected(std::move(made).error().within(target_name + ": error while converting " + out_format));
   }
-  auto target = TRY(img::open(target_name, {.format = out_format, .writable = true, .backing = !backing.empty(), .cache = a.get("t", "unsafe"), .image_options = a.has("target-image-opts"), .key_secret = key_secret}));
+  auto target = TRY(img::open(target_name, {.format = out_format, .writable = true, .backing = !backing.empty() || a.has("n"), .cache = a.get("t", "unsafe"), .image_options = a.has("target-image-opts"), .key_secret = key_secret}));
   if (a.has("n") && target->size() < size) return bad("output file is smaller than input file");
   if (!a.has("n") && target->size() < size) return bad("output file is smaller than input file");
   job.target = target.get();

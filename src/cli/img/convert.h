@@ -20,6 +20,7 @@ struct CopyJob {
   bool out_of_order = false;
   uint64_t sparse = 4096;         // shortest run of zeroes that is not written as data; 0: all is written
   bool salvage = false;           // what cannot be read becomes zeroes
+  std::function<void(const std::string&)> warn;  // of that
   unsigned threads = 0;           // 0: as the machine has
   Progress* progress = nullptr;
 };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <thread>
 
@@ -24,6 +25,10 @@ class Copier {
   Result<> run() {
     // Twice as many as processors while those wait for a disk or compress what another one has read.
     unsigned count = job_.threads ? job_.threads : std::clamp(std::thread::hardware_concurrency(), 4u, 16u);
+    if (job_.salvage) {
+      count = 1;  // a disk that fails is read once and in order
+      TRY_VOID(look_through());
+    }
     window_ = std::max<uint64_t>(count + 2, job_.compressed ? std::min<uint64_t>(kPiece * 8 / piece_, 64) : 0);
     std::vector<std::thread> threads;
     for (unsigned i = 0; i < count; ++i) threads.emplace_back([this] { work(); });
@@ -33,6 +38,19 @@ class Copier {
   }
 
  private:
+  static constexpr uint64_t kSector = 512;
+
+  void warn(const char* what, uint64_t offset, const Error& error) {
+    if (job_.warn) job_.warn(what + (" offset " + std::to_string(offset)) + ": " + strerror(error.code ? error.code : EIO));
+  }
+
+  // Says beforehand where the source cannot tell what it has.
+  Result<> look_through() {
+    for (auto& source : job_.sources)
+      for (uint64_t at = 0; at < source->size();) at += (TRY(status(*source, at, source->size() - at))).length;
+    return {};
+  }
+
   struct Piece {
     uint64_t turn = 0, at = 0, length = 0;
     enum class Kind { kData, kZero, kSkip } kind = Kind::kData;
@@ -90,9 +108,13 @@ class Copier {
   };
   Result<Status> status(Image& source, uint64_t offset, uint64_t length) {
     auto extent = storage::status_above(source, job_.base, offset, length);
+    // Less and less, until it is known which sector it is that cannot be told.
+    for (; !extent && job_.salvage && length > kSector; extent = storage::status_above(source, job_.base, offset, length))
+      length = std::max(kSector, length / 4 / kSector * kSector);
     if (!extent) {
       if (!job_.salvage) return std::unexpected(std::move(extent).error());
-      return Status{Piece::Kind::kData, std::min<uint64_t>(length, 65536)};
+      warn("error while reading block status at", offset, extent.error());
+      return Status{Piece::Kind::kData, std::min<uint64_t>(length, kSector)};
     }
     if (extent->zero && (job_.sparse || !job_.compressed)) return Status{Piece::Kind::kZero, extent->length};
     if (job_.base && !extent->allocated) {
@@ -113,7 +135,10 @@ class Copier {
         if (!job_.salvage) return got;
         for (uint64_t s = 0; s < n; s += 512) {
           auto sector = piece.subspan(s, std::min<uint64_t>(512, n - s));
-          if (!source->read(at + done - start + s, sector)) std::ranges::fill(sector, std::byte{0});
+          if (auto one = source->read(at + done - start + s, sector); !one) {
+            warn("error while reading", at + done + s, one.error());
+            std::ranges::fill(sector, std::byte{0});
+          }
         }
       }
       done += n;

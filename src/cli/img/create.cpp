@@ -99,7 +99,9 @@ std::string told_options(const CreateWish& wish, const OptionList& options, uint
   };
   std::string out = "fmt=" + wish.format;
   auto add = [&](const char* key, const std::string& value) {
-    if (!value.empty()) out += std::string(" ") + key + "=" + value;
+    if (value.empty()) return;
+    out += std::string(" ") + key + "=";
+    for (char c : value) out += c == ',' ? ",," : std::string(1, c);
   };
   auto bytes = [&](const char* key, const char* otherwise) {
     auto number = parse_bytes(get(key, otherwise));
@@ -160,7 +162,8 @@ Result<> create_qcow2(const CreateWish& wish, const qcow2::CreateConfig& config)
   if (!config.data_file.empty() && q->data_file().size() < config.size)
     TRY_VOID(q->data_file().truncate(config.size));
   if (config.preallocation != Preallocation::kOff || config.data_file_raw)
-    TRY_VOID(q->preallocate(0, config.size, config.preallocation == Preallocation::kOff ? Preallocation::kMetadata : config.preallocation));
+    TRY_VOID(q->preallocate(0, config.size, config.preallocation == Preallocation::kOff ? Preallocation::kMetadata : config.preallocation,
+                              !config.backing_file.empty()));
   return q->close();
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/img/img.h"
+#include "base/log.h"
 
 #include <cstdio>
 #include <cstring>
@@ -47,6 +48,7 @@ void help() {
 }  // namespace
 
 int run(int argc, char** argv) {
+  set_log_prefix("");  // what the formats say begins with their names, as scripts know it
   const char* slash = strrchr(argv[0], '/');
   std::string self = slash ? slash + 1 : argv[0];
   // \1 in a message begins a line as its first one.

@@ -60,6 +60,7 @@ struct OpenWish {
   bool force_share = false;
   std::string cache = "writeback";
   bool image_options = false;  // the name is "driver=...,file.filename=..."
+  std::string name_beside_options;  // of the file, when they leave it open
   bool repair = true;
   bool corrupt_too = false;
   std::string key_secret;      // id of an encrypted image's password

@@ -33,7 +33,7 @@ json specific(qcow2::Qcow2& image) {
     if (!list.empty()) data["bitmaps"] = list;
   }
   data["refcount-bits"] = h.geometry.refcount_bits();
-  if (h.has_data_file()) data["data-file"] = h.data_file_name();
+  if (h.has_data_file() && !h.data_file_name().empty()) data["data-file"] = h.data_file_name();
   if (h.crypt == qcow2::Crypt::kAes) data["encrypt"] = {{"format", "aes"}};
   if (image.luks()) data["encrypt"] = describe_luks(image.luks()->header(), true);
   if (h.has_data_file()) data["data-file-raw"] = h.data_file_raw();
@@ -46,13 +46,20 @@ json specific(qcow2::Qcow2& image) {
 
 storage::LuksImage* as_luks(Image& image) { return dynamic_cast<storage::LuksImage*>(&image); }
 
+// Nothing: the image lies in several places, and the name is relative.
+std::optional<std::string> full_backing_name(Image& image) {
+  const std::string place = image.file().place(), name = as_qcow2(image)->header().backing_file;
+  std::string full = storage::resolve_backing(place, name);
+  if (place.empty() && full == name && !name.starts_with("/") && name.find(':') == std::string::npos) return std::nullopt;
+  return full;
+}
+
 bool encrypted(Image& image) {
   auto* q = as_qcow2(image);
   return as_luks(image) || (q && q->header().crypt != qcow2::Crypt::kNone);
 }
 
 json describe(Image& image, const std::string& name) {
-  const std::string& path = image.file().name();
   json out;
   auto* q = as_qcow2(image);
   if (q && !q->snapshots().empty()) {
@@ -71,7 +78,7 @@ json describe(Image& image, const std::string& name) {
   if (q) out["format-specific"] = {{"type", "qcow2"}, {"data", specific(*q)}};
   if (auto* luks = as_luks(image)) out["format-specific"] = {{"type", "luks"}, {"data", describe_luks(luks->luks().header(), false)}};
   if (q && q->header().has_backing) {
-    out["full-backing-filename"] = storage::resolve_backing(path, q->header().backing_file);
+    if (full_backing_name(image)) out["full-backing-filename"] = *full_backing_name(image);
     out["backing-filename"] = q->header().backing_file;
   }
   if (encrypted(image)) out["encrypted"] = true;
@@ -107,9 +114,10 @@ void print_human(Image& image, const std::string& name) {
   printf("cluster_size: %llu\n", static_cast<unsigned long long>(q->cluster_size()));
   if (q->header().incompatible & qcow2::incompatible::kDirty) printf("cleanly shut down: no\n");
   if (q->header().has_backing) {
-    std::string full = storage::resolve_backing(image.file().name(), q->header().backing_file);
+    auto full = full_backing_name(image);
     printf("backing file: %s", q->header().backing_file.c_str());
-    if (full != q->header().backing_file) printf(" (actual path: %s)", full.c_str());
+    if (!full) printf(" (cannot determine actual path)");
+    else if (*full != q->header().backing_file) printf(" (actual path: %s)", full->c_str());
     printf("\n");
     if (std::string format = q->header().backing_format(); !format.empty()) printf("backing file format: %s\n", format.c_str());
   }
@@ -154,18 +162,20 @@ Result<int> info(int argc, char** argv) {
     if (std::find(seen.begin(), seen.end(), name) != seen.end()) return fail(ErrorKind::kCorrupt, "Backing file '" + name + "' creates an infinite loop.");
     if (seen.size() >= storage::kDeepestChain) return fail(ErrorKind::kCorrupt, "the backing chain is deeper than " + std::to_string(storage::kDeepestChain));
     auto image = TRY(img::open(name, wish));
-    if (output == Output::kJson) chain.push_back(describe(*image, seen.empty() && (a.has("image-opts") || name.starts_with("json:")) ? image->file().name() : name));
+    if (output == Output::kJson) chain.push_back(describe(*image, seen.empty() ? image->name() : name));
     seen.push_back(name);
     images.push_back(image);
     auto* q = as_qcow2(*image);
     if (!a.has("backing-chain") || !q || !q->header().has_backing) break;
     wish = {.format = q->header().backing_format(), .backing = false, .force_share = a.has("U"), .no_data = true};
-    name = storage::resolve_backing(image->file().name(), q->header().backing_file);
+    auto full = full_backing_name(*image);
+    if (!full) return fail(ErrorKind::kInvalid, "Cannot generate a base directory for '" + image->name() + "'");
+    name = *full;
   }
   if (output == Output::kJson) printf("%s\n", (a.has("backing-chain") ? chain : chain[0]).dump(4, ' ', false, json::error_handler_t::replace).c_str());
   for (size_t i = 0; output == Output::kHuman && i < images.size(); ++i) {
     if (i) printf("\n");
-    print_human(*images[i], i == 0 && (a.has("image-opts") || seen[0].starts_with("json:")) ? images[i]->file().name() : seen[i]);
+    print_human(*images[i], i == 0 ? images[i]->name() : seen[i]);
   }
   return 0;
 }

@@ -34,7 +34,10 @@ Result<int> measure(int argc, char** argv) {
   } else {
     auto config = TRY(qcow2_config(TRY(parse_options(a.all("o")))));
     config.size = (size + config.cluster_size - 1) / config.cluster_size * config.cluster_size;
-    TRY_VOID(storage::qcow2::validate(config));
+    if (auto valid = storage::qcow2::validate(config); !valid) {
+      if (valid.error().code == EFBIG) return fail(ErrorKind::kInvalid, "The image size is too large (try using a larger cluster size)", EFBIG);
+      return std::unexpected(std::move(valid).error());
+    }
     const bool all = config.preallocation == storage::Preallocation::kFull || config.preallocation == storage::Preallocation::kFalloc;
     uint64_t clusters = all ? config.size / config.cluster_size : 0;
     const bool shared = !config.backing_file.empty();

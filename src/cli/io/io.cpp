@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "base/log.h"
 #include "cli/img/secrets.h"
 #include "cli/io/session.h"
 
@@ -51,6 +52,7 @@ Result<> close(Session& session) {
 }
 
 int run(int argc, char** argv) {
+  set_log_prefix("");
   Session session;
   session.wish.writable = true;
   std::vector<std::string> commands;

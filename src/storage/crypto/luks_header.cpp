@@ -57,6 +57,7 @@ Result<LuksHeader> LuksHeader::parse(std::span<const std::byte> raw, uint64_t ro
   h.hash = TRY(text(raw.subspan(kHash, 32), "the hash's name"));
   h.uuid = TRY(text(raw.subspan(kUuid, 40), "the UUID"));
   size_t dash = mode.find('-'), colon = mode.find(':');
+  if (colon != std::string::npos && (dash == std::string::npos || colon < dash)) return bad("the cipher's mode '" + mode + "'");
   h.spec.mode = mode.substr(0, dash);
   h.spec.ivgen = dash == std::string::npos ? "" : mode.substr(dash + 1, colon == std::string::npos ? colon : colon - dash - 1);
   h.spec.ivgen_hash = colon == std::string::npos ? "" : mode.substr(colon + 1);

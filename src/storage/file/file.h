@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -58,6 +59,10 @@ class File {
   virtual bool grows() const { return true; }            // false: a block device, whose end stays where it is
   virtual bool new_space_is_zero() const { return true; }
   virtual int fd() const { return -1; }  // for asynchronous I/O on the same file; -1: there is none
+  // Where names that an image has in it are looked up from: a path, or nothing where that cannot be said.
+  virtual std::string place() const { return name(); }
+  // What a format is about to do, for faults that are to come just then (blkdebug_rules.h).
+  virtual void event(std::string_view) {}
 
   Result<> read(uint64_t offset, std::span<std::byte> to) {
     iovec one = part(to.data(), to.size());

@@ -59,6 +59,9 @@ class Image {
  public:
   virtual ~Image() = default;
   virtual const char* format() const = 0;
+  // What opens it again: a file's name, or options as json:{...}.
+  const std::string& name() { return name_.empty() ? file().name() : name_; }
+  void set_name(std::string name) { name_ = std::move(name); }
   virtual File& file() = 0;
   virtual File& data_file() { return file(); }  // where plain guest data lies
   virtual uint64_t size() const = 0;
@@ -105,6 +108,7 @@ class Image {
 
  private:
   std::optional<bool> takes_space_ahead_;
+  std::string name_;
 };
 
 // Reads `to` from an image that may end before; zeroes follow its end.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a file name to an image with its backing chain. A format is probed only when the caller says so; a backing file's
 // format is what its overlay's header says, and only without that it is probed, since a raw disk's first bytes are a
-// guest's to write.
+// guest's to write. Names may say more than a file: json:{...} and blkdebug:rules:file, as in QEMU's tools (spec.h).
 #pragma once
 
 #include <functional>
@@ -10,6 +10,7 @@
 
 #include "storage/image/image.h"
 #include "storage/qcow2/qcow2.h"
+#include "storage/spec.h"
 
 namespace vireo::storage {
 
@@ -26,6 +27,8 @@ struct OpenOptions {
   std::vector<std::optional<SecretBytes>> keys;
   std::optional<SecretBytes> any_key;
   std::string backing_name, backing_format;  // of the top image, instead of what it says
+  ImageSpec spec;             // beside or instead of a name
+  std::function<Result<SecretBytes>(const std::string& id)> find_secret;  // for options that name one
   bool no_data = false;       // encrypted images are opened without their keys; their data cannot be read or written
   std::unique_ptr<File> file;       // instead of the named one
   std::string nbd_context;          // see nbd/nbd_file.h

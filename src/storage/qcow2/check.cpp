@@ -38,7 +38,7 @@ Result<uint64_t> Checker::stored(uint64_t cluster) {
   return block ? get_refcount(block->data(), g_.refcount_order, cluster % g_.refblock_entries()) : 0;
 }
 
-Result<> Checker::compare() {
+Result<> Checker::compare(Repair fix) {
   const uint64_t per = g_.refblock_entries();
   uint64_t highest = 0;
   auto look = [&](uint64_t cluster) -> Result<> {
@@ -46,11 +46,10 @@ Result<> Checker::compare() {
     if (have || should) highest = std::max(highest, cluster);
     if (have == should) return {};
     bool leak = have > should;
-    bool fix = leak ? repair_ != Repair::kNone : repair_ == Repair::kAll;
     auto* block = TRY(block_of(cluster));
-    if (!leak && !block) needs_rebuild_ = true;
-    if (fix && should > g_.refcount_max()) fix = false;
-    bool fixable = fix && block && !needs_rebuild_;
+    // What is in use and counts as free may have been given out again already: such counts are of no use.
+    if (have == 0) needs_rebuild_ = true;
+    bool fixable = (leak ? fix != Repair::kNone : fix == Repair::kAll && have != 0) && block && should <= g_.refcount_max();
     say_(text("%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, fixable ? "Repairing" : leak ? "Leaked" : "ERROR", cluster, have, should));
     if (fixable) {
       set_refcount(block->data(), g_.refcount_order, cluster % per, should);
@@ -86,20 +85,13 @@ Result<> Checker::write_blocks() {
   return {};
 }
 
-// A new table and new blocks for everything that is referenced, behind the end of the file. The old ones are free by that.
+// A new table and new blocks for everything that is referenced, behind the end of the file. The old ones count as well until the
+// header names the new ones, and are leaks then.
 Result<> Checker::rebuild() {
   say_("Rebuilding refcount structure");
-  references_ = {};
-  CheckResult before = result_;
-  auto quiet_say = Say([](const std::string&) {});
-  Checker counter(file_, Repair::kNone, quiet_say);
-  counter.header_ = header_;
-  counter.header_.reftable_clusters = 0;  // nothing of the old structure counts
-  counter.g_ = g_;
-  counter.file_end_ = file_end_;
-  TRY_VOID(counter.count_all());
-  ReferenceCount& counts = counter.references_;
-  const uint64_t per = g_.refblock_entries(), first = file_end_ >> g_.cluster_bits;
+  const CheckResult before = result_;
+  ReferenceCount& counts = references_;
+  const uint64_t per = g_.refblock_entries(), first = std::max(file_end_ >> g_.cluster_bits, references_.end());
   std::vector<uint64_t> ranges;
   for (auto& [chunk, numbers] : counts.chunks())
     for (uint64_t k = 0; k < ReferenceCount::kChunk; ++k)
@@ -120,36 +112,46 @@ Result<> Checker::rebuild() {
     table = need_table;
   }
   if (table << g_.cluster_bits > kMaxReftableBytes) return fail(ErrorKind::kCorrupt, "the refcount table would become too large", EFBIG);
-  for (uint64_t c = first; c < first + table + blocks; ++c) counts.add(c);
+  for (uint64_t c = first; c < first + blocks + table; ++c) counts.add(c);
+  const uint64_t table_at = first + blocks;
   std::vector<std::byte> raw(table << g_.cluster_bits);
   for (uint64_t i = 0; i < blocks; ++i) {
     std::vector<std::byte> block(g_.cluster_size());
     for (uint64_t k = 0; k < per; ++k)
       if (uint64_t n = counts.get(all[i] * per + k)) set_refcount(block.data(), g_.refcount_order, k, std::min(n, g_.refcount_max()));
-    uint64_t offset = (first + table + i) << g_.cluster_bits;
+    uint64_t offset = (first + i) << g_.cluster_bits;
     TRY_VOID(file_.write(offset, block));
     store(&raw[all[i] * 8], offset);
   }
-  TRY_VOID(file_.write(first << g_.cluster_bits, raw));
+  TRY_VOID(file_.write(table_at << g_.cluster_bits, raw));
   TRY_VOID(file_.flush());
   std::byte fields[12];
-  store(fields, first << g_.cluster_bits);
+  store(fields, table_at << g_.cluster_bits);
   store(fields + 8, static_cast<uint32_t>(table));
   TRY_VOID(file_.write(at::kReftable, fields));
   TRY_VOID(file_.flush());
-  header_.reftable_offset = first << g_.cluster_bits;
+  header_.reftable_offset = table_at << g_.cluster_bits;
   header_.reftable_clusters = static_cast<uint32_t>(table);
-  file_end_ = round_up(file_.size(), g_.cluster_size());
+  file_size_ = file_.size();
+  file_end_ = round_up(file_size_, g_.cluster_size());
   // From here on it is counted anew.
   blocks_.clear();
   references_ = {};
   needs_rebuild_ = false;
+  result_.corruptions = result_.leaks = 0;
+  result_.allocated_clusters = result_.fragmented_clusters = result_.compressed_clusters = 0;
+  TRY_VOID(count_all(Repair::kNone));
+  const CheckResult counted = result_;
   result_ = {};
-  result_.total_clusters = before.total_clusters;
-  TRY_VOID(count_all());
-  TRY_VOID(compare());
-  result_.corruptions_fixed += before.corruptions > result_.corruptions ? before.corruptions - result_.corruptions : 0;
-  result_.leaks_fixed += before.leaks > result_.leaks ? before.leaks - result_.leaks : 0;
+  TRY_VOID(compare(Repair::kLeaks));
+  if (needs_rebuild_) say_("ERROR rebuilt refcount structure is still broken");
+  TRY_VOID(write_blocks());
+  const uint64_t fresh_leaks = result_.leaks, end = result_.image_end;
+  result_ = counted;
+  result_.image_end = end;
+  if (before.corruptions > result_.corruptions) result_.corruptions_fixed += before.corruptions - result_.corruptions;
+  if (before.leaks > result_.leaks) result_.leaks_fixed += before.leaks - result_.leaks;
+  result_.leaks += fresh_leaks;
   return {};
 }
 
@@ -211,22 +213,73 @@ Result<> Checker::finish() {
   return file_.flush();
 }
 
+// Their list first: what is dropped from it must be known before anything is counted.
+Result<> Checker::read_snapshots() {
+  SnapshotRepair work{.say = say_};
+  const bool fix = repair_ == Repair::kAll;
+  if (header_.snapshot_count > kMaxSnapshots && !fix)
+    return fail(ErrorKind::kCorrupt, "ERROR snapshot table too large\nYou can force-remove all " + std::to_string(header_.snapshot_count - kMaxSnapshots) +
+                " overhanging snapshots with qemu-img check -r all", EFBIG);
+  auto table = read_snapshot_table(file_, header_, fix ? &work : nullptr);
+  if (!table) return std::unexpected(Error{table.error().kind, "ERROR failed to read the snapshot table: " + table.error().message, table.error().code});
+  snapshots_ = std::move(*table);
+  result_.snapshots_to_renew = work.cut;
+  if (work.removed) {
+    header_.snapshot_count = static_cast<uint32_t>(snapshots_.snapshots.size());
+    std::byte count[4];
+    store(count, header_.snapshot_count);
+    TRY_VOID(file_.write(at::kSnapshotCount, count));
+    TRY_VOID(file_.flush());
+    removed_snapshots_ = work.removed;
+  }
+  if (header_.version < 3) return {};
+  for (size_t i = 0; i < snapshots_.snapshots.size(); ++i)
+    if (snapshots_.snapshots[i].extra_size < 16) {
+      say_(std::string(fix ? "Repairing" : "ERROR") + " snapshot table entry " + std::to_string(i) + " is incomplete");
+      ++result_.snapshots_to_renew;
+    }
+  return {};
+}
+
 Result<CheckResult> Checker::run() {
-  header_ = TRY(Header::read(file_));
+  header_ = TRY(Header::read(file_, true));
   g_ = header_.geometry;
-  file_end_ = round_up(file_.size(), g_.cluster_size());
+  file_size_ = file_.size();
+  file_end_ = round_up(file_size_, g_.cluster_size());
+  TRY_VOID(read_snapshots());
+  const uint64_t renew = std::exchange(result_.snapshots_to_renew, 0);
   result_.total_clusters = divide_up(header_.size, g_.cluster_size());
-  TRY_VOID(count_all());
-  TRY_VOID(compare());
-  if (needs_rebuild_ && repair_ == Repair::kAll)
+  TRY_VOID(count_all(repair_));
+  const CheckResult counted = result_;
+  TRY_VOID(compare(Repair::kNone));
+  if (needs_rebuild_ && repair_ == Repair::kAll) {
     TRY_VOID(rebuild());
-  else
+  } else if (needs_rebuild_ && repair_ != Repair::kNone) {
+    return fail(ErrorKind::kCorrupt, "ERROR need to rebuild refcount structures", EIO);
+  } else if (repair_ != Repair::kNone && (result_.leaks || result_.corruptions)) {
+    result_ = counted;
+    TRY_VOID(compare(repair_));
     TRY_VOID(write_blocks());
+  }
   TRY_VOID(check_copied());
+  result_.corruptions_fixed += removed_snapshots_;
   TRY_VOID(finish());
+  result_.corruptions += renew;
+  result_.snapshots_to_renew = renew;
   return result_;
 }
 
 Result<CheckResult> check(File& file, Repair repair, const Say& say) { return Checker(file, repair, say).run(); }
+
+Result<> renew_snapshots(std::unique_ptr<File> file, std::unique_ptr<File> data_file, CheckResult& result) {
+  SnapshotRepair quiet{.say = [](const std::string&) {}};
+  OpenConfig config{.allow_corrupt = true, .allow_dirty = true, .secret = {}, .snapshots = &quiet, .no_data = true};
+  auto image = TRY(Qcow2::open(std::move(file), std::move(data_file), config));
+  TRY_VOID(image->renew_snapshot_table());
+  TRY_VOID(image->close());
+  result.corruptions -= result.snapshots_to_renew;
+  result.corruptions_fixed += std::exchange(result.snapshots_to_renew, 0);
+  return {};
+}
 
 }  // namespace vireo::storage::qcow2

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "storage/file/file.h"
@@ -18,11 +19,14 @@ struct CheckResult {
   uint64_t corruptions_fixed = 0, leaks_fixed = 0;
   uint64_t total_clusters = 0, allocated_clusters = 0, fragmented_clusters = 0, compressed_clusters = 0;
   uint64_t image_end = 0;
+  uint64_t snapshots_to_renew = 0;  // entries of their list that renew_snapshots() is to put right
 };
 
 using Say = std::function<void(const std::string& line)>;
 
 // With a repair the file must be writable and nobody else use it.
 Result<CheckResult> check(File& file, Repair repair, const Say& say);
+// The last step of a repair, by the code that writes images: the list of snapshots in its full form.
+Result<> renew_snapshots(std::unique_ptr<File> file, std::unique_ptr<File> data_file, CheckResult& result);
 
 }  // namespace vireo::storage::qcow2

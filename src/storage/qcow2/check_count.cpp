@@ -21,11 +21,19 @@ std::string text(const char* format, A... a) {
 
 void Checker::reference(uint64_t offset, uint64_t length) {
   if (length == 0) return;
-  if (offset >= file_end_ || length > file_end_ - offset) {
+  // The last cluster may be there in part; what lies less than one behind the end is told by its count.
+  if (offset > UINT64_MAX - length || (offset + length > file_size_ && offset + length - file_size_ >= g_.cluster_size())) {
     corruption(text("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64, offset, length));
     return;
   }
-  for (uint64_t c = offset >> g_.cluster_bits; c <= (offset + length - 1) >> g_.cluster_bits; ++c) references_.add(c);
+  for (uint64_t c = offset >> g_.cluster_bits; c <= (offset + length - 1) >> g_.cluster_bits; ++c) {
+    if (references_.get(c) == g_.refcount_max()) {
+      corruption(text("ERROR: overflow cluster offset=0x%" PRIx64, c << g_.cluster_bits));
+      say_("Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if the image cannot be opened for writing");
+      continue;
+    }
+    references_.add(c);
+  }
 }
 
 Result<> Checker::count_l2(uint64_t offset, bool active, uint64_t& next) {
@@ -39,6 +47,7 @@ Result<> Checker::count_l2(uint64_t offset, bool active, uint64_t& next) {
     const std::byte* p = &table[i * g_.l2_entry_size()];
     auto word = load<uint64_t>(p);
     uint64_t bitmap = g_.extended_l2 ? load<uint64_t>(p + 8) : 0;
+    if (!(word & kCompressed) && word & kL2Reserved) corruption(text("ERROR found l2 entry with reserved bits set: %" PRIx64, word));
     if (word & kCompressed) {
       if (word & kCopied) corruption(text("ERROR: coffset=0x%" PRIx64 ": copied flag must never be set for compressed clusters", g_.compressed_offset(word & ~(kCopied | kCompressed))));
       if (header_.has_data_file()) {
@@ -60,7 +69,7 @@ Result<> Checker::count_l2(uint64_t offset, bool active, uint64_t& next) {
     if (g_.extended_l2) {
       uint64_t allocated = bitmap & 0xffffffff, zero = bitmap >> 32;
       if (allocated & zero) {
-        corruption(text("ERROR offset=%" PRIx64 ": Allocated cluster with corrupted subcluster allocation bitmap", host));
+        corruption(text("ERROR offset=%" PRIx64 ": Allocated cluster has corrupted subcluster allocation bitmap", host));
         continue;
       }
       if (!present && allocated) {
@@ -72,7 +81,7 @@ Result<> Checker::count_l2(uint64_t offset, bool active, uint64_t& next) {
     if (g_.in_cluster(host)) {
       bool contains_data = g_.extended_l2 ? bitmap & 0xffffffff : !zero_flag;
       if (!contains_data) {
-        bool fix = repair_ == Repair::kAll;
+        bool fix = counting_ == Repair::kAll;
         say_(text("%s offset=%" PRIx64 ": Preallocated cluster is not properly aligned; L2 entry corrupted.", fix ? "Repairing" : "ERROR", host));
         if (fix) {
           std::byte now[8];
@@ -87,7 +96,6 @@ Result<> Checker::count_l2(uint64_t offset, bool active, uint64_t& next) {
       } else {
         corruption(text("ERROR offset=%" PRIx64 ": Data cluster is not properly aligned; L2 entry corrupted.", host));
       }
-      continue;
     }
     if (active) {
       ++result_.allocated_clusters;
@@ -107,7 +115,9 @@ Result<> Checker::count_l1(uint64_t offset, uint64_t entries, bool active) {
   TRY_VOID(file_.read(offset, raw));
   uint64_t next = 0;
   for (uint64_t i = 0; i < entries; ++i) {
-    uint64_t l2 = load<uint64_t>(&raw[i * 8]) & kOffsetMask;
+    const auto entry = load<uint64_t>(&raw[i * 8]);
+    if (entry & kL1Reserved) corruption(text("ERROR found L1 entry with reserved bits set: %" PRIx64, entry));
+    uint64_t l2 = entry & kOffsetMask;
     if (l2 == 0) continue;
     reference(l2, g_.cluster_size());
     if (g_.in_cluster(l2)) {
@@ -202,24 +212,24 @@ Result<> Checker::count_refcount_data() {
   return {};
 }
 
-Result<> Checker::count_all() {
+Result<> Checker::count_all(Repair fix) {
+  counting_ = fix;
   references_.add(0);
   TRY_VOID(count_l1(header_.l1_offset, header_.l1_size, true));
-  if (header_.snapshot_count) {
-    auto snapshots = TRY(read_snapshot_table(file_, header_));
-    for (const Snapshot& s : snapshots.snapshots) {
-      if (g_.in_cluster(s.l1_offset)) {
-        corruption(text("ERROR snapshot %s (%s) l1_offset=%#" PRIx64 ": L1 table is not cluster aligned; snapshot table entry corrupted", s.id.c_str(), s.name.c_str(), s.l1_offset));
-        continue;
-      }
-      if (s.l1_size > kMaxL1Bytes / 8) {
-        corruption(text("ERROR snapshot %s (%s) l1_size=%#" PRIx32 ": L1 table is too large; snapshot table entry corrupted", s.id.c_str(), s.name.c_str(), s.l1_size));
-        continue;
-      }
-      TRY_VOID(count_l1(s.l1_offset, s.l1_size, false));
+  if (header_.has_data_file() && header_.snapshot_count)
+    corruption("ERROR " + std::to_string(header_.snapshot_count) + " snapshots in image with data file");
+  for (const Snapshot& s : snapshots_.snapshots) {
+    if (g_.in_cluster(s.l1_offset)) {
+      corruption(text("ERROR snapshot %s (%s) l1_offset=%#" PRIx64 ": L1 table is not cluster aligned; snapshot table entry corrupted", s.id.c_str(), s.name.c_str(), s.l1_offset));
+      continue;
     }
-    reference(header_.snapshots_offset, snapshots.bytes);
+    if (s.l1_size > kMaxL1Bytes / 8) {
+      corruption(text("ERROR snapshot %s (%s) l1_size=%#" PRIx32 ": L1 table is too large; snapshot table entry corrupted", s.id.c_str(), s.name.c_str(), s.l1_size));
+      continue;
+    }
+    TRY_VOID(count_l1(s.l1_offset, s.l1_size, false));
   }
+  reference(header_.snapshots_offset, snapshots_.bytes);
   if (const Extension* e = header_.find(extension::kCrypto); e && e->data.size() == 16)
     reference(load<uint64_t>(&e->data[0]), load<uint64_t>(&e->data[8]));
   TRY_VOID(count_bitmaps());

@@ -6,6 +6,7 @@
 #include "storage/qcow2/header.h"
 #include "storage/qcow2/qcow2.h"
 #include "storage/qcow2/reference_count.h"
+#include "storage/qcow2/snapshot_table.h"
 
 namespace vireo::storage::qcow2 {
 
@@ -16,7 +17,7 @@ class Checker {
 
  private:
   // count.cpp
-  Result<> count_all();
+  Result<> count_all(Repair fix);
   Result<> count_l1(uint64_t offset, uint64_t entries, bool active);
   Result<> count_l2(uint64_t offset, bool active, uint64_t& next_contiguous);
   Result<> count_bitmaps();
@@ -25,7 +26,8 @@ class Checker {
   // compare.cpp
   Result<uint64_t> stored(uint64_t cluster);
   Result<std::vector<std::byte>*> block_of(uint64_t cluster);
-  Result<> compare();
+  Result<> compare(Repair fix);
+  Result<> read_snapshots();
   Result<> write_blocks();
   Result<> rebuild();
   Result<> check_copied();
@@ -41,8 +43,12 @@ class Checker {
   const Say& say_;
   Header header_;
   Geometry g_;
+  SnapshotTable snapshots_;
+  uint64_t file_size_ = 0;
   uint64_t file_end_ = 0;  // rounded up to a cluster
   CheckResult result_;
+  Repair counting_ = Repair::kNone;  // what of the tables is put right while they are counted
+  uint64_t removed_snapshots_ = 0;
   ReferenceCount references_;
   bool needs_rebuild_ = false;
   std::vector<uint64_t> reftable_;

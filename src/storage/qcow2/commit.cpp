@@ -9,6 +9,8 @@
 namespace vireo::storage::qcow2 {
 
 Result<> Qcow2::flush_files() {
+  file_->event("flush_to_os");
+  file_->event("flush_to_disk");
   if (flush_error_) return fail(ErrorKind::kIo, "'" + file_->name() + "': an earlier flush failed", flush_error_);
   Result<> result = data_file_ ? data_file_->flush() : Result<>{};
   if (result) result = file_->flush();
@@ -66,16 +68,20 @@ Result<> Qcow2::commit(bool durable) {
       if (!reftable.bytes.empty()) TRY_VOID(file_->write(reftable.offset, reftable.bytes));
       return durable && obeys(Rule::kFlushAtEnd) ? flush_files() : Result<>{};
     }
+    if (!blocks.empty()) file_->event("refblock_update");
     TRY_VOID(write_all(blocks));
     if (!reftable.bytes.empty()) {
+      file_->event("reftable_update");
       if (obeys(Rule::kBlockBeforeReftable)) TRY_VOID(flush_files());
       TRY_VOID(file_->write(reftable.offset, reftable.bytes));
     }
     if (!tables.empty() || !l1.bytes.empty()) {
       // This makes the data stable as well: entries in `tables` came after it.
       if (obeys(Rule::kDataBeforeL2)) TRY_VOID(flush_files());
+      if (!tables.empty()) file_->event("l2_update");
       TRY_VOID(write_all(tables));
       if (!l1.bytes.empty()) {
+        file_->event("l1_update");
         if (obeys(Rule::kL2BeforeL1)) TRY_VOID(flush_files());
         TRY_VOID(file_->write(l1.offset, l1.bytes));
       }
@@ -177,7 +183,7 @@ Result<> Qcow2::close() {
 }
 
 Qcow2::~Qcow2() {
-  if (auto result = close(); !result) log(LogLevel::kError, "%s", result.error().message.c_str());
+  if (auto result = close(); !result && !flush_error_) log(LogLevel::kError, "%s", result.error().message.c_str());
 }
 
 }  // namespace vireo::storage::qcow2

@@ -33,7 +33,7 @@ Result<> validate(const CreateConfig& c) {
   if (!c.data_file.empty() && c.version < 3) return bad("External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
   if (c.data_file_raw && c.data_file.empty()) return bad("data_file_raw requires data_file");
   if (c.data_file_raw && !c.backing_file.empty()) return bad("Backing file and data-file-raw cannot be used at the same time");
-  if (!c.backing_file.empty() && c.preallocation != Preallocation::kOff && !c.extended_l2 && c.version < 3)
+  if (!c.backing_file.empty() && c.preallocation != Preallocation::kOff && !c.extended_l2)
     return bad("Backing file and preallocation can only be used at the same time if extended_l2 is enabled");
   if (c.size > INT64_MAX || geometry_of(c).l1_entries(c.size) > kMaxL1Bytes / 8) return bad("The image size is too large for file format 'qcow2' (try using a larger cluster size)", EFBIG);
   if (c.crypt == Crypt::kLuks) TRY_VOID(Luks::plan(c.luks));
@@ -106,7 +106,7 @@ Result<> create(File& file, const CreateConfig& c) {
     TRY_VOID(file.truncate(all * cluster));  // to the end of its last cluster
   }
   // The header last: without it this is no image.
-  header.resize(std::min<uint64_t>(round_up(header.size(), 512), cluster));
+  header.resize(cluster);  // whole: what comes to lie behind the header later makes the file no larger
   TRY_VOID(file.flush());
   TRY_VOID(file.write(0, header));
   return file.flush();

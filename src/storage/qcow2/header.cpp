@@ -75,14 +75,16 @@ bool is_qcow2(std::span<const std::byte> start) {
 }
 
 const Extension* Header::find(uint32_t type) const {
-  auto found = std::ranges::find(extensions, type, &Extension::type);
-  return found == extensions.end() ? nullptr : &*found;
+  // One that is there twice means what it says the last time.
+  auto found = std::find_if(extensions.rbegin(), extensions.rend(), [&](const Extension& e) { return e.type == type; });
+  return found == extensions.rend() ? nullptr : &*found;
 }
 
 void Header::set(uint32_t type, std::vector<std::byte> data) {
+  while (std::ranges::count(extensions, type, &Extension::type) > (data.empty() ? 0 : 1)) extensions.erase(std::ranges::find(extensions, type, &Extension::type));
   auto found = std::ranges::find(extensions, type, &Extension::type);
   if (data.empty()) {
-    if (found != extensions.end()) extensions.erase(found);
+    return;
   } else if (found != extensions.end()) {
     found->data = std::move(data);
   } else {
@@ -97,7 +99,7 @@ std::string Header::text(uint32_t type) const {
   return std::string(text, strnlen(text, found->data.size()));
 }
 
-Result<Header> Header::read(File& file) {
+Result<Header> Header::read(File& file, bool any_snapshots) {
   std::vector<std::byte> raw(kHeaderV3);
   TRY_VOID(file.read(0, raw));
   auto u32 = [&](unsigned offset) { return load<uint32_t>(&raw[offset]); };
@@ -160,7 +162,7 @@ Result<Header> Header::read(File& file) {
   if (h.reftable_clusters == 0) return bad("Image does not contain a reference count table");
   if (h.reftable_offset % cluster || h.reftable_offset == 0 || h.reftable_offset > INT64_MAX - kMaxReftableBytes)
     return bad("Reference count table offset invalid");
-  if (h.snapshot_count > kMaxSnapshots) return bad("Snapshot table too large");
+  if (h.snapshot_count > kMaxSnapshots && !any_snapshots) return bad("Snapshot table too large");
   if (h.snapshot_count && (h.snapshots_offset % cluster || h.snapshots_offset > INT64_MAX - kMaxSnapshotTable))
     return bad("Snapshot table offset invalid");
   if (h.l1_size > kMaxL1Bytes / 8) return fail(ErrorKind::kCorrupt, "Active L1 table too large", EFBIG);

@@ -46,7 +46,8 @@ struct Header {
 
 
   // Reads and checks.
-  static Result<Header> read(File& file);
+  // `any_snapshots`: even more of them than there may be.
+  static Result<Header> read(File& file, bool any_snapshots = false);
   // Header, extensions and backing name as they lie in the first cluster; fails when they do not fit in it.
   Result<std::vector<std::byte>> serialize() const;
   static std::vector<std::byte> feature_names();

@@ -395,7 +395,7 @@ class Model {
         // Such an image cannot say that it needs a recount: COPIED bits may be behind, which a repair puts right.
         std::string other;
         auto repaired = check(*copy, Repair::kAll, [&](const std::string& line) {
-          if (!line.starts_with("Repairing OFLAG_COPIED") && !line.starts_with("Repairing cluster")) other += "\n  " + line;
+          if (!line.starts_with("Repairing OFLAG_COPIED") && !line.starts_with("Repairing cluster") && !line.starts_with("Leaked cluster")) other += "\n  " + line;
         });
         if (!repaired || repaired->corruptions || !other.empty()) return "after a power cut: " + other;
         image_->abandon();

@@ -99,19 +99,15 @@ Result<> Qcow2::readable() const {
 }
 
 Result<> Qcow2::load_snapshots() {
-  auto table = TRY(read_snapshot_table(*file_, header_));
+  auto table = TRY(read_snapshot_table(*file_, header_, config_.snapshots));
   snapshots_ = std::move(table.snapshots);
   snapshot_table_size_ = table.bytes;
   return {};
 }
 
-Result<> Qcow2::open_writable() {
-  if (header_.incompatible & incompatible::kDirty && !config_.allow_dirty)
-    return fail(ErrorKind::kInternal, "'" + file_->name() + "' was not closed cleanly and must be repaired first", EUCLEAN);
-  dirty_marked_ = header_.incompatible & incompatible::kDirty;
+// The lock is held, or nobody else there yet.
+Result<> Qcow2::connect_refcounts() {
   TRY_VOID(refcounts_->load());
-  high_water_ = file_->grows() ? round_up(file_->size(), cluster_size()) : file_->size();
-  own(0, 1, Owner::kHeader);
   own(header_.reftable_offset, static_cast<uint64_t>(header_.reftable_clusters) << geometry_.cluster_bits, Owner::kReftable);
   for (uint64_t entry : refcounts_->table()) {
     if (!(entry & kReftableMask) || geometry_.in_cluster(entry & kReftableMask)) continue;
@@ -120,6 +116,22 @@ Result<> Qcow2::open_writable() {
       return fail(ErrorKind::kCorrupt, "a refcount block overlaps with other metadata: the image must be repaired first (check -r all)", EIO);
     own(entry & kReftableMask, 1, Owner::kRefblock);
   }
+  refcounts_->on_metadata = [this](uint64_t cluster, bool is) {
+    is ? owners_.set(cluster, Owner::kRefblock) : owners_.remove(cluster);
+    high_water_ = std::max(high_water_, (cluster + 1) << geometry_.cluster_bits);
+  };
+  refcounts_->is_metadata = [this](uint64_t cluster) { return owners_.get(cluster) != Owner::kNone; };
+  refcounts_->on_free = [this](uint64_t cluster) { pending_.push_back({cluster, 1, false}); };
+  return {};
+}
+
+Result<> Qcow2::open_writable() {
+  if (header_.incompatible & incompatible::kDirty && !config_.allow_dirty)
+    return fail(ErrorKind::kInternal, "'" + file_->name() + "' was not closed cleanly and must be repaired first", EUCLEAN);
+  dirty_marked_ = header_.incompatible & incompatible::kDirty;
+  high_water_ = file_->grows() ? round_up(file_->size(), cluster_size()) : file_->size();
+  own(0, 1, Owner::kHeader);
+  TRY_VOID(connect_refcounts());
   if (!l1_.empty()) own(header_.l1_offset, l1_.size() * 8, Owner::kActiveL1);
   for (uint64_t entry : l1_)
     if (entry & kOffsetMask) own(entry & kOffsetMask, 1, Owner::kActiveL2);
@@ -127,12 +139,6 @@ Result<> Qcow2::open_writable() {
   if (snapshot_table_size_) own(header_.snapshots_offset, snapshot_table_size_, Owner::kSnapshotTable);
   for (const Snapshot& s : snapshots_)
     if (s.l1_size && s.l1_size <= kMaxL1Bytes / 8 && !geometry_.in_cluster(s.l1_offset)) own(s.l1_offset, s.l1_size * 8ull, Owner::kInactiveL1);
-  refcounts_->on_metadata = [this](uint64_t cluster, bool is) {
-    is ? owners_.set(cluster, Owner::kRefblock) : owners_.remove(cluster);
-    high_water_ = std::max(high_water_, (cluster + 1) << geometry_.cluster_bits);
-  };
-  refcounts_->is_metadata = [this](uint64_t cluster) { return owners_.get(cluster) != Owner::kNone; };
-  refcounts_->on_free = [this](uint64_t cluster) { pending_.push_back({cluster, 1, false}); };
   TRY_VOID(own_bitmaps());
   // Unknown autoclear bits are gone before anything changes; so are bitmaps of which nobody can tell what they are.
   uint64_t keep = header_.autoclear & (bitmaps_lost_ ? autoclear::kKnown & ~autoclear::kBitmaps : autoclear::kKnown);

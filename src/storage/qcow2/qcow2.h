@@ -25,12 +25,15 @@
 
 namespace vireo::storage::qcow2 {
 
+struct SnapshotRepair;
+
 struct OpenConfig {
   uint64_t l2_cache = 32 << 20, refcount_cache = 8 << 20;
   bool discard = true;      // freed clusters' space goes back to the file system
   bool keep_autoclear = false;  // for a check that writes nothing
   bool allow_corrupt = false, allow_dirty = false;  // repair is the caller's
   std::optional<SecretBytes> secret;  // password of an encrypted image
+  SnapshotRepair* snapshots = nullptr;  // what is wrong with their list is put right instead of refused
   bool no_data = false;     // an encrypted image's key is not asked for: its data cannot be read or written
   uint32_t broken_rules = 0;  // tests only: see ordering.h
 };
@@ -45,6 +48,7 @@ struct Snapshot {
   uint64_t disk_size = 0;
   std::vector<std::byte> extra;  // from the 16th byte on (24th: instruction count), kept as it is
   uint64_t icount = 0;
+  uint64_t extra_size = 24;    // of the entry as it was read
 };
 
 // An L2 entry and what it says of one subcluster.
@@ -99,6 +103,7 @@ class Qcow2 final : public Image {
   int find_snapshot(const std::string& id_or_name) const;  // -1: none
   Result<> create_snapshot(const std::string& name, uint32_t date_sec, uint32_t date_nsec);
   Result<> delete_snapshot(size_t index);
+  Result<> renew_snapshot_table();  // in the form that this version has
   Result<> apply_snapshot(size_t index);
   // From now on reads show that snapshot; the image must have been opened read-only.
   Result<> show_snapshot(size_t index);
@@ -115,8 +120,15 @@ class Qcow2 final : public Image {
 
   // Nothing is allocated afterwards: a backing file shows everywhere.
   Result<> drop_all_data();
-  // Entries for every cluster of [from, to): with space behind them, all zeroes when read.
-  Result<> preallocate(uint64_t from, uint64_t to, Preallocation preallocation);
+  Result<> make_empty();  // the same by starting over: the file is as short as a new one afterwards
+  // Entries for every cluster of [from, to): with space behind them, all zeroes when read. `show_backing` (extended L2 entries only): what
+  // is read stays the backing file's.
+  Result<> preallocate(uint64_t from, uint64_t to, Preallocation preallocation, bool show_backing = false);
+
+  // Changes of the whole image, which tell how far they are: steps done, of how many.
+  using Steps = std::function<void(uint64_t done, uint64_t all)>;
+  Result<> change_refcount_width(unsigned order, const Steps& tell);
+  Result<> expand_zero_clusters(const Steps& tell);
 
  private:
   struct Busy {
@@ -195,6 +207,15 @@ class Qcow2 final : public Image {
   void apply_frees(std::vector<Freed>& frees);
   void cool();                         // frees what no transfer holds any more
   Result<> flush_files();
+
+  // refcount_width.cpp, zero_expansion.cpp
+  struct NewRefcounts {
+    std::map<uint64_t, uint64_t> blocks;  // offsets by index
+    uint64_t table = 0, table_clusters = 0, walks = 3;
+  };
+  Result<NewRefcounts> plan_refcounts(const Geometry& wanted, const Steps& tell);
+  Result<> expand_zeroes_in(uint64_t l2);
+  Result<> connect_refcounts();
 
   // snapshot.cpp
   Result<> count_tree(const std::vector<uint64_t>& l1, int by);

@@ -23,11 +23,15 @@ Result<> Qcow2::read(uint64_t offset, std::span<const iovec> to) {
     Parts piece = slice(to, done, m.length);
     switch (m.kind) {
       case Kind::kUnallocated:
-      case Kind::kUnallocatedInCluster: TRY_VOID(read_padded(backing_.get(), offset + done, piece)); break;
+      case Kind::kUnallocatedInCluster:
+        if (backing_) file_->event("read_backing_aio");
+        TRY_VOID(read_padded(backing_.get(), offset + done, piece));
+        break;
       case Kind::kZero:
       case Kind::kZeroAllocated: fill_zero(piece); break;
       case Kind::kCompressed: TRY_VOID(read_compressed(m.entry, geometry_.in_cluster(offset + done), piece)); break;
       case Kind::kNormal: {
+        file_->event("read_aio");
         if (!cipher_) {
           TRY_VOID(data_file().readv(m.host, piece));
           break;
@@ -51,6 +55,7 @@ Result<> Qcow2::read_compressed(const Entry& entry, uint64_t in_cluster, std::sp
     auto make = [&]() -> Result<ClusterCache::Data> {
       if (data_file_) return fail(ErrorKind::kCorrupt, "'" + file_->name() + "': a compressed cluster in an image with an external data file", EIO);
       std::vector<std::byte> in(geometry_.compressed_size(word));
+      file_->event("read_compressed");
       TRY_VOID(file_->read(geometry_.compressed_offset(word), in));
       auto out = std::make_shared<std::vector<std::byte>>(cluster_size());
       if (!decompress_cluster(header_.compression, in, *out))

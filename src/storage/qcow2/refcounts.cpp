@@ -132,6 +132,7 @@ Result<Table*> Refcounts::new_block(uint64_t index) {
   if (cluster == first + per || (is_metadata && is_metadata(cluster)))
     return fail(ErrorKind::kCorrupt, "refcount block " + std::to_string(index) + " is missing though its clusters are in use", EIO);
   uint64_t offset = cluster << geometry_.cluster_bits;
+  file_.event("refblock_alloc");
   Table* block = blocks_.fresh(offset);
   set_refcount(block->bytes.get(), geometry_.refcount_order, cluster % per, 1);
   table_[index] = offset;

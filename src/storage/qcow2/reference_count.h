@@ -21,6 +21,13 @@ class ReferenceCount {
     auto found = chunks_.find(cluster / kChunk);
     return found == chunks_.end() ? 0 : found->second[cluster % kChunk];
   }
+  uint64_t end() const {  // no cluster from here on has any
+    if (chunks_.empty()) return 0;
+    auto& [number, counts] = *chunks_.rbegin();
+    uint64_t n = counts.size();
+    while (n && !counts[n - 1]) --n;
+    return number * kChunk + n;
+  }
   const std::map<uint64_t, std::vector<uint32_t>>& chunks() const { return chunks_; }
 
  private:

@@ -27,8 +27,52 @@ Result<> Qcow2::drop_entries(uint64_t from, uint64_t to) {
   return commit(true);
 }
 
+// Header, refcount table, one block, L1 table, as in a new image. The dirty bit says meanwhile that no refcount is to be trusted,
+// and that what the tables name need not be there.
+Result<> Qcow2::make_empty() {
+  const uint64_t size = cluster_size(), l1_clusters = divide_up(l1_.size() * 8, size);
+  TRY_VOID(quiesce());
+  TRY_VOID(commit(true));
+  std::lock_guard one(commit_mutex_);
+  std::lock_guard lock(mutex_);
+  TRY_VOID(set_dirty_bit(true));
+  dirty_marked_ = true;
+  // Whatever is in memory describes what is given up here: on a failure nothing of it may reach the file.
+  closed_ = true;
+  file_->event("l1_update");
+  TRY_VOID(file_->zero(header_.l1_offset, l1_clusters * size, false));
+  TRY_VOID(file_->flush());
+  file_->event("empty_image_prepare");
+  TRY_VOID(file_->zero(size, (2 + l1_clusters) * size, false));
+  TRY_VOID(file_->flush());
+  file_->event("l1_update");
+  file_->event("reftable_update");
+  std::byte fields[20];
+  store(fields, 3 * size);
+  store(fields + 8, size);
+  store<uint32_t>(fields + 16, 1);
+  TRY_VOID(put_header_field(at::kL1, fields));
+  TRY_VOID(file_->flush());
+  file_->event("refblock_alloc");
+  std::vector<std::byte> block(size);
+  for (uint64_t i = 0; i < 3 + l1_clusters; ++i) set_refcount(block.data(), geometry_.refcount_order, i, 1);
+  TRY_VOID(file_->write(2 * size, block));
+  std::byte entry[8];
+  store(entry, 2 * size);
+  TRY_VOID(file_->flush());
+  TRY_VOID(file_->write(size, entry));
+  TRY_VOID(file_->flush());
+  TRY_VOID(set_dirty_bit(false));
+  return file_->truncate((3 + l1_clusters) * size);
+}
+
 Result<> Qcow2::drop_all_data() {
   TRY_VOID(quiesce());
+  // Where nothing else lies in the file, it can begin anew.
+  const uint64_t l1_clusters = divide_up(l1_.size() * 8, cluster_size());
+  if (v3() && snapshots_.empty() && bitmaps_.bitmaps.empty() && !data_file_ && header_.crypt == Crypt::kNone && file_->grows() && l1_clusters &&
+      3 + l1_clusters <= geometry_.refblock_entries())
+    return make_empty();
   TRY_VOID(drop_entries(0, header_.size));
   return commit(true);
 }
@@ -91,26 +135,44 @@ Result<> Qcow2::resize(uint64_t size, Preallocation preallocation) {
   return {};
 }
 
-Result<> Qcow2::preallocate(uint64_t from, uint64_t to, Preallocation preallocation) {
+Result<> Qcow2::preallocate(uint64_t from, uint64_t to, Preallocation preallocation, bool show_backing) {
   const bool with_zero_flag = v3() && backing_;
   uint64_t host_end = 0;
   for (uint64_t at = geometry_.cluster_start(from); at < to;) {
     std::unique_lock lock(mutex_);
     Mapping m = TRY(map(at, 1));
-    if (m.kind != Kind::kUnallocated) {
+    // An entry that says "zeroes" and names no space gets some.
+    auto without_space = [&](const Entry& e) { return (e.word & ~(geometry_.extended_l2 ? 0 : kZeroFlag)) == 0 && !(e.bitmap & 0xffffffff); };
+    if (at < from && m.kind == Kind::kUnallocated && backing_) {
+      // What is read before `from` is the backing file's and stays so.
+      const std::vector<std::byte> zeroes(std::min(at + cluster_size(), to) - from);
+      lock.unlock();
+      TRY_VOID(write(from, std::span<const std::byte>(zeroes)));
+      at += cluster_size();
+      continue;
+    }
+    if (m.kind != Kind::kUnallocated && !(m.kind == Kind::kZero && without_space(m.entry))) {
+      // What is there already is reserved in so far as it was asked for.
+      const uint64_t first = std::max(at, from), last = std::min(at + cluster_size(), to), host = m.host + (first - at);
+      if (m.kind == Kind::kNormal && !data_file_ && header_.crypt == Crypt::kNone) {
+        if (preallocation == Preallocation::kFalloc) TRY_VOID(file_->reserve(host, last - first));
+        if (preallocation == Preallocation::kFull && at < from) TRY_VOID(file_->write(host, std::vector<std::byte>(last - first)));
+      }
       at += cluster_size();
       continue;
     }
     uint64_t end = std::min(to, at - at % geometry_.l2_span() + geometry_.l2_span()), clusters = 0;
     Table* table = TRY(writable_l2(at));
-    while (at + clusters * cluster_size() < end && entry_at(*table, at + clusters * cluster_size()).word == 0) ++clusters;
+    while (at + clusters * cluster_size() < end && without_space(entry_at(*table, at + clusters * cluster_size()))) ++clusters;
     Allocation a = TRY(allocate_data(at, clusters));
     for (uint64_t i = 0; i < a.clusters; ++i) {
       Entry now{(a.host + i * cluster_size()) | kCopied, 0};
       // Only fresh space is known to be zero; without a zero flag what was there before would be seen.
       // and zeroes of an encrypted image's file are not zeroes of its disk.
-      bool zero = with_zero_flag || !a.fresh || header_.crypt != Crypt::kNone;
-      if (geometry_.extended_l2) now.bitmap = zero ? 0xffffffffull << 32 : 0xffffffff;
+      const Entry old = entry_at(*table, at + i * cluster_size());
+      bool zero = with_zero_flag || old.word || old.bitmap || !a.fresh || header_.crypt != Crypt::kNone;
+      if (geometry_.extended_l2 && show_backing) now.bitmap = 0;
+      else if (geometry_.extended_l2) now.bitmap = zero ? 0xffffffffull << 32 : 0xffffffff;
       else if (zero && v3()) now.word |= kZeroFlag;
       set_entry(*table, at + i * cluster_size(), now);
     }

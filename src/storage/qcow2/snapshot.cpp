@@ -5,6 +5,7 @@
 // there a crash can leave COPIED bits that a repair must put right, never lost data.)
 #include <algorithm>
 
+#include "base/log.h"
 #include "storage/qcow2/qcow2.h"
 #include "storage/qcow2/snapshot_table.h"
 
@@ -35,6 +36,7 @@ Result<uint64_t> Qcow2::allocate_area(uint64_t bytes) {
 
 void Qcow2::free_area(uint64_t offset, uint64_t bytes) {
   if (bytes == 0 || offset == 0) return;
+  file_->event("cluster_free");
   std::lock_guard lock(mutex_);
   own(offset, bytes, Owner::kNone);
   free_later(offset, bytes, false);
@@ -67,6 +69,13 @@ Result<> Qcow2::count_tree(const std::vector<uint64_t>& l1, int by) {
     row = cluster, count = 1;
     return {};
   };
+  // To count what lies far outside the refcount table would have to grow for nothing.
+  const uint64_t end = std::max(high_water_, file_->size()) >> geometry_.cluster_bits;
+  auto in_file = [&](uint64_t cluster) -> Result<> {
+    if (by < 0 || cluster <= end) return {};
+    if (cluster / geometry_.refblock_entries() * 8 > kMaxReftableBytes) return fail(ErrorKind::kBusy, "a cluster lies outside of any file", EFBIG);
+    return fail(ErrorKind::kBusy, "a cluster lies behind the end of the file: the image must be checked first", EAGAIN);
+  };
   auto work = [&]() -> Result<> {
     for (uint64_t entry : l1) {
       uint64_t l2 = entry & kOffsetMask;
@@ -78,9 +87,11 @@ Result<> Qcow2::count_tree(const std::vector<uint64_t>& l1, int by) {
         if (word & kCompressed) {
           uint64_t w = word & ~(kCompressed | kCopied), from = geometry_.compressed_offset(w);
           uint64_t last = (from + geometry_.compressed_size(w) - 1) >> geometry_.cluster_bits;
+          TRY_VOID(in_file(last));
           for (uint64_t c = from >> geometry_.cluster_bits; c <= last; ++c) TRY_VOID(put(c));
         } else if (uint64_t host = word & kOffsetMask) {
           if (geometry_.in_cluster(host)) return corrupt("Cluster allocation offset " + std::to_string(host) + " unaligned");
+          TRY_VOID(in_file(host >> geometry_.cluster_bits));
           TRY_VOID(put(host >> geometry_.cluster_bits));
         }
       }
@@ -160,6 +171,10 @@ Result<> Qcow2::write_snapshot_table(const std::vector<Snapshot>& list) {
   return {};
 }
 
+Result<> Qcow2::renew_snapshot_table() {
+  return snapshot_work([&] { return write_snapshot_table(snapshots_); });
+}
+
 Result<> Qcow2::snapshot_work(const std::function<Result<>()>& work) {
   TRY_VOID(quiesce());
   const bool mark = v3() && !dirty_marked_;
@@ -236,7 +251,11 @@ Result<> Qcow2::delete_snapshot(size_t index) {
     auto list = snapshots_;
     list.erase(list.begin() + static_cast<ptrdiff_t>(index));
     TRY_VOID(write_snapshot_table(list));
-    TRY_VOID(count_tree(l1, -1));
+    // From here on the snapshot is gone, whatever fails; what it had may be lost to others until a check.
+    auto freed = commit(true);
+    if (!freed) log(LogLevel::kError, "qcow2_free_clusters failed: %s", strerror(freed.error().code ? freed.error().code : EIO));
+    if (auto counted = freed ? count_tree(l1, -1) : freed; !counted) 
+      return fail_errno("Failed to free the cluster and L1 table", counted.error().code ? counted.error().code : EIO);
     free_area(s.l1_offset, s.l1_size * 8ull);
     TRY_VOID(set_copied(true));
     std::lock_guard lock(mutex_);

@@ -11,14 +11,20 @@ constexpr size_t kExtraNow = 24;
 
 }  // namespace
 
-Result<SnapshotTable> read_snapshot_table(File& file, const Header& header) {
+Result<SnapshotTable> read_snapshot_table(File& file, const Header& header, SnapshotRepair* repair) {
   SnapshotTable table;
-  uint64_t at = header.snapshots_offset;
-  const uint64_t end_of_file = file.size();
-  for (uint32_t i = 0; i < header.snapshot_count; ++i) {
+  uint64_t at = header.snapshots_offset, length = 0;  // in the file, and as it would be written anew
+  uint64_t count = header.snapshot_count;
+  if (count > kMaxSnapshots) {
+    if (!repair) return fail(ErrorKind::kCorrupt, "Snapshot table too large", EFBIG);
+    repair->say("Discarding " + std::to_string(count - kMaxSnapshots) + " overhanging snapshots");
+    repair->removed += count - kMaxSnapshots;
+    count = kMaxSnapshots;
+  }
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t before = at;
     at = round_up(at, 8);
-    if (at - header.snapshots_offset > kMaxSnapshotTable || at > end_of_file)
-      return fail(ErrorKind::kCorrupt, "Snapshot table is too large", EFBIG);
+    length = round_up(length, 8);
     std::byte fixed[kFixed];
     TRY_VOID(file.read(at, fixed));
     at += kFixed;
@@ -31,25 +37,41 @@ Result<SnapshotTable> read_snapshot_table(File& file, const Header& header) {
     s.vm_clock_nsec = load<uint64_t>(fixed + 24);
     s.vm_state_size = load<uint32_t>(fixed + 32);
     uint64_t extra_size = load<uint32_t>(fixed + 36);
-    if (extra_size > kMaxSnapshotExtra) return fail(ErrorKind::kCorrupt, "Too much extra metadata in snapshot table entry " + std::to_string(i), EINVAL);
-    std::vector<std::byte> extra(extra_size);
+    s.extra_size = std::min(extra_size, kMaxSnapshotExtra);
+    if (extra_size > kMaxSnapshotExtra) {
+      const std::string entry = "oo much extra metadata in snapshot table entry " + std::to_string(i);
+      if (!repair) return fail(ErrorKind::kCorrupt, "T" + entry + "\nYou can force-remove this extra metadata with qemu-img check -r all", EFBIG);
+      repair->say("Discarding t" + entry + " (" + std::to_string(extra_size) + " > " + std::to_string(kMaxSnapshotExtra) + ")");
+      ++repair->cut;
+    }
+    std::vector<std::byte> extra(s.extra_size);
     TRY_VOID(file.read(at, extra));
     at += extra_size;
     s.disk_size = header.size;
-    if (extra_size >= 8) s.vm_state_size = load<uint64_t>(extra.data());
-    if (extra_size >= 16) s.disk_size = load<uint64_t>(extra.data() + 8);
-    if (extra_size >= 24) s.icount = load<uint64_t>(extra.data() + 16);
-    if (extra_size > kExtraNow) s.extra.assign(extra.begin() + kExtraNow, extra.end());
+    s.icount = UINT64_MAX;
+    if (extra.size() >= 8) s.vm_state_size = load<uint64_t>(extra.data());
+    if (extra.size() >= 16) s.disk_size = load<uint64_t>(extra.data() + 8);
+    if (extra.size() >= 24) s.icount = load<uint64_t>(extra.data() + 16);
+    if (extra.size() > kExtraNow) s.extra.assign(extra.begin() + kExtraNow, extra.end());
     s.id.resize(id_size);
     TRY_VOID(file.read(at, std::as_writable_bytes(std::span(s.id))));
     at += id_size;
     s.name.resize(name_size);
     TRY_VOID(file.read(at, std::as_writable_bytes(std::span(s.name))));
     at += name_size;
+    length += kFixed + s.extra_size + id_size + name_size;
+    if (length > kMaxSnapshotTable || at - header.snapshots_offset > INT32_MAX) {
+      const std::string left = std::to_string(count - i);
+      if (!repair)
+        return fail(ErrorKind::kCorrupt, "Snapshot table is too big\nYou can force-remove all " + left + " overhanging snapshots with qemu-img check -r all", EFBIG);
+      repair->say("Discarding " + left + " overhanging snapshots (snapshot table is too big)");
+      repair->removed += count - i;
+      at = before;
+      break;
+    }
     table.snapshots.push_back(std::move(s));
   }
   table.bytes = header.snapshot_count ? at - header.snapshots_offset : 0;
-  if (table.bytes > kMaxSnapshotTable) return fail(ErrorKind::kCorrupt, "Snapshot table is too large", EFBIG);
   return table;
 }
 

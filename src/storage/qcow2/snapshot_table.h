@@ -11,7 +11,14 @@ struct SnapshotTable {
   std::vector<Snapshot> snapshots;
   uint64_t bytes = 0;
 };
-Result<SnapshotTable> read_snapshot_table(File& file, const Header& header);
+// What was left out of a list that could not be read as it is.
+struct SnapshotRepair {
+  std::function<void(const std::string&)> say;
+  uint64_t removed = 0;  // entries at the end
+  uint64_t cut = 0;      // entries with less extra data than they had
+};
+// An error's message may have a second line, about what can be done.
+Result<SnapshotTable> read_snapshot_table(File& file, const Header& header, SnapshotRepair* repair = nullptr);
 std::vector<std::byte> serialize_snapshots(const std::vector<Snapshot>& list);
 
 }  // namespace vireo::storage::qcow2

@@ -102,6 +102,7 @@ Result<> Qcow2::write(uint64_t offset, std::span<const iovec> from) {
       Allocation same{.guest = cluster, .clusters = 1, .host = m.host - geometry_.in_cluster(at), .owned = true};
       TRY_VOID(fill(same, at, at + m.length, at, piece));
     } else {
+      file_->event("write_aio");
       TRY_VOID(data_file().writev(m.host, piece));
     }
     done += m.length;
@@ -127,6 +128,7 @@ Result<> Qcow2::drop_reserved() {
 
 // New clusters for up to `clusters` guest clusters from `guest` on, which all need them.
 Result<Qcow2::Allocation> Qcow2::allocate_data(uint64_t guest, uint64_t clusters) {
+  file_->event("cluster_alloc");
   if (data_file_) return Allocation{.guest = guest, .clusters = clusters, .host = guest, .owned = true};
   TRY_VOID(before_allocation());
   cool();
@@ -229,6 +231,7 @@ Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t o
       if (at >= until) return {};
       uint64_t have = at < header_.size ? std::min(until, header_.size) - at : 0;
       std::span whole(copy.bytes + (at - start), until - at);
+      file_->event("cow_read");
       if (have) TRY_VOID(Image::read(at, whole.first(have)));
       std::ranges::fill(whole.subspan(have), std::byte{0});
       return {};
@@ -248,6 +251,8 @@ Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t o
     all.push_back(part(copy.bytes + first, last - first));
     start += first;
   }
+  file_->event(copy.bytes ? "cow_write" : "write_aio");
+  if (copy.bytes) file_->event("write_aio");
   if (!cipher_) return data_file().writev(host(start), all);
   // Only overwrites in place can begin or end inside a sector; what is around is read from the image itself.
   const uint64_t lead = start % 512, finish = start + total(all), trail = round_up(finish, 512) - finish;

@@ -66,7 +66,8 @@ Result<> Qcow2::write_zeroes(uint64_t offset, uint64_t length, bool may_unmap) {
   auto by_hand = [&](uint64_t from, uint64_t to) -> Result<> {
     while (from < to) {
       DeepExtent here = TRY(status_above(*this, nullptr, from, std::min<uint64_t>(to - from, 1 << 20)));
-      if (!here.zero) {
+      // In an overlay of the old version only data says that the zeroes are its own.
+      if (!here.zero || (!v3() && backing_ && from < backing_->size() && here.layer != this)) {
         std::vector<std::byte> zeroes(here.length);
         TRY_VOID(write(from, std::span<const std::byte>(zeroes)));
       }
