@@ -106,7 +106,7 @@ Result<> create(File& file, const CreateConfig& c) {
     TRY_VOID(file.truncate(all * cluster));  // to the end of its last cluster
   }
   // The header last: without it this is no image.
-  header.resize(cluster);  // whole: what comes to lie behind the header later makes the file no larger
+  header.resize(std::min<uint64_t>(round_up(header.size(), 512), cluster));
   TRY_VOID(file.flush());
   TRY_VOID(file.write(0, header));
   return file.flush();
