@@ -5,6 +5,8 @@
 #include "softkvm/translate/switches.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <functional>
 #include <string>
@@ -279,6 +281,21 @@ TEST(Switches, CodeChunks) {
                             return m.run(store_beside()) == KVM_EXIT_HLT ? e.count_invalidate : 99;
                           }),
                   on == 0 && off == 2);
+}
+
+// Whether a vCPU whose memory could be mapped again measures its user code, to run it natively.
+GUEST_CODE(halt, "hlt")
+TEST(Switches, Native) {
+  auto measures = [](TestMachine& m, Engine& e) {
+    const int file = memfd_create("switches-test", MFD_CLOEXEC);
+    EXPECT_EQ(ftruncate(file, TestMachine::kRam), 0);
+    EXPECT_EQ(m.vm->lent.add(m.ram, TestMachine::kRam, file, 0), 0);
+    close(file);
+    m.vcpu->tsc_khz = 2'000'000;
+    EXPECT_EQ(m.run(halt()), unsigned{KVM_EXIT_HLT});
+    return uint64_t{e.profile.ticks_per_microsecond};
+  };
+  EXPECT_SWITCHED(compare("native", measures), on == 2000 && off == 0);
 }
 
 TEST(Switches, AreNamedInAList) {

@@ -4,6 +4,8 @@
 
 #include <random>
 
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/switches_off.h"
 #include "softkvm/translate/test_machine.h"
 
 namespace vireo::softkvm {
@@ -51,6 +53,27 @@ TEST_F(Unseen, EachPageOfFewAndOfManyIsFoundChanged) {
       }
     }
   }
+}
+
+// ... and with the switch off nothing that a jump entry leads to is trusted.
+TEST_F(Unseen, TheSwitchEmptiesTheJumpCaches) {
+  uint64_t lookups[2];
+  for (bool on : {true, false}) {
+    SwitchesOff off(on ? "" : "trusted-pages");
+    TestMachine m;
+    for (uint64_t i = 0; i < 50; i++) memcpy(m.ram + kFunctions + i * 4096, "\xb8\1\0\0\0\xc3", 6);
+    m.at<uint32_t>(0x300000) = 50;
+    ASSERT_EQ(m.run(sum_of_calls()), kHalted);
+    const uint64_t before = m.vcpu->engine->count_lookup;
+    for (int run = 0; run < 10; run++) {
+      m.vcpu->rip = TestMachine::kCode;
+      ASSERT_EQ(m.go(), kHalted);
+      ASSERT_EQ(m.at(0x300008), 50u);
+    }
+    lookups[on] = m.vcpu->engine->count_lookup - before;
+  }
+  EXPECT_GE(lookups[false], 500u);
+  EXPECT_TRUE(machine.vm->off || lookups[true] < 100) << lookups[true];
 }
 
 // Far apart in one page, reached by a jump that is linked.

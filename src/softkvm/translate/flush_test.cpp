@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the engine keeps of the guest's page tables and code, and what has to make it forget: each test fails
+// where an optimisation of switches.h is used beyond its condition. Spec: Intel SDM vol 3, 4.10.4.1 (what
+// INVLPG, CR3 and CR4.PGE invalidate), 4.8 (accessed and dirty), 11.6 (self-modifying code).
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/test_machine.h"
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr uint64_t kFirst = 0x600000,
+                   kSecond = 0x800000;  // what the 2 MiB page at 6 MiB is mapped to, one after the other
+constexpr uint64_t kEntry = 0x3018;     // its entry in the page directory
+
+// With `mov eax, 1; ret` and `mov eax, 2; ret` on them; rSI is the page, rDI its entry.
+class TwoPages : public TestMachine {
+ public:
+  TwoPages() {
+    for (uint64_t page : {kFirst, kSecond}) {
+      const uint8_t code[] = {0xb8, static_cast<uint8_t>(page == kFirst ? 1 : 2), 0, 0, 0, 0xc3};
+      memcpy(ram + page, code, sizeof code);
+    }
+    vcpu->gpr[kRsi] = kFirst, vcpu->gpr[kRdi] = kEntry;
+  }
+};
+
+GUEST_CODE(code_invlpg,
+           "call rsi; mov ebx, eax; call rsi; mov qword ptr [rdi], 0x800087; invlpg [rsi]; call rsi; hlt")
+GUEST_CODE(code_cr3,
+           "call rsi; mov ebx, eax; call rsi; mov qword ptr [rdi], 0x800087; mov rax, cr3; mov cr3, rax; "
+           "call rsi; hlt")
+TEST(Flush, CodeIsFetchedFromTheNewPage) {
+  for (auto code : {code_invlpg(), code_cr3()}) {
+    TwoPages m;
+    ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
+    EXPECT_EQ(m.vcpu->gpr[kRbx], 1u);
+    EXPECT_EQ(m.vcpu->gpr[kRax], 2u);
+  }
+}
+
+// The instruction begins on the page before the one that changes.
+GUEST_CODE(cut_invlpg,
+           "sub rsi, 2; call rsi; mov ebx, eax; call rsi; mov qword ptr [rdi], 0x800087; invlpg [rsi + 2]; "
+           "call rsi; hlt")
+TEST(Flush, TheSecondPageOfAnInstructionIsTheNewOne) {
+  TwoPages m;
+  const uint8_t code[] = {0xb8, 7, 1, 0, 0, 0xc3};
+  memcpy(m.ram + kFirst - 2, code, 2);
+  memcpy(m.ram + kFirst, code + 2, 4);
+  memcpy(m.ram + kSecond, code + 2, 4);
+  m.ram[kSecond] = 2;
+  ASSERT_EQ(m.run(cut_invlpg()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 0x107u);
+  EXPECT_EQ(m.vcpu->gpr[kRax], 0x207u);
+}
+
+// The stack's page is the one last used for reading and for writing.
+GUEST_CODE(stack_invlpg,
+           "lea rsp, [rsi + 0x800]; push rdi; pop rbx; push rdi; pop rbx; mov qword ptr [rdi], 0x800087; "
+           "invlpg [rsi]; pop rcx; push 5; push 6; pop rdx; hlt")
+GUEST_CODE(stack_cr3,
+           "lea rsp, [rsi + 0x800]; push rdi; pop rbx; push rdi; pop rbx; mov qword ptr [rdi], 0x800087; mov "
+           "rax, cr3; mov cr3, rax; pop rcx; push 5; push 6; pop rdx; hlt")
+TEST(Flush, TheStackIsOnTheNewPage) {
+  for (auto code : {stack_invlpg(), stack_cr3()}) {
+    TwoPages m;
+    m.at(kFirst + 0x800) = 11, m.at(kSecond + 0x800) = 22;
+    ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
+    EXPECT_EQ(m.vcpu->gpr[kRcx], 22u);
+    EXPECT_EQ(m.vcpu->gpr[kRdx], 6u);
+    EXPECT_EQ(m.at(kFirst + 0x800), 11u);
+    EXPECT_EQ(m.at(kFirst + 0x7f8), kEntry);
+    EXPECT_EQ(m.at(kSecond + 0x800), 5u);
+    EXPECT_EQ(m.at(kSecond + 0x7f8), 6u);
+  }
+}
+
+// Code is written to the stack, called, and written again by pushes. 50 rounds: a page that is overwritten
+// often keeps its other blocks.
+GUEST_CODE(stack_code,
+           "lea rsp, [rsi + 0x900]; mov ebp, 50; 1: mov rax, 0xc300000000b8; mov rbx, rbp; shl rbx, 8; or "
+           "rax, rbx; push rax; mov rdx, rsp; "
+           "lea rsp, [rsi + 0x400]; call rdx; lea rsp, [rdx + 8]; add r12, rax; dec ebp; jnz 1b; hlt")
+TEST(Flush, CodeThatPushesHaveWrittenIsTheNewOne) {
+  TwoPages m;
+  m.vcpu->gpr[12] = 0;
+  ASSERT_EQ(m.run(stack_code()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[12], 50u * 51 / 2);
+}
+
+// A global page outlives a load of CR3 at most: not a change of CR4.PGE, and not INVLPG.
+GUEST_CODE(global_pge,
+           "mov ebx, [rsi]; mov qword ptr [rdi], 0x800187; mov rax, cr4; xor eax, 0x80; mov cr4, rax; xor "
+           "eax, 0x80; mov cr4, rax; mov ecx, [rsi]; hlt")
+GUEST_CODE(global_invlpg, "mov ebx, [rsi]; mov qword ptr [rdi], 0x800187; invlpg [rsi]; mov ecx, [rsi]; hlt")
+TEST(Flush, AGlobalPageGoesWithPgeAndInvlpg) {
+  for (auto code : {global_pge(), global_invlpg()}) {
+    TwoPages m;
+    m.at(kEntry) = kFirst | 0x187;
+    m.vcpu->cr4 |= kCr4Pge;
+    ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
+    EXPECT_EQ(m.vcpu->gpr[kRbx] >> 8 & 0xff, 1u);
+    EXPECT_EQ(m.vcpu->gpr[kRcx] >> 8 & 0xff, 2u);
+  }
+}
+
+// More pages than the log of fills has room for, each of them another one after the load of CR3.
+GUEST_CODE(many_pages,
+           "xor r12d, r12d; mov edx, 2; 1: mov rbx, 0x40000000; mov ecx, 9000; 2: add r12d, [rbx]; add rbx, "
+           "4096; dec ecx; jnz 2b; shl r12, 32; "
+           "mov cr3, rdi; dec edx; jnz 1b; shr r12, 32; hlt")
+TEST(Flush, MoreFillsThanTheLogHasRoomForAreForgotten) {
+  TestMachine m;
+  memcpy(m.ram + 0x11000, m.ram + 0x1000, 0x1000);
+  memcpy(m.ram + 0x12000, m.ram + 0x2000, 0x1000);
+  m.at(0x11000) = 0x12007;
+  for (unsigned space = 0; space < 2; space++) {
+    const uint64_t directory = 0x20000 + space * 0x2000, table = directory + 0x1000,
+                   page = 0x400000 + space * 0x1000;
+    m.at((space ? 0x12000 : 0x2000) + 8) = directory | 7;
+    for (unsigned i = 0; i < 512; i++) m.at(directory + i * 8) = table | 7, m.at(table + i * 8) = page | 7;
+    m.at(page) = space + 1;
+  }
+  m.vcpu->gpr[kRdi] = 0x11000;
+  ASSERT_EQ(m.run(many_pages()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[12] & 0xffffffff, 18000u);
+}
+
+// A read alone sets A; the write behind it has to set D, whatever the read has left in the TLB.
+GUEST_CODE(read_only, "mov eax, [rsi]; hlt")
+GUEST_CODE(read_and_write, "mov eax, [rsi]; mov [rsi], eax; hlt")
+TEST(Flush, AWriteBehindAReadSetsDirty) {
+  TwoPages m;
+  ASSERT_EQ(m.run(read_only()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.at(kEntry) & 0x60, 0x20u);
+  m.vcpu->halted = false;
+  ASSERT_EQ(m.run(read_and_write()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.at(kEntry) & 0x60, 0x60u);
+}
+
+// The same of a page that becomes dirty, is cleaned and flushed.
+GUEST_CODE(cleaned,
+           "mov [rsi], esi; and qword ptr [rdi], -65; invlpg [rsi]; mov eax, [rsi]; mov [rsi], eax; hlt")
+TEST(Flush, APageThatWasCleanedBecomesDirtyAgain) {
+  TwoPages m;
+  ASSERT_EQ(m.run(cleaned()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.at(kEntry) & 0x60, 0x60u);
+}
+
+// A carry over memory accesses, a poll and the jump back: 64 words added to 64 words.
+GUEST_CODE(long_addition,
+           "clc; mov edx, 64; 1: mov rax, [rsi]; adc [rdi], rax; lea rsi, [rsi + 8]; lea rdi, [rdi + 8]; dec "
+           "edx; jnz 1b; setc bl; hlt")
+TEST(Flush, CarriesGoOverJumps) {
+  TestMachine m;
+  const uint64_t from = 0x400000, to = 0x500000;
+  uint64_t expected[64], carry = 0, x = 1;
+  for (unsigned i = 0; i < 64; i++) {
+    x = x * 6364136223846793005u + 1442695040888963407u;
+    const uint64_t a = i % 3 ? ~x : ~0ull, b = i % 5 ? x : x | 1;
+    m.at(from + i * 8) = a, m.at(to + i * 8) = b;
+    const auto sum = static_cast<unsigned __int128>(a) + b + carry;
+    expected[i] = static_cast<uint64_t>(sum), carry = static_cast<uint64_t>(sum >> 64);
+  }
+  m.vcpu->gpr[kRsi] = from, m.vcpu->gpr[kRdi] = to, m.vcpu->gpr[kRbx] = 0;
+  ASSERT_EQ(m.run(long_addition()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(memcmp(m.ram + to, expected, sizeof expected), 0);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], carry);
+}
+
+// The code behind a jump, by which flags were thought dead, is overwritten and wants them, and again not, 64
+// times.
+GUEST_CODE(wanted_by_turns,
+           "xor r8d, r8d; xor r12d, r12d; 2: mov al, 0xff; add al, 1; mov ebx, [rsp - 64]; jmp 1f; .skip "
+           "200, 0xcc; 1: xor ecx, "
+           "ecx; nop; and ecx, 1; add r12, r12; or r12, rcx; "
+           "inc r8d; cmp r8d, 64; je 3f; mov edx, 0xc931; test r8d, 1; jz 4f; mov edx, 0xc919; 4: mov word "
+           "ptr [rip + 1b], dx; jmp 2b; 3: hlt")
+TEST(Flush, FlagsAreWantedByCodeThatWasOverwritten) {
+  TestMachine m;
+  ASSERT_EQ(m.run(wanted_by_turns()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[12], 0x5555555555555555u);
+}
+
+}  // namespace
+}  // namespace vireo::softkvm
