@@ -29,7 +29,7 @@ namespace vireo::moves {
 namespace {
 
 constexpr size_t kRamSize = 256 << 20;
-constexpr uint64_t kLimitMicroseconds = 120'000'000;  // for a stretch in which the guest is to end
+constexpr uint64_t kLimitMicroseconds = 600'000'000;  // for a stretch in which the guest is to end
 constexpr int kMoved = 10;                           // a stretch's exit status: there is more to come
 // reboot=t: the guest ends by a triple fault.
 constexpr char kCommandLine[] = "console=ttyS0 reboot=t panic=-1 pci=off";
