@@ -11,7 +11,7 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --kernel FILE          Linux bzImage, ELF (PVH, vmlinux) or multiboot kernel
   --initrd FILE          initial RAM disk           --append TEXT  kernel command line
   --memory SIZE[,...]    512M by default            --cpus N       1 by default
-  --disk FILE[,...]      a virtio disk; may be repeated
+  --cpu host|max[,...]   what the guest's CPU has   --disk FILE[,...]  a virtio disk; may be repeated
   --net user|tap|none    a virtio network card; may be repeated
   --numa cpus=LIST,memory=SIZE                      a node of the guest; may be repeated
   --serial stdio|file:PATH|null|pty                 first serial port
@@ -23,7 +23,7 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --boot-protocol auto|linux64|linux32|pvh|multiboot
   --debug-exit [PORT]    --testdev                  for test kernels
 On a terminal: Ctrl-A x ends, Ctrl-A c opens a prompt, Ctrl-A h helps.
-More: vireo run --help memory|disk|net|serial|accel|board|config|exit
+More: vireo run --help memory|cpu|disk|net|serial|accel|board|config|exit
 )";
 
 struct Topic {
@@ -31,6 +31,15 @@ struct Topic {
   const char* text;
 };
 constexpr Topic kTopics[] = {
+    {"cpu", R"(--cpu host|max[,vendor=NAME][,physical-bits=N][,+FEATURE][,-FEATURE]...
+  host                 what the hypervisor offers but pku and pks: the default. On the software hypervisor
+                       guest programs run on the bare CPU only without protection keys
+  max                  all that the hypervisor offers
+  vendor=NAME          GenuineIntel, AuthenticAMD: what the CPUs do differently follows it
+  physical-bits=N      36 up to the host's
+  +FEATURE, -FEATURE   with it (if offered) or without: fsgsbase invpcid la57 nx pcid pdpe1gb pks pku rdpid
+                       rdrand rdseed rdtscp smap smep tsc-adjust tsc-deadline umip x2apic
+)"},
     {"memory", R"(--memory SIZE[,backing=anonymous|memfd|hugetlb][,file=PATH][,hugetlb=2M|1G][,prealloc][,mergeable][,thp=off][,numa=N]
   SIZE                 512M, 2G; without a letter MiB
   backing=memfd        shared memory, for other processes to map; the default on the software

@@ -14,7 +14,7 @@ namespace vireo::cli {
 namespace {
 
 struct Raw {
-  std::string kernel, initrd, append, memory, cpus, affinity, board, accel, serial, console, protocol, debug_exit, config;
+  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config;
   std::vector<std::string> disks, nets, numa;
   bool rng = false, no_reboot = false, testdev = false, virtio_console = false;
 };
@@ -60,6 +60,7 @@ void declare(CLI::App& app, Raw& raw) {
   app.add_option("--memory", raw.memory);
   app.add_option("--numa", raw.numa)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
   app.add_option("--cpus", raw.cpus);
+  app.add_option("--cpu", raw.cpu);
   app.add_option("--cpu-affinity", raw.affinity);
   app.add_option("--board", raw.board);
   app.add_option("--accel", raw.accel);
@@ -110,6 +111,7 @@ Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
   m.memory = TRY(parse_memory(raw.memory.empty() ? "512M" : raw.memory));
   for (const std::string& node : raw.numa) m.numa.push_back(TRY(parse_numa(node)));
   if (!raw.cpus.empty()) m.cpus = static_cast<unsigned>(TRY(parse_number(raw.cpus, "--cpus", 1, 4096)));
+  if (given.contains("cpu")) m.cpu = TRY(parse_cpu_model(raw.cpu));
   if (!raw.affinity.empty()) m.cpu_affinity = TRY(parse_cpu_list(raw.affinity, "--cpu-affinity"));
   if (raw.board == "microvm")
     m.board = MachineConfig::BoardKind::kMicrovm;

@@ -84,7 +84,7 @@ Result<> Machine::create_vcpus() {
   msr_indices_ = TRY(system_->msr_indices());
   for (unsigned id = 0; id < config_.cpus; id++) {
     auto vcpu = TRY(vm_->create_vcpu(id));
-    TRY_VOID(vcpu->set_cpuid(guest_cpuid(offer, id, config_.cpus, tsc_deadline)));
+    TRY_VOID(vcpu->set_cpuid(TRY(apply_cpu_model(config_.cpu, guest_cpuid(offer, id, config_.cpus, tsc_deadline)))));
     // REP MOVS and STOS by the fast microcode, as firmware leaves IA32_MISC_ENABLE.
     (void)vcpu->set_msr(0x1a0, 1);
     reset_states_.push_back(TRY(vcpu->state(msr_indices_)));

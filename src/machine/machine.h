@@ -19,6 +19,7 @@
 #include "kvm/vm.h"
 #include "machine/boot.h"
 #include "machine/bus.h"
+#include "machine/cpu_model.h"
 #include "machine/doorbells.h"
 #include "machine/irq_lines.h"
 #include "machine/numa.h"
@@ -32,6 +33,7 @@ struct MachineConfig {
   enum class BoardKind { kQ35, kMicrovm };
   BoardKind board = BoardKind::kQ35;
   unsigned cpus = 1;
+  CpuModel cpu;
   std::vector<int> cpu_affinity;  // host CPU of each vCPU in turn; empty: not pinned
   MemoryConfig memory;
   std::vector<NumaConfig> numa;   // empty: one node, which the guest is not told of
