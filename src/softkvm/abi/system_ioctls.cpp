@@ -56,6 +56,7 @@ std::vector<CpuidEntry> offered() {
   CpuidOptions options;
   options.paravirtual = kParavirtualClock | kParavirtualStealTime;
   options.xcr0 = Vcpu::supported_xcr0();
+  options.pku = options.pks = true;
   return supported_cpuid(CpuidHost::bare(), options);
 }
 
@@ -90,7 +91,7 @@ int device_attribute(uintptr_t argument, bool get) {
   if (!copy_in(attribute, argument)) return -EFAULT;
   if (attribute.group != 0 || attribute.attr != KVM_X86_XCOMP_GUEST_SUPP) return -ENXIO;
   if (!get) return 0;
-  uint64_t components = Vcpu::supported_xcr0();
+  uint64_t components = offered_cpuid().xcr0_supported;
   return copy_out(attribute.addr, components) ? 0 : -EFAULT;
 }
 

@@ -36,7 +36,7 @@ uint64_t cr4_defined(const VcpuState& vcpu) {
       {kCr4Vme | kCr4Pvi, kCpuidVme}, {kCr4Tsd, kCpuidTsc}, {kCr4De, kCpuidDe}, {kCr4Pse, kCpuidPse}, {kCr4Pae, kCpuidPae},
       {kCr4Mce, kCpuidMce}, {kCr4Pge, kCpuidPge}, {kCr4Osfxsr, kCpuidFxsr}, {kCr4Osxmmexcpt, kCpuidSse}, {kCr4Umip, kCpuidUmip},
       {kCr4La57, kCpuidLa57}, {kCr4Fsgsbase, kCpuidFsgsbase}, {kCr4Pcide, kCpuidPcid}, {kCr4Osxsave, kCpuidXsave}, {kCr4Smep, kCpuidSmep},
-      {kCr4Smap, kCpuidSmap}, {kCr4Pke, kCpuidPku},
+      {kCr4Smap, kCpuidSmap}, {kCr4Pke, kCpuidPku}, {kCr4Pks, kCpuidPks},
   };
   // PCE: no counters to read, but KVM has always let it be set.
   uint64_t defined = kCr4Pce;
@@ -56,7 +56,7 @@ Outcome write_cr4(VcpuState& vcpu, uint64_t value) {
   if (pae_active(vcpu.cr0, value, vcpu.efer) && (changed & (kCr4Pae | kCr4Pge | kCr4Pse | kCr4Smep))) STEP(load_pdptes(vcpu, vcpu.cr3));
   vcpu.cr4 = value;
   vcpu.linear_bits = value & kCr4La57 ? 57 : 48;
-  if (changed & (kCr4Pse | kCr4Pae | kCr4Pge | kCr4Pcide | kCr4Smep | kCr4Smap | kCr4La57 | kCr4Pke)) flush_tlb(vcpu, false);
+  if (changed & (kCr4Pse | kCr4Pae | kCr4Pge | kCr4Pcide | kCr4Smep | kCr4Smap | kCr4La57 | kCr4Pke | kCr4Pks)) flush_tlb(vcpu, false);
   update_mode(vcpu);
   return Outcome::kNext;
 }

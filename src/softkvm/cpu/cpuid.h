@@ -29,6 +29,7 @@ constexpr unsigned kCpuidMonitor = cpuid_bit(kWord1Ecx, 3), kCpuidVmx = cpuid_bi
                    kCpuidSmep = cpuid_bit(kWord7Ebx, 7), kCpuidInvpcid = cpuid_bit(kWord7Ebx, 10), kCpuidRtm = cpuid_bit(kWord7Ebx, 11),
                    kCpuidRdseed = cpuid_bit(kWord7Ebx, 18), kCpuidSmap = cpuid_bit(kWord7Ebx, 20), kCpuidUmip = cpuid_bit(kWord7Ecx, 2),
                    kCpuidPku = cpuid_bit(kWord7Ecx, 3), kCpuidLa57 = cpuid_bit(kWord7Ecx, 16), kCpuidRdpid = cpuid_bit(kWord7Ecx, 22),
+                   kCpuidPks = cpuid_bit(kWord7Ecx, 31),
                    kCpuidSerialize = cpuid_bit(kWord7Edx, 14), kCpuidSpecCtrl = cpuid_bit(kWord7Edx, 26),
                    kCpuidStibp = cpuid_bit(kWord7Edx, 27), kCpuidFlushL1d = cpuid_bit(kWord7Edx, 28),
                    kCpuidArchCapabilities = cpuid_bit(kWord7Edx, 29), kCpuidSsbd = cpuid_bit(kWord7Edx, 31),

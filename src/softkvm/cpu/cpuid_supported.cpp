@@ -28,7 +28,7 @@ constexpr uint32_t k7EbxHost = bits({3, 6, 8, 13, 18, 19, 23, 24, 29}), k7EbxAvx
 constexpr uint32_t k7EbxOurs = bits({0 /*FSGSBASE*/, 1 /*TSC_ADJUST*/, 7 /*SMEP*/, 9 /*ERMS*/, 10 /*INVPCID*/, 20 /*SMAP*/});
 // Leaf 7 ECX: GFNI CLDEMOTE MOVDIRI MOVDIR64B; VAES VPCLMULQDQ; VBMI VBMI2 VNNI BITALG VPOPCNTDQ.
 constexpr uint32_t k7EcxHost = bits({8, 25, 27, 28}), k7EcxAvx = bits({9, 10}), k7EcxAvx512 = bits({1, 6, 11, 12, 14});
-constexpr uint32_t k7EcxOurs = bits({2 /*UMIP*/, 16 /*LA57*/, 22 /*RDPID*/}), k7EcxPku = bits({3});
+constexpr uint32_t k7EcxOurs = bits({2 /*UMIP*/, 16 /*LA57*/, 22 /*RDPID*/}), k7EcxPku = bits({3}), k7EcxPks = bits({31});
 // Leaf 7 EDX: SERIALIZE; VP2INTERSECT FP16. Ours: FSRM, IBRS and IBPB, STIBP, ARCH_CAPABILITIES (which says that they are always on).
 constexpr uint32_t k7EdxHost = bits({14}), k7EdxAvx512 = bits({8, 23}), k7EdxOurs = bits({4, 26, 27, 29});
 // Leaf 7.1: FZRM FSRS FSRC; AVX-VNNI AVX-IFMA; BF16. EDX: AVX-VNNI-INT8 AVX-NE-CONVERT.
@@ -117,7 +117,7 @@ class Builder {
     CpuidEntry h = from_host(7, 0);
     CpuidEntry h1 = h.eax >= 1 ? from_host(7, 1) : CpuidEntry{};
     add_indexed(7, 0, 1, execution(h.ebx, k7EbxHost, k7EbxAvx, k7EbxAvx512) | k7EbxOurs,
-                execution(h.ecx, k7EcxHost, k7EcxAvx, k7EcxAvx512) | k7EcxOurs | (pku_ ? k7EcxPku : 0),
+                execution(h.ecx, k7EcxHost, k7EcxAvx, k7EcxAvx512) | k7EcxOurs | (pku_ ? k7EcxPku : 0) | (options_.pks ? k7EcxPks : 0),
                 execution(h.edx, k7EdxHost, 0, k7EdxAvx512) | k7EdxOurs);
     add_indexed(7, 1, execution(h1.eax, k71EaxHost, k71EaxAvx, k71EaxAvx512), 0, 0, execution(h1.edx, 0, k71EdxAvx, 0));
   }

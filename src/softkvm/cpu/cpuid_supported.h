@@ -25,8 +25,8 @@ struct CpuidOptions {
   uint32_t paravirtual = 0;
   // State components that the engine saves and restores; the host's are masked with it.
   uint64_t xcr0 = 0xe7;
-  // PKU needs its XSAVE component (PKRU is no host register here): only when the engine adds component 9 to the host's area.
-  bool pku = false;
+  // Protection keys. PKU has its XSAVE component on every host, for PKRU is no host register here.
+  bool pku = false, pks = false;
   bool mwait = false;
 };
 

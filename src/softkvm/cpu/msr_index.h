@@ -16,7 +16,7 @@ constexpr uint32_t kTsc = 0x10, kWallClockOld = 0x11, kSystemTimeOld = 0x12, kPl
                    kMiscEnable = 0x1a0, kDebugctl = 0x1d9, kLastBranchFrom = 0x1db, kLastIntTo = 0x1de, kMtrrPhysbase0 = 0x200,
                    kMtrrPhysmask7 = 0x20f, kMtrrFix64k = 0x250, kMtrrFix16k0 = 0x258, kMtrrFix16k1 = 0x259, kMtrrFix4k0 = 0x268,
                    kMtrrFix4k7 = 0x26f, kPat = 0x277, kMtrrDefType = 0x2ff, kMc0Ctl = 0x400, kMcLast = 0x47f, kRaplPowerUnit = 0x606,
-                   kPkgEnergy = 0x611, kDramEnergy = 0x619, kPp0Energy = 0x639, kPp1Energy = 0x641, kTscDeadline = 0x6e0,
+                   kPkgEnergy = 0x611, kDramEnergy = 0x619, kPp0Energy = 0x639, kPp1Energy = 0x641, kTscDeadline = 0x6e0, kPkrs = 0x6e1,
                    kX2apicFirst = 0x800, kX2apicLast = 0x8ff, kXss = 0xda0, kPowerCtl = 0x1fc, kMc0Ctl2 = 0x280, kMc31Ctl2 = 0x29f;
 
 constexpr uint32_t kKvmWallClock = 0x4b564d00, kKvmSystemTime = 0x4b564d01, kKvmAsyncPf = 0x4b564d02, kKvmStealTime = 0x4b564d03,

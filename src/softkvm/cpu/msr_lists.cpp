@@ -15,7 +15,7 @@ constexpr uint32_t kList[] = {
     kTsc, kSysenterCs, kSysenterEsp, kSysenterEip, kStar, kCstar, kKernelGsBase, kSfmask, kLstar, kSpecCtrl, kTscAux, kArchCapabilities,
     kXss, kEfer, kFsBase, kGsBase, kPat, kMtrrDefType, kMtrrFix64k, kMtrrFix16k0, kMtrrFix16k1, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d,
     0x26e, 0x26f, 0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f,
-    kMiscEnable, kMcgStatus, kMcgCtl, kSmbase, kSmiCount, kPlatformInfo, kMiscFeatures, kTscAdjust, kTscDeadline, kFeatureControl,
+    kMiscEnable, kMcgStatus, kMcgCtl, kSmbase, kSmiCount, kPlatformInfo, kMiscFeatures, kTscAdjust, kTscDeadline, kPkrs, kFeatureControl,
     kBiosSignId, kDebugctl, kHwcr, kVirtSpecCtrl, kWallClockOld, kSystemTimeOld, kKvmWallClock, kKvmSystemTime, kKvmAsyncPf, kKvmStealTime,
     kKvmPvEoi, kKvmPollControl, kKvmAsyncPfInt, kKvmAsyncPfAck, kKvmMigrationControl,
 };

@@ -172,6 +172,9 @@ bool read_msr(VcpuState& v, uint32_t index, uint64_t& value, bool host) {
     case kTscDeadline:
       if (!host && !has(v, kCpuidTscDeadline)) return false;
       return read_apic_msr(v, index, value);
+    case kPkrs:
+      value = v.pkrs;
+      return host || has(v, kCpuidPks);
     case kApicBase: return read_apic_msr(v, index, value);
     case kTsc: value = guest_tsc(v); return true;
     case kSpecCtrl:
@@ -288,6 +291,12 @@ bool write_msr(VcpuState& v, uint32_t index, uint64_t value, bool host) {
     case kTscDeadline:
       if (!host && !has(v, kCpuidTscDeadline)) return false;
       return write_apic_msr(v, index, value);
+    case kPkrs:
+      if ((!host && !has(v, kCpuidPks)) || value >> 32) return false;
+      if (value == v.pkrs) return true;
+      v.pkrs = static_cast<uint32_t>(value);
+      flush_tlb(v, false);  // entries hold what the old keys allowed
+      return true;
     case kApicBase: return write_apic_msr(v, index, value);
     case kSpecCtrl:
       if ((!host && !has_spec_ctrl(v)) || (value & ~7ull)) return false;

@@ -53,7 +53,7 @@ void reset_cpu(VcpuState& v) {
   reset_both(v);
   v.cr0 = kCr0Cd | kCr0Nw | kCr0Et;
   v.xcr0 = 1;
-  v.pkru = 0;
+  v.pkru = v.pkrs = 0;
   Msrs& m = v.msr;
   uint64_t platform_info = m.platform_info, arch_capabilities = m.arch_capabilities, mcg_cap = m.mcg_cap;
   uint64_t microcode = m.microcode, tsc_offset = m.tsc_offset;

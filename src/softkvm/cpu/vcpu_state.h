@@ -44,7 +44,7 @@ constexpr uint64_t kCr0Pe = 1, kCr0Mp = 2, kCr0Em = 4, kCr0Ts = 8, kCr0Et = 16, 
 constexpr uint64_t kCr4Vme = 1, kCr4Pvi = 2, kCr4Tsd = 4, kCr4De = 8, kCr4Pse = 16, kCr4Pae = 32, kCr4Mce = 64, kCr4Pge = 128,
                    kCr4Pce = 256, kCr4Osfxsr = 512, kCr4Osxmmexcpt = 1024, kCr4Umip = 1 << 11, kCr4La57 = 1 << 12,
                    kCr4Vmxe = 1 << 13, kCr4Fsgsbase = 1 << 16, kCr4Pcide = 1 << 17, kCr4Osxsave = 1 << 18, kCr4Smep = 1 << 20,
-                   kCr4Smap = 1 << 21, kCr4Pke = 1 << 22;
+                   kCr4Smap = 1 << 21, kCr4Pke = 1 << 22, kCr4Pks = 1 << 24;
 constexpr uint64_t kEferSce = 1, kEferLme = 1 << 8, kEferLma = 1 << 10, kEferNx = 1 << 11, kEferSvme = 1 << 12, kEferFfxsr = 1 << 14;
 
 // Exception vectors.
@@ -139,6 +139,7 @@ struct VcpuState {
   uint32_t msr_exit_reasons = 0;    // KVM_CAP_X86_USER_SPACE_MSR: KVM_MSR_EXIT_REASON_*
   uint32_t tsc_khz = 0;
   uint64_t tsc_ratio = 0;           // the guest's TSC rate over the host's, 32 fraction bits; 0: the host's
+  uint32_t pkrs = 0;                // IA32_PKRS
 
   uint64_t rflags() const {
     return system_flags | 2u | (flag_ah & (kCF | kPF | kAF | kZF | kSF)) | (flag_of ? kOF : 0u);

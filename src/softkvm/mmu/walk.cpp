@@ -146,13 +146,17 @@ again:
   }
   bool may_write = writable || (!user && !(vcpu.cr0 & kCr0Wp));
   if (want == Want::kWrite && !may_write) allowed = false;
+  // Keys: PKRU's for user pages, IA32_PKRS's for the others (SDM vol 3, 4.6.2). PK tells of them whatever else is wrong too (4.7).
   bool key_write = true;
-  if (long_mode && vcpu.cr4 & kCr4Pke && user_page && want != Want::kFetch) {
-    unsigned key = entry >> 59 & 15;
-    bool ad = vcpu.pkru >> (2 * key) & 1, wd = vcpu.pkru >> (2 * key + 1) & 1;
+  if (long_mode && want != Want::kFetch && vcpu.cr4 & (user_page ? kCr4Pke : kCr4Pks)) {
+    const unsigned key = entry >> 59 & 15;
+    const uint32_t rights = user_page ? vcpu.pkru : vcpu.pkrs;
+    const bool ad = rights >> (2 * key) & 1, wd = rights >> (2 * key + 1) & 1;
     key_write = !ad && !(wd && (user || vcpu.cr0 & kCr0Wp));
-    if (allowed && (ad || (want == Want::kWrite && !key_write)))
-      return page_fault(vcpu, linear, error | kPfP | kPfPk);
+    if (ad || (want == Want::kWrite && !key_write)) {
+      allowed = false;
+      error |= kPfPk;
+    }
   }
   if (!allowed) return page_fault(vcpu, linear, error | kPfP);
 

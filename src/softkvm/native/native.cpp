@@ -26,7 +26,7 @@ namespace {
 // What Linux runs 64-bit user code with: the same in the guest and on the host, so that code which reads a selector finds its own.
 constexpr uint16_t kUserCs = 0x33, kUserSs = 0x2b;
 constexpr uint64_t kCr4Wanted = kCr4Osfxsr | kCr4Osxmmexcpt | kCr4Fsgsbase | kCr4Osxsave | kCr4Umip;
-constexpr uint64_t kCr4Unwanted = kCr4Tsd | kCr4Pce | kCr4Pke;
+constexpr uint64_t kCr4Unwanted = kCr4Tsd | kCr4Pce | kCr4Pke | kCr4Pks;
 constexpr unsigned kSoftwareReserved = 464, kSoftwareReservedSize = 48;  // of the XSAVE area: the host's kernel writes notes there
 constexpr unsigned kComponentsAt = 512;                                  // XSTATE_BV
 

@@ -15,6 +15,7 @@ namespace {
 
 constexpr unsigned kAreaMax = 4096;
 constexpr uint64_t kSupported = 0xe7;  // x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM
+constexpr uint64_t kPkru = 1 << 9;        // no host register: done by hand
 
 // The guest's area as host memory: its own bytes where they lie in one page of RAM, else a copy that commit() writes back.
 struct Area {
@@ -109,6 +110,27 @@ struct Header {
 unsigned standard_size(const VcpuState& vcpu, uint64_t components) { return vcpu.cpuid->xsave_size(components | 1); }
 unsigned compacted_size(const VcpuState& vcpu, uint64_t components) { return vcpu.cpuid->xsave_compacted_size(components); }
 
+// Where PKRU lies in an area: in a compacted one it is the last of the components that there are, and not aligned.
+unsigned pkru_offset(const VcpuState& vcpu, bool compact, uint64_t format) {
+  return compact ? compacted_size(vcpu, format & ~kPkru) : vcpu.cpuid->xsave_component[9].offset;
+}
+
+// Behind the host's instruction, which left bit 9 of XSTATE_BV (and clear in XCOMP_BV) as it was. In its initial configuration, zero, the
+// component is not stored but by XSAVE (SDM vol 1, 13.7 to 13.11).
+void save_pkru(VcpuState& vcpu, const Insn& insn, uint8_t* area, bool compact, uint64_t components) {
+  uint64_t bv, value = vcpu.pkru;
+  copy_bytes(&bv, area + 512, 8);
+  bv = value ? bv | kPkru : bv & ~kPkru;
+  copy_bytes(area + 512, &bv, 8);
+  if (compact) {
+    uint64_t format;
+    copy_bytes(&format, area + 520, 8);
+    format |= kPkru;
+    copy_bytes(area + 520, &format, 8);
+  }
+  if (value || insn.mnemonic == Mnemonic::kXsave) copy_bytes(area + pkru_offset(vcpu, compact, components), &value, 8);
+}
+
 Outcome xsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   if (linear & 63) return vcpu.raise(kGP, 0);
   bool compact = insn.mnemonic == Mnemonic::kXsavec || insn.mnemonic == Mnemonic::kXsaves;
@@ -126,6 +148,7 @@ Outcome xsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
     if (insn.w) asm volatile("xsave64 (%0)" : : "r"(area.at), "a"(low), "d"(high) : "memory");
     else asm volatile("xsave (%0)" : : "r"(area.at), "a"(low), "d"(high) : "memory");
   }
+  if (components & kPkru) save_pkru(vcpu, insn, area.at, compact, components);
   if (components & 1) clear(area.at + 6, 18);
   return area.commit();
 }
@@ -155,7 +178,10 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   STEP(area.open(false, true));
   alignas(64) uint8_t image[kAreaMax];
   copy_bytes(image, area.at, size);
-  copy_bytes(image + 512, &header, sizeof header);
+  uint32_t pkru = 0;
+  if (header.xstate & kPkru) copy_bytes(&pkru, image + pkru_offset(vcpu, compact, header.xcomp & ~(1ull << 63)), 4);
+  const Header host{header.xstate & ~kPkru, header.xcomp & ~kPkru, {}};  // the host may not have it
+  copy_bytes(image + 512, &host, sizeof host);
   uint32_t mxcsr;
   copy_bytes(&mxcsr, image + 24, 4);
   bool loads_mxcsr = compact ? components & 2 && header.xstate & 2 : components & 6;
@@ -163,6 +189,10 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   uint32_t low = static_cast<uint32_t>(components & kSupported), high = 0;
   if (insn.w) asm volatile("xrstor64 (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");
   else asm volatile("xrstor (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");
+  if (components & kPkru && pkru != vcpu.pkru) {
+    vcpu.pkru = pkru;
+    flush_tlb(vcpu, false);  // entries hold what the old keys allowed
+  }
   return Outcome::kNext;
 }
 
