@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "cli/io/session.h"
+#include "storage/image/blkdebug_image.h"
 
 namespace vireo::cli::io {
 namespace {
@@ -89,6 +90,25 @@ bool range(const Line& line, uint64_t& offset, uint64_t& length) {
   return true;
 }
 
+// Where rules and breakpoints are, if the image was opened with such a driver.
+storage::BlkdebugRules* rules_of(Session& s) {
+  if (auto* filter = dynamic_cast<storage::BlkdebugImage*>(s.image.get())) return &filter->rules();
+  return storage::find_blkdebug(s.image->file());
+}
+
+// aio_*: beside what follows where it can be held up by a breakpoint, else at once.
+bool begin_later(Session& s, std::function<void()> act) {
+  if (!rules_of(s)) return act(), true;
+  s.later.emplace_back(std::move(act));
+  return true;
+}
+
+storage::qcow2::Qcow2* vm_state_of(Session& s) {
+  auto* q = img::as_qcow2(*s.image);
+  if (!q) printf("The image has no place for a VM state\n");
+  return q;
+}
+
 bool inside(const Session& s, uint64_t offset, uint64_t length) {
   return offset <= s.image->size() && length <= s.image->size() - offset;
 }
@@ -102,7 +122,8 @@ bool read(Session& s, const Command& c, const Line& line) {
   const bool later = strncmp(c.name, "aio", 3) == 0;
   int pattern = -1;
   uint64_t offset, length, start = 0, count;
-  if (line.has('b')) return printf("The VM state cannot be read\n"), false;
+  const bool state = line.has('b');
+  if (state && !vm_state_of(s)) return false;
   if (!line.has('P') && (line.has('s') || line.has('l'))) return usage(c);
   if (!pattern_of(line, pattern) || !range(line, offset, length)) return false;
   count = length;
@@ -111,9 +132,14 @@ bool read(Session& s, const Command& c, const Line& line) {
   if (start > length) return printf("pattern verification range exceeds end of read data\n"), false;
   if (!line.has('l')) count = length - start;
   if (count > length - start) return printf("pattern verification range exceeds end of read data\n"), false;
+  auto act = [=, &s, &c]() -> bool {
   std::vector<std::byte> data(length);
   Took took;
-  if (!read_into(s, later ? "aio_read" : strcmp(c.name, "readv") == 0 ? "readv" : "read", offset, data)) return later;
+  if (state) {
+    if (auto got = img::as_qcow2(*s.image)->read_vm_state(offset, std::span(data)); !got) return failed("read", got.error());
+  } else if (!read_into(s, later ? "aio_read" : strcmp(c.name, "readv") == 0 ? "readv" : "read", offset, data)) {
+    return later;
+  }
   bool good = true;
   if (pattern >= 0)
     for (uint64_t i = start; good && i < start + count; ++i) good = std::to_integer<int>(data[i]) == pattern;
@@ -122,6 +148,8 @@ bool read(Session& s, const Command& c, const Line& line) {
   if (line.has('v')) dump(data, offset);
   report("read", took, offset, length, length, line.has('C'));
   return good || later;
+  };
+  return later ? begin_later(s, [act] { act(); }) : act();
 }
 
 bool fill_from_file(const std::string& name, std::vector<std::byte>& data) {
@@ -145,13 +173,14 @@ bool write(Session& s, const Command& c, const Line& line) {
   const bool later = strncmp(c.name, "aio", 3) == 0, zero = line.has('z');
   int pattern = 0xcd;
   uint64_t offset, length;
-  if (line.has('b')) return printf("The VM state cannot be written\n"), false;
-  if (line.has('b') && zero) return printf("-b and -z cannot be specified at the same time\n"), false;
+  const bool state = line.has('b');
+  if (state && zero) return printf("-b and -z cannot be specified at the same time\n"), false;
   if (line.has('c') && (line.has('f') || zero)) return printf("-c and -%c cannot be specified at the same time\n", zero ? 'z' : 'f'), false;
   if (line.has('u') && !zero) return printf("-u requires -z to be specified\n"), false;
   if (line.has('n') && !zero) return printf("-n requires -z to be specified\n"), false;
   if (zero + line.has('P') + line.has('s') > 1) return printf("Only one of -z, -P, and -s can be specified at the same time\n"), false;
   if (!pattern_of(line, pattern) || !range(line, offset, length)) return false;
+  if (state && !vm_state_of(s)) return false;
   const char* what = later ? "aio_write" : strcmp(c.name, "writev") == 0 ? "writev" : "write";
   if (s.image->read_only()) {
     fprintf(stderr, "qemu-io: Block node is read-only\n");
@@ -162,9 +191,11 @@ bool write(Session& s, const Command& c, const Line& line) {
     data.assign(length, static_cast<std::byte>(pattern));
     if (line.has('s') && !fill_from_file(line.values.at('s'), data)) return false;
   }
+  auto act = [=, &s, data = std::move(data)]() -> bool {
   Took took;
   Result<> result;
-  if (!inside(s, offset, length)) result = fail(ErrorKind::kInvalid, "past the end", EIO);
+  if (state) result = img::as_qcow2(*s.image)->write_vm_state(offset, data);
+  else if (!inside(s, offset, length)) result = fail(ErrorKind::kInvalid, "past the end", EIO);
   else if (zero) result = s.image->write_zeroes(offset, length, line.has('u'));
   else if (line.has('c')) result = write_compressed(*s.image, offset, data);
   else result = s.image->write(offset, std::span<const std::byte>(data));
@@ -172,6 +203,40 @@ bool write(Session& s, const Command& c, const Line& line) {
   if (!result) return failed(what, result.error()), later;
   if (!line.has('q')) report("wrote", took, offset, length, length, line.has('C'));
   return true;
+  };
+  return later ? begin_later(s, [act] { act(); }) : act();
+}
+
+bool aio_flush(Session& s, const Command&, const Line&) { return finish_later(s), true; }
+
+bool set_break(Session& s, const Command&, const Line& line) {
+  auto* rules = rules_of(s);
+  auto set = rules ? rules->set_breakpoint(line.words[0], line.words[1]) : fail(ErrorKind::kUnsupported, "", ENOTSUP);
+  if (!set) printf("Could not set a breakpoint: %s\n", strerror(set.error().code));
+  return set.has_value();
+}
+
+bool wait_break(Session& s, const Command&, const Line& line) {
+  auto* rules = rules_of(s);
+  if (!rules) return printf("Could not wait: %s\n", strerror(ENOTSUP)), false;
+  while (!rules->suspended(line.words[0])) usleep(1000);
+  printf("blkdebug: Suspended request '%s'\n", line.words[0].c_str());
+  return true;
+}
+
+bool resume(Session& s, const Command&, const Line& line) {
+  auto* rules = rules_of(s);
+  printf("blkdebug: Resuming request '%s'\n", line.words[0].c_str());
+  auto done = rules ? rules->resume(line.words[0]) : fail(ErrorKind::kUnsupported, "", ENOTSUP);
+  if (!done) printf("Could not resume request: %s\n", strerror(done.error().code));
+  return done.has_value();
+}
+
+bool remove_break(Session& s, const Command&, const Line& line) {
+  auto* rules = rules_of(s);
+  auto done = rules ? rules->remove_breakpoint(line.words[0]) : fail(ErrorKind::kUnsupported, "", ENOTSUP);
+  if (!done) printf("Could not remove breakpoint %s: %s\n", line.words[0].c_str(), strerror(done.error().code));
+  return done.has_value();
 }
 
 bool discard(Session& s, const Command& c, const Line& line) {
@@ -206,7 +271,7 @@ bool alloc(Session& s, const Command&, const Line& line) {
   uint64_t start, count = 512;
   if (!number(line.words[0], start) || (line.words.size() > 1 && !number(line.words[1], count))) return false;
   if (start > s.image->size()) return printf("is_allocated failed: Input/output error\n"), false;
-  uint64_t allocated = 0, end = start + std::min(count, s.image->size() - start);
+  uint64_t allocated = 0, end = start + (count = std::min(count, s.image->size() - start));
   for (uint64_t at = start; at < end;) {
     auto here = stretch(*s.image, at, end - at);
     if (!here) return failed("is_allocated", here.error());
@@ -264,7 +329,6 @@ bool sleep(Session&, const Command&, const Line& line) {
 
 bool quit(Session& s, const Command&, const Line&) { return s.quit = true; }
 [[noreturn]] bool abort_now(Session&, const Command&, const Line&) { abort(); }
-bool nothing(Session&, const Command&, const Line&) { return true; }
 
 bool sigraise(Session&, const Command&, const Line& line) {
   int signal = static_cast<int>(strtol(line.words[0].c_str(), nullptr, 10));
@@ -284,13 +348,13 @@ bool open_command(Session& s, const Command&, const Line& line) {
   if (line.has('U')) wish.force_share = true;
   if (line.has('n')) wish.cache = "none";
   if (line.has('t')) wish.cache = line.values.at('t');
-  if (line.has('s') || line.has('C')) return fprintf(stderr, "qemu-io: -s and -C are not supported\n"), false;
+  if (line.has('C')) return fprintf(stderr, "qemu-io: -C is not supported\n"), false;
   std::string name = line.words.empty() ? "" : line.words[0];
   if (line.has('o')) {
     wish.image_options = true;
-    name = line.values.at('o') + (name.empty() ? "" : ",file.filename=" + name);
+    wish.name_beside_options = std::exchange(name, line.values.at('o'));
   }
-  auto opened = open(s, name, wish);
+  auto opened = open(s, name, wish, line.has('s'));
   return opened ? true : told(opened.error());
 }
 
@@ -314,7 +378,7 @@ bool reopen(Session& s, const Command&, const Line& line) {
   }
   const std::string name = s.name;
   if (auto closed = close(s); !closed) return told(closed.error());
-  auto opened = open(s, name, wish);
+  auto opened = open(s, name, wish, s.temporary);
   return opened ? true : told(opened.error());
 }
 
@@ -322,10 +386,11 @@ bool help(Session&, const Command&, const Line& line);
 
 constexpr Command kCommands[] = {
     {"abort", "", "", 0, 0, false, "", "simulate a program crash using abort(3)", abort_now},
-    {"aio_flush", "", "", 0, 0, true, "", "completes all outstanding aio requests", nothing},
+    {"aio_flush", "", "", 0, 0, true, "", "completes all outstanding aio requests", aio_flush},
     {"aio_read", "", "CP:iqv", 2, -1, true, "[-Ciqv] [-P pattern] off len [len..]", "reads a number of bytes; here at once", read},
     {"aio_write", "", "CfiP:quz", 2, -1, true, "[-Cfiquz] [-P pattern] off len [len..]", "writes a number of bytes; here at once", write},
     {"alloc", "", "", 1, 2, true, "offset [count]", "checks if offset is allocated in the file", alloc},
+    {"break", "b", "", 2, 2, true, "event tag", "sets a breakpoint on event and tags the stopped request as tag", set_break},
     {"close", "c", "", 0, 0, true, "", "close the current open file", close_command},
     {"discard", "d", "Cq", 2, 2, true, "[-Cq] off len", "discards a number of bytes at a specified offset", discard},
     {"flush", "f", "", 0, 0, true, "", "flush all in-core file state to disk", flush},
@@ -335,12 +400,15 @@ constexpr Command kCommands[] = {
     {"map", "", "", 0, 0, true, "", "prints the allocated areas of a file", map},
     {"open", "o", "rsCnkUi:t:d:o:", 0, 1, false, "[-rnkU] [-t cache] [-d discard] [-o options] [path]", "open the file specified by path", open_command},
     {"quit", "q", "", 0, 0, false, "", "exit the program", quit},
-    {"read", "r", "bCl:pP:qs:v", 2, 2, true, "[-abCqv] [-P pattern [-s off] [-l len]] off len", "reads a number of bytes at a specified offset", read},
+    {"read", "r", "bCl:pP:qs:v", 2, 2, true, "[-bCqv] [-P pattern [-s off] [-l len]] off len", "reads a number of bytes at a specified offset", read},
     {"readv", "", "CP:qv", 2, -1, true, "[-Cqv] [-P pattern] off len [len..]", "reads a number of bytes at a specified offset", read},
     {"reopen", "", "c:o:rw", 0, 0, true, "[(-r|-w)] [-c cache] [-o options]", "reopens an image with new options", reopen},
+    {"remove_break", "", "", 1, 1, true, "tag", "remove a breakpoint by tag", remove_break},
+    {"resume", "", "", 1, 1, true, "tag", "resumes the request tagged as tag", resume},
     {"sigraise", "", "", 1, 1, false, "signal", "raises a signal", sigraise},
     {"sleep", "", "", 1, 1, false, "milliseconds", "waits for the given value in milliseconds", sleep},
     {"truncate", "t", "m:", 1, 1, true, "[-m prealloc_mode] off", "truncates the current file at the given offset", truncate},
+    {"wait_break", "", "", 1, 1, true, "tag", "waits for the suspension of a request", wait_break},
     {"write", "w", "bcCfnpP:qs:uz", 2, 2, true, "[-bcCfnquz] [-P pattern | -s source_file] off len", "writes a number of bytes at a specified offset", write},
     {"writev", "", "CfP:q", 2, -1, true, "[-Cfq] [-P pattern] off len [len..]", "writes a number of bytes at a specified offset", write},
 };
@@ -363,6 +431,11 @@ bool help(Session&, const Command&, const Line& line) {
 }
 
 }  // namespace
+
+void finish_later(Session& session) {
+  for (auto& thread : session.later) thread.join();
+  session.later.clear();
+}
 
 bool execute(Session& session, const std::string& text) {
   std::vector<std::string> words;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `vireo io`: the program around the commands.
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -17,28 +18,50 @@ namespace vireo::cli::io {
 namespace {
 
 void help(const char* self) {
-  printf("usage: %s [-c command]... [-f format] [-r] [-n] [-t cache] [-d discard] [-i aio] [-U] [--image-opts] [file]\n\n"
+  printf("usage: %s [-c command]... [-f format] [-r] [-n] [-t cache] [-d discard] [-i aio] [-s] [-U] [--image-opts] [file]\n\n"
          "Reads and writes an image by commands, from -c or, without, line by line from standard input.\n"
          "Exit status 1 when any of them failed. '%s -c help' lists the commands.\n\n"
          "  -c, --cmd COMMAND    do this; may be given again\n  -f, --format FORMAT  raw, qcow2; without, what the file begins with\n"
          "  -r, --read-only      the file is not written\n  -n, --nocache        the same as -t none\n"
-         "  -t, --cache MODE     writeback, none, writethrough, directsync, unsafe\n  -U, --force-share    others may write the image meanwhile\n"
+         "  -t, --cache MODE     writeback, none, writethrough, directsync, unsafe\n  -s, --snapshot       what is written goes to a temporary overlay and is lost at the end\n"
+         "  -U, --force-share    others may write the image meanwhile\n"
          "      --image-opts     file is a list of options: driver=qcow2,file.filename=...\n"
          "  -d, -i, -k, -m, -T   taken and not needed\n", self, self);
 }
 
+// What is written goes to an overlay without a name, and with it at the end.
+Result<std::shared_ptr<storage::Image>> over_temporary(std::shared_ptr<storage::Image> below) {
+  const char* folder = getenv("TMPDIR");
+  std::string path = std::string(folder ? folder : "/var/tmp") + "/vireo-io-XXXXXX";
+  const int fd = mkstemp(path.data());
+  if (fd < 0) return fail_errno("Could not create a temporary overlay '" + path + "'");
+  ::close(fd);
+  auto file = storage::open_file({.path = path, .no_flush = true});
+  unlink(path.c_str());
+  if (!file) return std::unexpected(std::move(file).error());
+  TRY_VOID(storage::qcow2::create(**file, {.size = below->size()}));
+  std::shared_ptr<storage::Image> image = TRY(storage::qcow2::Qcow2::open(std::move(*file), nullptr, {}));
+  image->set_backing(std::move(below));
+  return image;
+}
+
 }  // namespace
 
-Result<> open(Session& session, const std::string& name, const img::OpenWish& wish) {
-  auto image = img::open(name, wish);
+Result<> open(Session& session, const std::string& name, const img::OpenWish& wish, bool temporary) {
+  img::OpenWish how = wish;
+  if (temporary) how.writable = false;
+  auto image = img::open(name, how);
   if (!image) {
-    // What is said twice there is said once here.
+    // The name is said once.
     Error error = std::move(image).error();
-    const std::string start = "Could not open '" + name + "': ";
-    if (error.message.starts_with(start + "Could not open ")) error.message.erase(0, start.size());
-    return std::unexpected(std::move(error).within("can't open" + (name.empty() ? std::string() : " device " + name)));
+    const bool unnamed = name.empty() || (wish.image_options && wish.name_beside_options.empty());
+    const std::string start = "Could not open '" + (wish.image_options && !wish.name_beside_options.empty() ? wish.name_beside_options : name) + "': ";
+    if (error.message.starts_with(start)) error.message.erase(0, start.size());
+    return std::unexpected(std::move(error).within("can't open" + (unnamed ? std::string() : " device " + (wish.image_options && !wish.name_beside_options.empty() ? wish.name_beside_options : name))));
   }
   session.image = std::move(*image);
+  if (temporary) session.image = TRY(over_temporary(std::move(session.image)));
+  session.temporary = temporary;
   session.name = name;
   session.wish = wish;
   return {};
@@ -46,6 +69,7 @@ Result<> open(Session& session, const std::string& name, const img::OpenWish& wi
 
 Result<> close(Session& session) {
   if (!session.image) return {};
+  finish_later(session);
   auto closed = session.image->close();
   session.image.reset();
   return closed;
@@ -57,7 +81,7 @@ int run(int argc, char** argv) {
   session.wish.writable = true;
   std::vector<std::string> commands;
   std::string format;
-  bool options = false;
+  bool options = false, temporary = false;
   static const option kLong[] = {{"cmd", 1, nullptr, 'c'}, {"format", 1, nullptr, 'f'}, {"read-only", 0, nullptr, 'r'}, {"nocache", 0, nullptr, 'n'},
                                  {"cache", 1, nullptr, 't'}, {"discard", 1, nullptr, 'd'}, {"aio", 1, nullptr, 'i'}, {"native-aio", 0, nullptr, 'k'},
                                  {"misalign", 0, nullptr, 'm'}, {"trace", 1, nullptr, 'T'}, {"force-share", 0, nullptr, 'U'}, {"image-opts", 0, nullptr, 1},
@@ -79,8 +103,8 @@ int run(int argc, char** argv) {
       case 2:
         if (auto added = img::add_object(optarg); !added) return fprintf(stderr, "qemu-io: %s\n", added.error().message.c_str()), 1;
         break;
-      case 's':
-      case 'C': return fprintf(stderr, "qemu-io: --snapshot and --copy-on-read are not supported\n"), 1;
+      case 's': temporary = true; break;
+      case 'C': return fprintf(stderr, "qemu-io: --copy-on-read is not supported\n"), 1;
       case 'h': return help(argv[0]), 0;
       case 'V': return printf("qemu-io version 7.2.22 (Vireo %s)\n", VIREO_VERSION), 0;
       case '?': return fprintf(stderr, "Try '%s --help' for more information\n", argv[0]), 1;
@@ -93,7 +117,7 @@ int run(int argc, char** argv) {
     if (options && !format.empty()) return fprintf(stderr, "qemu-io: --image-opts and -f are mutually exclusive\n"), 1;
     wish.format = format;
     wish.image_options = options;
-    if (auto opened = open(session, argv[optind], wish); !opened) return fprintf(stderr, "qemu-io: %s\n", opened.error().message.c_str()), 1;
+    if (auto opened = open(session, argv[optind], wish, temporary); !opened) return fprintf(stderr, "qemu-io: %s\n", opened.error().message.c_str()), 1;
   }
   bool good = true;
   for (const std::string& command : commands) {

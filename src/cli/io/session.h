@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cli/img/img.h"
@@ -16,10 +17,13 @@ struct Session {
   std::shared_ptr<storage::Image> image;
   std::string name;
   img::OpenWish wish;
+  bool temporary = false;  // what is written is lost at the end
   bool quit = false;
+  std::vector<std::thread> later;  // operations that breakpoints may hold up
 };
 
-Result<> open(Session& session, const std::string& name, const img::OpenWish& wish);
+Result<> open(Session& session, const std::string& name, const img::OpenWish& wish, bool temporary = false);
+void finish_later(Session& session);  // waits for them
 Result<> close(Session& session);
 
 // One command line. False: it failed, which has been told.

@@ -35,7 +35,8 @@ Result<BlkdebugImage::Limits> BlkdebugImage::Limits::take(ImageSpec& spec) {
     if (to >= kLargest || to % multiple_of) return fail(ErrorKind::kInvalid, std::string("Cannot meet constraints with ") + name + " " + std::to_string(to), EINVAL);
     return {};
   };
-  uint64_t best_zero = 0, best_discard = 0;
+  uint64_t& best_zero = out.best_write_zero;
+  uint64_t best_discard = 0;
   TRY_VOID(limit("max-transfer", out.max_transfer, align));
   TRY_VOID(limit("opt-write-zero", best_zero, align));
   TRY_VOID(limit("max-write-zero", out.max_write_zero, std::max(best_zero, align)));
@@ -69,7 +70,12 @@ Result<> BlkdebugImage::write_compressed(uint64_t offset, std::span<const std::b
 }
 
 Result<> BlkdebugImage::write_zeroes(uint64_t offset, uint64_t length, bool may_unmap) {
-  return in_pieces(offset, length, limits_.max_write_zero, [&](uint64_t at, uint64_t n) -> Result<> {
+  const uint64_t best = limits_.best_write_zero;
+  return in_pieces(offset, length, limits_.max_write_zero ? limits_.max_write_zero : best, [&](uint64_t at, uint64_t n) -> Result<> {
+    if (best && (at % best || n % best)) {  // less than what the disk zeroes in one go is written
+      const std::vector<std::byte> zeroes(n);
+      return write(at, std::span<const std::byte>(zeroes));
+    }
     TRY_VOID(check(IoType::kWriteZeroes, at, n));
     return image_->write_zeroes(at, n, may_unmap);
   });

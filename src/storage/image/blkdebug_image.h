@@ -10,7 +10,7 @@ namespace vireo::storage {
 class BlkdebugImage final : public Image {
  public:
   struct Limits {  // bytes; 0: none
-    uint64_t align = 0, max_transfer = 0, max_write_zero = 0, max_discard = 0;
+    uint64_t align = 0, max_transfer = 0, best_write_zero = 0, max_write_zero = 0, max_discard = 0;
     // align, max-transfer, opt-write-zero, max-write-zero, opt-discard, max-discard
     static Result<Limits> take(ImageSpec& spec);
   };

@@ -168,6 +168,11 @@ Result<std::unique_ptr<File>> Opener::protocol(ImageSpec spec, OpenOptions& opti
   if (name.empty()) return bad("The 'file' block driver requires a file name");
   if (auto mode = spec.take("locking"); mode && *mode != "on" && *mode != "off" && *mode != "auto") return bad("Parameter 'locking' does not accept value '" + *mode + "'");
   TRY_VOID(nothing_left(spec, "protocol", driver.empty() ? "file" : driver));
+  if (struct stat st; !driver.empty() && stat(name.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) {
+    if (driver == "file" && !S_ISREG(st.st_mode)) return bad("'file' driver requires '" + name + "' to be a regular file");
+    if (driver == "host_device" && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode))
+      return bad("'host_device' driver requires '" + name + "' to be either a character or block device");
+  }
   return plain_file(driver.empty() ? TRY(plain_path(name)) : name, options);
 }
 

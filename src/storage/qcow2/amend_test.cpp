@@ -110,5 +110,31 @@ TEST(Amend, PreallocatingAGrownOverlayKeepsWhatItsBackingFileHas) {
   expect_sound(*file);
 }
 
+TEST(VmState, LiesBehindTheDiskAndGoesWithASnapshot) {
+  MemoryFile* file;
+  auto image = fresh(16, file);
+  ASSERT_TRUE(image->write(kSize - 512, std::span<const std::byte>(pattern(512, 9))));
+  ASSERT_TRUE(image->write_vm_state(100, pattern(20000, 0x77)));
+  ASSERT_TRUE(image->write_vm_state(5000, pattern(10, 0x78)));  // inside of what is there
+  std::vector<std::byte> back(20000);
+  auto expected = pattern(20000, 0x77);
+  std::fill_n(expected.begin() + 4900, 10, std::byte{0x78});
+  ASSERT_TRUE(image->read_vm_state(100, back));
+  EXPECT_EQ(back, expected);
+  ASSERT_TRUE(image->create_snapshot("s", 0, 0));
+  ASSERT_TRUE(image->write_vm_state(100, pattern(20000, 1)));
+  ASSERT_TRUE(image->apply_snapshot(0));
+  ASSERT_TRUE(image->read_vm_state(100, back));
+  EXPECT_EQ(back, expected);
+  EXPECT_TRUE(reads_as(*image, kSize - 512, 512, 9));
+  EXPECT_FALSE(image->write_vm_state(uint64_t{1} << 62, back));
+  // A disk that grows over it does not show it.
+  ASSERT_TRUE(image->delete_snapshot(0));
+  ASSERT_TRUE(image->resize(2 * image->vm_state_start(), Preallocation::kOff));
+  EXPECT_TRUE(reads_as(*image, kSize, image->size() - kSize, 0));
+  ASSERT_TRUE(image->flush());
+  expect_sound(*file);
+}
+
 }  // namespace
 }  // namespace vireo::storage::qcow2

@@ -255,7 +255,9 @@ Result<CheckResult> Checker::run() {
   if (needs_rebuild_ && repair_ == Repair::kAll) {
     TRY_VOID(rebuild());
   } else if (needs_rebuild_ && repair_ != Repair::kNone) {
-    return fail(ErrorKind::kCorrupt, "ERROR need to rebuild refcount structures", EIO);
+    // Leaks cannot be told from what was given out twice.
+    say_("ERROR need to rebuild refcount structures");
+    ++result_.errors;
   } else if (repair_ != Repair::kNone && (result_.leaks || result_.corruptions)) {
     result_ = counted;
     TRY_VOID(compare(repair_));

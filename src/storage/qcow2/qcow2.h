@@ -118,6 +118,11 @@ class Qcow2 final : public Image {
   Result<> enable_bitmap(const std::string& name, bool on);
   Result<const BitmapBits*> bitmap_bits(const std::string& name);  // to be read
 
+  // What a machine keeps beside the disk: bytes behind the disk's end, in the same tables, which snapshots take along.
+  Result<> write_vm_state(uint64_t position, std::span<const std::byte> from);
+  Result<> read_vm_state(uint64_t position, std::span<std::byte> to);
+  uint64_t vm_state_start() const { return geometry_.l1_entries(header_.size) * geometry_.l2_span(); }
+
   // Nothing is allocated afterwards: a backing file shows everywhere.
   Result<> drop_all_data();
   Result<> make_empty();  // the same by starting over: the file is as short as a new one afterwards
@@ -180,7 +185,11 @@ class Qcow2 final : public Image {
   std::unexpected<Error> corrupt(const std::string& what);
   Hold hold();
 
-  // write.cpp
+  // vm_state.cpp, write.cpp, read.cpp
+  Result<> read_space(uint64_t offset, std::span<const iovec> to);
+  Result<> write_space(uint64_t offset, std::span<const iovec> from);
+  // Where what can be read from `guest` on ends: the disk, or the state of a machine behind it.
+  uint64_t space_end(uint64_t guest) const { return guest < vm_state_start() ? header_.size : UINT64_MAX; }
   Result<> write_some(uint64_t& offset, std::span<const iovec> from, uint64_t& done, std::unique_lock<std::mutex>& lock);
   Result<> allocate_and_write(uint64_t offset, std::span<const iovec> from, uint64_t& written, std::unique_lock<std::mutex>& lock);
   Result<Allocation> allocate_data(uint64_t guest, uint64_t clusters);

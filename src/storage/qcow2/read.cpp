@@ -8,9 +8,15 @@
 namespace vireo::storage::qcow2 {
 
 Result<> Qcow2::read(uint64_t offset, std::span<const iovec> to) {
-  uint64_t length = total(to), done = 0;
+  const uint64_t length = total(to);
   if (offset > header_.size || length > header_.size - offset) return fail(ErrorKind::kInvalid, "read past the end of the image", EIO);
   TRY_VOID(readable());
+  return read_space(offset, to);
+}
+
+Result<> Qcow2::read_space(uint64_t offset, std::span<const iovec> to) {
+  const uint64_t length = total(to);
+  uint64_t done = 0;
   while (done < length) {
     Hold keep;
     Mapping m;
@@ -25,7 +31,7 @@ Result<> Qcow2::read(uint64_t offset, std::span<const iovec> to) {
       case Kind::kUnallocated:
       case Kind::kUnallocatedInCluster:
         if (backing_) file_->event("read_backing_aio");
-        TRY_VOID(read_padded(backing_.get(), offset + done, piece));
+        TRY_VOID(read_padded(offset + done < vm_state_start() ? backing_.get() : nullptr, offset + done, piece));
         break;
       case Kind::kZero:
       case Kind::kZeroAllocated: fill_zero(piece); break;

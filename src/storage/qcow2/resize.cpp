@@ -88,6 +88,8 @@ Result<> Qcow2::resize(uint64_t size, Preallocation preallocation) {
     std::lock_guard lock(mutex_);
     TRY_VOID(take_bitmaps(true));
   }
+  // A machine's state behind the disk is not to become the disk's contents.
+  if (size > before && l1_.size() > geometry_.l1_entries(before)) TRY_VOID(drop_entries(vm_state_start(), l1_.size() * geometry_.l2_span()));
   if (size < before) {
     // What lies beyond the new end goes, so that it is not there again when the disk grows.
     uint64_t from = round_up(size, cluster_size());

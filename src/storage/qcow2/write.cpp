@@ -81,8 +81,13 @@ void Qcow2::release_entry(const Entry& entry, bool give_back) {
 }
 
 Result<> Qcow2::write(uint64_t offset, std::span<const iovec> from) {
-  uint64_t length = total(from), done = 0;
-  TRY_VOID(writable_check(offset, length));
+  TRY_VOID(writable_check(offset, total(from)));
+  return write_space(offset, from);
+}
+
+Result<> Qcow2::write_space(uint64_t offset, std::span<const iovec> from) {
+  const uint64_t length = total(from);
+  uint64_t done = 0;
   while (done < length) {
     uint64_t at = offset + done;
     std::unique_lock lock(mutex_);
@@ -212,6 +217,7 @@ Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t o
   // Where the file has zeroes already, zeroes around the data need not be written.
   auto known_zero = [&](uint64_t at, uint64_t until) -> Result<bool> {
     if (!a.fresh || cipher_ || at >= until) return at >= until;
+    if (at >= vm_state_start()) return false;
     if (at >= header_.size) return true;
     until = std::min(until, header_.size);
     auto here = TRY(status_above(*this, nullptr, at, until - at));
@@ -229,10 +235,12 @@ Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t o
     if (!copy.bytes) return fail(ErrorKind::kIo, "no memory for a buffer", ENOMEM);
     auto side = [&](uint64_t at, uint64_t until) -> Result<> {
       if (at >= until) return {};
-      uint64_t have = at < header_.size ? std::min(until, header_.size) - at : 0;
+      const uint64_t space = space_end(at);
+      uint64_t have = at < space ? std::min(until, space) - at : 0;
       std::span whole(copy.bytes + (at - start), until - at);
       file_->event("cow_read");
-      if (have) TRY_VOID(Image::read(at, whole.first(have)));
+      iovec there = part(whole.data(), have);
+      if (have) TRY_VOID(read_space(at, {&there, 1}));
       std::ranges::fill(whole.subspan(have), std::byte{0});
       return {};
     };
@@ -258,11 +266,13 @@ Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t o
   const uint64_t lead = start % 512, finish = start + total(all), trail = round_up(finish, 512) - finish;
   std::byte before[512] = {}, after[512] = {};
   if (lead) {
-    TRY_VOID(Image::read(start - lead, std::span(before).first(lead)));
+    iovec there = part(before, lead);
+    TRY_VOID(read_space(start - lead, {&there, 1}));
     all.insert(all.begin(), part(before, lead));
   }
   if (trail) {
-    if (finish < header_.size) TRY_VOID(Image::read(finish, std::span(after).first(std::min(trail, header_.size - finish))));
+    iovec there = part(after, finish < space_end(finish) ? std::min(trail, space_end(finish) - finish) : 0);
+    if (there.iov_len) TRY_VOID(read_space(finish, {&there, 1}));
     all.push_back(part(after, trail));
   }
   return write_encrypted(data_file(), *cipher_, host(start) - lead, cipher_sector(start - lead, host(start) - lead), all);
