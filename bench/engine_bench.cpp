@@ -92,7 +92,7 @@ int main() {
     for (int i = 0; i < 5; i++) {
       memcpy(machine.ram + kNative, calls.data(), calls.size());
       machine.vm->notice_write(machine.ram + kNative, calls.size());
-      blocks = machine.vcpu->engine->count_translated;
+      blocks = machine.vcpu->engine->counters.blocks_translated;
       for (std::vector<double>& into : times) {
         machine.vcpu->gpr[kRax] = kNative;
         machine.vcpu->gpr[kRdi] = TestMachine::kData;
@@ -101,7 +101,7 @@ int main() {
         machine.run(start());
         into.push_back(seconds() - t0);
       }
-      blocks = machine.vcpu->engine->count_translated - blocks;
+      blocks = machine.vcpu->engine->counters.blocks_translated - blocks;
     }
     const double first = median(times[0]) - median(times[1]);
     printf("cold code: %.2f us a block, %.0f ns a guest instruction; run again %.3f us a block\n", first / static_cast<double>(blocks) * 1e6,

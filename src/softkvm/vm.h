@@ -22,6 +22,7 @@ struct MsrFilter; // abi/msr_filter.h
 class Ioeventfds; // irqchip/ioeventfd.h
 class Slots;     // mmu/slots.h: memory slots
 class CodeCache; // translate/code_cache.h
+struct VmCounters; // counters.h
 struct Engine;   // translate/engine.h: one vCPU's TLBs, jump cache and translated-code entry
 
 class Vm {
@@ -53,6 +54,7 @@ class Vm {
   LentMemory lent;
   std::unique_ptr<Slots> slots;
   std::unique_ptr<CodeCache> code;
+  VmCounters* counters = nullptr;  // a page of its own; written by who may only look at the VM, too
   const uint32_t off;        // translate/switches.h
   const bool unseen_writes;  // host code writes memory without notice_write
   std::atomic<uint64_t> unseen_epoch{0};  // how often a vCPU had reason to doubt its code

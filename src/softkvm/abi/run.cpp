@@ -7,6 +7,7 @@
 #include "softkvm/abi/irq.h"
 #include "softkvm/abi/signals.h"
 #include "softkvm/abi/vcpu_ioctls.h"
+#include "softkvm/translate/engine.h"
 
 namespace vireo::softkvm::abi {
 
@@ -112,14 +113,19 @@ int enter(VcpuFile& file) {
   return result;
 }
 
-void count(VcpuFile& file, int result) {
-  file.exits.all++;
-  if (result == -EINTR) file.exits.signal++;
-  if (result != 0) return;
-  const uint32_t reason = file.run().exit_reason;
-  if (reason == KVM_EXIT_IO) file.exits.io++;
-  if (reason == KVM_EXIT_MMIO) file.exits.mmio++;
-  if (reason == KVM_EXIT_HLT) file.exits.halt++;
+void count(VcpuCounters& counters, int result, uint32_t reason) {
+  counters.exits++;
+  if (result == -EINTR) {
+    counters.signal_exits++;
+    return;
+  }
+  switch (result == 0 ? reason : KVM_EXIT_UNKNOWN) {
+    case KVM_EXIT_IO: counters.io_exits++; break;
+    case KVM_EXIT_MMIO: counters.mmio_exits++; break;
+    case KVM_EXIT_HLT: break;  // counted with those that do not leave
+    case KVM_EXIT_IRQ_WINDOW_OPEN: counters.irq_window_exits++; break;
+    default: counters.other_exits++;
+  }
 }
 
 }  // namespace
@@ -136,12 +142,11 @@ int run(VcpuFile& file, uintptr_t argument) {
     v.user_cr8 = cr8;
   }
   file.has_run = true;
-  file.exits.running = 1;
-  update_statistics(file);
+  VcpuCounters& counters = v.engine->counters;
+  counters.running = 1;
   int result = enter(file);
-  file.exits.running = 0;
-  count(file, result);
-  update_statistics(file);
+  counters.running = 0;
+  count(counters, result, run.exit_reason);
   run.if_flag = (v.system_flags & kIF) != 0;
   run.flags = v.in_smm ? KVM_RUN_X86_SMM : 0;
   run.cr8 = task_priority(file);

@@ -13,6 +13,7 @@
 #include "softkvm/abi/handles.h"
 #include "softkvm/abi/irq.h"
 #include "softkvm/abi/vcpu_ioctls.h"
+#include "softkvm/counters.h"
 #include "softkvm/cpu/system.h"
 
 namespace vireo::softkvm::abi {
@@ -34,6 +35,7 @@ int build(VmFile& vm, VcpuFile& file, int fd, unsigned id) {
   file.pages = static_cast<std::byte*>(pages);
   file.vcpu = Vcpu::create(*vm.vm, id, &file.run());
   if (!file.vcpu) return -ENOMEM;
+  if (int error = create_statistics(file)) return error;
   Vcpu& v = *file.vcpu;
   if (vm.dirty_ring_entries != 0) {
     void* ring = ::mmap(nullptr, vm.dirty_ring_entries * sizeof(kvm_dirty_gfn), PROT_READ | PROT_WRITE, MAP_SHARED, fd, kDirtyRingOffset);
@@ -92,6 +94,7 @@ int VcpuFile::create(const std::shared_ptr<VmFile>& vm, unsigned long id) {
   VcpuFile* made = file.get();
   vm->vcpus.push_back(std::move(file));
   vm->vcpu_count = static_cast<unsigned>(vm->vcpus.size());
+  vm->vm->counters->vcpus = vm->vcpus.size();
   {
     std::lock_guard vcpus_lock(vm->vm->vcpus_mutex);
     auto& list = vm->vm->vcpus;

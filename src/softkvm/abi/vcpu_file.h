@@ -45,9 +45,6 @@ class VcpuFile final : public File {
   CpuidTable cpuid;
   std::optional<sigset_t> run_mask;  // KVM_SET_SIGNAL_MASK
   bool has_run = false;
-  struct {
-    uint64_t all = 0, io = 0, mmio = 0, halt = 0, signal = 0, running = 0;
-  } exits;
   Statistics statistics;
   uint64_t vapic_address = 0;
   bool tpr_access_reporting = false;

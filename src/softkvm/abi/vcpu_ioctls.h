@@ -87,7 +87,7 @@ int get_vcpu_attribute(VcpuFile& file, uintptr_t argument);
 int set_vcpu_attribute(VcpuFile& file, uintptr_t argument);
 
 // stats.cpp
+int create_statistics(VcpuFile& file);  // once, before anything counts: 0 or -errno
 int get_stats_fd(VcpuFile& file);
-void update_statistics(VcpuFile& file);
 
 }  // namespace vireo::softkvm::abi

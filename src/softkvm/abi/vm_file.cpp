@@ -7,6 +7,7 @@
 #include "softkvm/abi/handles.h"
 #include "softkvm/abi/msr_filter.h"
 #include "softkvm/abi/vcpu_file.h"
+#include "softkvm/abi/vm_ioctls.h"
 
 namespace vireo::softkvm::abi {
 
@@ -34,6 +35,7 @@ VcpuFile* VmFile::vcpu_by_id(unsigned id) {
 int VmFile::create() {
   auto file = std::make_shared<VmFile>();
   if (!file->vm) return -ENOMEM;
+  if (int error = create_statistics(*file)) return error;
   file->vm->ioeventfds = &file->ioeventfds;
   start_clock(*file->vm);
   int fd = make_descriptor(*file, "kvm-vm", 0);

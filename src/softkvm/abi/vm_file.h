@@ -57,7 +57,7 @@ class VmFile final : public File {
   bool platform_info_shown = true;
   uint32_t tsc_khz = 0;  // 0: the host's
 
-  Statistics statistics;  // under `mutex`
+  Statistics statistics;
 
   // Coalesced writes: the ring lies in the first vCPU's pages.
   std::mutex zones_mutex;

@@ -44,6 +44,7 @@ int enable_cap(VmFile& vm, uintptr_t argument);
 int set_msr_filter(VmFile& vm, uintptr_t argument);
 
 // stats.cpp
+int create_statistics(VmFile& vm);  // once, before anything counts: 0 or -errno
 int get_stats_fd(VmFile& vm);
 
 }  // namespace vireo::softkvm::abi

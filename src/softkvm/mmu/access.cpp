@@ -52,6 +52,7 @@ void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, b
     if (!(writers.load(std::memory_order_relaxed) & mine)) writers.fetch_or(mine);
     if (slot.code_of(piece.gpa).load()) write_tag = false;
   }
+  engine.counters.tlb_fills++;
   tlb.read[index] = page;
   tlb.write[index] = write_tag ? page : kInvalidTag;
   tlb.addend[index] = reinterpret_cast<uint64_t>(slot.host + ((piece.gpa & kPageMask) - slot.gpa));
@@ -235,7 +236,7 @@ void dirtied(VcpuState& vcpu, const Slot& slot, uint64_t gpa) {
 
 extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t descriptor) {
   Engine& engine = engine_of(*vcpu);
-  engine.count_miss++;
+  engine.counters.tlb_misses++;
   unsigned size = descriptor >> kAccessSizeShift & 0x3ff;
   bool write = descriptor & kAccessWrite, stack = (descriptor >> kAccessSegmentShift & 7) == kSS;
   set_rip_linear(*vcpu, vcpu->page_base + (descriptor & 0xfff));
@@ -646,7 +647,7 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
   Engine& engine = engine_of(vcpu);
   const uint32_t off = vcpu.vm->off;
   if (off & kSwitchGlobalPages) keep_global = false;
-  engine.count_flush++;
+  engine.counters.tlb_flush++;
   engine.native_flushes++;
   forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) {
@@ -680,6 +681,7 @@ void drop_jump_page(Engine& engine, unsigned view, uint64_t page) {
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   Engine& engine = engine_of(vcpu);
   unsigned index = linear >> 12 & (kTlbEntries - 1);
+  engine.counters.invlpg++;
   engine.native_flushes++;
   forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;

@@ -37,6 +37,8 @@ bool stopped_wanted(const Vcpu& vcpu) {
 
 }  // namespace
 
+Native::Native(Vcpu& vcpu) : vcpu_(vcpu), counts_(vcpu.engine->counters.native) {}
+
 void wake_native(Engine& engine) {
   engine.native_wakers.fetch_add(1);
   const int fd = engine.native_pidfd.load();

@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "softkvm/counters.h"
 #include "softkvm/native/address_space.h"
 #include "softkvm/vm.h"
 
@@ -18,7 +19,7 @@ namespace vireo::softkvm {
 
 class Native {
  public:
-  explicit Native(Vcpu& vcpu) : vcpu_(vcpu) {}
+  explicit Native(Vcpu& vcpu);  // whose engine is there
 
   // At the start of KVM_RUN.
   void prepare();
@@ -26,12 +27,6 @@ class Native {
   void run();
   // Forgets all that is mapped: slots have changed, or what they log.
   void drop_spaces() { spaces_.clear(), state_in_ = nullptr; }
-
-  struct Counts {
-    uint64_t runs = 0, system_calls = 0, faults = 0, mapped = 0, left = 0, spaces = 0, time_stamps = 0, states_set = 0;
-    uint64_t run_ticks = 0, map_ticks = 0, all_ticks = 0;  // of the host's TSC: in stubs, in mapping, in all
-  };
-  const Counts& counts() const { return counts_; }
 
  private:
   static constexpr size_t kMostSpaces = 12;  // stub processes of a vCPU
@@ -60,7 +55,7 @@ class Native {
   uint64_t uses_ = 0;
   AddressSpace* state_in_ = nullptr;  // whose stub has the SIMD state that `state_` shows
   alignas(64) uint8_t state_[4096];
-  Counts counts_;
+  VcpuCounters::Native& counts_;
 };
 
 // Stops a stub that is running for the vCPU. From any thread, async-signal-safe. After Vcpu::attention was set.

@@ -123,7 +123,7 @@ class NativeMachine {
     user(kUser);
     return go();
   }
-  const Native::Counts& counts() { return vcpu->engine->native->counts(); }
+  const VcpuCounters::Native& counts() { return vcpu->engine->counters.native; }
   // The exception whose handler was reached, or 255.
   unsigned vector() const {
     return vcpu->rip > kHandlers && vcpu->rip <= kHandlers + 512 ? static_cast<unsigned>((vcpu->rip - kHandlers) / 16) : 255;

@@ -80,6 +80,8 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   b.linked_entry = block.linked_entry;
   used_ += used;
   b.code_end = static_cast<uint32_t>(used_);
+  counters_.code_cache_used = used_;
+  counters_.code_cache_blocks = block_count_;
   b.side = sides_ + side_count_;
   b.side_count = static_cast<uint32_t>(side.size());
   for (const SideEntry& e : side) sides_[side_count_++] = e;
@@ -177,6 +179,7 @@ void CodeCache::turn_away(const Block& block) {
 
 void CodeCache::forget(Block& block) {
   block.valid = false;
+  counters_.code_blocks_invalidated++;
   unlink_incoming(block);
   turn_away(block);
   auto* at = &table_->bucket[BlockTable::hash(block.gpa, block.mode)];
@@ -199,6 +202,7 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
     if (page && page->source) page->source->chunks = page->source->used = 0;
     return 0;
   }
+  counters_.code_pages_invalidated++;
   unsigned first = gpa & 0xfff, end = first + size;
   // A page that was code is mostly data now (freed and used again): all its blocks go at once, and stores to it are plain again. Only where
   // code comes back again and again beside data is it worth keeping the blocks that were not hit.

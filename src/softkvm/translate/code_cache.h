@@ -9,6 +9,7 @@
 #include <deque>
 #include <span>
 
+#include "softkvm/counters.h"
 #include "softkvm/translate/block.h"
 #include "softkvm/translate/code_lock.h"
 #include "softkvm/translate/translator.h"
@@ -20,7 +21,7 @@ class Vm;
 class CodeCache {
  public:
   // Not FAST.
-  static CodeCache* create(size_t bytes);
+  static CodeCache* create(size_t bytes, VmCounters& counters);
   ~CodeCache();
 
   const BlockTable& table() const { return *table_; }
@@ -86,7 +87,7 @@ class CodeCache {
   static constexpr uint32_t kPages = 1u << 18, kMostPages = kPages / 4 * 3;  // 768 MiB of code pages
   static constexpr uint32_t kRewritesBeforeFine = 16;
 
-  CodeCache() = default;
+  explicit CodeCache(VmCounters& counters) : counters_(counters) {}
   // Where VIREO_VERIFY_BLOCKS is on. Not FAST.
   void verify(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
   void verify_patch(uint32_t at, const Block* target, uint32_t destination);
@@ -110,6 +111,7 @@ class CodeCache {
   SideEntry* sides_ = nullptr;
   Link* links_ = nullptr;
   uint32_t* starts_ = nullptr;  // by cache offset / 64: one more than the number of the block that starts there, or 0
+  VmCounters& counters_;
   size_t block_count_ = 0, side_count_ = 0, link_count_ = 0;
   size_t block_room_ = 0, side_room_ = 0, link_room_ = 0;
   Page* pages_ = nullptr;       // by hash of their address, with linear probing

@@ -35,14 +35,15 @@ void* map_aligned(int fd, size_t bytes, int protection) {
 
 }  // namespace
 
-CodeCache* CodeCache::create(size_t bytes) {
+CodeCache* CodeCache::create(size_t bytes, VmCounters& counters) {
   int fd = memfd_create("vireo-code", MFD_CLOEXEC);
   if (fd < 0) return nullptr;
   if (ftruncate(fd, bytes)) return close(fd), nullptr;
   void* w = map_aligned(fd, bytes, PROT_READ | PROT_WRITE);
   void* x = map_aligned(fd, bytes, PROT_READ | PROT_EXEC);
   close(fd);
-  auto* cache = new CodeCache;
+  auto* cache = new CodeCache(counters);
+  counters.code_cache_size = bytes;
   cache->size_ = bytes;
   cache->named = getenv("VIREO_PERF_MAP");
   cache->block_room_ = bytes / 128;
@@ -86,6 +87,7 @@ PageSource* CodeCache::make_source(uint64_t gpa) {
 
 void CodeCache::invalidate_all() {
   for (size_t i = 0; i < block_count_; i++) {
+    counters_.code_blocks_invalidated += blocks_[i].valid;
     blocks_[i].valid = false;
     unlink_incoming(blocks_[i]);
   }
@@ -110,6 +112,8 @@ void CodeCache::reset() {
   sources_.clear();
   block_count_ = side_count_ = link_count_ = 0;
   used_ = 0;
+  counters_.code_cache_flushes++;
+  counters_.code_cache_used = counters_.code_cache_blocks = 0;
   generation_++;
 }
 

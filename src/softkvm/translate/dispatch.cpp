@@ -84,7 +84,7 @@ bool on_alert(VcpuState& vcpu) {
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
 const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   Engine& engine = engine_of(vcpu);
-  engine.count_lookup++;
+  engine.counters.lookups++;
   engine.target = linear;
   if ((mode & kModeCodeMask) != kModeCode64 && !(mode & kModeFlatCode)) {
     const Segment& cs = vcpu.segment[kCS];
@@ -181,7 +181,7 @@ const void* const kLeave = reinterpret_cast<const void*>(1);
 // Null: go on behind the instruction; 1: translated code is left; else where to go on, at Engine::target.
 extern "C" const void* softkvm_callout(VcpuState* vcpu, const CalloutRecord* record) {
   Engine& engine = engine_of(*vcpu);
-  engine.count_callout++;
+  engine.counters.call_outs++;
   set_rip_linear(*vcpu, vcpu->page_base + record->page_offset);
   uint32_t mode = vcpu->mode;
   Outcome outcome;
@@ -237,6 +237,11 @@ Outcome deliver_with(VcpuState& vcpu, F deliver_it) {
   return outcome;
 }
 
+void count_exception(Engine& engine, const PendingException& event) {
+  engine.counters.exceptions++;
+  engine.counters.pf_guest += event.vector == kPFv;
+}
+
 bool shadowed(const VcpuState& vcpu) {
   return (vcpu.interrupt_shadow_sti || vcpu.interrupt_shadow_mov_ss) && engine_of(vcpu).shadow_rip == vcpu.rip;
 }
@@ -249,7 +254,8 @@ Outcome take_events(Vcpu& vcpu) {
     PendingException event = vcpu.injected;
     vcpu.injected.pending = false;
     vcpu.halted = false;
-    if (event.interrupt) doubt_code(vcpu);
+    if (event.interrupt) doubt_code(vcpu), engine.counters.irq_injections++;
+    else count_exception(engine, event);
     Outcome o = deliver_with(vcpu, [&] { return event.interrupt ? deliver_interrupt(vcpu, event.vector) : deliver(vcpu, event, 0); });
     if (o == Outcome::kExit) return o;
   }
@@ -260,6 +266,7 @@ Outcome take_events(Vcpu& vcpu) {
   }
   if (vcpu.nmi_injected) {
     vcpu.nmi_injected = false;
+    engine.counters.nmi_injections++;
     Outcome o = deliver_with(vcpu, [&] { return deliver_nmi(vcpu); });
     if (o == Outcome::kExit) return o;
   }
@@ -288,6 +295,7 @@ Outcome take_events(Vcpu& vcpu) {
     } else {
       vcpu.nmi_pending--;
       vcpu.halted = false;
+      engine.counters.nmi_injections++;
       Outcome o = deliver_with(vcpu, [&] { return deliver_nmi(vcpu); });
       if (o == Outcome::kExit) return o;
     }
@@ -298,6 +306,7 @@ Outcome take_events(Vcpu& vcpu) {
       if (vector >= 0) {
         vcpu.halted = false;
         doubt_code(vcpu);
+        engine.counters.irq_injections++;
         Outcome o = deliver_with(vcpu, [&] { return deliver_interrupt(vcpu, static_cast<uint8_t>(vector)); });
         if (o == Outcome::kExit) return o;
         if (interrupt_pending(vcpu)) engine.interrupt_waiting = true;
@@ -458,7 +467,7 @@ Action run_fast(Vcpu& vcpu) {
       }
     } else {
       if (step) {
-        engine.count_step++;
+        engine.counters.steps++;
         begin_step(engine);
         engine.watching = armed ? watched(vcpu) : 0;
         engine.watch_hits = 0;
@@ -468,7 +477,7 @@ Action run_fast(Vcpu& vcpu) {
       softkvm_enter(code, linear);
       if (step && engine.reason == kReasonStepDone && masked_store_again(engine)) softkvm_enter(code, linear);
       ran = true;
-      engine.count_leave++;
+      engine.counters.leaves++;
       engine.watching = 0;
     }
     switch (engine.reason) {
@@ -521,6 +530,7 @@ Action run_fast(Vcpu& vcpu) {
           event.payload = data_hits | (vcpu.single_step_pending ? 1u << 14 : 0);
           vcpu.single_step_pending = false;
           if (data_hits && debug_trap_exit(vcpu, event)) return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
+          count_exception(engine, event);
           if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);
         }
         if (engine.smc_count) return stop(Action::kInvalidate);
@@ -544,6 +554,7 @@ Action run_fast(Vcpu& vcpu) {
           break;
         }
         if (debug_trap_exit(vcpu, event)) return stop(Action::kExit);
+        count_exception(engine, event);
         if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);
         if (engine.smc_count) return stop(Action::kInvalidate);
         if (engine.writes_open) return stop(Action::kExit);

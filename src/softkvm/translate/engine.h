@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "softkvm/counters.h"
 #include "softkvm/native/user_profile.h"
 #include "softkvm/translate/block.h"
 #include "softkvm/translate/layout.h"
@@ -259,9 +260,7 @@ struct Engine {
 
   UserProfile profile;  // which user code is worth running natively (native/native.h)
 
-  // statistics
-  uint64_t count_translated = 0, count_miss = 0, count_lookup = 0, count_step = 0, count_leave = 0, count_callout = 0,
-           count_invalidate = 0, count_flush = 0;
+  VcpuCounters counters;
 };
 
 constexpr uint32_t kRequestFlushTlb = 1, kRequestFlushCode = 2, kRequestFlushWrites = 4, kRequestParavirtual = 8, kRequestHold = 16;

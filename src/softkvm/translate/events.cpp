@@ -19,6 +19,11 @@ namespace {
 
 Vcpu& whole(VcpuState& vcpu) { return static_cast<Vcpu&>(vcpu); }
 
+bool rung(VcpuState& vcpu, bool done) {
+  engine_of(vcpu).counters.doorbells += done;
+  return done;
+}
+
 }  // namespace
 
 bool interrupt_pending(Vcpu& vcpu) {
@@ -71,7 +76,7 @@ bool device_mmio(VcpuState& state, uint64_t gpa, unsigned size, bool write, uint
   if (vcpu.vm->irqchip && vcpu.vm->irqchip->mmio(gpa, size, write, value)) return true;
   if (!write) return false;
   expect_answer(vcpu);
-  return vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(false, gpa, size, value);
+  return rung(vcpu, vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(false, gpa, size, value));
 }
 
 bool device_pio(VcpuState& state, uint16_t port, unsigned size, bool write, uint32_t& value) {
@@ -79,7 +84,7 @@ bool device_pio(VcpuState& state, uint16_t port, unsigned size, bool write, uint
   if (vcpu.vm->irqchip && vcpu.vm->irqchip->pio(port, size, write, value)) return true;
   if (!write) return false;
   expect_answer(vcpu);
-  return vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(true, port, size, value);
+  return rung(vcpu, vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(true, port, size, value));
 }
 
 Outcome port_in_ahead(VcpuState& vcpu, uint16_t port, unsigned size, uint64_t wanted, uint32_t& value) {
@@ -176,6 +181,7 @@ uint64_t send_ipis(Vcpu& vcpu, const uint64_t (&map)[2], uint64_t first, uint64_
 }  // namespace
 
 Outcome hypercall(VcpuState& state, uint64_t number, const uint64_t (&arguments)[4], uint64_t& result) {
+  engine_of(state).counters.hypercalls++;
   // KVM_HC_VAPIC_POLL_IRQ asks only to be looked at; the others come with features that are not there.
   constexpr uint64_t kVapicPollIrq = 1, kSendIpi = 10, kSchedYield = 11;
   constexpr int64_t kEnosys = -1000;

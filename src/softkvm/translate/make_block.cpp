@@ -141,13 +141,16 @@ Made Maker::run() {
   uint32_t at;
   uint8_t* room = code.begin(at);
   if (!room) return Made::kFull;
-  engine_of(vcpu).count_translated++;
   if (here.source) take_source(vm, *here.source, page.bytes(), chunks);
   if (next.source) take_source(vm, *next.source, next.host, 1);
   made.source = here.source;
   made.second_source = next.source;
   BlockNotes notes;
   const size_t used = translate(vcpu, source, room, at, made, notes);
+  VcpuCounters& counters = engine_of(vcpu).counters;
+  counters.blocks_translated++;
+  counters.insns_translated += notes.instructions;
+  counters.code_bytes_translated += used;
   what.block = code.finish(made, used, notes.all_side(), notes.all_sites());
   if (code.named) {
     HostState aside;

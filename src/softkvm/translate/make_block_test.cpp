@@ -40,9 +40,9 @@ void run_chain() {
   EXPECT_EQ(m.at(TestMachine::kData + 48), 0x400921fb54442d18u);  // pi
   // More than once for the page that is written and then run, where the slow half waits for the writers.
   if (m.vm->off & kSwitchFastBlocks) {
-    EXPECT_GT(m.vcpu->engine->count_leave, 120u);
+    EXPECT_GT(m.vcpu->engine->counters.leaves, 120u);
   } else {
-    EXPECT_LT(m.vcpu->engine->count_leave, 20u);
+    EXPECT_LT(m.vcpu->engine->counters.leaves, 20u);
   }
 }
 TEST(MakeBlock, KeepsTheSimdStateThatIsLive) { run_chain(); }

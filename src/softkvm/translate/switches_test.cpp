@@ -74,7 +74,7 @@ Measure after_rounds(std::function<uint64_t(TestMachine&, Engine&)> measure) {
 
 TEST(Switches, LongBlocks) {
   EXPECT_SWITCHED(
-      compare("long-blocks", after_rounds([](TestMachine&, Engine& e) { return e.count_translated; })),
+      compare("long-blocks", after_rounds([](TestMachine&, Engine& e) { return e.counters.blocks_translated; })),
       off > on);
   EXPECT_SWITCHED(compare("long-blocks", after_rounds([](TestMachine& m, Engine&) {
                             return block_at(m, 0).guest_end - block_at(m, 0).guest_begin;
@@ -90,12 +90,12 @@ TEST(Switches, Links) {
 }
 
 TEST(Switches, JumpCache) {
-  EXPECT_SWITCHED(compare("jump-cache", after_rounds([](TestMachine&, Engine& e) { return e.count_lookup; })),
+  EXPECT_SWITCHED(compare("jump-cache", after_rounds([](TestMachine&, Engine& e) { return e.counters.lookups; })),
                   on < 50 && off >= 1000);
 }
 
 TEST(Switches, FastBlocksAndDirectJumps) {
-  auto left = [](TestMachine&, Engine& e) { return e.count_leave; };
+  auto left = [](TestMachine&, Engine& e) { return e.counters.leaves; };
   EXPECT_SWITCHED(compare("fast-blocks", after_rounds(left)), off > on);
   static const uint8_t iret[] = {
       0x48, 0x89, 0xe0,              // mov rax, rsp
@@ -120,14 +120,14 @@ TEST(Switches, StubsAndTheStackWithoutCallOuts) {
   auto called = [](std::span<const uint8_t> code) {
     return [code](TestMachine& m, Engine& e) {
       EXPECT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
-      return e.count_callout;
+      return e.counters.call_outs;
     };
   };
   EXPECT_SWITCHED(compare("quick-stubs", called(interrupt_flag_rounds())), on < 10 && off >= 200);
   EXPECT_SWITCHED(compare("string-stubs", called(strings_of_a_page())), on < 10 && off >= 100);
   EXPECT_SWITCHED(compare("quick-stubs", called(strings_of_a_page())), off < 10);
   EXPECT_SWITCHED(
-      compare("inline-stack", after_rounds([](TestMachine&, Engine& e) { return e.count_callout; })),
+      compare("inline-stack", after_rounds([](TestMachine&, Engine& e) { return e.counters.call_outs; })),
       on < 10 && off >= 2000);
 }
 
@@ -147,12 +147,12 @@ TEST(Switches, BulkStrings) {
                             TestMachine::kCode + string_to_code().size() - 6;  // so that there is code
                         m.vcpu->state_changed();
                         EXPECT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
-                        const uint64_t before = e.count_step;
+                        const uint64_t before = e.counters.steps;
                         m.vcpu->rip = TestMachine::kCode;
                         m.vcpu->state_changed();
                         EXPECT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
                         EXPECT_EQ(m.vcpu->gpr[kRax], 5u);
-                        return e.count_step - before;
+                        return e.counters.steps - before;
                       },
                       "string-stubs"),
                   on > 1000 && off < 1000);
@@ -201,7 +201,7 @@ TEST(Switches, Tlb) {
       return measure(e);
     };
   };
-  auto misses = [](Engine& e) { return e.count_miss; };
+  auto misses = [](Engine& e) { return e.counters.tlb_misses; };
   EXPECT_SWITCHED(compare("inline-tlb", run(misses)), on > 0 && off == 0);
   EXPECT_SWITCHED(
       compare("recent-pages", run([](Engine& e) {
@@ -216,7 +216,7 @@ TEST(Switches, EarlyWriteTags) {
   EXPECT_SWITCHED(compare("early-write-tags",
                           [](TestMachine& m, Engine& e) {
                             m.at(0x3000 + 8) |= 0x60;
-                            return m.run(read_then_write()) == KVM_EXIT_HLT ? e.count_miss : 99;
+                            return m.run(read_then_write()) == KVM_EXIT_HLT ? e.counters.tlb_misses : 99;
                           }),
                   on == 1 && off == 2);
 }
@@ -228,7 +228,7 @@ TEST(Switches, GlobalPages) {
                           [](TestMachine& m, Engine& e) {
                             m.at(0x3000 + 8) |= 0x100;
                             m.vcpu->cr4 |= kCr4Pge;
-                            return m.run(over_cr3()) == KVM_EXIT_HLT ? e.count_miss : 99;
+                            return m.run(over_cr3()) == KVM_EXIT_HLT ? e.counters.tlb_misses : 99;
                           }),
                   on == 1 && off == 2);
 }
@@ -278,7 +278,7 @@ GUEST_CODE(store_beside, "mov ecx, 2; 1: mov dword ptr [rip + 1b + 2048], ecx; d
 TEST(Switches, CodeChunks) {
   EXPECT_SWITCHED(compare("code-chunks",
                           [](TestMachine& m, Engine& e) {
-                            return m.run(store_beside()) == KVM_EXIT_HLT ? e.count_invalidate : 99;
+                            return m.run(store_beside()) == KVM_EXIT_HLT ? e.counters.code_writes : 99;
                           }),
                   on == 0 && off == 2);
 }

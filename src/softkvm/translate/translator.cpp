@@ -154,6 +154,7 @@ class Translation {
     for (index_ = 0; index_ < count_; index_++) emit(insns_[index_]);
     if (!ended_) exit_to(end_, false);
     for (unsigned i = 0; i < later_count_; i++) emit_later(later_[i]);
+    notes_.instructions = count_;
     block_.gpa = source_.gpa;
     block_.mode = mode_;
     block_.straddle = source_.straddle ? insns_[0].insn.length : 0;

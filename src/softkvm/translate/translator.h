@@ -59,7 +59,7 @@ constexpr unsigned kMostSites = kMaxBlockInsns * 2 + 2;
 struct BlockNotes {
   std::array<SideEntry, kMostSides> side;
   std::array<LinkSite, kMostSites> sites;
-  uint32_t side_count = 0, site_count = 0;
+  uint32_t side_count = 0, site_count = 0, instructions = 0;
 
   std::span<const SideEntry> all_side() const { return {side.data(), side_count}; }
   std::span<const LinkSite> all_sites() const { return {sites.data(), site_count}; }

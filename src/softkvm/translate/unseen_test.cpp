@@ -64,13 +64,13 @@ TEST_F(Unseen, TheSwitchEmptiesTheJumpCaches) {
     for (uint64_t i = 0; i < 50; i++) memcpy(m.ram + kFunctions + i * 4096, "\xb8\1\0\0\0\xc3", 6);
     m.at<uint32_t>(0x300000) = 50;
     ASSERT_EQ(m.run(sum_of_calls()), kHalted);
-    const uint64_t before = m.vcpu->engine->count_lookup;
+    const uint64_t before = m.vcpu->engine->counters.lookups;
     for (int run = 0; run < 10; run++) {
       m.vcpu->rip = TestMachine::kCode;
       ASSERT_EQ(m.go(), kHalted);
       ASSERT_EQ(m.at(0x300008), 50u);
     }
-    lookups[on] = m.vcpu->engine->count_lookup - before;
+    lookups[on] = m.vcpu->engine->counters.lookups - before;
   }
   EXPECT_GE(lookups[false], 500u);
   EXPECT_TRUE(machine.vm->off || lookups[true] < 100) << lookups[true];

@@ -176,10 +176,10 @@ void print_counts(const Vcpu& vcpu) {
   fprintf(stderr,
           "vcpu %u: %llu blocks translated, %llu TLB misses, %llu lookups, %llu call-outs, %llu stepped, %llu left, %llu invalidations, %llu TLB "
           "flushes\n",
-          vcpu.id, (unsigned long long)e.count_translated, (unsigned long long)e.count_miss, (unsigned long long)e.count_lookup,
-          (unsigned long long)e.count_callout, (unsigned long long)e.count_step, (unsigned long long)e.count_leave,
-          (unsigned long long)e.count_invalidate, (unsigned long long)e.count_flush);
-  const Native::Counts& n = e.native->counts();
+          vcpu.id, (unsigned long long)e.counters.blocks_translated, (unsigned long long)e.counters.tlb_misses, (unsigned long long)e.counters.lookups,
+          (unsigned long long)e.counters.call_outs, (unsigned long long)e.counters.steps, (unsigned long long)e.counters.leaves,
+          (unsigned long long)e.counters.code_writes, (unsigned long long)e.counters.tlb_flush);
+  const VcpuCounters::Native& n = e.counters.native;
   fprintf(stderr, "vcpu %u: %llu native runs (%llu with new SIMD state) in %llu spaces, %llu ended by system calls, %llu page faults of which %llu were mapped, %llu left to translation, %llu RDTSC; ms: %llu all, %llu mapping, %llu in stubs; %llu stretches of user code, %llu ms\n",
           vcpu.id, (unsigned long long)n.runs, (unsigned long long)n.states_set, (unsigned long long)n.spaces, (unsigned long long)n.system_calls, (unsigned long long)n.faults,
           (unsigned long long)n.mapped, (unsigned long long)n.left, (unsigned long long)n.time_stamps, (unsigned long long)(n.all_ticks / (vcpu.tsc_khz | 1)),
@@ -493,6 +493,23 @@ bool sleep(Vcpu& vcpu) {
   return !engine.exit_request.load();
 }
 
+// HLT with APICs of our own: as sleep().
+bool halt(Vcpu& vcpu) {
+  VcpuCounters& counters = vcpu.engine->counters;
+  counters.halt_exits++;
+  counters.blocking = 1;
+  auto now = [] {
+    timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
+  };
+  const uint64_t since = now();
+  const bool woken = sleep(vcpu);
+  counters.halt_wait_ns += now() - since;
+  counters.blocking = 0;
+  return woken;
+}
+
 }  // namespace
 
 int Vcpu::run_guest() {
@@ -562,11 +579,12 @@ int Vcpu::run_guest() {
         return 0;
       case Action::kHalt:
         if (!vm->irqchip) {
+          e.counters.halt_exits++;
           halted = false;
           run->exit_reason = KVM_EXIT_HLT;
           return 0;
         }
-        if (!sleep(*this)) {
+        if (!halt(*this)) {
           if (halted) mp_state = KVM_MP_STATE_HALTED, halted = false;
           return interrupted();
         }
@@ -575,7 +593,7 @@ int Vcpu::run_guest() {
         if (halted && vm->irqchip) mp_state = KVM_MP_STATE_HALTED, halted = false;
         return interrupted();
       case Action::kInvalidate:
-        e.count_invalidate++;
+        e.counters.code_writes++;
         for (unsigned i = 0; i < e.smc_count; i++) invalidate_code(*vm, e.smc[i].gpa, e.smc[i].size);
         e.smc_count = 0;
         if (e.writes_open || e.debug_exit) {

@@ -525,7 +525,8 @@ Block* take_in(CodeCache& cache, uint64_t gpa, const std::function<void(Draft&)>
 }
 
 TEST(CodeCache, LinksJumpsOnlyInsideOnePhysicalPage) {
-  std::unique_ptr<CodeCache> cache(CodeCache::create(1 << 20));
+  VmCounters counters{};
+  std::unique_ptr<CodeCache> cache(CodeCache::create(1 << 20, counters));
   uint32_t site = 0;
   take_in(*cache, 0x5010, [&](Draft& d) { d.link(), d.close(), site = d.sites[0].at; });
   auto end = [](Draft& d) { d.lookup(); };
@@ -547,7 +548,8 @@ TEST(CodeCache, LinksJumpsOnlyInsideOnePhysicalPage) {
 
 #ifdef VIREO_VERIFY_BLOCKS
 TEST(CodeCacheDeathTest, TakesNoBlockThatTheVerifierRefuses) {
-  std::unique_ptr<CodeCache> cache(CodeCache::create(1 << 20));
+  VmCounters counters{};
+  std::unique_ptr<CodeCache> cache(CodeCache::create(1 << 20, counters));
   EXPECT_DEATH(take_in(*cache, 0x5010, [](Draft& d) { d.out.bytes({0x0f, 0x05}), d.lookup(); }),
                "verifier: block of guest 0x5010 .*: 0f 05: an instruction that may not stand in a block");
   EXPECT_EQ(cache->verified().blocks, 0u);
@@ -558,12 +560,13 @@ TEST(CodeCache, EveryBlockThatRunsHasBeenVerified) {
   const uint8_t code[] = {0x48, 0x31, 0xc0, 0xb9, 3, 0, 0, 0, 0x48, 0x01, 0xc8, 0xff, 0xc9, 0x75, 0xf9, 0xf4};  // a loop and HLT
   machine.run(code);
   EXPECT_EQ(machine.vcpu->gpr[kRax], 6u);
-  EXPECT_EQ(machine.vm->code->verified().blocks, machine.vcpu->engine->count_translated);
+  EXPECT_EQ(machine.vm->code->verified().blocks, machine.vcpu->engine->counters.blocks_translated);
   EXPECT_GT(machine.vm->code->verified().links, 0u);
 }
 #else
 TEST(CodeCache, VerifiesNothingWhereTheVerifierIsNotBuiltIn) {
-  std::unique_ptr<CodeCache> cache(CodeCache::create(1 << 20));
+  VmCounters counters{};
+  std::unique_ptr<CodeCache> cache(CodeCache::create(1 << 20, counters));
   take_in(*cache, 0x5010, [](Draft& d) { d.lookup(); });
   EXPECT_EQ(cache->verified().blocks, 0u);
 }

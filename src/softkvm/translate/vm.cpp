@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
@@ -55,6 +56,7 @@ void Vm::expect_foreign_writes(uint64_t host_tsc_ticks) { foreign_ticks = host_t
 Vm::~Vm() {
   std::lock_guard lock(all_mutex);
   std::erase(all, this);
+  if (counters) munmap(counters, sizeof *counters);
 #ifdef VIREO_VERIFY_BLOCKS
   if (!getenv("VIREO_SOFTKVM_STATS") || !code) return;
   const CodeCache::Verified& v = code->verified();
@@ -66,7 +68,10 @@ Vm::~Vm() {
 std::unique_ptr<Vm> Vm::create() {
   std::unique_ptr<Vm> vm(new Vm);
   vm->slots = std::make_unique<Slots>();
-  vm->code.reset(CodeCache::create(kCodeCacheBytes));
+  void* counters = mmap(nullptr, sizeof(VmCounters), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (counters == MAP_FAILED) return nullptr;
+  vm->counters = new (counters) VmCounters{};
+  vm->code.reset(CodeCache::create(kCodeCacheBytes, *vm->counters));
   if (!vm->code) return nullptr;
   vm->code->whole_pages = vm->off & kSwitchCodeChunks;
   install_host_fault_handlers();
@@ -81,6 +86,7 @@ void relax(unsigned spins) {
 }  // namespace
 
 void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except) {
+  if (request & kRequestFlushTlb) __atomic_fetch_add(&vm.counters->remote_tlb_flush, 1, __ATOMIC_RELAXED);
   std::lock_guard lock(vm.vcpus_mutex);
   for (Vcpu* v : vm.vcpus) {
     if (v == except) continue;
@@ -136,7 +142,10 @@ int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
   bool changed;
   if (region.memory_size) widen(region.userspace_addr, region.userspace_addr + region.memory_size);
   int result = slots->set(region, changed);
-  if (result || !changed) return result;
+  if (result) return result;
+  const SlotTable& table = slots->table();
+  counters->memory_slots = static_cast<uint64_t>(std::count_if(table.slots, table.slots + table.count, [](const Slot& slot) { return slot.size != 0; }));
+  if (!changed) return 0;
   {
     std::lock_guard lock(code->mutex);
     code->invalidate_all();
