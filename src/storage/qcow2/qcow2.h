@@ -203,6 +203,7 @@ class Qcow2 final : public Image {
   void wait_idle(uint64_t from, uint64_t to, std::unique_lock<std::mutex>& lock);
   Result<> zero_clusters(uint64_t from, uint64_t to, bool may_unmap, bool discard, std::unique_lock<std::mutex>& lock);
   Result<> drop_entries(uint64_t from, uint64_t to);
+  Result<bool> zero_unit(uint64_t unit, uint64_t from, uint64_t to, bool may_unmap);
   Result<> zero_in_steps(uint64_t from, uint64_t to, bool may_unmap, bool discard);
   Result<> writable_check(uint64_t offset, uint64_t length);
   void release_entry(const Entry& entry, bool give_back);  // the references an entry held
