@@ -30,6 +30,7 @@ struct SnapshotRepair;
 struct OpenConfig {
   uint64_t l2_cache = 32 << 20, refcount_cache = 8 << 20;
   bool discard = true;      // freed clusters' space goes back to the file system
+  std::optional<bool> lazy_refcounts;  // instead of what the image says
   bool keep_autoclear = false;  // for a check that writes nothing
   bool allow_corrupt = false, allow_dirty = false;  // repair is the caller's
   std::optional<SecretBytes> secret;  // password of an encrypted image
@@ -164,6 +165,7 @@ class Qcow2 final : public Image {
   Result<> open_encryption();
   Result<> readable() const;
   bool obeys(Rule rule) const { return !(config_.broken_rules & static_cast<uint32_t>(rule)); }
+  bool lazy() const { return config_.lazy_refcounts.value_or(header_.lazy_refcounts()) && v3(); }
   bool v3() const { return header_.version >= 3; }
 
   // map.cpp. The lock is held.
