@@ -33,6 +33,7 @@ struct Api {
   int (*add_doorbell)(int vm_fd, const DirectDoorbell& doorbell);
   int (*remove_doorbell)(int vm_fd, const DirectDoorbell& doorbell);
   int (*lend_memory)(int vm_fd, const void* host, size_t size, int fd, uint64_t offset);
+  int (*allow_large_pages)(int vm_fd, const void* host, size_t size);
 };
 
 const Api& kernel_api();

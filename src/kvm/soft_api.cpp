@@ -20,7 +20,8 @@ constexpr Api kSoft{"soft",
                     softkvm::notice_write,
                     add_doorbell,
                     remove_doorbell,
-                    softkvm::lend_memory};
+                    softkvm::lend_memory,
+                    softkvm::allow_large_pages};
 
 }  // namespace
 

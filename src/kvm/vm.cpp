@@ -21,6 +21,12 @@ Result<> Vm::set_memory(unsigned slot, uint64_t guest_address, uint64_t size, co
   return {};
 }
 
+Result<> Vm::allow_large_pages(const void* host, uint64_t size) const {
+  if (!handle_.api().allow_large_pages) return {};
+  if (int result = handle_.api().allow_large_pages(this->fd(), host, size); result < 0) return fail_errno("large pages for guest memory", -result);
+  return {};
+}
+
 Result<> Vm::lend_memory(const void* host, uint64_t size, int fd, uint64_t offset) const {
   if (!handle_.api().lend_memory) return {};
   if (int result = handle_.api().lend_memory(this->fd(), host, size, fd, offset); result < 0) return fail_errno("lending guest memory", -result);

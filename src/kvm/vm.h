@@ -30,6 +30,8 @@ class Vm {
   // Size 0 deletes the slot.
   Result<> set_memory(unsigned slot, uint64_t guest_address, uint64_t size, const void* host, uint32_t flags = 0);
   // The memory is mapped shared from `offset` of `fd`: a hypervisor that can make use of it may map it again. Before the vCPUs run.
+  // Host memory that softkvm may put into large pages where the guest uses it; nothing with /dev/kvm, whose pages the kernel chooses.
+  Result<> allow_large_pages(const void* host, uint64_t size) const;
   Result<> lend_memory(const void* host, uint64_t size, int fd, uint64_t offset) const;
   Result<> set_tss_address(uint64_t address);
   Result<> set_identity_map_address(uint64_t address);

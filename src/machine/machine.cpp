@@ -59,6 +59,8 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   unsigned slot = 0;
   for (const MemoryRegion& region : memory_->regions())
     TRY_VOID(vm_->set_memory(slot++, raw(region.start), region.size, region.host));
+  if (memory_->large_pages())
+    for (const MemoryRegion& region : memory_->regions()) TRY_VOID(vm_->allow_large_pages(region.host, region.size));
   if (const int file = memory_->shared_file(); file >= 0) {
     uint64_t offset = 0;
     for (const MemoryRegion& region : memory_->regions()) {

@@ -11,6 +11,8 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include "base/log.h"
 #include "base/owned_fd.h"
@@ -20,7 +22,26 @@ namespace {
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kHugeAlign = 2u << 20;
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25  // Linux 6.1; madvise(2)
+#endif
 constexpr uint64_t kHighStart = 1ull << 32;
+
+// Spec: Linux, Documentation/admin-guide/mm/transhuge.rst.
+bool host_has_large_pages() {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+  std::string policy;
+  return std::getline(file, policy) && policy.find("[never]") == policy.npos;
+}
+
+// Large pages for what will be written whole. It may fail: then they are small ones, one fault each.
+void make_large(std::span<std::byte> bytes) {
+  const uint64_t before = -reinterpret_cast<uintptr_t>(bytes.data()) & (kHugeAlign - 1);
+  for (uint64_t at = before; at + kHugeAlign <= bytes.size(); at += kHugeAlign) {
+    bytes[at] = {};  // the host has nothing to do where there is no page at all
+    if (madvise(&bytes[at], kHugeAlign, MADV_COLLAPSE)) return;
+  }
+}
 
 std::string in_words(uint64_t bytes) {
   if (bytes % (1ull << 40) == 0) return std::to_string(bytes >> 40) + "T";
@@ -58,7 +79,7 @@ Result<OwnedFd> open_backing(const MemoryConfig& config) {
 
 struct GuestMemory::Impl {
   OwnedFd fd;
-  bool hugetlb = false;
+  bool hugetlb = false, large = false;
   std::byte* reserved = nullptr;
   uint64_t reserved_size = 0;
   std::vector<MemoryRegion> regions;
@@ -107,6 +128,7 @@ Result<> GuestMemory::Impl::tune(std::byte* start, const MemoryConfig& config) {
   bool huge = config.transparent_huge_pages && !config.mergeable;
   // A kernel without transparent huge pages refuses the advice; that costs speed alone.
   if (!hugetlb) madvise(start, config.size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  large = huge && !hugetlb && config.numa_node < 0 && fd.valid() && config.backing != MemoryConfig::Backing::kFile && host_has_large_pages();
   madvise(start, config.size, MADV_DONTDUMP);
   if (config.prealloc && madvise(start, config.size, MADV_POPULATE_WRITE))
     return fail_errno(in_words(config.size) + ": prealloc");
@@ -143,6 +165,8 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(const MemoryConfig& con
 
 const std::vector<MemoryRegion>& GuestMemory::regions() const { return impl_->regions; }
 
+bool GuestMemory::large_pages() const { return impl_->large; }
+
 int GuestMemory::shared_file() const { return impl_->hugetlb ? -1 : impl_->fd.get(); }
 
 std::span<std::byte> GuestMemory::range(GuestAddress start, uint64_t size) const {
@@ -166,6 +190,7 @@ bool GuestMemory::write(GuestAddress start, std::span<const std::byte> in) {
   if (in.empty()) return true;
   auto bytes = range(start, in.size());
   if (bytes.empty()) return false;
+  if (impl_->large) make_large(bytes);
   memcpy(bytes.data(), in.data(), in.size());
   notice_write(start, in.size());
   return true;

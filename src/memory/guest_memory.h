@@ -50,6 +50,10 @@ class GuestMemory {
   // The file that the RAM is mapped from, shared and in pages of 4 KiB, or -1. Regions lie in it one behind the other, from 0.
   int shared_file() const;
 
+  // May parts of it be put into the host's transparent large pages? Asked for where the host's policy alone would not: that of shared memory is
+  // "never" by default. Not where the host allows none, nor where pages have to stay small or on a node.
+  bool large_pages() const;
+
   // The host bytes of [start, start+size), or an empty span when any byte of it is not RAM.
   std::span<std::byte> range(GuestAddress start, uint64_t size) const;
 

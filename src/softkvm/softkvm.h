@@ -60,6 +60,10 @@ void expect_foreign_writes();
 int lend_memory(int vm_fd, const void* host, size_t size, int fd, uint64_t offset);
 int return_memory(int vm_fd, const void* host, size_t size);
 
+// Says that the host memory [host, host+size), anonymous or of a memfd, may be put into the host's large pages by MADV_COLLAPSE where the guest
+// uses much of it. Whole large pages inside of it are; at most LargePages::kMost ranges of a VM. Any time. 0 or -errno.
+int allow_large_pages(int vm_fd, const void* host, size_t size);
+
 // Registers a direct call instead of an eventfd for an ioeventfd-like doorbell: a guest write of `size` bytes (0: any) to a guest physical
 // address (or port, if `pio`), runs `call(context)` on the vCPU's thread. 0 or -errno.
 struct Doorbell {

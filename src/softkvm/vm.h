@@ -13,6 +13,7 @@
 
 #include "softkvm/cpu/vcpu_state.h"
 #include "softkvm/irqchip/read_section.h"
+#include "softkvm/mmu/large_pages.h"
 #include "softkvm/mmu/lent_memory.h"
 
 namespace vireo::softkvm {
@@ -47,11 +48,13 @@ class Vm {
   static void expect_foreign_writes(uint64_t host_tsc_ticks);  // how long a device may take
   // Memory that was lent is not to be mapped in stub processes any more; none has it when this returns.
   void return_memory(const void* host, uint64_t size);
+  int allow_large_pages(const void* host, uint64_t size);  // 0 or -errno
   // Plain access to guest physical RAM for the hypervisor's own writes (kvmclock pages ...). False: not RAM.
   bool read_physical(uint64_t gpa, void* out, size_t size);
   bool write_physical(uint64_t gpa, const void* in, size_t size);
 
   LentMemory lent;
+  LargePages large;
   std::unique_ptr<Slots> slots;
   std::unique_ptr<CodeCache> code;
   VmCounters* counters = nullptr;  // a page of its own; written by who may only look at the VM, too

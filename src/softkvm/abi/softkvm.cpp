@@ -68,6 +68,11 @@ int lend_memory(int vm_fd, const void* host, size_t size, int fd, uint64_t offse
   return file ? file->vm->lent.add(host, size, fd, offset) : -ENOTTY;
 }
 
+int allow_large_pages(int vm_fd, const void* host, size_t size) {
+  auto file = find_vm(vm_fd);
+  return file ? file->vm->allow_large_pages(host, size) : -ENOTTY;
+}
+
 int return_memory(int vm_fd, const void* host, size_t size) {
   auto file = find_vm(vm_fd);
   if (!file) return -ENOTTY;

@@ -55,7 +55,9 @@ void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, b
   engine.counters.tlb_fills++;
   tlb.read[index] = page;
   tlb.write[index] = write_tag ? page : kInvalidTag;
-  tlb.addend[index] = reinterpret_cast<uint64_t>(slot.host + ((piece.gpa & kPageMask) - slot.gpa));
+  uint8_t* const host = slot.host + ((piece.gpa & kPageMask) - slot.gpa);
+  tlb.addend[index] = reinterpret_cast<uint64_t>(host);
+  vcpu.vm->large.used(host);
   if (write_tag) engine.write_log[view].add(index);
   (piece.global ? engine.tlb_log_global : engine.tlb_log)[view].add(index);
 }

@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "softkvm/mmu/large_pages.h"
 #include "softkvm/translate/host_state.h"
 #include "softkvm/translate/layout.h"
 #include "softkvm/translate/mode.h"
@@ -14,6 +15,7 @@
 namespace vireo::softkvm {
 namespace {
 
+constexpr size_t kManyBlocks = 4096;
 constexpr size_t kLine = 64;  // blocks start at multiples of it
 
 Block*& next_on(Block& block, uint64_t page) { return block.page_next[block.gpa >> 12 != page]; }
@@ -46,14 +48,35 @@ uint8_t* CodeCache::begin(uint32_t& offset) {
   return writable_ + used_;
 }
 
-// Pages for what comes next, many at a time: a page fault for each would cost more than the block that it is for.
+// Pages for what comes next, many at a time: a page fault for each would cost more than the block that it is for. Large ones, once the cache is
+// seen to be used.
 void CodeCache::populate() {
-  constexpr size_t kStep = 128u << 10;
+  constexpr size_t kStep = 128u << 10, kSmallBeginning = 256u << 10;
   if (used_ + kBlockRoom <= populated_) return;
+  const size_t area = populated_ & ~(kLargePage - 1);
+  if (populated_ >= kSmallBeginning && size_ - area >= kLargePage && !small_pages) {
+    if (area == populated_) writable_[area] = 0;  // the host has nothing to do where there is no page at all
+    if (make_large(writable_ + area)) {
+      raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + area), static_cast<long>(kLargePage), MADV_POPULATE_READ);
+      populated_ = area + kLargePage;
+      return;
+    }
+    small_pages = true;
+  }
   const size_t step = size_ - populated_ < kStep ? size_ - populated_ : kStep;
   raw_syscall(SYS_madvise, reinterpret_cast<long>(writable_ + populated_), static_cast<long>(step), MADV_POPULATE_WRITE);
   raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + populated_), static_cast<long>(step), MADV_POPULATE_READ);
   populated_ += step;
+}
+
+// Tables that are used all over.
+void CodeCache::enlarge_tables() {
+  auto enlarge = [](const void* table, size_t size) {
+    for (size_t at = 0; at + kLargePage <= size; at += kLargePage)
+      if (!make_large(static_cast<const uint8_t*>(table) + at)) return;
+  };
+  enlarge(table_, sizeof(BlockTable));
+  enlarge(pages_, kPages * sizeof(Page));
 }
 
 bool CodeCache::full() const {
@@ -70,6 +93,7 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
 #endif
   starts_[used_ / kLine] = static_cast<uint32_t>(block_count_) + 1;
   Block& b = *new (&blocks_[block_count_++]) Block;
+  if (block_count_ == kManyBlocks && !small_pages) enlarge_tables();
   b.gpa = block.gpa;
   b.straddle = block.straddle;
   b.second_page = block.second_page;

@@ -71,6 +71,7 @@ class CodeCache {
 
   bool named = false;        // blocks go into the perf map
   bool whole_pages = false;  // a write to any byte of a page of code drops all its blocks
+  bool small_pages = false;  // of the host: it gives no large ones, or is not asked
   CodeLock mutex;
   // vCPUs that wait for others to have no write tags for a page any more: until that is over nobody may take a page without known
   // writers for one without writers.
@@ -92,6 +93,7 @@ class CodeCache {
   void verify(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
   void verify_patch(uint32_t at, const Block* target, uint32_t destination);
   void populate();
+  void enlarge_tables();
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
   static Link* link_of(const Block* from, uint32_t at);

@@ -6,31 +6,40 @@
 #include <cstdlib>
 
 #include "base/log.h"
+#include "softkvm/mmu/large_pages.h"
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/verifier.h"
 
 namespace vireo::softkvm {
 namespace {
 
-constexpr size_t kHuge = 2u << 20;
-
-template <class T>
-T* room_for(size_t count) {
-  void* p = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return p == MAP_FAILED ? nullptr : static_cast<T*>(p);
+// A mapping of a file (-1: of none) at a multiple of the host's large pages, so that those can be used. Null when there is no room.
+void* map_aligned(int fd, size_t bytes, int protection) {
+  const int kind = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+  void* place = mmap(nullptr, bytes + kLargePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (place == MAP_FAILED) return nullptr;
+  const auto at = reinterpret_cast<uintptr_t>(place), start = (at + kLargePage - 1) & ~(kLargePage - 1);
+  if (start > at) munmap(place, start - at);
+  if (at + kLargePage > start) munmap(reinterpret_cast<void*>(start + bytes), at + kLargePage - start);
+  void* p = mmap(reinterpret_cast<void*>(start), bytes, protection, kind | MAP_NORESERVE | MAP_FIXED, fd, 0);
+  if (p != MAP_FAILED) return p;
+  munmap(reinterpret_cast<void*>(start), bytes);
+  return nullptr;
 }
 
-// A mapping of the file at a multiple of the host's large pages, so that those can be used.
-void* map_aligned(int fd, size_t bytes, int protection) {
-  void* place = mmap(nullptr, bytes + kHuge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (place == MAP_FAILED) return place;
-  const auto at = reinterpret_cast<uintptr_t>(place), start = (at + kHuge - 1) & ~(kHuge - 1);
-  if (start > at) munmap(place, start - at);
-  if (at + kHuge > start) munmap(reinterpret_cast<void*>(start + bytes), at + kHuge - start);
-  void* p = mmap(reinterpret_cast<void*>(start), bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
-  if (p == MAP_FAILED) munmap(reinterpret_cast<void*>(start), bytes);
-  else if (bytes >= kHuge) madvise(p, bytes, MADV_HUGEPAGE);
-  return p;
+// Zeroes for an array that is filled from its start: small pages first, large ones when it has grown.
+template <class T>
+T* room_for(size_t count) {
+  const size_t bytes = (count * sizeof(T) + 4095) & ~size_t{4095};
+  void* p = map_aligned(-1, bytes, PROT_READ | PROT_WRITE);
+  if (p && bytes > kLargePage) madvise(static_cast<uint8_t*>(p) + kLargePage, bytes - kLargePage, MADV_HUGEPAGE);
+  return static_cast<T*>(p);
+}
+
+// Zeroes for a table that is used all over.
+template <class T>
+T* table_of(size_t count) {
+  return static_cast<T*>(map_aligned(-1, (count * sizeof(T) + 4095) & ~size_t{4095}, PROT_READ | PROT_WRITE));
 }
 
 }  // namespace
@@ -49,14 +58,14 @@ CodeCache* CodeCache::create(size_t bytes, VmCounters& counters) {
   cache->block_room_ = bytes / 128;
   cache->side_room_ = bytes / 32;
   cache->link_room_ = bytes / 64;
-  if (w != MAP_FAILED) cache->writable_ = static_cast<uint8_t*>(w);
-  if (x != MAP_FAILED) cache->executable_ = static_cast<uint8_t*>(x);
-  cache->table_ = room_for<BlockTable>(1);
+  cache->writable_ = static_cast<uint8_t*>(w);
+  cache->executable_ = static_cast<uint8_t*>(x);
+  cache->table_ = table_of<BlockTable>(1);
   cache->blocks_ = room_for<Block>(cache->block_room_);
   cache->sides_ = room_for<SideEntry>(cache->side_room_);
   cache->links_ = room_for<Link>(cache->link_room_);
   cache->starts_ = room_for<uint32_t>(bytes / 64);
-  cache->pages_ = room_for<Page>(kPages);
+  cache->pages_ = table_of<Page>(kPages);
   if (cache->writable_ && cache->executable_ && cache->table_ && cache->blocks_ && cache->sides_ && cache->links_ && cache->starts_ &&
       cache->pages_)
     return cache;

@@ -32,6 +32,7 @@ constexpr SwitchName kNames[] = {
     {"code-chunks", kSwitchCodeChunks},
     {"trusted-pages", kSwitchTrustedPages},
     {"native", kSwitchNative},
+    {"large-pages", kSwitchLargePages},
 };
 
 }  // namespace

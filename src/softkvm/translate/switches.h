@@ -32,6 +32,7 @@ enum Switch : uint32_t {
   kSwitchCodeChunks = 1u << 19,
   kSwitchTrustedPages = 1u << 20,
   kSwitchEarlyWriteTags = 1u << 21,
+  kSwitchLargePages = 1u << 22,
 };
 
 // The names, in the order in which docs/engine.md tells of them.

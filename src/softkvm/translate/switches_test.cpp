@@ -298,6 +298,15 @@ TEST(Switches, Native) {
   EXPECT_SWITCHED(compare("native", measures), on == 2000 && off == 0);
 }
 
+TEST(Switches, LargePages) {
+  auto ranges = [](TestMachine& m, Engine&) {
+    EXPECT_EQ(m.vm->code->small_pages, (m.vm->off & kSwitchLargePages) != 0);
+    EXPECT_EQ(m.vm->allow_large_pages(reinterpret_cast<void*>(1ull << 40), 2 * kLargePage), 0);
+    return uint64_t{m.vm->large.ranges()};
+  };
+  EXPECT_SWITCHED(compare("large-pages", ranges), on == 1 && off == 0);
+}
+
 TEST(Switches, AreNamedInAList) {
   const char* unknown = nullptr;
   unsigned length = 0;

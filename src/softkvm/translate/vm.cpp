@@ -74,6 +74,7 @@ std::unique_ptr<Vm> Vm::create() {
   vm->code.reset(CodeCache::create(kCodeCacheBytes, *vm->counters));
   if (!vm->code) return nullptr;
   vm->code->whole_pages = vm->off & kSwitchCodeChunks;
+  vm->code->small_pages = vm->off & kSwitchLargePages;
   install_host_fault_handlers();
   return vm;
 }
@@ -154,6 +155,8 @@ int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
   slots->retire();
   return 0;
 }
+
+int Vm::allow_large_pages(const void* host, uint64_t size) { return off & kSwitchLargePages ? 0 : large.add(host, size); }
 
 void Vm::return_memory(const void* host, uint64_t size) {
   lent.remove(host, size);

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// FAST: called while the guest's SIMD state is live.
+#include "softkvm/mmu/large_pages.h"
+
+#include <time.h>
+
+#include "softkvm/irqchip/raw_syscall.h"
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr long kCollapse = 25;  // MADV_COLLAPSE, which not all of Debian 12's headers have
+constexpr int64_t kSlow = 2'000'000;  // ns of processor time: more than 512 faults take
+constexpr unsigned kMostFailures = 4;
+std::atomic<unsigned> failures;  // the host is one for all VMs of the process
+
+int64_t now() {
+  timespec t;
+  raw_syscall(SYS_clock_gettime, CLOCK_THREAD_CPUTIME_ID, reinterpret_cast<long>(&t));
+  return t.tv_sec * 1'000'000'000 + t.tv_nsec;
+}
+
+}  // namespace
+
+bool make_large(const void* area) {
+  if (failures.load(std::memory_order_relaxed) >= kMostFailures) return false;
+  const int64_t before = now();
+  const bool done = raw_syscall(SYS_madvise, reinterpret_cast<long>(area), static_cast<long>(kLargePage), kCollapse) == 0;
+  if (!done || now() - before > kSlow) failures.fetch_add(1, std::memory_order_relaxed);
+  return done;
+}
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Areas that are used become large pages of the host's, and keep what is in them. Spec: madvise(2), MADV_COLLAPSE; proc(5), smaps.
+#include "softkvm/mmu/large_pages.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr uint64_t kSize = 4 * kLargePage;
+
+class LargePagesTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    fd_ = memfd_create("test", MFD_CLOEXEC);
+    ASSERT_EQ(ftruncate(fd_, kSize), 0);
+    auto* reserved = static_cast<uint8_t*>(mmap(nullptr, kSize + kLargePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(reserved, MAP_FAILED);
+    memory_ = reinterpret_cast<uint8_t*>((reinterpret_cast<uint64_t>(reserved) + kLargePage - 1) & ~(kLargePage - 1));
+    ASSERT_NE(mmap(memory_, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd_, 0), MAP_FAILED);
+  }
+  void TearDown() override {
+    munmap(memory_, kSize);
+    close(fd_);
+  }
+
+  // Bytes of the mapping that large pages map.
+  uint64_t large() const {
+    std::ifstream maps("/proc/self/smaps");
+    char start[32];
+    snprintf(start, sizeof start, "%lx-", reinterpret_cast<unsigned long>(memory_));
+    bool here = false;
+    for (std::string line; std::getline(maps, line);) {
+      if (line.find("memfd:") != line.npos) here = line.starts_with(start);
+      if (here && line.starts_with("ShmemPmdMapped:")) return std::stoull(line.substr(15)) << 10;
+    }
+    return 0;
+  }
+  bool host_can() {
+    memory_[3 * kLargePage] = 1;
+    const bool can = madvise(memory_ + 3 * kLargePage, kLargePage, 25 /* MADV_COLLAPSE */) == 0;
+    at_first_ = large();
+    return can;
+  }
+
+  int fd_ = -1;
+  uint8_t* memory_ = nullptr;
+  uint64_t at_first_ = 0;
+};
+
+TEST_F(LargePagesTest, AnAreaThatIsUsedBecomesLarge) {
+  if (!host_can()) GTEST_SKIP() << "the host collapses no shared memory into large pages";
+  LargePages pages;
+  ASSERT_EQ(pages.add(memory_, kSize), 0);
+  for (unsigned i = 0; i < LargePages::kEnough; i++) {
+    uint8_t* page = memory_ + kLargePage + i * 4096;
+    memset(page, static_cast<int>(i + 1), 4096);
+    EXPECT_EQ(large(), at_first_) << i;
+    pages.used(page);
+  }
+  EXPECT_EQ(large(), at_first_ + kLargePage);
+  for (unsigned i = 0; i < LargePages::kEnough; i++) {
+    EXPECT_EQ(memory_[kLargePage + i * 4096], i + 1);
+    EXPECT_EQ(memory_[kLargePage + i * 4096 + 4095], i + 1);
+  }
+  EXPECT_EQ(memory_[kLargePage + LargePages::kEnough * 4096], 0);
+}
+
+TEST_F(LargePagesTest, OnlyWholeLargePagesInsideOfTheRange) {
+  if (!host_can()) GTEST_SKIP() << "the host collapses no shared memory into large pages";
+  LargePages pages;
+  ASSERT_EQ(pages.add(memory_ + 4096, 2 * kLargePage - 4096), 0);
+  memory_[4096] = memory_[2 * kLargePage] = 1;
+  for (unsigned i = 0; i < 2 * LargePages::kEnough; i++) {
+    pages.used(memory_ + 4096);
+    pages.used(memory_ + 2 * kLargePage);
+  }
+  EXPECT_EQ(large(), at_first_);
+  memory_[kLargePage] = 1;
+  for (unsigned i = 0; i < LargePages::kEnough; i++) pages.used(memory_ + kLargePage);
+  EXPECT_EQ(large(), at_first_ + kLargePage);
+}
+
+TEST_F(LargePagesTest, RangesAreBounded) {
+  LargePages pages;
+  for (unsigned i = 0; i < LargePages::kMost; i++) ASSERT_EQ(pages.add(memory_, kLargePage), 0);
+  EXPECT_EQ(pages.add(memory_, kLargePage), -ENOSPC);
+  EXPECT_EQ(pages.add(memory_ + 1, ~0ull), -EINVAL);
+  EXPECT_EQ(pages.add(memory_ + 4096, kLargePage), 0);  // has none
+}
+
+}  // namespace
+}  // namespace vireo::softkvm
