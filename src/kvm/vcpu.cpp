@@ -30,6 +30,11 @@ int Vcpu::run() {
   return result < 0 ? -result : 0;
 }
 
+Result<OwnedFd> Vcpu::statistics() const {
+  if (vm_->extension(KVM_CAP_BINARY_STATS_FD) <= 0) return fail(ErrorKind::kUnsupported, std::string(api().name) + ": no binary statistics");
+  return OwnedFd(TRY(handle_.call(KVM_GET_STATS_FD, uintptr_t{0}, "KVM_GET_STATS_FD")));
+}
+
 std::span<std::byte> Vcpu::io_data() {
   uint64_t offset = run_->io.data_offset;
   uint64_t size = uint64_t{run_->io.size} * run_->io.count;

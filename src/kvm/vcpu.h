@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "base/owned_fd.h"
 #include "kvm/api.h"
 #include "kvm/vm.h"
 
@@ -53,6 +54,9 @@ class Vcpu {
   // Sets or reads one register; kUnsupported when the hypervisor does not know it.
   Result<> set_msr(uint32_t index, uint64_t value);
   Result<uint64_t> msr(uint32_t index) const;
+
+  // KVM_GET_STATS_FD, see kvm/statistics.h; kUnsupported where the hypervisor has none.
+  Result<OwnedFd> statistics() const;
 
   Result<VcpuState> state(std::span<const uint32_t> msr_indices) const;
   Result<> set_state(const VcpuState& state);

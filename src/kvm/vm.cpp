@@ -114,6 +114,11 @@ void Vm::notice_write(const void* host, size_t size) const {
   if (handle_.api().notice_write) handle_.api().notice_write(fd(), host, size);
 }
 
+Result<OwnedFd> Vm::statistics() const {
+  if (extension(KVM_CAP_BINARY_STATS_FD) <= 0) return fail(ErrorKind::kUnsupported, std::string(api().name) + ": no binary statistics");
+  return OwnedFd(TRY(handle_.call(KVM_GET_STATS_FD, uintptr_t{0}, "KVM_GET_STATS_FD")));
+}
+
 Result<std::unique_ptr<Vcpu>> Vm::create_vcpu(unsigned id) {
   Handle handle(handle_.api(), TRY(handle_.call(KVM_CREATE_VCPU, uintptr_t{id}, "KVM_CREATE_VCPU")));
   size_t size = system_->vcpu_mapping_size();

@@ -6,6 +6,7 @@
 
 #include <memory>
 
+#include "base/owned_fd.h"
 #include "kvm/api.h"
 #include "kvm/system.h"
 
@@ -53,6 +54,8 @@ class Vm {
   void notice_write(const void* host, size_t size) const;
 
   Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned id);
+  // As Vcpu::statistics().
+  Result<OwnedFd> statistics() const;
 
  private:
   friend class System;

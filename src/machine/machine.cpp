@@ -203,6 +203,13 @@ void Machine::stopped(kvm::Vcpu&, kvm::StopReason reason, const std::string& det
   }
 }
 
+Result<std::vector<OwnedFd>> Machine::statistics() const {
+  std::vector<OwnedFd> files;
+  files.push_back(TRY(vm_->statistics()));
+  for (auto& vcpu : vcpus_) files.push_back(TRY(vcpu->statistics()));
+  return files;
+}
+
 uint64_t Machine::exits() const {
   uint64_t sum = 0;
   for (auto& thread : threads_) sum += thread->exits();

@@ -74,6 +74,8 @@ class Machine final : private kvm::ExitHandler {
   MsiSink& msi() { return *msi_; }
   Doorbells& doorbells() { return *doorbells_; }
   uint64_t exits() const;
+  // The files of kvm/statistics.h: the VM's and each vCPU's.
+  Result<std::vector<OwnedFd>> statistics() const;
   bool running() const { return state_ == State::kRunning; }
 
  private:
