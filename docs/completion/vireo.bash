@@ -4,7 +4,7 @@ _vireo() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
   COMPREPLY=()
   if ((COMP_CWORD == 1)); then
-    mapfile -t COMPREPLY < <(compgen -W 'run img io nbd kvm --version --help' -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W 'run img io nbd kvm stat --version --help' -- "$word")
     return
   fi
   if [[ ${COMP_WORDS[1]} == img ]]; then
@@ -16,6 +16,11 @@ _vireo() {
   if [[ ${COMP_WORDS[1]} == io || ${COMP_WORDS[1]} == nbd ]]; then
     compopt -o filenames
     mapfile -t COMPREPLY < <(compgen -f -- "$word")
+    return
+  fi
+  if [[ ${COMP_WORDS[1]} == stat ]]; then
+    [[ $before == --interval || $before == --count ]] || mapfile -t COMPREPLY < <(compgen -W "$(vireo stat --list 2> /dev/null)
+      --interval --count --once --per-vcpu --all --json --list --help" -- "$word")
     return
   fi
   case $before in

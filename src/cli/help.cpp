@@ -110,6 +110,7 @@ void print_help() {
   fputs("vireo: virtual machines\n"
         "  vireo run --kernel FILE [...]   start a machine (vireo run --help)\n"
         "  vireo kvm -- PROGRAM [...]      give a program the software hypervisor as its /dev/kvm\n"
+        "  vireo stat [PROCESS]            counters of a running machine (vireo stat --help)\n"
         "  vireo img COMMAND [...]         make, convert, check and change disk images (vireo img --help)\n"
         "  vireo io -c COMMAND... FILE     read and write an image by script (vireo io --help)\n"
         "  vireo nbd [...] FILE            give an image to others over a socket (vireo nbd --help)\n"

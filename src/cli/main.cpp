@@ -10,6 +10,7 @@
 #include "cli/nbd/nbd.h"
 #include "cli/options.h"
 #include "cli/run.h"
+#include "cli/stat/stat.h"
 
 namespace {
 
@@ -18,14 +19,36 @@ int report(const vireo::Error& error) {
   return 1;
 }
 
+vireo::Result<int> run_machine(int argc, char** argv) {
+  auto options = TRY(vireo::cli::parse_run(argc, argv));
+  return options ? vireo::cli::run(*options) : 0;
+}
+
+// What the words after the command go to.
+struct Command {
+  const char* name;
+  vireo::Result<int> (*run)(int argc, char** argv);
+};
+constexpr Command kCommands[] = {{"run", run_machine}, {"kvm", vireo::cli::run_with_softkvm}, {"stat", vireo::cli::stat::run}};
+
+// Tools that take a whole command line, errors told by themselves: as commands, and by the names that scripts know.
+struct Tool {
+  const char* name;
+  const char* command;
+  const char* alias;
+  int (*run)(int argc, char** argv);
+};
+constexpr Tool kTools[] = {{"vireo img", "img", "qemu-img", vireo::cli::img::run},
+                           {"vireo nbd", "nbd", "qemu-nbd", vireo::cli::nbd::run},
+                           {"vireo io", "io", "qemu-io", vireo::cli::io::run}};
+
 }  // namespace
 
 int main(int argc, char** argv) {
   std::string self = argc > 0 ? argv[0] : "";
   self = self.substr(self.rfind('/') + 1);
-  if (self == "qemu-img") return vireo::cli::img::run(argc, argv);
-  if (self == "qemu-nbd") return vireo::cli::nbd::run(argc, argv);
-  if (self == "qemu-io") return vireo::cli::io::run(argc, argv);
+  for (const Tool& tool : kTools)
+    if (self == tool.alias) return tool.run(argc, argv);
   std::string command = argc > 1 ? argv[1] : "";
   if (command == "--version" || command == "-V") {
     printf("vireo %s\n", VIREO_VERSION);
@@ -35,33 +58,17 @@ int main(int argc, char** argv) {
     vireo::cli::print_help();
     return 0;
   }
-  if (command == "kvm") {
-    auto status = vireo::cli::run_with_softkvm(argc - 2, argv + 2);
+  for (const Command& known : kCommands) {
+    if (command != known.name) continue;
+    auto status = known.run(argc - 2, argv + 2);
     return status ? *status : report(status.error());
   }
-  if (command == "img") {
-    char name[] = "vireo img";
-    argv[1] = name;
-    return vireo::cli::img::run(argc - 1, argv + 1);
+  for (const Tool& tool : kTools) {
+    if (command != tool.command) continue;
+    std::string name = tool.name;
+    argv[1] = name.data();
+    return tool.run(argc - 1, argv + 1);
   }
-  if (command == "nbd") {
-    char name[] = "vireo nbd";
-    argv[1] = name;
-    return vireo::cli::nbd::run(argc - 1, argv + 1);
-  }
-  if (command == "io") {
-    char name[] = "vireo io";
-    argv[1] = name;
-    return vireo::cli::io::run(argc - 1, argv + 1);
-  }
-  if (command != "run") {
-    fprintf(stderr, "vireo: %s (see vireo --help)\n", command.empty() ? "a command is missing" : ("unknown command " + command).c_str());
-    return 1;
-  }
-  auto options = vireo::cli::parse_run(argc - 2, argv + 2);
-  if (!options) return report(options.error());
-  if (!*options) return 0;
-  auto status = vireo::cli::run(**options);
-  if (!status) return report(status.error());
-  return *status;
+  fprintf(stderr, "vireo: %s (see vireo --help)\n", command.empty() ? "a command is missing" : ("unknown command " + command).c_str());
+  return 1;
 }

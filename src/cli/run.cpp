@@ -17,6 +17,8 @@
 #include "cli/devices.h"
 #include "cli/terminal.h"
 #include "cli/window_size.h"
+#include "control/runtime_folder.h"
+#include "control/statistics_port.h"
 #include "machine/board.h"
 #include "machine/char_fd.h"
 
@@ -68,6 +70,19 @@ Result<SerialEnd> open_serial(const SerialOptions& options, EventLoop& loop, con
       break;
   }
   return end;
+}
+
+// For `vireo stat`. A machine runs as well without.
+std::unique_ptr<control::StatisticsPort> open_statistics(EventLoop& loop, const Machine& machine) {
+  auto open = [&]() -> Result<std::unique_ptr<control::StatisticsPort>> {
+    auto files = TRY(machine.statistics());
+    const std::string folder = TRY(control::runtime_folder());
+    return control::StatisticsPort::listen(loop, folder + "/" + std::to_string(getpid()) + control::kStatisticsSuffix, std::move(files));
+  };
+  auto port = open();
+  if (port) return std::move(*port);
+  log(LogLevel::kInfo, "no statistics for vireo stat: %s", port.error().message.c_str());
+  return nullptr;
 }
 
 // SIGTERM and SIGINT: first the power button, then the end.
@@ -133,6 +148,7 @@ Result<int> run(const RunOptions& options) {
   if (hvc && virtio_console.stdio) window = TRY(WindowSize::follow(*loop, *hvc));
   std::unique_ptr<Console> console;
   if (terminal.active()) console = std::make_unique<Console>(*machine, serial.stdio ? *serial.backend : *virtio_console.backend);
+  std::unique_ptr<control::StatisticsPort> statistics = open_statistics(*loop, *machine);
   Signals signals(*loop, *machine);
   TRY_VOID(signals.start());
   int status = 0;

@@ -8,9 +8,8 @@ namespace vireo::storage {
 
 class RawImage final : public Image {
  public:
-  // `driver`: what it is called where there is a protocol without a format above it.
-  explicit RawImage(std::unique_ptr<File> file, std::string driver = "raw") : file_(std::move(file)), driver_(std::move(driver)), size_((file_->size() + 511) / 512 * 512) {}
-  const char* format() const override { return driver_.c_str(); }
+  explicit RawImage(std::unique_ptr<File> file) : file_(std::move(file)), size_((file_->size() + 511) / 512 * 512) {}
+  const char* format() const override { return "raw"; }
   File& file() override { return *file_; }
   uint64_t size() const override { return size_; }
   bool read_only() const override { return file_->read_only(); }
@@ -27,7 +26,6 @@ class RawImage final : public Image {
 
  private:
   std::unique_ptr<File> file_;
-  std::string driver_;
   uint64_t size_;
 };
 
