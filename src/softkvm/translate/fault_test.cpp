@@ -3,6 +3,7 @@
 // found each of them.
 #include <gtest/gtest.h>
 
+#include "softkvm/cpu/feature_enabled.h"
 #include "softkvm/translate/fault_machine.h"
 
 namespace vireo::softkvm {
@@ -216,6 +217,25 @@ TEST(AmdFaults, MaskedAccessesAreAlignmentCheckedByTheElementOrAsAWhole) {
   EXPECT_EQ(half.vector_of(half_of_an_element()), 17u);
   EXPECT_EQ(element.vector_of(an_element()), 13u);  // the HLT
   EXPECT_EQ(whole.vector_of(no_suppression()), 17u);
+}
+
+// VCVTNE2PS2BF16 ymm1{k1}, ymm1, [rdi], which not every assembler knows; EVEX type E4NF.
+GUEST_CODE(two_to_bfloat16, "kxorw k1, k1, k1; mov edi, 0x300004; push 0x40202; popfq; .byte 0x62, 0xf2, 0x77, 0x29, 0x72, 0x0f; hlt")
+TEST(AmdFaults, AConversionOfTwoSourcesIsAlignmentCheckedWhateverItsMask) {
+  AmdMachine m;
+  if (!has(0xe6) || !feature_enabled(*m.vcpu, Feature::kAvx512Bf16)) GTEST_SKIP() << "no AVX512_BF16";
+  EXPECT_EQ(m.vector_of(two_to_bfloat16()), 17u);
+}
+
+GUEST_CODE(compress_without_mask, "mov edi, 0x300004; push 0x40202; popfq; vcompressps [rdi], zmm1; hlt")
+GUEST_CODE(compress_with_mask, "kxnorw k1, k1, k1; mov edi, 0x300004; push 0x40202; popfq; vcompressps [rdi]{k1}, zmm1; hlt")
+GUEST_CODE(expand_without_mask, "mov edi, 0x300001; push 0x40202; popfq; vpexpandd xmm1, [rdi]; hlt")
+TEST(AmdFaults, CompressionsWithoutAMaskAreAlignmentCheckedAsAWhole) {
+  if (!has(0xe6)) GTEST_SKIP() << "no AVX-512";
+  AmdMachine without, with, expand;
+  EXPECT_EQ(without.vector_of(compress_without_mask()), 17u);
+  EXPECT_EQ(with.vector_of(compress_with_mask()), 13u);  // the HLT
+  EXPECT_EQ(expand.vector_of(expand_without_mask()), 17u);
 }
 
 TEST(AmdFaults, HalfPrecisionConversionsAreAlignmentChecked) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // FAST. Intel: SDM vol 3, 6.15 (#AC) and vol 2, 2.8 (exception types); vectors are not checked. AMD: APM vol 2, 8.2.18; measured on family 26: with
-// fault suppression by the element, without by 16 bytes, AVX's masked moves not at all.
+// fault suppression by the element, without, or with no mask named (VPCOMPRESS, VPEXPAND), by 16 bytes, AVX's masked moves not at all.
 #include "softkvm/translate/masked_alignment.h"
 
 namespace vireo::softkvm {
@@ -17,7 +17,7 @@ bool starts(const char*& at, const char* with) {
 // Exception types E4NF, E5NF and E6NF: the whole operand is read or written, whatever the mask.
 bool without_fault_suppression(const Insn& insn) {
   static constexpr const char* kNames[] = {"vpunpck", "vunpck", "vpack", "vmovddup", "vmovshdup", "vmovsldup", "vperm", "vshuf", "vpalignr", "valign",
-                                           "vpmultishift", "vgf2p8affine", "vdbpsadbw", "vpmaddwd", "vpmaddubsw", "vinsert", "vextract", "vpconflict"};
+                                           "vpmultishift", "vgf2p8affine", "vdbpsadbw", "vpmaddwd", "vpmaddubsw", "vinsert", "vextract", "vpconflict", "vcvtne2ps2bf16"};
   const char* name = mnemonic_name(insn.mnemonic);
   for (const char* n : kNames)
     if (const char* at = name; starts(at, n)) return true;
@@ -72,7 +72,7 @@ unsigned masked_alignment(const Insn& insn, bool amd) {
     return half_precision ? 0 : whole;
   }
   if (insn.encoding != Encoding::kEvex) return 0;
-  return insn.evex_b || without_fault_suppression(insn) ? whole : element(insn);
+  return insn.evex_b || !insn.opmask || without_fault_suppression(insn) ? whole : element(insn);
 }
 
 }  // namespace vireo::softkvm

@@ -45,12 +45,8 @@ bool left_out(const Row& row) {
 struct Buckets {
   std::vector<size_t> rows[kDecodeMaps];
   explicit Buckets(CodeMode mode) {
-    const unsigned bit = mode == CodeMode::k64 ? 2 : 1;
-    for (size_t i = 1; i <= decode_row_count(); i++) {
-      const Row& row = kRows[i];
-      if (row.match >> match::kModeShift & 3 && !(row.match >> match::kModeShift & bit)) continue;
-      if (!left_out(row)) rows[decode_row_map(i)].push_back(i);
-    }
+    for (size_t i = 1; i <= decode_row_count(); i++)
+      if (RandomBlock::may_draw(i, mode)) rows[decode_row_map(i)].push_back(i);
   }
 };
 
@@ -66,6 +62,12 @@ bool moves_rsp_into_shadow(const std::vector<uint8_t>& bytes) {
 bool x87(const Insn& insn) { return insn.encoding == Encoding::kLegacy && insn.map == OpcodeMap::kOneByte && insn.opcode >= 0xd8 && insn.opcode <= 0xdf; }
 
 }  // namespace
+
+bool RandomBlock::may_draw(size_t number, CodeMode mode) {
+  const Row& row = kRows[number];
+  const unsigned bit = mode == CodeMode::k64 ? 2 : 1, modes = row.match >> match::kModeShift & 3;
+  return (!modes || modes & bit) && !left_out(row);
+}
 
 uint32_t undefined_flags_of(const Insn& insn) {
   bool one = insn.immediate_size == 0 && (insn.opcode == 0xd0 || insn.opcode == 0xd1);
@@ -95,8 +97,10 @@ RandomBlock::RandomBlock(uint64_t seed, const Vcpu& vcpu, CodeMode mode)
   unsigned count = 1 + static_cast<unsigned>(pick(chance(50) ? 8 : 32));
   while (units.size() < count) {
     Unit unit;
+    over_page_end_ = false;
     if (chance(12)) long_ ? composed(unit) : composed_narrow(unit);
     else if (!instruction(unit)) continue;
+    unit.over_page_end = over_page_end_;
     units.push_back(std::move(unit));
   }
 }
@@ -151,7 +155,11 @@ uint64_t RandomBlock::address(unsigned size, bool& faults) {
   unsigned what = static_cast<unsigned>(pick(100));
   if (what < 55) return page() + pick(4096 / 64) * 64;
   if (what < 75) return page() + pick(4096 - 64);
-  if (what < 94) return page() + 4096 - pick(size + 1);  // the end of the page, and over it; the next may be absent or read-only
+  if (what < 94) {  // the end of the page, and over it; the next may be absent or read-only
+    const uint64_t before_end = pick(size + 1);
+    over_page_end_ |= before_end != 0 && before_end < size;
+    return page() + 4096 - before_end;
+  }
   faults = true;
   if (!long_ && pick(5) > 1) return 0xfff00000 + pick(0x80000);
   switch (pick(long_ ? 5 : 2)) {
@@ -174,7 +182,8 @@ bool RandomBlock::instruction(Unit& unit) {
                            : static_cast<DecodeMap>(kVex0F + pick(kDecodeMaps - kVex0F));
   const auto& rows = buckets.rows[map];
   if (rows.empty()) return false;
-  const Row& row = kRows[rows[pick(rows.size())]];
+  const size_t number = rows[pick(rows.size())];
+  const Row& row = kRows[number];
   uint8_t opcode = static_cast<uint8_t>(row.match & match::kOpcode);
   unsigned spread = row.match >> 30;
   if (spread) opcode = static_cast<uint8_t>(opcode + pick(spread == 1 ? 8 : 16));
@@ -230,6 +239,8 @@ bool RandomBlock::instruction(Unit& unit) {
   if (insn.feature && !feature_enabled(*vcpu_, static_cast<Feature>(insn.feature))) return false;
   if (insn.segment_prefix == kFS || insn.segment == kFS) return false;
   if (reads_stale_stack_pointer(insn, vcpu_->vendor_is_amd)) return false;
+  // KMOVQ k, r64 outside of 64-bit mode reads the upper half that KMOVQ r64, k may have left undefined.
+  if (upper_half_undefined_ && insn.mnemonic == M::kKmovd && insn.w && insn.operands[1].kind == OperandKind::kGpr) return false;
   if (x87(insn) && chance(60)) return false;
   if (insn.flags_read & tainted_) return false;
   if ((insn.mnemonic == M::kShld || insn.mnemonic == M::kShrd) && insn.operand_size == 2) {  // undefined where the count exceeds 16
@@ -308,6 +319,8 @@ bool RandomBlock::instruction(Unit& unit) {
   }
   tainted_ = (tainted_ & ~insn.flags_written) | undefined_flags_of(insn);
   unit.name = mnemonic_name(insn.mnemonic);
+  unit.row = number;
+  upper_half_undefined_ |= permitted(PermittedDifference::What::kUpperHalf, insn, vcpu_->vendor_is_amd) && insn.operands[0].kind == OperandKind::kGpr;
   return true;
 }
 
@@ -383,6 +396,7 @@ void RandomBlock::composed_narrow(Unit& unit) {
       break;
     case 1: {
       unit.name = "jcc";
+      unit.passed_over = 1;
       uint8_t cc = static_cast<uint8_t>(pick(16));
       static constexpr uint32_t kReads[8] = {kOF, kCF, kZF, kCF | kZF, kSF, kPF, kSF | kOF, kSF | kOF | kZF};
       if (kReads[cc / 2] & tainted_) cc = 2, code({0xf8});
@@ -399,6 +413,7 @@ void RandomBlock::composed_narrow(Unit& unit) {
       break;
     case 3: {
       unit.name = "call, pop, jmp or call indirect";
+      unit.passed_over = 1;
       const bool call = chance(50);
       if (word) code({0xe8, 0, 0});
       else code({0xe8, 0, 0, 0, 0});
@@ -444,6 +459,7 @@ void RandomBlock::composed_narrow(Unit& unit) {
       break;
     default:
       unit.name = "jecxz";
+      unit.passed_over = 1;
       if (chance(50)) move(unit, kRcx, chance(50) ? 0 : 0x10000);
       if (chance(50)) code({0x67, 0xe3, 2});
       else code({0xe3, 2});
@@ -466,6 +482,7 @@ void RandomBlock::composed(Unit& unit) {
       break;
     case 1: {
       unit.name = "jcc";
+      unit.passed_over = 1;
       uint8_t cc = static_cast<uint8_t>(pick(16));
       static constexpr uint32_t kReads[8] = {kOF, kCF, kZF, kCF | kZF, kSF, kPF, kSF | kOF, kSF | kOF | kZF};
       if (kReads[cc / 2] & tainted_) cc = 2, code({0xf8});
@@ -491,6 +508,7 @@ void RandomBlock::composed(Unit& unit) {
       break;
     case 4:
       unit.name = "jmp indirect";
+      unit.passed_over = 1;
       code({0x4c, 0x8d, static_cast<uint8_t>(0x05 | reg << 3), 5, 0, 0, 0});
       code({0x41, 0xff, static_cast<uint8_t>(0xe0 | reg)});
       code({0xb0, 1});
@@ -525,6 +543,7 @@ void RandomBlock::composed(Unit& unit) {
       break;
     default:
       unit.name = "jrcxz";
+      unit.passed_over = 1;
       if (chance(50)) move(unit, kRcx, chance(50) ? 0 : 0x100000000);
       if (chance(50)) code({0x67, 0xe3, 2});
       else code({0xe3, 2});

@@ -35,7 +35,9 @@ struct Unit {
   };
   std::vector<Piece> pieces;
   std::string name;
-  uint32_t undefined_flags = 0;   // left undefined behind the unit, before others overwrite them
+  size_t row = 0;                 // of the decoder's tables; 0: composed by hand
+  unsigned passed_over = 0;       // how many of its instructions a jump may leave out
+  bool over_page_end = false;     // an access of it was aimed over the end of a page
 };
 
 class RandomBlock {
@@ -46,6 +48,7 @@ class RandomBlock {
   unsigned offset;                // in the code page
   std::vector<uint8_t> assemble() const;
   uint32_t undefined_flags() const;  // not to be compared at the end
+  static bool may_draw(size_t row, CodeMode mode);  // of the decoder's tables, on a CPU that has it
 
  private:
   using Rng = std::mt19937_64;
@@ -63,6 +66,7 @@ class RandomBlock {
   bool long_;
   Rng rng_;
   uint32_t tainted_ = 0;
+  bool over_page_end_ = false, upper_half_undefined_ = false;
 };
 
 // Flags that the manual leaves undefined after an instruction.

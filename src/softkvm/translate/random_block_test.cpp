@@ -2,19 +2,14 @@
 // Random blocks of 64-bit, 32-bit and 16-bit code run on softkvm and on the bare CPU of this machine, at CPL 3 and at the same linear addresses, and are compared
 // in general registers, flags, SIMD, MXCSR, x87, memory, and the exception that ended them. On the bare CPU a block is entered and left
 // by signals, whose frames hold the whole state. A difference is made small before it is shown.
-// VIREO_BLOCKS: how many; VIREO_SEED: of the first one; VIREO_FAILURES: how many differences end the test.
+// VIREO_BLOCKS: how many at most; VIREO_INSTRUCTIONS: how many drawn instructions are enough; VIREO_SEED: of the first block; VIREO_FAILURES: how many
+// differences end the test.
 #include <asm/ldt.h>
-#include <cpuid.h>
 #include <gtest/gtest.h>
-#include <immintrin.h>
-#include <signal.h>
 #include <sys/auxv.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
-#include <ucontext.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -23,173 +18,14 @@
 
 #include "softkvm/cpu/decoder.h"
 #include "softkvm/translate/random_block.h"
+#include "softkvm/translate/random_block_bare_cpu.h"
+#include "softkvm/translate/random_block_count.h"
 #include "softkvm/translate/random_block_permitted.h"
+#include "softkvm/translate/random_block_state.h"
 #include "softkvm/translate/test_machine.h"
 
 namespace vireo::softkvm {
 namespace {
-
-constexpr unsigned kAreaSize = 2688;  // x87 to Hi16_ZMM in the standard format; AMD's CPUs have them nearer together (Layout::end)
-constexpr uint64_t kComponents = 0xe7;
-constexpr size_t kDataSize = BlockSpace::kPages * 4096;
-
-struct State {
-  CodeMode mode = CodeMode::k64;
-  uint64_t gpr[16] = {}, rip = 0, flags = 0;
-  unsigned vector = 0;
-  uint64_t error = 0, cr2 = 0;
-  alignas(64) uint8_t area[kAreaSize] = {};
-  std::vector<uint8_t> data;
-
-  uint64_t code_base() const { return code_base(mode); }
-  static uint64_t code_base(CodeMode mode) { return mode == CodeMode::k16 ? BlockSpace::kCode : 0; }
-};
-
-struct Layout {
-  unsigned offset[8] = {0, 160, 576, 0, 0, 0, 0, 0}, size[8] = {160, 256, 256, 0, 0, 0, 0, 0};
-  unsigned end = 576;  // a signal's frame holds other things behind it
-  Layout() {
-    for (unsigned i = 2; i < 8; i++) {
-      unsigned a, b, c, d;
-      __cpuid_count(0xd, i, a, b, c, d);
-      if (kComponents >> i & 1) offset[i] = b, size[i] = a, end = std::max(end, a + b);
-    }
-  }
-};
-const Layout& layout() {
-  static const Layout l;
-  return l;
-}
-
-// Components not in XSTATE_BV are spelled out.
-void normalize(uint8_t* area) {
-  uint64_t bv;
-  memcpy(&bv, area + 512, 8);
-  for (unsigned i = 0; i < 8; i++) {
-    if (bv >> i & 1 || !(kComponents >> i & 1)) continue;
-    if (i == 0) {
-      memset(area, 0, 24);
-      memset(area + 32, 0, 128);
-      area[0] = 0x7f, area[1] = 3;
-    } else if (layout().size[i]) {
-      memset(area + layout().offset[i], 0, layout().size[i]);
-    }
-  }
-  memset(area + 6, 0, 18);                                             // FOP, FIP, FDP
-  memset(area + 28, 0, 4);                                             // MXCSR_MASK
-  for (unsigned i = 0; i < 8; i++) memset(area + 32 + 16 * i + 10, 0, 6);
-  memset(area + 416, 0, 576 - 416);
-}
-
-// --- the bare CPU
-
-constexpr int kOrder[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                            REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
-const State* g_in;
-State* g_out;
-mcontext_t g_saved;
-uint8_t g_saved_area[kAreaSize];
-
-void enter_block(int, siginfo_t*, void* context) {
-  auto& m = static_cast<ucontext_t*>(context)->uc_mcontext;
-  g_saved = m;
-  auto* area = reinterpret_cast<uint8_t*>(m.fpregs);
-  memcpy(g_saved_area, area, layout().end);
-  for (unsigned i = 0; i < 16; i++) m.gregs[kOrder[i]] = static_cast<greg_t>(g_in->gpr[i]);
-  m.gregs[REG_RIP] = static_cast<greg_t>(g_in->rip);
-  m.gregs[REG_EFL] = static_cast<greg_t>((static_cast<uint64_t>(m.gregs[REG_EFL]) & ~uint64_t{kStatusFlags | kDF | kAC}) | g_in->flags);
-  // Linux's 32-bit user code segment, or the LDT's first entry.
-  if (g_in->mode != CodeMode::k64) m.gregs[REG_CSGSFS] = (m.gregs[REG_CSGSFS] & ~greg_t{0xffff}) | (g_in->mode == CodeMode::k32 ? 0x23 : 7);
-  memcpy(area, g_in->area, 416);
-  memcpy(area + 576, g_in->area + 576, layout().end - 576);
-  uint64_t bv, ours;
-  memcpy(&bv, area + 512, 8);
-  memcpy(&ours, g_in->area + 512, 8);
-  bv = (bv & ~kComponents) | ours;
-  memcpy(area + 512, &bv, 8);
-  memcpy(area + 28, g_saved_area + 28, 4);
-}
-
-void leave_block(int, siginfo_t*, void* context) {
-  asm volatile("pushf; andl $~0x40000, (%%rsp); popf" ::: "memory", "cc");  // AC: the block may have set it
-  auto& m = static_cast<ucontext_t*>(context)->uc_mcontext;
-  auto* area = reinterpret_cast<uint8_t*>(m.fpregs);
-  for (unsigned i = 0; i < 16; i++) g_out->gpr[i] = static_cast<uint64_t>(m.gregs[kOrder[i]]);
-  g_out->rip = static_cast<uint64_t>(m.gregs[REG_RIP]);
-  g_out->flags = static_cast<uint64_t>(m.gregs[REG_EFL]);
-  g_out->vector = static_cast<unsigned>(m.gregs[REG_TRAPNO]);
-  g_out->error = static_cast<uint64_t>(m.gregs[REG_ERR]);
-  g_out->cr2 = static_cast<uint64_t>(m.gregs[REG_CR2]);
-  memcpy(g_out->area, area, layout().end);
-  memcpy(area, g_saved_area, layout().end);
-  auto* fpregs = m.fpregs;
-  m = g_saved;
-  m.fpregs = fpregs;
-}
-
-class BareCpu {
- public:
-  BareCpu() {
-    code_ = map(BlockSpace::kCode, 8192, PROT_READ | PROT_WRITE | PROT_EXEC);
-    data_ = map(BlockSpace::kData, kDataSize, PROT_READ | PROT_WRITE);
-    stack_.ss_size = 256 << 10;
-    stack_.ss_sp = mmap(nullptr, stack_.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    sigaltstack(&stack_, nullptr);
-  }
-  ~BareCpu() {
-    munmap(code_, 8192);
-    munmap(data_, kDataSize);
-    stack_t none{};
-    none.ss_flags = SS_DISABLE;
-    sigaltstack(&none, nullptr);
-    munmap(stack_.ss_sp, stack_.ss_size);
-  }
-  void protect() {  // after the data is in
-    for (unsigned i = 0; i < BlockSpace::kPages; i++) {
-      auto k = BlockSpace::kind(i);
-      if (k != BlockSpace::Kind::kWritable) mprotect(data_ + i * 4096, 4096, k == BlockSpace::Kind::kReadOnly ? PROT_READ : PROT_NONE);
-    }
-    protected_ = true;
-  }
-  void run(const State& in, std::span<const uint8_t> code, State& out) {
-    memcpy(reinterpret_cast<void*>(in.code_base() + in.rip), code.data(), code.size());
-    for (unsigned i = 0; i < BlockSpace::kPages; i++)
-      if (!protected_ || BlockSpace::kind(i) == BlockSpace::Kind::kWritable) memcpy(data_ + i * 4096, in.data.data() + i * 4096, 4096);
-    if (!protected_) protect();
-    g_in = &in;
-    g_out = &out;
-    struct sigaction enter = {}, leave = {}, before[6];
-    enter.sa_sigaction = enter_block;
-    leave.sa_sigaction = leave_block;
-    enter.sa_flags = leave.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    sigaction(SIGUSR1, &enter, nullptr);
-    const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
-    for (unsigned i = 0; i < 5; i++) sigaction(signals[i], &leave, &before[i]);
-    uint64_t gs;
-    asm volatile("rdgsbase %0; wrgsbase %1" : "=&r"(gs) : "r"(BlockSpace::kGsBase));
-    // 64-bit programs run with null DS and ES.
-    uint16_t ds, es;
-    asm volatile("mov %%ds, %0; mov %%es, %1" : "=r"(ds), "=r"(es));
-    if (in.mode != CodeMode::k64) asm volatile("mov %0, %%ds; mov %0, %%es" ::"r"(0x2b));
-    raise(SIGUSR1);
-    asm volatile("mov %0, %%ds; mov %1, %%es" ::"r"(ds), "r"(es));
-    asm volatile("wrgsbase %0" ::"r"(gs));
-    for (unsigned i = 0; i < 5; i++) sigaction(signals[i], &before[i], nullptr);
-    out.data = in.data;
-    for (unsigned i = 0; i < BlockSpace::kPages; i++)
-      if (BlockSpace::kind(i) != BlockSpace::Kind::kAbsent) memcpy(out.data.data() + i * 4096, data_ + i * 4096, 4096);
-  }
-
- private:
-  static uint8_t* map(uint64_t at, size_t size, int protection) {
-    void* p = mmap(reinterpret_cast<void*>(at), size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    if (p != reinterpret_cast<void*>(at)) abort();
-    return static_cast<uint8_t*>(p);
-  }
-  uint8_t *code_, *data_;
-  stack_t stack_{};
-  bool protected_ = false;
-};
 
 // --- softkvm
 
@@ -224,7 +60,7 @@ class Guest {
     memcpy(m_.ram + kTss + 0x24, &kKernelStack, 8);  // IST1, which is not aligned
   }
 
-  void run(const State& in, std::span<const uint8_t> code, State& out) {
+  void run(const BlockState& in, std::span<const uint8_t> code, BlockState& out) {
     Vcpu& v = *m_.vcpu;
     uint8_t* at = m_.ram + in.code_base() + in.rip;
     memcpy(at, code.data(), code.size());
@@ -253,8 +89,7 @@ class Guest {
     reason = m_.go();
     memcpy(out.area, v.xsave_area(), kAreaSize);
     for (unsigned i = 0; i < 16; i++) out.gpr[i] = v.gpr[i];
-    out.data.resize(kDataSize);
-    for (unsigned i = 0; i < BlockSpace::kPages; i++) {
+      for (unsigned i = 0; i < BlockSpace::kPages; i++) {
       bool there = BlockSpace::kind(i) != BlockSpace::Kind::kAbsent;
       memcpy(out.data.data() + i * 4096, there ? m_.ram + physical(i) : in.data.data() + i * 4096, 4096);
     }
@@ -286,7 +121,7 @@ class Guest {
   return line;
 }
 
-std::string differences(const State& in, const State& bare, const State& soft, uint32_t ignored_flags, uint32_t ignored_upper) {
+std::string differences(const BlockState& in, const BlockState& bare, const BlockState& soft, uint32_t ignored_flags, uint32_t ignored_upper) {
   std::string s;
   static const char* const kNames[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
   if (bare.vector != soft.vector || bare.rip != soft.rip)
@@ -298,7 +133,8 @@ std::string differences(const State& in, const State& bare, const State& soft, u
     if ((bare.gpr[i] ^ soft.gpr[i]) & (ignored_upper >> i & 1 ? 0xffffffff : ~0ull)) s += print("  %s %#lx, softkvm %#lx (was %#lx)\n", kNames[i], bare.gpr[i], soft.gpr[i], in.gpr[i]);
   uint64_t flags = (kStatusFlags | kDF | kAC | kTF | kID | kNT) & ~ignored_flags;
   if ((bare.flags ^ soft.flags) & flags) s += print("  flags %#lx, softkvm %#lx (was %#lx, compared %#lx)\n", bare.flags, soft.flags, in.flags, flags);
-  for (unsigned i = 0; i < layout().end; i++) {
+  const bool area_differs = memcmp(bare.area, soft.area, 512) || memcmp(bare.area + 576, soft.area + 576, layout().end - 576);
+  for (unsigned i = 0; area_differs && i < layout().end; i++) {
     if (bare.area[i] == soft.area[i] || (i >= 512 && i < 576)) continue;
     std::string where = i < 24 ? "x87 control" : i < 32 ? "mxcsr" : i < 160 ? print("st%u", (i - 32) / 16) : i < 416 ? print("xmm%u", (i - 160) / 16) : "";
     for (unsigned c = 2; c < 8; c++)
@@ -310,61 +146,11 @@ std::string differences(const State& in, const State& bare, const State& soft, u
     i |= 7;
   }
   unsigned shown = 0;
-  for (size_t i = 0; i < kDataSize && shown < 4; i++) {
+  for (size_t i = 0; bare.data != soft.data && i < kDataSize && shown < 4; i++) {
     if (bare.data[i] == soft.data[i]) continue;
     s += print("  memory at %#lx: %#x, softkvm %#x (was %#x)\n", BlockSpace::kData + i, bare.data[i], soft.data[i], in.data[i]);
     i |= 15, shown++;
   }
-  return s;
-}
-
-State random_state(uint64_t seed, uint64_t rip, CodeMode mode) {
-  std::mt19937_64 rng(seed ^ 0x9e3779b97f4a7c15);
-  State s;
-  s.rip = rip;
-  s.mode = mode;
-  for (uint64_t& r : s.gpr) r = rng() >> (rng() % 3 ? 0 : rng() % 64);
-  if (mode != CodeMode::k64)
-    for (unsigned i = 0; i < 16; i++) s.gpr[i] = i < 8 ? s.gpr[i] & 0xffffffff : 0;
-  s.gpr[kRsp] = BlockSpace::kStack;
-  s.flags = (rng() & kStatusFlags) | (rng() % 8 ? 0 : kDF);
-  // Floating point values from all classes: half of the elements keep an exponent near 1.
-  auto* words = reinterpret_cast<uint32_t*>(s.area);
-  for (unsigned i = 0; i < kAreaSize / 4; i++) words[i] = static_cast<uint32_t>(rng() % 2 ? rng() : 0x3f800000 ^ (rng() & 0x80ffffff));
-  uint16_t fcw = static_cast<uint16_t>(0x7f | (rng() % 4) << 10 | (rng() % 8 ? 3u << 8 : 2u << 8));
-  if (rng() % 16 == 0) fcw &= static_cast<uint16_t>(rng() | 0xff00);
-  fcw |= 0x40;
-  memcpy(s.area, &fcw, 2);
-  uint16_t fsw = static_cast<uint16_t>(rng() & 0x7f00);  // no exception open
-  memcpy(s.area + 2, &fsw, 2);
-  s.area[4] = static_cast<uint8_t>(rng());
-  s.area[5] = 0;
-  memset(s.area + 6, 0, 18);
-  for (unsigned i = 0; i < 8; i++) {
-    if (rng() % 4) {
-      long double v = static_cast<long double>(static_cast<int64_t>(rng())) / static_cast<long double>(1ull << rng() % 63);
-      memcpy(s.area + 32 + 16 * i, &v, 10);
-    }
-    memset(s.area + 42 + 16 * i, 0, 6);
-  }
-  uint32_t mxcsr = 0x1f80 | (rng() % 4 << 13) | (rng() % 4 ? 0 : rng() & 0x8040);
-  if (rng() % 16 == 0) mxcsr &= static_cast<uint32_t>(rng() | 0xffff007f);
-  memcpy(s.area + 24, &mxcsr, 4);
-  memset(s.area + 28, 0, 4);
-  memset(s.area + 416, 0, 160);
-  uint64_t bv = kComponents & Vcpu::supported_xcr0();
-  if (rng() % 8 == 0) bv &= rng() | 3;
-  memcpy(s.area + 512, &bv, 8);
-  s.data.resize(kDataSize);
-  for (size_t i = 0; i < kDataSize; i += 8) {
-    uint64_t w = rng();
-    memcpy(&s.data[i], &w, 8);
-  }
-  // The pages that are read-only are set once on the bare CPU: always the same.
-  std::mt19937_64 fixed(1);
-  for (unsigned p = 0; p < BlockSpace::kPages; p++)
-    if (BlockSpace::kind(p) != BlockSpace::Kind::kWritable)
-      for (unsigned i = 0; i < 4096; i++) s.data[p * 4096 + i] = static_cast<uint8_t>(fixed());
   return s;
 }
 
@@ -377,7 +163,8 @@ class Comparison {
  public:
   explicit Comparison(CodeMode mode) : mode_(mode) {}
   std::string compare(const RandomBlock& block, uint64_t seed) {
-    State in = random_state(seed, start_of(block), mode_), bare, soft;
+    BlockState &in = in_, &bare = of_bare_, &soft = of_soft_;
+    random_state(in, seed, start_of(block), mode_);
     std::vector<uint8_t> code = block.assemble();
     bare_.run(in, code, bare);
     guest_.run(in, code, soft);
@@ -385,7 +172,7 @@ class Comparison {
     normalize(in.area);
     normalize(bare.area);
     normalize(soft.area);
-    vectors[bare.vector]++;
+    count.add(block, code.size(), in, bare);
     if (store_withheld(bare, soft, block, code)) return {};
     if (bare.vector == kPFv || bare.vector == kGP || bare.vector == kSSv || bare.vector == kACv) forget_half_done(bare, soft, block, code);
     uint32_t ignored = block.undefined_flags();
@@ -405,14 +192,14 @@ class Comparison {
     return registers;
   }
   // An x87 store whose unmasked exception keeps it from storing does not look at its address on the CPU; softkvm does.
-  bool store_withheld(const State& bare, const State& soft, const RandomBlock& block, const std::vector<uint8_t>& code) const {
+  bool store_withheld(const BlockState& bare, const BlockState& soft, const RandomBlock& block, const std::vector<uint8_t>& code) const {
     Insn insn;
     uint64_t at = soft.rip - start_of(block);
     return bare.area[2] & 0x80 && at < code.size() && decode(&code[at], code.size() - at, mode_, insn) == DecodeStatus::kOk &&
            insn.opcode >= 0xd8 && insn.opcode <= 0xdf && insn.memory_operand() && bare.rip != soft.rip;
   }
   // An MMX instruction that faults on its memory operand may have set the x87 tags and top of stack already, or not.
-  void forget_half_done(State& bare, State& soft, const RandomBlock& block, const std::vector<uint8_t>& code) const {
+  void forget_half_done(BlockState& bare, BlockState& soft, const RandomBlock& block, const std::vector<uint8_t>& code) const {
     Insn insn;
     uint64_t at = bare.rip - start_of(block);
     if (at >= code.size() || decode(&code[at], code.size() - at, mode_, insn) != DecodeStatus::kOk) return;
@@ -435,14 +222,17 @@ class Comparison {
     }
     return block;
   }
-  uint64_t start_of(const RandomBlock& block) const { return BlockSpace::kCode + block.offset - State::code_base(mode_); }
+  uint64_t start_of(const RandomBlock& block) const { return BlockSpace::kCode + block.offset - BlockState::code_base(mode_); }
   const Vcpu& vcpu() const { return *guest_.m_.vcpu; }
-  std::map<unsigned, uint64_t> vectors;
 
  private:
   CodeMode mode_;
   BareCpu bare_;
   Guest guest_;
+  BlockState in_, of_bare_, of_soft_;
+
+ public:
+  BlockCount count{vcpu(), mode_};
 };
 
 void run_blocks(CodeMode mode) {
@@ -450,11 +240,11 @@ void run_blocks(CodeMode mode) {
   if ((Vcpu::supported_xcr0() & kComponents) != kComponents || layout().offset[7] + layout().size[7] > kAreaSize)
     GTEST_SKIP() << "this host's XSAVE area is not that of a CPU with AVX-512";
   Comparison c(mode);
-  const uint64_t blocks = number("VIREO_BLOCKS", 4000), first = number("VIREO_SEED", 1), limit = number("VIREO_FAILURES", 5);
-  std::cout << "seeds " << first << " to " << first + blocks - 1 << "\n";
+  const uint64_t blocks = number("VIREO_BLOCKS", 4000), first = number("VIREO_SEED", 1), limit = number("VIREO_FAILURES", 5), enough = number("VIREO_INSTRUCTIONS", ~0ull);
   uint64_t failures = 0;
   std::map<std::string, unsigned> seen;
-  for (uint64_t seed = first; seed < first + blocks && failures < limit; seed++) {
+  uint64_t seed = first;
+  for (; seed < first + blocks && failures < limit && c.count.drawn() < enough; seed++) {
     RandomBlock block(seed, c.vcpu(), mode);
     if (c.compare(block, seed).empty()) continue;
     block = c.shrink(block, seed);
@@ -471,7 +261,8 @@ void run_blocks(CodeMode mode) {
       }
     ADD_FAILURE() << text << what;
   }
-  for (auto [vector, count] : c.vectors) std::cout << "ended by vector " << vector << ": " << count << "\n";
+  std::cout << "seeds " << first << " to " << seed - 1 << "\n";
+  c.count.print(std::cout);
 }
 
 TEST(RandomBlocks, EqualTheBareCpu) { run_blocks(CodeMode::k64); }
