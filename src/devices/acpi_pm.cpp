@@ -4,8 +4,8 @@
 namespace vireo {
 namespace {
 
-constexpr uint16_t kTmrSts = 1 << 0, kPwrbtnSts = 1 << 8, kWakSts = 1 << 15;
-constexpr uint16_t kStatusMask = kTmrSts | 1 << 4 | 1 << 5 | kPwrbtnSts | 1 << 10 | kWakSts;
+constexpr uint16_t kTmrSts = 1 << 0, kPwrbtnSts = 1 << 8, kRtcSts = 1 << 10, kWakSts = 1 << 15;
+constexpr uint16_t kStatusMask = kTmrSts | 1 << 4 | 1 << 5 | kPwrbtnSts | kRtcSts | kWakSts;
 constexpr uint16_t kEnableMask = 1 << 0 | 1 << 5 | 1 << 8 | 1 << 10;
 constexpr uint16_t kSciEn = 1 << 0, kSlpEn = 1 << 13;
 constexpr unsigned kSlpTypShift = 10;
@@ -24,8 +24,15 @@ AcpiPm::AcpiPm(Pins pins) : pins_(std::move(pins)) {
 
 uint64_t AcpiPm::ticks() const { return static_cast<uint64_t>(static_cast<unsigned __int128>(pins_.clock.now_ns()) * kTimerHz / 1'000'000'000); }
 
-void AcpiPm::reset(ResetKind) {
+void AcpiPm::reset(ResetKind kind) {
   std::lock_guard lock(mutex_);
+  asleep_ = false;
+  if (kind == ResetKind::kWake) {
+    status_ |= kWakSts;
+    pins_.sci.set(sci_level_ = false);  // the interrupt controllers have forgotten its level
+    update_sci();
+    return;
+  }
   status_ = enable_ = 0;
   control_ = kSciEn;  // no SMI handover: ACPI mode from the start
   gpe_status_ = gpe_enable_ = 0;
@@ -79,7 +86,7 @@ void AcpiPm::read(Access access, std::span<std::byte> data) {
 }
 
 void AcpiPm::write(Access access, std::span<const std::byte> data) {
-  bool off = false;
+  bool off = false, suspend = false;
   {
     std::lock_guard lock(mutex_);
     check_timer();
@@ -102,6 +109,7 @@ void AcpiPm::write(Access access, std::span<const std::byte> data) {
     }
     if (control_ & kSlpEn) {
       off = (control_ >> kSlpTypShift & 7) == kSoftOff;
+      suspend = (control_ >> kSlpTypShift & 7) == kSuspendToRam && pins_.suspend;
       control_ &= ~kSlpEn;  // reads as zero
     }
     control_ |= kSciEn;
@@ -109,12 +117,34 @@ void AcpiPm::write(Access access, std::span<const std::byte> data) {
     update_sci();
   }
   if (off) pins_.power_off();
+  if (suspend) pins_.suspend();
+}
+
+void AcpiPm::sleep() {
+  std::lock_guard lock(mutex_);
+  asleep_ = true;
+  wake_if_due();
+}
+
+// ACPI 6.5, 4.8.3.1.1: the power button wakes whether it is enabled or not.
+void AcpiPm::wake_if_due() {
+  if (!asleep_ || !(status_ & (kPwrbtnSts | (enable_ & kRtcSts)) || gpe_status_ & gpe_enable_)) return;
+  asleep_ = false;
+  pins_.wake();
+}
+
+void AcpiPm::rtc_alarm() {
+  std::lock_guard lock(mutex_);
+  status_ |= kRtcSts;
+  update_sci();
+  wake_if_due();
 }
 
 void AcpiPm::power_button() {
   std::lock_guard lock(mutex_);
   status_ |= kPwrbtnSts;
   update_sci();
+  wake_if_due();
 }
 
 void AcpiPm::fields(Archive& archive) {
@@ -124,6 +154,7 @@ void AcpiPm::fields(Archive& archive) {
   archive.field(3, "control", control_);
   archive.field(4, "gpe_status", gpe_status_);
   archive.field(5, "gpe_enable", gpe_enable_);
+  archive.field(6, "asleep", asleep_);
   arm();
   update_sci();
 }

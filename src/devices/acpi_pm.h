@@ -18,12 +18,15 @@ class AcpiPm final : public Device {
   static constexpr uint64_t kPorts = 0x80;
   static constexpr uint64_t kPm1Status = 0x00, kPm1Enable = 0x02, kPm1Control = 0x04, kTimer = 0x08, kGpe0 = 0x20, kGpe0Size = 16;
   static constexpr uint64_t kTimerHz = 3'579'545;
-  static constexpr uint8_t kSoftOff = 7;  // SLP_TYP for S5
+  // SLP_TYP for S3 and S5, which a guest learns from \_S3 and \_S5. Not the ICH9's 5: test kernels that do not read AML write 1, as QEMU has it.
+  static constexpr uint8_t kSuspendToRam = 1, kSoftOff = 7;
   struct Pins {
     IrqLine& sci;
     Clock& clock;
     Timers& timers;
     std::function<void()> power_off;
+    // S3: asks for all processors to be stopped, then sleep(); and for them to be started at the waking vector, behind reset(kWake). Absent: no S3.
+    std::function<void()> suspend = {}, wake = {};
   };
 
   explicit AcpiPm(Pins pins);
@@ -35,8 +38,13 @@ class AcpiPm final : public Device {
 
   // The user presses the button; any thread.
   void power_button();
+  // The clock's alarm interrupt; any thread.
+  void rtc_alarm();
+  // The processors are stopped: from now on an enabled event wakes; one that is there already, at once.
+  void sleep();
 
  private:
+  void wake_if_due();
   uint64_t ticks() const;
   void check_timer();
   void update_sci();
@@ -48,7 +56,7 @@ class AcpiPm final : public Device {
   uint16_t status_ = 0, enable_ = 0, control_ = 0;
   uint64_t gpe_status_ = 0, gpe_enable_ = 0;
   uint64_t carry_seen_ = 0;  // how often bit 23 had changed when last looked at
-  bool sci_level_ = false;
+  bool sci_level_ = false, asleep_ = false;
   std::unique_ptr<Timer> timer_;
 };
 

@@ -28,8 +28,10 @@ class AcpiPmTest : public testing::Test {
   }
   FakeClock clock;
   Line sci;
-  int offs = 0;
-  AcpiPm pm{{sci, clock, clock, [this] { offs++; }}};
+  int offs = 0, suspends = 0, wakes = 0;
+  AcpiPm pm{{sci, clock, clock, [this] { offs++; }, [this] { suspends++; }, [this] { wakes++; }}};
+
+  static constexpr uint16_t kRtc = 1 << 10, kButton = 1 << 8, kWake = 1 << 15;
 };
 
 TEST_F(AcpiPmTest, TimerRunsAt3579545Hz) {
@@ -62,12 +64,57 @@ TEST_F(AcpiPmTest, PowerButtonInterruptsAndIsClearedByWritingOne) {
 }
 
 TEST_F(AcpiPmTest, OnlySoftOffSwitchesOff) {
-  out<uint16_t>(4, 1 << 13 | 1 << 10);
-  EXPECT_EQ(offs, 0);
+  out<uint16_t>(4, 1 << 13 | 2 << 10);
+  EXPECT_EQ(offs + suspends, 0);
   out<uint16_t>(4, 1 << 13 | AcpiPm::kSoftOff << 10);
   EXPECT_EQ(offs, 1);
   EXPECT_EQ(in<uint16_t>(4) & 1 << 13, 0);
   EXPECT_EQ(in<uint16_t>(4) & 1, 1);  // SCI_EN
+}
+
+TEST_F(AcpiPmTest, SuspendIsAskedForAndAnEnabledAlarmWakes) {
+  out<uint16_t>(2, kRtc);
+  out<uint16_t>(4, 1 << 13 | AcpiPm::kSuspendToRam << 10);
+  EXPECT_EQ(suspends, 1);
+  EXPECT_EQ(offs, 0);
+  pm.sleep();
+  EXPECT_EQ(wakes, 0);
+  pm.rtc_alarm();
+  pm.rtc_alarm();
+  EXPECT_EQ(wakes, 1);
+  EXPECT_EQ(in<uint16_t>(0), kRtc);
+  pm.reset(ResetKind::kWake);
+  EXPECT_EQ(in<uint16_t>(0), kWake | kRtc);
+  EXPECT_EQ(in<uint16_t>(2), kRtc);
+  EXPECT_TRUE(sci.level);
+}
+
+TEST_F(AcpiPmTest, AnAlarmThatIsNotEnabledDoesNotWakeButThePowerButtonDoes) {
+  pm.sleep();
+  pm.rtc_alarm();
+  EXPECT_EQ(wakes, 0);
+  pm.power_button();
+  EXPECT_EQ(wakes, 1);
+}
+
+TEST_F(AcpiPmTest, AnEventThatCameBeforeTheSleepWakesAtOnce) {
+  out<uint16_t>(2, kRtc);
+  pm.rtc_alarm();
+  EXPECT_EQ(wakes, 0);
+  pm.sleep();
+  EXPECT_EQ(wakes, 1);
+  pm.reset(ResetKind::kCold);
+  EXPECT_EQ(in<uint16_t>(0), 0);
+}
+
+TEST(AcpiPmWithoutSuspend, LeavesTheProcessorsRunning) {
+  FakeClock clock;
+  Line sci;
+  int offs = 0;
+  AcpiPm pm{{sci, clock, clock, [&] { offs++; }}};
+  const uint16_t value = 1 << 13 | AcpiPm::kSuspendToRam << 10;
+  pm.write({4}, std::as_bytes(std::span(&value, 1)));
+  EXPECT_EQ(offs, 0);
 }
 
 }  // namespace

@@ -12,7 +12,8 @@
 
 namespace vireo {
 
-enum class ResetKind { kCold, kWarm };
+// kWake: power is back after suspend to RAM. What has a supply of its own (clock, ACPI's registers) goes on.
+enum class ResetKind { kCold, kWarm, kWake };
 
 // One access: `offset` in the device's region, 1 to 8 bytes (the span's size). Ports come in 1, 2 and 4.
 struct Access {

@@ -2,6 +2,7 @@
 #include "devices/rtc.h"
 
 #include <ctime>
+#include <utility>
 
 namespace vireo {
 namespace {
@@ -25,7 +26,7 @@ tm broken_down(int64_t seconds) {
 
 }  // namespace
 
-Rtc::Rtc(const Config& config, Pins pins) : pins_(pins) {
+Rtc::Rtc(const Config& config, Pins pins) : pins_(std::move(pins)) {
   offset_ns_ = static_cast<__int128>(config.start) * kSecond - pins_.clock.now_ns();
   bytes_[kA] = 0x26;
   bytes_[kB] = k24Hours;
@@ -211,11 +212,14 @@ void Rtc::on_periodic() {
 void Rtc::on_second() {
   std::lock_guard lock(mutex_);
   if (set_mode()) return;
-  raise(kUf | (alarm_matches(calendar()) ? kAf : 0));
+  const bool alarm = alarm_matches(calendar());
+  raise(kUf | (alarm ? kAf : 0));
+  if (alarm && bytes_[kB] & kAie && pins_.alarm) pins_.alarm();
   arm_second();
 }
 
-void Rtc::reset(ResetKind) {
+void Rtc::reset(ResetKind kind) {
+  if (kind == ResetKind::kWake) return;
   std::lock_guard lock(mutex_);
   // The clock and its bytes live on; RESET# clears the enables and flags.
   bytes_[kB] &= ~(kPie | kAie | kUie | 0x08);

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -26,6 +27,7 @@ class Rtc final : public Device {
     IrqLine& irq;
     Clock& clock;
     Timers& timers;
+    std::function<void()> alarm = {};  // the alarm's interrupt; called with the device's lock held
   };
 
   Rtc(const Config& config, Pins pins);

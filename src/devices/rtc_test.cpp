@@ -33,8 +33,9 @@ class RtcTest : public testing::Test {
   }
   FakeClock clock{kSecond};
   Line line;
+  int alarms = 0;
   // 2023-11-14 22:13:20 UTC, a Tuesday
-  Rtc rtc{{.start = 1'700'000'000, .nvram = {{0x34, 0x12}}}, {line, clock, clock}};
+  Rtc rtc{{.start = 1'700'000'000, .nvram = {{0x34, 0x12}}}, {line, clock, clock, [this] { alarms++; }}};
 };
 
 TEST_F(RtcTest, TellsTheDateInBcd) {
@@ -78,6 +79,20 @@ TEST_F(RtcTest, UpdateInterruptComesEachSecond) {
   EXPECT_EQ(get(0x0c), 0x00);
   clock.advance(kSecond);
   EXPECT_TRUE(line.level);
+}
+
+TEST_F(RtcTest, AlarmGoesToItsPinWhereItInterruptsAndGoesOnOverSuspendToRam) {
+  for (uint8_t index : {1, 3, 5}) set(index, 0xc0);  // every second
+  set(0x0b, 0x12);                                   // update-ended interrupts alone
+  clock.advance(2 * kSecond);
+  EXPECT_EQ(alarms, 0);
+  set(0x0b, 0x22);
+  rtc.reset(ResetKind::kWake);
+  clock.advance(2 * kSecond);
+  EXPECT_EQ(alarms, 2);
+  rtc.reset(ResetKind::kWarm);
+  clock.advance(2 * kSecond);
+  EXPECT_EQ(alarms, 2);
 }
 
 TEST_F(RtcTest, AlarmMatchesItsSecond) {

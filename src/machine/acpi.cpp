@@ -24,6 +24,7 @@ void put_at(Bytes& to, size_t at, T value) {
 uint8_t negative_sum(const uint8_t* bytes, size_t size) { return static_cast<uint8_t>(-std::accumulate(bytes, bytes + size, 0)); }
 
 constexpr size_t kHeader = 36;
+constexpr uint8_t kFacsVersion = 2;  // with X_Firmware_Waking_Vector, to be entered in 32-bit protected mode
 
 Bytes table(std::string_view signature, uint8_t revision) {
   Bytes out(signature.begin(), signature.end());
@@ -177,7 +178,7 @@ Bytes slit(size_t nodes) {
 
 }  // namespace
 
-Result<GuestAddress> write_acpi(GuestMemory& memory, const AcpiConfig& config, GuestAddress start, GuestAddress end) {
+Result<AcpiTables> write_acpi(GuestMemory& memory, const AcpiConfig& config, GuestAddress start, GuestAddress end) {
   uint64_t at = raw(start);
   bool fits = true;
   auto place = [&](const Bytes& bytes, uint64_t align) {
@@ -193,7 +194,7 @@ Result<GuestAddress> write_acpi(GuestMemory& memory, const AcpiConfig& config, G
   Bytes facs(64, 0);
   memcpy(facs.data(), "FACS", 4);
   put_at<uint32_t>(facs, 4, 64);
-  facs[32] = 2;
+  facs[32] = kFacsVersion;
   uint64_t facs_address = place(facs, 64);
   Bytes dsdt = table("DSDT", 2);
   dsdt.insert(dsdt.end(), config.dsdt.begin(), config.dsdt.end());
@@ -224,7 +225,7 @@ Result<GuestAddress> write_acpi(GuestMemory& memory, const AcpiConfig& config, G
   rsdp[32] = negative_sum(rsdp.data(), 36);
   fits = fits && memory.write(GuestAddress{rsdp_address}, std::as_bytes(std::span(rsdp)));
   if (!fits) return fail(ErrorKind::kInternal, "ACPI tables do not fit their place");
-  return GuestAddress{rsdp_address};
+  return AcpiTables{GuestAddress{rsdp_address}, GuestAddress{facs_address}};
 }
 
 }  // namespace vireo

@@ -30,7 +30,11 @@ struct AcpiConfig {
   aml::Bytes dsdt;  // the board's definition block, without the header
 };
 
-// Writes the tables into guest memory from `start`, below `end`; returns the RSDP's address.
-Result<GuestAddress> write_acpi(GuestMemory& memory, const AcpiConfig& config, GuestAddress start, GuestAddress end);
+struct AcpiTables {
+  GuestAddress rsdp, facs;
+};
+
+// Writes the tables into guest memory from `start`, below `end`.
+Result<AcpiTables> write_acpi(GuestMemory& memory, const AcpiConfig& config, GuestAddress start, GuestAddress end);
 
 }  // namespace vireo

@@ -50,7 +50,7 @@ class AcpiTables : public testing::Test {
     config.dsdt = aml::join({aml::scope("\\_SB", PcDevices::describe()), PcDevices::sleep_states()});
     auto written = write_acpi(*memory, config, GuestAddress{0xe0000}, GuestAddress{0x100000});
     ASSERT_TRUE(written) << written.error().message;
-    rsdp = raw(*written);
+    rsdp = raw(written->rsdp);
   }
   template <class T>
   T at(uint64_t address) {

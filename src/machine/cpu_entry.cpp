@@ -2,6 +2,7 @@
 #include "machine/cpu_entry.h"
 
 #include <array>
+#include <cstring>
 
 namespace vireo {
 namespace {
@@ -67,6 +68,34 @@ Result<> enter(kvm::Vcpu& vcpu, GuestMemory& memory, const CpuEntry& entry) {
   regs.rsp = entry.rsp;
   regs.rflags = 2;
   return vcpu.set_regs(regs);
+}
+
+Result<bool> enter_waking_vector(kvm::Vcpu& vcpu, GuestMemory& memory, GuestAddress facs) {
+  struct {
+    char signature[4];
+    uint32_t length, hardware_signature, vector, lock, flags;
+    uint64_t x_vector;
+    uint8_t version, reserved[31];
+  } table;
+  static_assert(sizeof table == 64);
+  if (!memory.read(facs, std::as_writable_bytes(std::span(&table, 1))) || memcmp(table.signature, "FACS", 4)) return false;
+  kvm_sregs sregs = TRY(vcpu.sregs());
+  kvm_regs regs{.rflags = 2};
+  if (table.x_vector && table.x_vector >> 32 == 0) {
+    sregs.cs = segment(kCodeSelector, 0xb, false);
+    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = segment(kDataSelector, 0x3, false);
+    sregs.cr0 = 0x11;  // PE, ET
+    regs.rip = table.x_vector;
+  } else if (table.vector && table.vector < 0x100000) {
+    sregs.cs.selector = static_cast<uint16_t>(table.vector >> 4);
+    sregs.cs.base = table.vector & ~0xfu;
+    regs.rip = table.vector & 0xf;
+  } else {
+    return false;
+  }
+  TRY_VOID(vcpu.set_sregs(sregs));
+  TRY_VOID(vcpu.set_regs(regs));
+  return true;
 }
 
 }  // namespace vireo

@@ -26,4 +26,8 @@ constexpr uint64_t kBootDataEnd = 0xf000;
 // Changes a vCPU that is in its reset state. Writes GDT and page tables where the mode needs them.
 Result<> enter(kvm::Vcpu& vcpu, GuestMemory& memory, const CpuEntry& entry);
 
+// The same at the vector that the guest left in the FACS before it slept: X_Firmware_Waking_Vector in flat 32-bit protected mode, without a GDT in
+// memory, or else Firmware_Waking_Vector in real mode. False: there is none. Spec: ACPI 6.5, 5.2.10.
+Result<bool> enter_waking_vector(kvm::Vcpu& vcpu, GuestMemory& memory, GuestAddress facs);
+
 }  // namespace vireo

@@ -139,6 +139,7 @@ void Machine::pause() {
 void Machine::resume() {
   if (state_ != State::kPaused) return;
   state_ = State::kRunning;
+  if (suspended_) return;
   for (auto& thread : threads_) thread->resume();
 }
 
@@ -158,17 +159,60 @@ void Machine::request_end(int status) {
   loop_.post([this, status] { end(status); });
 }
 
-void Machine::reset() {
+Result<> Machine::reset_processors() {
+  TRY_VOID(vm_->set_chip_state(reset_chips_));
+  for (size_t i = 0; i < vcpus_.size(); i++) {
+    TRY_VOID(vcpus_[i]->set_state(reset_states_[i]));
+    if (vcpus_[i]->api().lend_memory) TRY_VOID(vcpus_[i]->share_host_tsc());
+  }
+  return {};
+}
+
+void Machine::request_suspend() {
+  if (change_pending_.exchange(true)) return;
+  for (auto& thread : threads_) thread->request_pause();
+  loop_.post([this] { suspend(); });
+}
+
+void Machine::suspend() {
   if (state_ == State::kEnded) return;
   pause_vcpus();
   change_pending_ = false;
+  suspended_ = true;
+  board_->sleep();
+}
+
+void Machine::request_wake() {
+  loop_.post([this] { wake(); });
+}
+
+void Machine::wake() {
+  if (state_ == State::kEnded || !suspended_) return;
+  suspended_ = false;
+  auto result = [this]() -> Result<bool> {
+    TRY_VOID(reset_processors());
+    board_->reset(ResetKind::kWake);
+    return enter_waking_vector(*vcpus_[0], *memory_, board_->facs());
+  }();
+  if (!result) {
+    log(LogLevel::kError, "wake: %s", result.error().message.c_str());
+    return end(1);
+  }
+  if (!*result) {
+    log(LogLevel::kInfo, "guest reset: it slept without a waking vector");
+    return request_reset();
+  }
+  if (state_ == State::kRunning)
+    for (auto& thread : threads_) thread->resume();
+}
+
+void Machine::reset() {
+  if (state_ == State::kEnded) return;
+  pause_vcpus();
+  change_pending_ = suspended_ = false;
   board_->reset(ResetKind::kCold);
   auto result = [this]() -> Result<> {
-    TRY_VOID(vm_->set_chip_state(reset_chips_));
-    for (size_t i = 0; i < vcpus_.size(); i++) {
-      TRY_VOID(vcpus_[i]->set_state(reset_states_[i]));
-      if (vcpus_[i]->api().lend_memory) TRY_VOID(vcpus_[i]->share_host_tsc());
-    }
+    TRY_VOID(reset_processors());
     return boot();
   }();
   if (!result) {

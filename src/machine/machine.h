@@ -58,6 +58,9 @@ class Machine final : private kvm::ExitHandler {
   // Any thread, also a vCPU's.
   void request_reset();
   void request_power_off();
+  // Suspend to RAM, and back at the guest's waking vector.
+  void request_suspend();
+  void request_wake();
   void request_end(int status);
   // Called once on the loop's thread, when the vCPUs have stopped for good.
   void set_on_end(std::function<void(int status)> on_end) { on_end_ = std::move(on_end); }
@@ -85,7 +88,10 @@ class Machine final : private kvm::ExitHandler {
   Result<> build(const kvm::Api& api, CharBackend* serial);
   Result<> create_vcpus();
   Result<> boot();
+  Result<> reset_processors();
   void reset();
+  void suspend();
+  void wake();
   void end(int status);
   void pause_vcpus();
 
@@ -98,6 +104,7 @@ class Machine final : private kvm::ExitHandler {
   MachineConfig config_;
   EventLoop& loop_;
   State state_ = State::kOff;
+  bool suspended_ = false;  // to RAM: no vCPU runs, also in kRunning
   std::function<void(int)> on_end_;
   std::atomic<bool> change_pending_ = false;  // a reset or the end has been asked for
 

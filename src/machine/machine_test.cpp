@@ -7,8 +7,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
+#include <span>
+#include <vector>
 
 #include "kvm/system.h"
+#include "machine/board.h"
 
 namespace vireo {
 namespace {
@@ -48,13 +52,13 @@ struct Case {
   Board board;
 };
 
-std::vector<Case> cases() {
+std::vector<Case> cases(std::optional<Board> only = {}) {
   std::vector<Case> all;
   std::vector<const kvm::Api*> apis;
   if (kvm::System::open(kvm::kernel_api())) apis.push_back(&kvm::kernel_api());
   if (kvm::soft_api()) apis.push_back(kvm::soft_api());
   for (const kvm::Api* api : apis)
-    for (Board board : {Board::kMicrovm, Board::kQ35}) all.push_back({api, board});
+    for (Board board : {Board::kMicrovm, Board::kQ35}) if (!only || board == only) all.push_back({api, board});
   return all;
 }
 
@@ -122,10 +126,57 @@ TEST_P(MachineTest, NoRebootTurnsResetIntoTheEnd) {
   EXPECT_EQ(run(kernel, false), 0);
 }
 
+// Waits for the test to have written to memory (byte 0x2000), lets the clock's alarm wake each second, and sleeps: SLP_EN | SLP_TYP of S3.
+#define SUSPENDS                                                                                                      \
+  {0x80, 0x3d, 0x00, 0x20, 0x00, 0x00, 0x00, 0x74, 0xf7}, /* cmp byte [0x2000],0; je $-7 */                             \
+      OUT8(0x603, 4), OUT8(0x70, 1), OUT8(0x71, 0xc0), OUT8(0x70, 3), OUT8(0x71, 0xc0), OUT8(0x70, 5), OUT8(0x71, 0xc0), \
+      OUT8(0x70, 0x0b), OUT8(0x71, 0x22), {0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x20 | 1 << 2, 0x66, 0xef, 0xeb, 0xfe}
+
+class SuspendTest : public MachineTest {
+ protected:
+  // Starts, gives the guest a FACS with `vector` or `x_vector` and code there, and waits for the end.
+  int suspend(uint32_t vector, uint64_t x_vector, std::vector<uint8_t> code) {
+    Kernel kernel({SUSPENDS});
+    auto loop = std::move(*EventLoop::create());
+    MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}, .reboot = false, .debug_exit = 0xf4};
+    auto machine = std::move(*Machine::create(config, *GetParam().api, *loop, &serial));
+    int status = -1;
+    machine->set_on_end([&](int value) {
+      status = value;
+      loop->stop();
+    });
+    EXPECT_TRUE(machine->start());
+    auto put = [&](uint64_t at, std::span<const uint8_t> bytes) { EXPECT_TRUE(machine->memory().write(GuestAddress{at}, std::as_bytes(bytes))); };
+    auto bytes_of = [](auto& value) { return std::span(reinterpret_cast<const uint8_t*>(&value), sizeof value); };
+    const uint64_t facs = raw(machine->board().facs());
+    put(facs + 12, bytes_of(vector));
+    put(facs + 24, bytes_of(x_vector));
+    put(vector ? vector : x_vector, code);
+    const uint8_t go = 21;
+    put(0x2000, {&go, 1});
+    loop->run();
+    return status;
+  }
+};
+
+TEST_P(SuspendTest, AnAlarmWakesItAtTheWakingVectorInRealModeWithMemoryKept) {
+  // mov al,[0x2000]; out 0xf4,al; jmp $
+  EXPECT_EQ(suspend(0x3004, 0, {0xa0, 0x00, 0x20, 0xe6, 0xf4, 0xeb, 0xfe}), 43);
+}
+
+TEST_P(SuspendTest, TheWideWakingVectorIsEnteredInProtectedMode) {
+  // mov al,[0x2000] with a 32-bit offset; out 0xf4,al; jmp $
+  EXPECT_EQ(suspend(0, 0x123450, {0xa0, 0x00, 0x20, 0x00, 0x00, 0xe6, 0xf4, 0xeb, 0xfe}), 43);
+}
+
+TEST_P(SuspendTest, WithoutAVectorItIsAReset) { EXPECT_EQ(suspend(0, 0, {}), 0); }
+
 INSTANTIATE_TEST_SUITE_P(All, MachineTest, testing::ValuesIn(cases()), [](const auto& info) {
   return std::string(info.param.api->name) + (info.param.board == Board::kQ35 ? "_q35" : "_microvm");
 });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(MachineTest);
+INSTANTIATE_TEST_SUITE_P(All, SuspendTest, testing::ValuesIn(cases(Board::kQ35)), [](const auto& info) { return std::string(info.param.api->name); });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SuspendTest);
 
 TEST(BootImage, RefusesWhatIsNoKernelByName) {
   auto missing = BootImage::open({.kernel = "/nowhere/vmlinuz"});

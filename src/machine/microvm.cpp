@@ -46,8 +46,8 @@ Result<BootEnvironment> Microvm::prepare_boot() {
   for (const Bytes& d : devices) system_bus.insert(system_bus.end(), d.begin(), d.end());
   AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = PcDevices::kPmBase, .sci = PcDevices::kSci, .numa = machine_.numa()};
   acpi.dsdt = join({scope("\\_SB", system_bus), PcDevices::sleep_states()});
-  GuestAddress rsdp = TRY(write_acpi(machine_.memory(), acpi, GuestAddress{PcDevices::kTables}, GuestAddress{PcDevices::kTablesEnd}));
-  return BootEnvironment{machine_.memory(), PcDevices::memory_map(machine_.memory()), rsdp};
+  AcpiTables tables = TRY(write_acpi(machine_.memory(), acpi, GuestAddress{PcDevices::kTables}, GuestAddress{PcDevices::kTablesEnd}));
+  return BootEnvironment{machine_.memory(), PcDevices::memory_map(machine_.memory()), tables.rsdp};
 }
 
 }  // namespace vireo

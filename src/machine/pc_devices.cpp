@@ -34,8 +34,8 @@ std::vector<std::pair<uint8_t, uint8_t>> memory_bytes(const GuestMemory& memory)
 
 }  // namespace
 
-Result<std::unique_ptr<PcDevices>> PcDevices::create(Machine& machine, CharBackend* serial) {
-  std::unique_ptr<PcDevices> devices(new PcDevices(machine));
+Result<std::unique_ptr<PcDevices>> PcDevices::create(Machine& machine, CharBackend* serial, bool suspend) {
+  std::unique_ptr<PcDevices> devices(new PcDevices(machine, suspend));
   TRY_VOID(devices->build(serial));
   return devices;
 }
@@ -45,9 +45,11 @@ Result<> PcDevices::build(CharBackend* serial) {
   auto reset_line = [&m] { m.request_reset(); };
   uart_ = std::make_unique<Uart>(Uart::Pins{.irq = m.irq(4), .host = serial});
   rtc_ = std::make_unique<Rtc>(Rtc::Config{.start = m.config().rtc_start, .nvram = memory_bytes(m.memory())},
-                               Rtc::Pins{m.irq(8), m.loop(), m.loop()});
+                               Rtc::Pins{m.irq(8), m.loop(), m.loop(), [this] { pm_->rtc_alarm(); }});
   i8042_ = std::make_unique<I8042>(I8042::Pins{m.irq(1), m.irq(12), reset_line});
-  pm_ = std::make_unique<AcpiPm>(AcpiPm::Pins{m.irq(kSci), m.loop(), m.loop(), [&m] { m.request_power_off(); }});
+  AcpiPm::Pins pm{m.irq(kSci), m.loop(), m.loop(), [&m] { m.request_power_off(); }};
+  if (suspend_) pm.suspend = [&m] { m.request_suspend(); }, pm.wake = [&m] { m.request_wake(); };
+  pm_ = std::make_unique<AcpiPm>(std::move(pm));
   reset_control_ = std::make_unique<ResetControl>(reset_line);
   TRY_VOID(m.ports().add(kCom1, Uart::kPorts, *uart_));
   TRY_VOID(m.ports().add(kRtc, Rtc::kPorts, *rtc_));
@@ -115,9 +117,10 @@ aml::Bytes PcDevices::describe() {
                device("MB", join({name("_HID", eisa_id("PNP0C02")), name("_CRS", resources({io_ports(kPmBase, AcpiPm::kPorts)}))}))});
 }
 
-aml::Bytes PcDevices::sleep_states() {
+aml::Bytes PcDevices::sleep_states(bool suspend) {
   using namespace aml;
-  return name("_S5", package({integer(AcpiPm::kSoftOff), integer(0), integer(0), integer(0)}));
+  auto state = [](const char* label, uint8_t type) { return name(label, package({integer(type), integer(type), integer(0), integer(0)})); };
+  return join({suspend ? state("_S3", AcpiPm::kSuspendToRam) : Bytes{}, state("_S5", AcpiPm::kSoftOff)});
 }
 
 std::vector<MemoryMapEntry> PcDevices::memory_map(const GuestMemory& memory) {

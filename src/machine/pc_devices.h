@@ -26,22 +26,24 @@ class PcDevices {
   // Tables for a direct boot lie in the BIOS area, where a scan for RSDP and SMBIOS looks.
   static constexpr uint64_t kTables = 0xe0000, kTablesEnd = 0x100000;
 
-  static Result<std::unique_ptr<PcDevices>> create(Machine& machine, CharBackend* serial);
+  // `suspend`: with suspend to RAM.
+  static Result<std::unique_ptr<PcDevices>> create(Machine& machine, CharBackend* serial, bool suspend = false);
   void reset(ResetKind kind);
   AcpiPm& pm() { return *pm_; }
   ResetControl& reset_control() { return *reset_control_; }
   // The AML of these devices, for inside \_SB, and the sleep states for the root.
   static aml::Bytes describe();
-  static aml::Bytes sleep_states();
+  static aml::Bytes sleep_states(bool suspend = false);
   // RAM with the legacy hole cut out of it.
   static std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory);
 
  private:
-  explicit PcDevices(Machine& machine) : machine_(machine) {}
+  PcDevices(Machine& machine, bool suspend) : machine_(machine), suspend_(suspend) {}
   Result<> build(CharBackend* serial);
   Result<> build_test_devices();
 
   Machine& machine_;
+  bool suspend_;
   std::unique_ptr<Uart> uart_;
   std::unique_ptr<Rtc> rtc_;
   std::unique_ptr<I8042> i8042_;

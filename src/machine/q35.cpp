@@ -54,7 +54,7 @@ Result<std::unique_ptr<Q35>> Q35::create(Machine& machine, CharBackend* serial) 
 }
 
 Result<> Q35::build(CharBackend* serial) {
-  pc_ = TRY(PcDevices::create(machine_, serial));
+  pc_ = TRY(PcDevices::create(machine_, serial, true));
   pci_ = std::make_unique<PciRoot>(machine_.ports(), machine_.mmio(), machine_.doorbells(), pc_->reset_control());
   TRY_VOID(pci_->map(kEcam, kEcamSize));
   TRY_VOID(pci_->add(0, 0, std::make_unique<HostBridge>(kEcam)));
@@ -73,6 +73,7 @@ Result<> Q35::add(std::unique_ptr<virtio::Device> device) {
 void Q35::reset(ResetKind kind) {
   pci_->reset(kind);
   pc_->reset(kind);
+  if (kind == ResetKind::kWake) assign_pci();
 }
 
 uint64_t Q35::high_window() const {
@@ -108,22 +109,27 @@ aml::Bytes Q35::describe() const {
             name("_PRT", package(routes)), device("LPC", name("_ADR", integer(kLpcSlot << 16)))}));
   // The configuration space's own addresses, so that no device is put there.
   Bytes ecam = device("ECAM", join({name("_HID", eisa_id("PNP0C02")), name("_UID", integer(2)), name("_CRS", resources({memory32(kEcam, kEcamSize)}))}));
-  return join({scope("\\_SB", join({links, root, ecam, PcDevices::describe()})), PcDevices::sleep_states()});
+  return join({scope("\\_SB", join({links, root, ecam, PcDevices::describe()})), PcDevices::sleep_states(true)});
 }
 
-Result<BootEnvironment> Q35::prepare_boot() {
+void Q35::assign_pci() {
   uint64_t high = high_window();
   pci_->assign({kIoWindow, uint64_t{kIoWindowEnd} + 1, kWindow, uint64_t{kWindowEnd} + 1, high, high + kHighWindowSize},
                [](unsigned slot) { return static_cast<uint8_t>(gsi_of(slot)); });
+}
+
+Result<BootEnvironment> Q35::prepare_boot() {
+  assign_pci();
   AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = PcDevices::kPmBase, .sci = PcDevices::kSci, .numa = machine_.numa()};
   acpi.ecam = AcpiConfig::Ecam{kEcam, 255};
   acpi.dsdt = describe();
   constexpr uint64_t kSmbios = 0xf0000;
-  GuestAddress rsdp = TRY(write_acpi(machine_.memory(), acpi, GuestAddress{PcDevices::kTables}, GuestAddress{kSmbios}));
+  AcpiTables tables = TRY(write_acpi(machine_.memory(), acpi, GuestAddress{PcDevices::kTables}, GuestAddress{kSmbios}));
+  facs_ = tables.facs;
   TRY_VOID(write_smbios(machine_.memory(), machine_.config().cpus, machine_.config().memory.size, GuestAddress{kSmbios}, GuestAddress{PcDevices::kTablesEnd}));
   auto map = PcDevices::memory_map(machine_.memory());
   map.push_back({kEcam, kEcamSize, MemoryMapEntry::kReserved});
-  return BootEnvironment{machine_.memory(), map, rsdp};
+  return BootEnvironment{machine_.memory(), map, tables.rsdp};
 }
 
 }  // namespace vireo

@@ -20,6 +20,8 @@ class Q35 final : public Board {
   void reset(ResetKind kind) override;
   Result<BootEnvironment> prepare_boot() override;
   void press_power_button() override { pc_->pm().power_button(); }
+  void sleep() override { pc_->pm().sleep(); }
+  GuestAddress facs() const override { return facs_; }
 
  private:
   static constexpr uint64_t kEcam = 0xb0000000, kEcamSize = 0x10000000;
@@ -34,10 +36,12 @@ class Q35 final : public Board {
   Result<> build(CharBackend* serial);
   aml::Bytes describe() const;
   uint64_t high_window() const;
+  void assign_pci();
 
   Machine& machine_;
   std::unique_ptr<PcDevices> pc_;
   std::unique_ptr<PciRoot> pci_;
+  GuestAddress facs_{};
 };
 
 }  // namespace vireo
