@@ -22,8 +22,9 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --config FILE          the same options as `name = value` lines
   --boot-protocol auto|linux64|linux32|pvh|multiboot
   --debug-exit [PORT]    --testdev                  for test kernels
+  --perf-map             --jitdump FOLDER           names of translated code for perf
 On a terminal: Ctrl-A x ends, Ctrl-A c opens a prompt, Ctrl-A h helps.
-More: vireo run --help memory|cpu|disk|net|serial|accel|board|config|exit
+More: vireo run --help memory|cpu|disk|net|serial|accel|board|config|perf|exit
 )";
 
 struct Topic {
@@ -95,6 +96,14 @@ constexpr Topic kTopics[] = {
     {"config", R"(--config FILE
   One option a line, `name = value`; # starts a comment. Names are those of the options without dashes: `memory = 2G`,
   `disk = root.img,cache=none` (may be repeated), `rng = on`. What the command line says wins over the file.
+)"},
+    {"perf", R"(--perf-map, --jitdump FOLDER, --guest-symbols FILE: names of translated code for perf; --accel soft alone
+  --perf-map             /tmp/perf-PID.map, which perf report and perf top look into
+  --jitdump FOLDER       FOLDER/jit-PID.dump, with the code itself: perf record -k mono; perf inject --jit; then perf annotate
+                         works as well
+  --guest-symbols FILE   the guest kernel's functions: a copy of its /proc/kallsyms read by root, or its System.map where it
+                         runs without KASLR (nokaslr)
+  In a program under vireo kvm: VIREO_PERF_MAP=1, VIREO_JITDUMP=FOLDER, VIREO_GUEST_SYMBOLS=FILE in the environment.
 )"},
     {"exit", R"(exit status
   0        the guest powered off, was told to, or reset under --no-reboot

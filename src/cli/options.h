@@ -57,6 +57,7 @@ struct RunOptions {
   bool virtio_console = false;
   SerialOptions console;  // of the virtio console
   bool rng = false;
+  kvm::CodeNames code_names;
 };
 
 Result<DiskOptions> parse_disk(const std::string& text);

@@ -72,6 +72,14 @@ Result<SerialEnd> open_serial(const SerialOptions& options, EventLoop& loop, con
   return end;
 }
 
+// For perf.
+Result<> name_code(const kvm::Api& api, const kvm::CodeNames& names) {
+  if (!names.any()) return {};
+  const char* option = !names.jitdump_folder.empty() ? "--jitdump" : "--perf-map";
+  if (!api.name_code) return fail(ErrorKind::kUnsupported, std::string(option) + ": code is translated with --accel soft alone");
+  return api.name_code(names);
+}
+
 // For `vireo stat`. A machine runs as well without.
 std::unique_ptr<control::StatisticsPort> open_statistics(EventLoop& loop, const Machine& machine) {
   auto open = [&]() -> Result<std::unique_ptr<control::StatisticsPort>> {
@@ -135,6 +143,7 @@ Result<int> run(const RunOptions& options) {
   WindowSize::block_signal();
   auto choice = TRY(kvm::choose_accelerator(options.accelerator));
   if (!choice.note.empty()) log(LogLevel::kWarning, "%s", choice.note.c_str());
+  TRY_VOID(name_code(*choice.api, options.code_names));
   auto loop = TRY(EventLoop::create());
   SerialEnd serial = TRY(open_serial(options.serial, *loop, "--serial"));
   SerialEnd virtio_console;

@@ -14,9 +14,9 @@ namespace vireo::cli {
 namespace {
 
 struct Raw {
-  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config;
+  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config, jitdump, guest_symbols;
   std::vector<std::string> disks, nets, numa;
-  bool rng = false, no_reboot = false, testdev = false, virtio_console = false;
+  bool rng = false, no_reboot = false, testdev = false, virtio_console = false, perf_map = false;
 };
 
 std::string trim(const std::string& text) {
@@ -30,7 +30,7 @@ Result<std::vector<std::string>> read_config(const std::string& path, const std:
   if (!in) return fail_errno("--config " + path, errno ? errno : ENOENT);
   in.peek();
   if (in.bad()) return fail_errno("--config " + path, errno ? errno : EIO);  // a folder
-  static const std::set<std::string> kSwitches{"rng", "no-reboot", "testdev"};
+  static const std::set<std::string> kSwitches{"rng", "no-reboot", "testdev", "perf-map"};
   std::vector<std::string> words;
   std::string line;
   for (unsigned number = 1; std::getline(in, line); number++) {
@@ -72,6 +72,9 @@ void declare(CLI::App& app, Raw& raw) {
   app.add_flag("--no-reboot", raw.no_reboot);
   app.add_flag("--testdev", raw.testdev);
   app.add_option("--debug-exit", raw.debug_exit)->expected(0, 1);
+  app.add_flag("--perf-map", raw.perf_map);
+  app.add_option("--jitdump", raw.jitdump);
+  app.add_option("--guest-symbols", raw.guest_symbols);
   app.add_option("--config", raw.config);
 }
 
@@ -138,6 +141,11 @@ Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
     }
   }
   run.rng = raw.rng;
+  run.code_names = {raw.perf_map, raw.jitdump, raw.guest_symbols};
+  for (const auto& [option, value] : {std::pair("jitdump", &raw.jitdump), std::pair("guest-symbols", &raw.guest_symbols)})
+    if (given.contains(option) && value->empty()) return fail(ErrorKind::kInvalid, std::string("--") + option + ": a name is missing");
+  if (!raw.guest_symbols.empty() && !raw.perf_map && raw.jitdump.empty())
+    return fail(ErrorKind::kInvalid, "--guest-symbols " + raw.guest_symbols + ": for --perf-map or --jitdump, and neither is given");
   m.reboot = !raw.no_reboot;
   m.test_device = raw.testdev;
   if (given.contains("debug-exit"))

@@ -20,7 +20,17 @@ int kernel_ioctl(int fd, unsigned long request, uintptr_t argument) {
 
 int kernel_close(int fd) { return ::close(fd) ? -errno : 0; }
 
-constexpr Api kKernel{"kvm", kernel_open, kernel_ioctl, kernel_close, nullptr, nullptr, nullptr, nullptr};
+constexpr Api kKernel{.name = "kvm",
+                      .open_system = kernel_open,
+                      .ioctl = kernel_ioctl,
+                      .close = kernel_close,
+                      .interrupt_this_thread = nullptr,
+                      .notice_write = nullptr,
+                      .add_doorbell = nullptr,
+                      .remove_doorbell = nullptr,
+                      .lend_memory = nullptr,
+                      .allow_large_pages = nullptr,
+                      .name_code = nullptr};
 
 }  // namespace
 

@@ -22,6 +22,12 @@ struct DirectDoorbell {
   void* context = nullptr;
 };
 
+struct CodeNames {
+  bool perf_map = false;
+  std::string jitdump_folder, symbols;
+  bool any() const { return perf_map || !jitdump_folder.empty() || !symbols.empty(); }
+};
+
 struct Api {
   const char* name;  // "kvm" or "soft"
   int (*open_system)();                                              // descriptor or -errno
@@ -34,6 +40,8 @@ struct Api {
   int (*remove_doorbell)(int vm_fd, const DirectDoorbell& doorbell);
   int (*lend_memory)(int vm_fd, const void* host, size_t size, int fd, uint64_t offset);
   int (*allow_large_pages)(int vm_fd, const void* host, size_t size);
+  // Names translated code for perf; before the first VM. Null: nothing is translated.
+  Result<> (*name_code)(const CodeNames& wanted);
 };
 
 const Api& kernel_api();

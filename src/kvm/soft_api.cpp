@@ -12,6 +12,10 @@ softkvm::Doorbell translate(const DirectDoorbell& d) {
 int add_doorbell(int vm_fd, const DirectDoorbell& doorbell) { return softkvm::add_doorbell(vm_fd, translate(doorbell)); }
 int remove_doorbell(int vm_fd, const DirectDoorbell& doorbell) { return softkvm::remove_doorbell(vm_fd, translate(doorbell)); }
 
+Result<> name_code(const CodeNames& wanted) {
+  return softkvm::name_code({.perf_map = wanted.perf_map, .jitdump_folder = wanted.jitdump_folder, .symbols = wanted.symbols});
+}
+
 constexpr Api kSoft{"soft",
                     softkvm::open_system,
                     softkvm::ioctl,
@@ -21,7 +25,8 @@ constexpr Api kSoft{"soft",
                     add_doorbell,
                     remove_doorbell,
                     softkvm::lend_memory,
-                    softkvm::allow_large_pages};
+                    softkvm::allow_large_pages,
+                    name_code};
 
 }  // namespace
 

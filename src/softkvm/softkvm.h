@@ -9,6 +9,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+
+#include "base/result.h"
 
 namespace vireo::softkvm {
 
@@ -53,6 +56,14 @@ void expect_unseen_writes();
 // another process or the kernel writes, and the guest polls. For two seconds after each write to a device, code is compared whenever a jump
 // from another page leads to it. Any time; only where unseen writes are expected.
 void expect_foreign_writes();
+
+// Names translated code for perf (docs/guide/perf.md): in /tmp/perf-PID.map, in FOLDER/jit-PID.dump, with the guest kernel's functions from a
+// System.map or a copy of its kallsyms. Empty strings: none. For the whole process, before the first VM is made. What is wrong, in one line.
+struct CodeNames {
+  bool perf_map = false;
+  std::string jitdump_folder, symbols;
+};
+Result<> name_code(const CodeNames& wanted);
 
 // Says that the host memory [host, host+size) is mapped shared from `offset` of file `fd`, so that softkvm may map its pages in processes of its own and
 // run guest user code there on the bare CPU (docs/native.md). Whole pages; the descriptor is duplicated. To be called before the vCPUs run, for

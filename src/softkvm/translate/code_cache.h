@@ -69,7 +69,7 @@ class CodeCache {
   };
   const Verified& verified() const { return verified_; }
 
-  bool named = false;        // blocks go into the perf map
+  bool named = false;        // blocks are told to code_names.h
   bool whole_pages = false;  // a write to any byte of a page of code drops all its blocks
   bool small_pages = false;  // of the host: it gives no large ones, or is not asked
   CodeLock mutex;

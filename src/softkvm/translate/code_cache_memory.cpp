@@ -3,11 +3,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 
 #include "base/log.h"
 #include "softkvm/mmu/large_pages.h"
 #include "softkvm/translate/code_cache.h"
+#include "softkvm/translate/code_names.h"
 #include "softkvm/translate/verifier.h"
 
 namespace vireo::softkvm {
@@ -42,24 +45,47 @@ T* table_of(size_t count) {
   return static_cast<T*>(map_aligned(-1, (count * sizeof(T) + 4095) & ~size_t{4095}, PROT_READ | PROT_WRITE));
 }
 
+// The code's memory, mapped twice. Null where there is no room.
+struct Views {
+  void *writable = nullptr, *executable = nullptr;
+};
+
+Views file_views(size_t bytes) {
+  int fd = memfd_create("vireo-code", MFD_CLOEXEC);
+  Views views;
+  if (fd < 0) return views;
+  if (ftruncate(fd, static_cast<off_t>(bytes)) == 0) views = {map_aligned(fd, bytes, PROT_READ | PROT_WRITE), map_aligned(fd, bytes, PROT_READ | PROT_EXEC)};
+  close(fd);
+  return views;
+}
+
+// For perf, which looks into its map of names only for code that lies in no file: shared anonymous memory (/dev/zero by perf's name), whose
+// second view is made by mremap(2) with an old size of zero.
+Views anonymous_views(size_t bytes) {
+  Views views{map_aligned(-1, bytes, PROT_NONE), map_aligned(-1, bytes, PROT_NONE)};
+  if (!views.writable || !views.executable) return views;
+  constexpr int kShared = MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (mmap(views.writable, bytes, PROT_READ | PROT_WRITE, kShared, -1, 0) == MAP_FAILED ||
+      mremap(views.writable, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, views.executable) == MAP_FAILED ||
+      mprotect(views.executable, bytes, PROT_READ | PROT_EXEC))
+    panic("code cache: %s", strerror(errno));
+  return views;
+}
+
 }  // namespace
 
 CodeCache* CodeCache::create(size_t bytes, VmCounters& counters) {
-  int fd = memfd_create("vireo-code", MFD_CLOEXEC);
-  if (fd < 0) return nullptr;
-  if (ftruncate(fd, bytes)) return close(fd), nullptr;
-  void* w = map_aligned(fd, bytes, PROT_READ | PROT_WRITE);
-  void* x = map_aligned(fd, bytes, PROT_READ | PROT_EXEC);
-  close(fd);
+  const bool named = code_is_named();
+  const Views views = named ? anonymous_views(bytes) : file_views(bytes);
   auto* cache = new CodeCache(counters);
   counters.code_cache_size = bytes;
   cache->size_ = bytes;
-  cache->named = getenv("VIREO_PERF_MAP");
+  cache->named = named;
   cache->block_room_ = bytes / 128;
   cache->side_room_ = bytes / 32;
   cache->link_room_ = bytes / 64;
-  cache->writable_ = static_cast<uint8_t*>(w);
-  cache->executable_ = static_cast<uint8_t*>(x);
+  cache->writable_ = static_cast<uint8_t*>(views.writable);
+  cache->executable_ = static_cast<uint8_t*>(views.executable);
   cache->table_ = table_of<BlockTable>(1);
   cache->blocks_ = room_for<Block>(cache->block_room_);
   cache->sides_ = room_for<SideEntry>(cache->side_room_);

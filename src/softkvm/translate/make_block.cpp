@@ -5,9 +5,9 @@
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/code_cache.h"
+#include "softkvm/translate/code_names.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/host_state.h"
-#include "softkvm/translate/perf_map.h"
 #include "softkvm/translate/switches.h"
 #include "softkvm/translate/translator.h"
 
@@ -154,7 +154,7 @@ Made Maker::run() {
   what.block = code.finish(made, used, notes.all_side(), notes.all_sites());
   if (code.named) {
     HostState aside;
-    perf_map_add(code.executable(at), used, linear, vcpu.cpl == 3);
+    name_block(code.executable(at), used, linear, vcpu.cpl == 3);
   }
   return Made::kYes;
 }
