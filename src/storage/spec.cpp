@@ -91,13 +91,19 @@ Result<std::optional<uint64_t>> ImageSpec::take_size(const std::string& name) {
   char* end;
   errno = 0;
   unsigned long long number = strtoull(value->c_str(), &end, 10);
+  long double fraction = 0;
+  const bool parts = *end == '.' && isdigit(static_cast<unsigned char>(end[1]));
+  if (parts) {
+    fraction = strtold(std::string(end, strspn(end, ".0123456789")).c_str(), nullptr);
+    end += 1 + strspn(end + 1, "0123456789");
+  }
   constexpr char kUnits[] = "KMGTPE";
   const char* unit = *end && end != value->c_str() ? strchr(kUnits, toupper(static_cast<unsigned char>(*end))) : nullptr;
   const unsigned shift = unit ? static_cast<unsigned>(unit - kUnits + 1) * 10 : 0;
   if (unit) ++end;
-  if (value->empty() || (*value)[0] == '-' || *end || errno || (shift && number >> (64 - shift)))
+  if (value->empty() || (*value)[0] == '-' || *end || errno || (parts && !unit) || (shift && number >> (64 - shift)))
     return fail(ErrorKind::kInvalid, "Parameter '" + name + "' expects a non-negative number below 2^64", EINVAL);
-  return number << shift;
+  return (number << shift) + static_cast<uint64_t>(fraction * static_cast<long double>(1ull << shift));
 }
 
 ImageSpec ImageSpec::take_part(const std::string& name) {

@@ -33,9 +33,10 @@ TEST(ImageSpec, WhatIsNoJsonIsRefused) {
 }
 
 TEST(ImageSpec, SizesAreBounded) {
-  ImageSpec spec({{"a", "64k"}, {"b", "-1"}, {"c", "99999999999E"}, {"d", "12x"}});
+  ImageSpec spec({{"a", "64k"}, {"b", "-1"}, {"c", "99999999999E"}, {"d", "12x"}, {"e", "1.25M"}, {"f", "1.5"}, {"g", "1.2.3k"}, {"h", "1.k"}});
   EXPECT_EQ(*spec.take_size("a"), 65536u);
-  for (const char* name : {"b", "c", "d"}) EXPECT_FALSE(spec.take_size(name)) << name;
+  EXPECT_EQ(*spec.take_size("e"), 1310720u);
+  for (const char* name : {"b", "c", "d", "f", "g", "h"}) EXPECT_FALSE(spec.take_size(name)) << name;
 }
 
 class Blkdebug : public ::testing::Test {

@@ -132,13 +132,6 @@ Result<Output> parse_output(const Arguments& arguments) {
   return fail(ErrorKind::kInvalid, "--output must be used with human or json as argument.");
 }
 
-bool tuning_option(const std::string& key) {
-  for (const char* known : {"l2-cache", "refcount-cache", "cache", "overlap-check", "discard", "pass-discard", "lazy-refcounts", "detect-zeroes", "file.locking",
-                            "read-only", "auto-read-only", "file.aio"})
-    if (key.starts_with(known)) return true;
-  return false;
-}
-
 bool valid_cache(const std::string& mode) {
   return mode == "none" || mode == "off" || mode == "writeback" || mode == "writethrough" || mode == "directsync" || mode == "unsafe";
 }

@@ -68,7 +68,6 @@ struct OpenWish {
 };
 Result<std::shared_ptr<Image>> open(const std::string& name, const OpenWish& wish);
 bool valid_cache(const std::string& mode);
-bool tuning_option(const std::string& key);  // of QEMU's: how it goes about an image, not what the image is
 // The lines of `info` from "Format specific information:" on.
 void print_format_specific(storage::qcow2::Qcow2& image);
 storage::qcow2::Qcow2* as_qcow2(Image& image);  // null: another format

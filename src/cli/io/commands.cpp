@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "cli/io/session.h"
+#include "storage/file/null_file.h"
 #include "storage/image/blkdebug_image.h"
 
 namespace vireo::cli::io {
@@ -313,7 +314,11 @@ bool truncate(Session& s, const Command&, const Line& line) {
 bool length(Session& s, const Command&, const Line&) { return printf("%s\n", size_text(static_cast<double>(s.image->size())).c_str()), true; }
 
 bool info(Session& s, const Command&, const Line&) {
-  printf("format name: %s\n", s.image->format());
+  const std::string format = s.image->format();
+  printf("format name: %s\n", format.c_str());
+  const bool protocol = format != "raw" && format != "qcow2" && format != "luks" && format != "blkdebug" && format != "compress";
+  if (protocol) printf("format name: %s\n", format.c_str());
+  if (dynamic_cast<storage::NullFile*>(&s.image->file())) return true;
   printf("cluster size: %s\n", size_text(static_cast<double>(s.image->cluster_size())).c_str());
   auto* q = img::as_qcow2(*s.image);
   const uint64_t state = q ? q->header().geometry.l1_entries(q->size()) * q->header().geometry.l2_span() : 0;
@@ -363,22 +368,24 @@ bool close_command(Session& s, const Command&, const Line&) {
   return closed ? true : told(closed.error());
 }
 
-bool reopen(Session& s, const Command&, const Line& line) {
+bool reopen_command(Session& s, const Command&, const Line& line) {
   img::OpenWish wish = s.wish;
   if (line.has('r') && line.has('w')) return fprintf(stderr, "qemu-io: Only one of -r and -w may be given\n"), false;
   if (line.has('r')) wish.writable = false;
   if (line.has('w')) wish.writable = true;
   if (line.has('c')) wish.cache = line.values.at('c');
   if (line.has('c') && !img::valid_cache(wish.cache)) return fprintf(stderr, "qemu-io: Invalid cache option: %s\n", wish.cache.c_str()), false;
+  img::OptionList options;
   if (line.has('o')) {
-    auto options = img::parse_options({line.values.at('o')});
-    if (!options) return told(options.error());
-    for (auto& [key, value] : *options)
-      if (!img::tuning_option(key)) return fprintf(stderr, "qemu-io: Cannot change the option '%s'\n", key.c_str()), false;
+    auto parsed = img::parse_options({line.values.at('o')});
+    if (!parsed) return told(parsed.error());
+    options = std::move(*parsed);
   }
-  const std::string name = s.name;
-  if (auto closed = close(s); !closed) return told(closed.error());
-  auto opened = open(s, name, wish, s.temporary);
+  for (auto& [key, value] : options) {
+    if (key == "read-only" && (line.has('r') || line.has('w'))) return fprintf(stderr, "qemu-io: Cannot set both -r/-w and 'read-only'\n"), false;
+    if (key.starts_with("cache.") && line.has('c')) return fprintf(stderr, "qemu-io: Cannot set both -c and the cache options\n"), false;
+  }
+  auto opened = reopen(s, wish, options);
   return opened ? true : told(opened.error());
 }
 
@@ -402,7 +409,7 @@ constexpr Command kCommands[] = {
     {"quit", "q", "", 0, 0, false, "", "exit the program", quit},
     {"read", "r", "bCl:pP:qs:v", 2, 2, true, "[-bCqv] [-P pattern [-s off] [-l len]] off len", "reads a number of bytes at a specified offset", read},
     {"readv", "", "CP:qv", 2, -1, true, "[-Cqv] [-P pattern] off len [len..]", "reads a number of bytes at a specified offset", read},
-    {"reopen", "", "c:o:rw", 0, 0, true, "[(-r|-w)] [-c cache] [-o options]", "reopens an image with new options", reopen},
+    {"reopen", "", "c:o:rw", 0, 0, true, "[(-r|-w)] [-c cache] [-o options]", "reopens an image with new options", reopen_command},
     {"remove_break", "", "", 1, 1, true, "tag", "remove a breakpoint by tag", remove_break},
     {"resume", "", "", 1, 1, true, "tag", "resumes the request tagged as tag", resume},
     {"sigraise", "", "", 1, 1, false, "signal", "raises a signal", sigraise},

@@ -23,6 +23,8 @@ struct Session {
 };
 
 Result<> open(Session& session, const std::string& name, const img::OpenWish& wish, bool temporary = false);
+// Opens it anew as its last opening and these options together say. What cannot be changed is refused before anything is closed.
+Result<> reopen(Session& session, const img::OpenWish& wish, const img::OptionList& options);
 void finish_later(Session& session);  // waits for them
 Result<> close(Session& session);
 

@@ -7,9 +7,12 @@
 
 #include "storage/file/blkdebug_file.h"
 #include "storage/file/null_file.h"
+#include "storage/file/quorum_file.h"
 #include "storage/image/blkdebug_image.h"
+#include "storage/image/compress_image.h"
 #include "storage/image/image_file.h"
 #include "storage/image/luks_image.h"
+#include "storage/image/qcow2_options.h"
 #include "storage/image/raw_image.h"
 #include "storage/nbd/nbd_file.h"
 #include "storage/qcow2/check.h"
@@ -29,8 +32,8 @@ bool is_format(const std::string& driver) { return driver == "raw" || driver == 
 
 // How QEMU's drivers go about an image, not what it is: taken, and not needed here.
 bool tuning(const std::string& option) {
-  for (const char* known : {"aio", "auto-read-only", "cache", "detect-zeroes", "discard", "drop-cache", "force-share", "l2-cache", "latency-ns", "lazy-refcounts",
-                            "locking", "node-name", "overlap-check", "pass-discard", "pr-manager", "read-only", "refcount-cache", "server.type", "x-check-cache"})
+  for (const char* known : {"aio", "auto-read-only", "cache.", "detect-zeroes", "discard", "drop-cache", "force-share", "latency-ns", "locking", "node-name",
+                            "pr-manager", "read-only", "server.type", "x-check-cache"})
     if (option.starts_with(known)) return true;
   return false;
 }
@@ -44,8 +47,10 @@ class Opener {
  private:
   Result<std::unique_ptr<File>> protocol(ImageSpec spec, OpenOptions& options, size_t depth);
   Result<std::unique_ptr<File>> blkdebug_file(ImageSpec spec, OpenOptions& options, size_t depth);
+  Result<std::unique_ptr<File>> quorum_file(ImageSpec spec, OpenOptions& options, size_t depth);
   Result<std::unique_ptr<File>> plain_file(const std::string& path, const OpenOptions& options);
   Result<std::shared_ptr<Image>> blkdebug_image(ImageSpec spec, OpenOptions& options, size_t depth);
+  Result<std::shared_ptr<Image>> compress_image(ImageSpec spec, OpenOptions& options, size_t depth);
   Result<std::shared_ptr<Image>> qcow2_image(std::unique_ptr<File> file, ImageSpec& spec, OpenOptions& options, const std::optional<SecretBytes>& key, size_t depth);
   Result<> open_backing(Image& image, const qcow2::Header& header, const std::string& place, ImageSpec backing, OpenOptions& options, size_t depth);
   Result<> nothing_left(const ImageSpec& spec, const char* kind, const std::string& driver);
@@ -55,6 +60,7 @@ class Opener {
 };
 
 Result<> Opener::nothing_left(const ImageSpec& spec, const char* kind, const std::string& driver) {
+  TRY_VOID(check_switches(spec));
   for (auto& [name, value] : spec.values())
     if (!tuning(name)) return bad(std::string("Block ") + kind + " '" + driver + "' does not support the option '" + name + "'");
   return {};
@@ -120,6 +126,20 @@ Result<std::unique_ptr<File>> Opener::blkdebug_file(ImageSpec spec, OpenOptions&
   return std::make_unique<BlkdebugFile>(std::move(file), std::move(rules), std::move(name));
 }
 
+Result<std::unique_ptr<File>> Opener::quorum_file(ImageSpec spec, OpenOptions& options, size_t depth) {
+  ImageSpec whole = spec;
+  whole.set("driver", "quorum");
+  const auto threshold = TRY(spec.take_size("vote-threshold"));
+  const std::string pattern = spec.take("read-pattern").value_or("quorum");
+  std::vector<ImageSpec> children = spec.take_list("children");
+  TRY_VOID(nothing_left(spec, "protocol", "quorum"));
+  if (pattern != "quorum" && pattern != "fifo") return bad("Parameter 'read-pattern' does not accept value '" + pattern + "'");
+  if (!threshold && pattern == "quorum") return bad("Parameter 'vote-threshold' is missing");
+  std::vector<std::unique_ptr<File>> copies;
+  for (ImageSpec& child : children) copies.push_back(TRY(protocol(std::move(child), options, depth)));
+  return QuorumFile::create(std::move(copies), threshold.value_or(1), pattern == "fifo", whole.json());
+}
+
 Result<std::unique_ptr<File>> Opener::protocol(ImageSpec spec, OpenOptions& options, size_t depth) {
   if (++drivers_ > 4 * kDeepestChain) return fail(ErrorKind::kCorrupt, "too many drivers above one another", EINVAL);
   const ImageSpec whole = spec;
@@ -139,6 +159,7 @@ Result<std::unique_ptr<File>> Opener::protocol(ImageSpec spec, OpenOptions& opti
     return std::make_unique<ImageFile>(TRY(layer("", inner, depth)));
   }
   if (driver == "blkdebug") return blkdebug_file(std::move(spec), options, depth);
+  if (driver == "quorum") return quorum_file(std::move(spec), options, depth);
   if (driver == "null-co" || driver == "null-aio") {
     const uint64_t size = (TRY(spec.take_size("size"))).value_or(1 << 30);
     const bool zeroes = (TRY(spec.take_switch("read-zeroes"))).value_or(false);
@@ -163,15 +184,16 @@ Result<std::unique_ptr<File>> Opener::protocol(ImageSpec spec, OpenOptions& opti
     TRY_VOID(nothing_left(spec, "protocol", "nbd"));
     return nbd::open_nbd(*address, options.read_only);
   }
-  if (!driver.empty() && driver != "file" && driver != "host_device") return fail(ErrorKind::kUnsupported, "Unknown driver '" + driver + "'", ENOENT);
+  const bool host = driver == "host_device" || driver == "host_cdrom";
+  if (!driver.empty() && driver != "file" && !host) return fail(ErrorKind::kUnsupported, "Unknown driver '" + driver + "'", ENOENT);
   spec.take("filename");
   if (name.empty()) return bad("The 'file' block driver requires a file name");
   if (auto mode = spec.take("locking"); mode && *mode != "on" && *mode != "off" && *mode != "auto") return bad("Parameter 'locking' does not accept value '" + *mode + "'");
   TRY_VOID(nothing_left(spec, "protocol", driver.empty() ? "file" : driver));
-  if (struct stat st; !driver.empty() && stat(name.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) {
+  // A folder cannot be opened for writing, and that is what is told then.
+  if (struct stat st; !driver.empty() && stat(name.c_str(), &st) == 0 && (options.read_only || !S_ISDIR(st.st_mode))) {
     if (driver == "file" && !S_ISREG(st.st_mode)) return bad("'file' driver requires '" + name + "' to be a regular file");
-    if (driver == "host_device" && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode))
-      return bad("'host_device' driver requires '" + name + "' to be either a character or block device");
+    if (host && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode)) return bad("'" + driver + "' driver requires '" + name + "' to be either a character or block device");
   }
   return plain_file(driver.empty() ? TRY(plain_path(name)) : name, options);
 }
@@ -190,6 +212,17 @@ Result<std::shared_ptr<Image>> Opener::blkdebug_image(ImageSpec spec, OpenOption
   }
   auto image = TRY(layer("", options, depth));
   return std::make_shared<BlkdebugImage>(std::move(image), std::move(rules), limits);
+}
+
+Result<std::shared_ptr<Image>> Opener::compress_image(ImageSpec spec, OpenOptions& options, size_t depth) {
+  options.spec = spec.take_part("file");
+  TRY_VOID(nothing_left(spec, "format", "compress"));
+  if (options.spec.empty()) return bad("A block device must be specified for \"file\"");
+  options.format.clear();
+  auto image = TRY(layer("", options, depth));
+  auto* below = dynamic_cast<qcow2::Qcow2*>(image.get());
+  if (!below || below->has_data_file()) return bad("Compression is not supported for underlying format: " + std::string(image->format()), ENOTSUP);
+  return std::make_shared<CompressImage>(std::move(image));
 }
 
 Result<std::shared_ptr<Image>> Opener::layer(const std::string& name, OpenOptions& options, size_t depth) {
@@ -226,6 +259,7 @@ Result<std::shared_ptr<Image>> Opener::layer(const std::string& name, OpenOption
     }
     return named(TRY(blkdebug_image(std::move(spec), options, depth)));
   }
+  if (driver == "compress") return named(TRY(compress_image(std::move(spec), options, depth)));
   const bool bare = !driver.empty() && !is_format(driver);  // a protocol with no format above it
   ImageSpec file_spec = spec.take_part("file");
   if (auto node = spec.get("file")) return bad("Cannot find device='' nor node-name='" + *node + "'", ENOENT);
@@ -237,7 +271,7 @@ Result<std::shared_ptr<Image>> Opener::layer(const std::string& name, OpenOption
   }
   if (file_spec.empty() && !options.file) return bad("A block device must be specified for \"file\"");
   std::unique_ptr<File> file = std::move(options.file);
-  if (bare && driver != "file" && driver != "host_device" && driver != "nbd" && driver != "null-co" && driver != "null-aio")
+  if (bare && driver != "file" && driver != "host_device" && driver != "host_cdrom" && driver != "nbd" && driver != "null-co" && driver != "null-aio" && driver != "quorum")
     return fail(ErrorKind::kUnsupported, "Unknown driver '" + driver + "'", ENOENT);
   if (!file) file = TRY(protocol(std::move(file_spec), options, depth));
   if (options.wrap) file = options.wrap(std::move(file));
@@ -246,7 +280,7 @@ Result<std::shared_ptr<Image>> Opener::layer(const std::string& name, OpenOption
     ImageSpec backing = spec.take_part("backing");
     if (!backing.empty()) return bad("Block format 'raw' does not support backing files");
     TRY_VOID(nothing_left(spec, "format", driver));
-    return named(std::make_shared<RawImage>(std::move(file)));
+    return named(std::make_shared<RawImage>(std::move(file), driver));
   }
   std::optional<SecretBytes> key = depth < options.keys.size() ? options.keys[depth] : std::nullopt;
   if (!key) key = options.any_key;
@@ -272,6 +306,8 @@ Result<std::shared_ptr<Image>> Opener::qcow2_image(std::unique_ptr<File> file, I
   std::unique_ptr<File> data;
   ImageSpec data_spec = spec.take_part("data-file"), backing = spec.take_part("backing");
   if (auto node = spec.take("backing"); node && !node->empty() && *node != "null") return bad("Cannot find device='' nor node-name='" + *node + "'", ENOENT);
+  qcow2::OpenConfig config = options.qcow2;
+  TRY_VOID(take_qcow2_options(spec, *header, config));
   TRY_VOID(nothing_left(spec, "format", "qcow2"));
   if (header->has_data_file()) {
     if (data_spec.empty()) {
@@ -299,7 +335,6 @@ Result<std::shared_ptr<Image>> Opener::qcow2_image(std::unique_ptr<File> file, I
     if (checked.corruptions > checked.snapshots_to_renew || checked.errors)
       return fail(ErrorKind::kCorrupt, "the image was not closed cleanly and could not be repaired", EIO);
   }
-  qcow2::OpenConfig config = options.qcow2;
   config.discard = options.discard;
   config.secret = key;
   config.no_data = options.no_data;

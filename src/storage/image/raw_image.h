@@ -8,8 +8,9 @@ namespace vireo::storage {
 
 class RawImage final : public Image {
  public:
-  explicit RawImage(std::unique_ptr<File> file) : file_(std::move(file)), size_((file_->size() + 511) / 512 * 512) {}
-  const char* format() const override { return "raw"; }
+  // `driver`: what it is called where there is a protocol without a format above it.
+  explicit RawImage(std::unique_ptr<File> file, std::string driver = "raw") : file_(std::move(file)), driver_(std::move(driver)), size_((file_->size() + 511) / 512 * 512) {}
+  const char* format() const override { return driver_.c_str(); }
   File& file() override { return *file_; }
   uint64_t size() const override { return size_; }
   bool read_only() const override { return file_->read_only(); }
@@ -26,6 +27,7 @@ class RawImage final : public Image {
 
  private:
   std::unique_ptr<File> file_;
+  std::string driver_;
   uint64_t size_;
 };
 

@@ -216,19 +216,39 @@ Result<> Qcow2::add_bitmap(const std::string& name, unsigned granularity_bits, b
   Bitmap b{.name = name, .granularity_bits = granularity_bits, .flags = enabled ? bitmap_flag::kAuto : 0};
   b.table.resize(std::max<uint64_t>(pieces, 1));
   b.table_entries = static_cast<uint32_t>(b.table.size());
-  b.table_offset = TRY(allocate_area(b.table.size() * 8));
-  std::vector<std::byte> raw(b.table.size() * 8);
-  TRY_VOID(file_->write(b.table_offset, raw));
-  const uint64_t table = b.table_offset, bytes = b.table.size() * 8;
   bitmaps_.bitmaps.push_back(std::move(b));
-  if (auto written = write_bitmap_directory(); !written) {
+  // All tables that count take new places, in this order: an image of the reference's making is as long (iotest 190).
+  struct Area {
+    uint64_t offset, bytes;
+  };
+  std::vector<Area> were, are;
+  auto place = [&](Bitmap& one) -> Result<> {
+    const Area area{TRY(allocate_area(one.table.size() * 8)), one.table.size() * 8};
+    std::vector<std::byte> raw(area.bytes);
+    for (size_t i = 0; i < one.table.size(); ++i) store(&raw[i * 8], one.table[i]);
+    were.push_back({one.table_offset, one.table_offset ? area.bytes : 0});
+    are.push_back(area);
+    one.table_offset = area.offset;
+    return file_->write(area.offset, raw);
+  };
+  auto moves = [](const Bitmap& one) { return !one.inconsistent() && !one.foreign() && one.table.size() == one.table_entries; };
+  Result<> done;
+  for (Bitmap& one : bitmaps_.bitmaps)
+    if (done && moves(one)) done = place(one);
+  if (done) done = write_bitmap_directory();
+  if (!done) {
+    size_t i = 0;
+    for (Bitmap& one : bitmaps_.bitmaps)
+      if (i < were.size() && moves(one)) one.table_offset = were[i++].offset;
     bitmaps_.bitmaps.pop_back();
-    free_area(table, bytes);
-    return written;
+    for (const Area& area : are) free_area(area.offset, area.bytes);
+    return done;
   }
+  for (const Area& area : were)
+    if (area.bytes) free_area(area.offset, area.bytes);
   bitmaps_taken_ = false;
   std::lock_guard lock(mutex_);
-  own(table, bytes, Owner::kBitmaps);
+  for (const Area& area : are) own(area.offset, area.bytes, Owner::kBitmaps);
   return {};
 }
 

@@ -37,7 +37,7 @@ Result<> Qcow2::commit(bool durable) {
   bool lazy;
   {
     std::lock_guard lock(mutex_);
-    lazy = header_.lazy_refcounts() && dirty_marked_;
+    lazy = this->lazy() && dirty_marked_;
     if (!lazy) {
       blocks = refcounts_->blocks().take();
       if (refcounts_->table_dirty()) reftable = refcounts_->take_table();

@@ -40,6 +40,7 @@ Result<Table*> Qcow2::writable_l2(uint64_t guest) {
   TRY_VOID(before_allocation());
   Table* source = old ? TRY(l2_->load(old)) : nullptr;
   uint64_t offset = TRY(refcounts_->allocate_cluster());
+  if (offset == 0) return corrupt("Preventing invalid allocation of L2 table at offset 0");
   TRY_VOID(check_overlap(offset, cluster_size(), "L2 table"));
   high_water_ = std::max(high_water_, offset + cluster_size());
   Table* table = l2_->fresh(offset);

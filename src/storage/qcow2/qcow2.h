@@ -30,6 +30,7 @@ struct SnapshotRepair;
 struct OpenConfig {
   uint64_t l2_cache = 32 << 20, refcount_cache = 8 << 20;
   bool discard = true;      // freed clusters' space goes back to the file system
+  std::optional<bool> lazy_refcounts;  // instead of what the image says
   bool keep_autoclear = false;  // for a check that writes nothing
   bool allow_corrupt = false, allow_dirty = false;  // repair is the caller's
   std::optional<SecretBytes> secret;  // password of an encrypted image
@@ -164,6 +165,7 @@ class Qcow2 final : public Image {
   Result<> open_encryption();
   Result<> readable() const;
   bool obeys(Rule rule) const { return !(config_.broken_rules & static_cast<uint32_t>(rule)); }
+  bool lazy() const { return config_.lazy_refcounts.value_or(header_.lazy_refcounts()) && v3(); }
   bool v3() const { return header_.version >= 3; }
 
   // map.cpp. The lock is held.
@@ -203,6 +205,7 @@ class Qcow2 final : public Image {
   void wait_idle(uint64_t from, uint64_t to, std::unique_lock<std::mutex>& lock);
   Result<> zero_clusters(uint64_t from, uint64_t to, bool may_unmap, bool discard, std::unique_lock<std::mutex>& lock);
   Result<> drop_entries(uint64_t from, uint64_t to);
+  Result<bool> zero_unit(uint64_t unit, uint64_t from, uint64_t to, bool may_unmap);
   Result<> zero_in_steps(uint64_t from, uint64_t to, bool may_unmap, bool discard);
   Result<> writable_check(uint64_t offset, uint64_t length);
   void release_entry(const Entry& entry, bool give_back);  // the references an entry held

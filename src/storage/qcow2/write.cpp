@@ -58,7 +58,7 @@ uint64_t Qcow2::cipher_sector(uint64_t guest, uint64_t host) const { return (luk
 
 // With lazy refcounts the file says that they are not to be trusted before that becomes true.
 Result<> Qcow2::before_allocation() {
-  if (!header_.lazy_refcounts() || dirty_marked_) return {};
+  if (!lazy() || dirty_marked_) return {};
   if (!(header_.incompatible & incompatible::kDirty)) TRY_VOID(set_dirty_bit(true));
   dirty_marked_ = true;
   return {};

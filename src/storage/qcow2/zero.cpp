@@ -55,6 +55,38 @@ Result<> Qcow2::zero_in_steps(uint64_t from, uint64_t to, bool may_unmap, bool d
   return {};
 }
 
+// Part [from, to) of the unit at `unit` (a cluster or subcluster): where all of the unit reads as zeroes then, its entry can say so. False: not so.
+Result<bool> Qcow2::zero_unit(uint64_t unit, uint64_t from, uint64_t to, bool may_unmap) {
+  if (!v3() || data_file_) return false;
+  const uint64_t end = std::min(unit + write_unit(), header_.size);
+  const bool whole = from == unit && to == end;
+  for (auto [at, until] : {std::pair{unit, from}, std::pair{to, end}}) {
+    while (at < until) {
+      DeepExtent here = TRY(status_above(*this, nullptr, at, until - at));
+      if (!here.zero) return false;
+      at += here.length;
+    }
+  }
+  std::unique_lock lock(mutex_);
+  const uint64_t cluster = geometry_.cluster_start(unit);
+  wait_idle(cluster, cluster + cluster_size(), lock);
+  // Who wrote to it meanwhile has made it data.
+  Mapping m = TRY(map(unit, 1));
+  if (m.kind == Kind::kCompressed || m.kind == Kind::kInvalid || (m.kind == Kind::kNormal && !whole)) return false;
+  const bool zero = m.kind == Kind::kZero || m.kind == Kind::kZeroAllocated;
+  if (zero && !may_unmap) return true;
+  if (!geometry_.extended_l2) {
+    TRY_VOID(zero_clusters(unit, unit + 1, may_unmap, false, lock));
+    return true;
+  }
+  Table* table = TRY(writable_l2(unit));
+  Entry entry = entry_at(*table, unit);
+  const uint64_t bit = 1ull << (geometry_.in_cluster(unit) / geometry_.subcluster_size());
+  entry.bitmap = (entry.bitmap & ~bit) | bit << 32;
+  set_entry(*table, unit, entry);
+  return true;
+}
+
 Result<> Qcow2::write_zeroes(uint64_t offset, uint64_t length, bool may_unmap) {
   TRY_VOID(writable_check(offset, length));
   const uint64_t end = offset + length;
@@ -66,8 +98,8 @@ Result<> Qcow2::write_zeroes(uint64_t offset, uint64_t length, bool may_unmap) {
   auto by_hand = [&](uint64_t from, uint64_t to) -> Result<> {
     while (from < to) {
       DeepExtent here = TRY(status_above(*this, nullptr, from, std::min<uint64_t>(to - from, 1 << 20)));
-      // In an overlay of the old version only data says that the zeroes are its own.
-      if (!here.zero || (!v3() && backing_ && from < backing_->size() && here.layer != this)) {
+      // In an overlay the zeroes become its own, as if the backing file had something else there.
+      if (!here.zero || (backing_ && here.layer != this)) {
         std::vector<std::byte> zeroes(here.length);
         TRY_VOID(write(from, std::span<const std::byte>(zeroes)));
       }
@@ -75,9 +107,18 @@ Result<> Qcow2::write_zeroes(uint64_t offset, uint64_t length, bool may_unmap) {
     }
     return {};
   };
-  TRY_VOID(by_hand(offset, first));
+  auto in_units = [&](uint64_t from, uint64_t to) -> Result<> {
+    if (!v3()) return by_hand(from, to);
+    while (from < to) {
+      const uint64_t unit = from - from % write_unit(), until = std::min(unit + write_unit(), to);
+      if (!TRY(zero_unit(unit, from, until, may_unmap))) TRY_VOID(by_hand(from, until));
+      from = until;
+    }
+    return {};
+  };
+  TRY_VOID(in_units(offset, first));
   TRY_VOID(zero_in_steps(first, last, may_unmap, false));
-  TRY_VOID(by_hand(last, end));
+  TRY_VOID(in_units(last, end));
   return commit_if_full();
 }
 
