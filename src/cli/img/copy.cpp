@@ -12,7 +12,7 @@ namespace {
 
 using storage::AlignedBuffer;
 
-constexpr uint64_t kPiece = 1 << 20;
+constexpr uint64_t kPiece = 1 << 20, kAhead = 16 << 20;
 
 class Copier {
  public:
@@ -29,7 +29,8 @@ class Copier {
       count = 1;  // a disk that fails is read once and in order
       TRY_VOID(look_through());
     }
-    window_ = std::max<uint64_t>(count + 2, job_.compressed ? std::min<uint64_t>(kPiece * 8 / piece_, 64) : 0);
+    // Where all wait for one who has no processor now, the others can go on for a while; only what is packed is kept meanwhile.
+    window_ = std::max<uint64_t>(count + 2, job_.compressed ? std::min<uint64_t>(kAhead / piece_, 1024) : 0);
     std::vector<std::thread> threads;
     for (unsigned i = 0; i < count; ++i) threads.emplace_back([this] { work(); });
     for (auto& t : threads) t.join();
@@ -170,6 +171,7 @@ class Copier {
       prepare(ready);
       if (job_.out_of_order && ready.result) ready.result = write(ready);
       std::unique_lock lock(mutex_);
+      if (ready.data.bytes && (ready.zero || !ready.packed.empty())) buffers_.push_back(std::exchange(ready.data, {}));
       const uint64_t turn = ready.piece.turn;
       ready_.emplace(turn, std::move(ready));
       // One thread writes what is next for all of them; the others go on.
