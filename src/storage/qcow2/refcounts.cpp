@@ -98,6 +98,7 @@ Result<uint64_t> Refcounts::allocate_at(uint64_t cluster, uint64_t count) {
 }
 
 Result<Refcounts::Run> Refcounts::allocate(uint64_t wanted, uint64_t least) {
+  if (least >= geometry_.refblock_entries()) return allocate_long(least);
   bool all_taken = true;  // up to where the search is
   for (uint64_t at = free_from_;;) {
     if (at >> (63 - geometry_.cluster_bits)) return fail(ErrorKind::kIo, "no space in the image", EFBIG);
@@ -122,6 +123,42 @@ Result<Refcounts::Run> Refcounts::allocate(uint64_t wanted, uint64_t least) {
     }
     for (uint64_t i = 0; i < got; ++i) TRY(subtract(run.cluster + i));
   }
+}
+
+// A row longer than what one block counts never lies between blocks that are each at the start of their own range. Where there are no blocks yet,
+// theirs go before it, in a row: each in its own range or one before, which is what a commit's order of writing the table relies on.
+Result<Refcounts::Run> Refcounts::allocate_long(uint64_t count) {
+  const uint64_t per = geometry_.refblock_entries();
+  auto counted = [&] {
+    uint64_t end = table_.size();
+    while (end > 0 && !(table_[end - 1] & kReftableMask)) --end;
+    return end;
+  };
+  uint64_t row = 0;
+  for (uint64_t at = free_from_; at < counted() * per; ++at) {
+    Table* block = TRY(block_for(at, false));
+    const bool free = block && !held_back_.contains(at) && get_refcount(block->bytes.get(), geometry_.refcount_order, at % per) == 0;
+    row = free ? row + 1 : 0;
+    if (row == count && TRY(allocate_at(at + 1 - count, count)) == count) return Run{at + 1 - count, count};
+  }
+  const uint64_t blocks = divide_up(count, per - 1);
+  while (counted() + blocks > table_.size()) TRY_VOID(grow_table(counted() + blocks));
+  const uint64_t range = counted(), first = range * per;
+  if ((first + blocks + count) >> (63 - geometry_.cluster_bits)) return fail(ErrorKind::kIo, "no space in the image", EFBIG);
+  for (uint64_t cluster = first; cluster < first + blocks + count; ++cluster)
+    if (held_back_.contains(cluster) || (is_metadata && is_metadata(cluster)))
+      return fail(ErrorKind::kCorrupt, "refcount block " + std::to_string(cluster / per) + " is missing though its clusters are in use", EIO);
+  file_.event("refblock_alloc");
+  for (uint64_t i = 0; i < blocks; ++i) {
+    blocks_.fresh((first + i) << geometry_.cluster_bits);
+    table_[range + i] = (first + i) << geometry_.cluster_bits;
+    mark(first + i, true);
+  }
+  dirty_from_ = dirty_to_ ? std::min(dirty_from_, range) : range;
+  dirty_to_ = std::max(dirty_to_, range + blocks);
+  uint64_t done;
+  TRY_VOID(change_row(first, blocks + count, 1, done));
+  return Run{first + blocks, count};
 }
 
 // The block lies in the range that it counts: nothing there is used, since there was no block.

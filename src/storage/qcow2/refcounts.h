@@ -52,6 +52,7 @@ class Refcounts {
  private:
   Result<Table*> block_for(uint64_t cluster, bool create);
   Result<Table*> new_block(uint64_t index);
+  Result<Run> allocate_long(uint64_t count);
   Result<> grow_table(uint64_t least_entries);
   Result<> write_blocks();
   void mark(uint64_t cluster, bool is) {
