@@ -232,6 +232,10 @@ Result<> create_file(const std::string& path, uint64_t size) {
   TRY_VOID(lock_image(fd.get(), true, path));
   if (ftruncate(fd.get(), 0) != 0 || ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
     return fail_errno("Could not resize file");
+  // As qemu-img does it: programs find out what alignment O_DIRECT needs by reading the first block, which a hole would not tell.
+  static constexpr std::byte kFirst[4096] = {};
+  const size_t first = size < sizeof kFirst ? std::min<size_t>(size, 512) : sizeof kFirst;
+  if (first && pwrite(fd.get(), kFirst, first, 0) != static_cast<ssize_t>(first)) return fail_errno("Could not write to '" + path + "'");
   return {};
 }
 

@@ -55,7 +55,7 @@ TEST(LongRows, ASnapshotOfAnImageWithALongTableTakesNoMoreThanItNeeds) {
 TEST(LongRows, APowerCutLeavesLeaksAtWorst) {
   std::mt19937_64 random(1);
   // Blocks in one sector of the refcount table, and in several.
-  for (uint64_t position : {kPerBlock * 2 * kCluster / 8 * kL2Span, kPerBlock * kPerBlock * 2 * kCluster / 8 * kL2Span}) {
+  for (uint64_t position : {kPerBlock * 2 * kCluster / 8 * kL2Span, kPerBlock * kPerBlock * kCluster / 8 * kL2Span}) {
     uint64_t cuts = 0;
     for (uint64_t at = 0;; ++at) {
       MemoryFile* file;
@@ -66,11 +66,12 @@ TEST(LongRows, APowerCutLeavesLeaksAtWorst) {
       uint64_t writes = 0;
       file->on_change = [&, file] {
         if (writes++ == at)
-          for (unsigned keep : {0u, 60u}) left.push_back(file->crash(random, keep));
+          for (unsigned keep : {0u, 30u, 40u, 50u, 60u, 70u}) left.push_back(file->crash(random, keep));
       };
       const std::vector<std::byte> data(512, std::byte{1});
       ASSERT_TRUE(image->write_vm_state(position, data));
       ASSERT_TRUE(image->flush());
+      file->on_change = nullptr;
       if (left.empty()) break;
       ++cuts;
       for (auto& crashed : left) ASSERT_EQ(wrong(*crashed), "") << "position " << position << ", cut before write " << at;
