@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a file's name may say (json:{...}), which an overlay's header may hold as its backing file's name, and rules of blkdebug. What is taken
-// comes out of its own JSON as it went in. Nothing is opened.
+// What a file's name may say (json:{...}), which an overlay's header may hold as its backing file's name, how a qcow2 image
+// is to be used, and rules of blkdebug. What is taken comes out of its own JSON as it went in. Nothing is opened.
 #include <cstdint>
 #include <cstdlib>
 
 #include "storage/file/blkdebug_rules.h"
+#include "storage/image/qcow2_options.h"
 
 using namespace vireo::storage;
 
@@ -15,6 +16,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   (void)copy.take_size("size");
   (void)copy.take_switch("read-zeroes");
   (void)copy.take_part("file");
+  qcow2::Header header;
+  header.version = 3;
+  header.size = 1 << 30;
+  header.geometry.cluster_bits = 16;
+  qcow2::OpenConfig config;
+  if (take_qcow2_options(copy, header, config) && (config.l2_cache < 2 << 16 || config.refcount_cache < 4 << 16)) abort();
   BlkdebugRules rules;
   if (rules.take(copy, false)) {
     rules.event("read_aio");
