@@ -68,9 +68,17 @@ bool Native::fit() const {
   return !e.step_next && !e.completing && !e.stepping && !e.writes_open && !e.want_exclusive;
 }
 
+template <class F>
+void Native::drop_if(F gone) {
+  std::erase_if(spaces_, [&](const auto& s) {
+    if (!gone(*s)) return false;
+    if (state_in_ == s.get()) state_in_ = nullptr;
+    return true;
+  });
+}
+
 void Native::drop(AddressSpace* space) {
-  if (state_in_ == space) state_in_ = nullptr;
-  std::erase_if(spaces_, [&](const auto& s) { return s.get() == space; });
+  drop_if([&](const AddressSpace& s) { return &s == space; });
 }
 
 // Is the guest's TSC the host's?
@@ -86,11 +94,7 @@ AddressSpace* Native::space() {
     thread_ = now;
   }
   const uint64_t generation = vcpu_.vm->lent.generation();
-  std::erase_if(spaces_, [&](const auto& s) {
-    if (s->generation == generation) return false;
-    if (state_in_ == s.get()) state_in_ = nullptr;
-    return true;
-  });
+  drop_if([&](const AddressSpace& s) { return s.generation != generation; });
   uses_++;
   for (const auto& s : spaces_)
     if (s->cr3 == (vcpu_.cr3 & kPageMask) && s->time_stamps() == host_tsc()) {

@@ -36,6 +36,8 @@ class Native {
   bool host_tsc() const;
   AddressSpace* space();
   void drop(AddressSpace* space);
+  template <class F>
+  void drop_if(F gone);
   bool run_in(AddressSpace& space);
   void load(user_regs_struct& out) const;
   void store(const user_regs_struct& in);
