@@ -238,9 +238,7 @@ softkvm_stub_rflags:
         ja \else
         add \reg, gs:[r11 + ENGINE_TLB + 2*TLB_ARRAY]
         .endm
-        .macro STRING_STUBS log, letter
-        .globl softkvm_stub_movs\log, softkvm_stub_stos\log
-softkvm_stub_movs\log:
+        .macro STRING_IN_PAGE log
         test dword ptr gs:[VCPU_SYSTEM_FLAGS], 0x400
         jnz softkvm_stub_callout
         cmp rcx, 4096 >> \log
@@ -249,6 +247,11 @@ softkvm_stub_movs\log:
         mov gs:[ENGINE_SPILL + 8], rsi
         mov gs:[ENGINE_SPILL + 16], r11
         IN_PAGE rdi, 1, \log, string_back
+        .endm
+        .macro STRING_STUBS log, letter
+        .globl softkvm_stub_movs\log, softkvm_stub_stos\log
+softkvm_stub_movs\log:
+        STRING_IN_PAGE \log
         IN_PAGE rsi, 0, \log, string_back
         mov r10, rcx
         rep movs\letter
@@ -258,14 +261,7 @@ softkvm_stub_movs\log:
         lea rsi, [rsi + r10 * (1 << \log)]
         ret
 softkvm_stub_stos\log:
-        test dword ptr gs:[VCPU_SYSTEM_FLAGS], 0x400
-        jnz softkvm_stub_callout
-        cmp rcx, 4096 >> \log
-        ja string_pages
-        mov gs:[ENGINE_SPILL], rdi
-        mov gs:[ENGINE_SPILL + 8], rsi
-        mov gs:[ENGINE_SPILL + 16], r11
-        IN_PAGE rdi, 1, \log, string_back
+        STRING_IN_PAGE \log
         mov r10, rcx
         rep stos\letter
         mov rdi, gs:[ENGINE_SPILL]
@@ -276,6 +272,42 @@ softkvm_stub_stos\log:
         STRING_STUBS 1, w
         STRING_STUBS 2, d
         STRING_STUBS 3, q
+
+// The host's address for the guest's in `linear`, by the TLB whose view r8 has. r10 is clobbered.
+        .macro HOST_ADDRESS to, linear, array, else
+        mov r10, \linear
+        shr r10, 12
+        movzx r10d, r10w
+        lea r10, [r8 + r10*8]
+        mov \to, gs:[r10 + ENGINE_TLB + \array*TLB_ARRAY]
+        xor \to, \linear
+        cmp \to, 4095
+        ja \else
+        add \to, gs:[r10 + ENGINE_TLB + 2*TLB_ARRAY]
+        .endm
+// rbx elements of 1 << cl bytes; afterwards rbx and rcx are the other way round.
+        .macro REP_BY_SIZE operation
+        xchg rcx, rbx
+        cmp bl, 1
+        jb 40f
+        je 41f
+        cmp bl, 2
+        je 42f
+        rep \operation\()q
+        jmp 43f
+40:     rep \operation\()b
+        jmp 43f
+41:     rep \operation\()w
+        jmp 43f
+42:     rep \operation\()d
+43:
+        .endm
+        .macro PAGES_BACK
+        mov rax, gs:[ENGINE_SPILL]
+        mov rdx, gs:[ENGINE_SPILL + 8]
+        mov rbx, gs:[ENGINE_SPILL + 16]
+        mov r8, gs:[ENGINE_SPILL + 32]
+        .endm
 
 string_back:
         mov rdi, gs:[ENGINE_SPILL]
@@ -317,26 +349,10 @@ string_pages:
         mov rbx, r10
         cmp rbx, rdx
         cmova rbx, rdx                  // rbx: elements in this round
-        mov r10, rdi
-        shr r10, 12
-        movzx r10d, r10w
-        lea r10, [r8 + r10*8]
-        mov rax, gs:[r10 + ENGINE_TLB + TLB_ARRAY]
-        xor rax, rdi
-        cmp rax, 4095
-        ja 8f
-        add rax, gs:[r10 + ENGINE_TLB + 2*TLB_ARRAY]  // where to
+        HOST_ADDRESS rax, rdi, 1, 8f    // where to
         cmp byte ptr [r11 + RECORD_OPCODE], 0xa6
         jae 5f
-        mov r10, rsi
-        shr r10, 12
-        movzx r10d, r10w
-        lea r10, [r8 + r10*8]
-        mov r11, gs:[r10 + ENGINE_TLB]
-        xor r11, rsi
-        cmp r11, 4095
-        ja 8f
-        add r11, gs:[r10 + ENGINE_TLB + 2*TLB_ARRAY]  // where from
+        HOST_ADDRESS r11, rsi, 0, 8f    // where from
         mov r10, rbx
         shl r10, cl                     // bytes in this round
         sub rdx, rbx
@@ -346,20 +362,8 @@ string_pages:
         mov rsi, r11
         add r10, rdi                    // what rDI will be
         mov rdi, rax
-        xchg rcx, rbx
-        cmp bl, 1
-        jb 40f
-        je 41f
-        cmp bl, 2
-        je 42f
-        rep movsq
-        jmp 4f
-40:     rep movsb
-        jmp 4f
-41:     rep movsw
-        jmp 4f
-42:     rep movsd
-4:      mov rsi, gs:[ENGINE_SPILL + 40]
+        REP_BY_SIZE movs
+        mov rsi, gs:[ENGINE_SPILL + 40]
         jmp 7f
 5:      mov r10, rbx
         shl r10, cl
@@ -367,19 +371,7 @@ string_pages:
         add r10, rdi
         mov rdi, rax
         mov rax, gs:[ENGINE_SPILL]
-        xchg rcx, rbx
-        cmp bl, 1
-        jb 50f
-        je 51f
-        cmp bl, 2
-        je 52f
-        rep stosq
-        jmp 7f
-50:     rep stosb
-        jmp 7f
-51:     rep stosw
-        jmp 7f
-52:     rep stosd
+        REP_BY_SIZE stos
 7:      mov rdi, r10
         mov rcx, rdx
         test rcx, rcx
@@ -388,16 +380,10 @@ string_pages:
         je 1b
         mov rdx, rcx
 8:      mov rcx, rdx                    // the rest is the call-out's
-        mov rax, gs:[ENGINE_SPILL]
-        mov rdx, gs:[ENGINE_SPILL + 8]
-        mov rbx, gs:[ENGINE_SPILL + 16]
-        mov r8, gs:[ENGINE_SPILL + 32]
+        PAGES_BACK
         mov r11, gs:[ENGINE_SPILL + 24]
         jmp softkvm_stub_callout
-6:      mov rax, gs:[ENGINE_SPILL]
-        mov rdx, gs:[ENGINE_SPILL + 8]
-        mov rbx, gs:[ENGINE_SPILL + 16]
-        mov r8, gs:[ENGINE_SPILL + 32]
+6:      PAGES_BACK
 9:      ret
 
 // r11 linear address to go on at. Flags in the slot. Jumped to.
