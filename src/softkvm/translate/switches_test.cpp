@@ -61,6 +61,16 @@ OnAndOff compare(const char* name, const Measure& measure, const char* both = ""
     EXPECT_TRUE(!got.compared || (condition)) << "on: " << on << ", off: " << off; \
   } while (0)
 
+using Counter = uint64_t VcpuCounters::*;
+// What is counted while `code` runs to its HLT in a machine that `prepare` has made ready.
+Measure counted(Counter counter, std::span<const uint8_t> code, std::function<void(TestMachine&)> prepare = {}) {
+  return [=](TestMachine& m, Engine& e) {
+    if (prepare) prepare(m);
+    EXPECT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
+    return e.counters.*counter;
+  };
+}
+
 // 1000 rounds of a jump inside the page, a call and a return.
 GUEST_CODE(rounds,
            "mov ecx, 1000; xor eax, eax; 1: call 2f; jmp 3f; 2: add eax, ecx; ret; 3: dec ecx; jnz 1b; hlt")
@@ -71,11 +81,12 @@ Measure after_rounds(std::function<uint64_t(TestMachine&, Engine&)> measure) {
     return measure(m, e);
   };
 }
+Measure counted_in_rounds(Counter counter) {
+  return after_rounds([=](TestMachine&, Engine& e) { return e.counters.*counter; });
+}
 
 TEST(Switches, LongBlocks) {
-  EXPECT_SWITCHED(
-      compare("long-blocks", after_rounds([](TestMachine&, Engine& e) { return e.counters.blocks_translated; })),
-      off > on);
+  EXPECT_SWITCHED(compare("long-blocks", counted_in_rounds(&VcpuCounters::blocks_translated)), off > on);
   EXPECT_SWITCHED(compare("long-blocks", after_rounds([](TestMachine& m, Engine&) {
                             return block_at(m, 0).guest_end - block_at(m, 0).guest_begin;
                           }),
@@ -90,13 +101,11 @@ TEST(Switches, Links) {
 }
 
 TEST(Switches, JumpCache) {
-  EXPECT_SWITCHED(compare("jump-cache", after_rounds([](TestMachine&, Engine& e) { return e.counters.lookups; })),
-                  on < 50 && off >= 1000);
+  EXPECT_SWITCHED(compare("jump-cache", counted_in_rounds(&VcpuCounters::lookups)), on < 50 && off >= 1000);
 }
 
 TEST(Switches, FastBlocksAndDirectJumps) {
-  auto left = [](TestMachine&, Engine& e) { return e.counters.leaves; };
-  EXPECT_SWITCHED(compare("fast-blocks", after_rounds(left)), off > on);
+  EXPECT_SWITCHED(compare("fast-blocks", counted_in_rounds(&VcpuCounters::leaves)), off > on);
   static const uint8_t iret[] = {
       0x48, 0x89, 0xe0,              // mov rax, rsp
       0x6a, 0x10, 0x50, 0x6a, 0x02,  // push 16; push rax; push 2
@@ -108,7 +117,7 @@ TEST(Switches, FastBlocksAndDirectJumps) {
                             m.vcpu->gdtr = {0x8000, 0x3f};
                             EXPECT_EQ(m.run(iret), unsigned{KVM_EXIT_HLT});
                             EXPECT_EQ(m.vcpu->rip, TestMachine::kCode + sizeof iret);
-                            return left(m, e);
+                            return e.counters.leaves;
                           }),
                   off > on);
 }
@@ -117,18 +126,11 @@ GUEST_CODE(interrupt_flag_rounds, "mov ecx, 100; 1: cli; mov eax, ss; dec ecx; j
 GUEST_CODE(strings_of_a_page,
            "mov edx, 100; 1: mov edi, 0x300000; mov ecx, 100; xor eax, eax; rep stosb; dec edx; jnz 1b; hlt")
 TEST(Switches, StubsAndTheStackWithoutCallOuts) {
-  auto called = [](std::span<const uint8_t> code) {
-    return [code](TestMachine& m, Engine& e) {
-      EXPECT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
-      return e.counters.call_outs;
-    };
-  };
-  EXPECT_SWITCHED(compare("quick-stubs", called(interrupt_flag_rounds())), on < 10 && off >= 200);
-  EXPECT_SWITCHED(compare("string-stubs", called(strings_of_a_page())), on < 10 && off >= 100);
-  EXPECT_SWITCHED(compare("quick-stubs", called(strings_of_a_page())), off < 10);
-  EXPECT_SWITCHED(
-      compare("inline-stack", after_rounds([](TestMachine&, Engine& e) { return e.counters.call_outs; })),
-      on < 10 && off >= 2000);
+  const Counter called = &VcpuCounters::call_outs;
+  EXPECT_SWITCHED(compare("quick-stubs", counted(called, interrupt_flag_rounds())), on < 10 && off >= 200);
+  EXPECT_SWITCHED(compare("string-stubs", counted(called, strings_of_a_page())), on < 10 && off >= 100);
+  EXPECT_SWITCHED(compare("quick-stubs", counted(called, strings_of_a_page())), off < 10);
+  EXPECT_SWITCHED(compare("inline-stack", counted_in_rounds(called)), on < 10 && off >= 2000);
 }
 
 // The string ends on code. In bulk, all of what lies before is in its way; element by element only what is
@@ -210,46 +212,33 @@ TEST(Switches, Tlb) {
       on == 1 && off == 0);
 }
 
-// A page with D set is read first.
+// A page with D set is read first; and with CR4.PGE and a global page, around a load of CR3.
 GUEST_CODE(read_then_write, "mov edi, 0x300000; mov eax, [rdi]; mov [rdi], eax; hlt")
-TEST(Switches, EarlyWriteTags) {
-  EXPECT_SWITCHED(compare("early-write-tags",
-                          [](TestMachine& m, Engine& e) {
-                            m.at(0x3000 + 8) |= 0x60;
-                            return m.run(read_then_write()) == KVM_EXIT_HLT ? e.counters.tlb_misses : 99;
-                          }),
-                  on == 1 && off == 2);
-}
-
-// With CR4.PGE and a global page, around a load of CR3.
 GUEST_CODE(over_cr3, "mov edi, 0x300000; mov rax, cr3; mov ebx, [rdi]; mov cr3, rax; mov ebx, [rdi]; hlt")
-TEST(Switches, GlobalPages) {
-  EXPECT_SWITCHED(compare("global-pages",
-                          [](TestMachine& m, Engine& e) {
-                            m.at(0x3000 + 8) |= 0x100;
-                            m.vcpu->cr4 |= kCr4Pge;
-                            return m.run(over_cr3()) == KVM_EXIT_HLT ? e.counters.tlb_misses : 99;
-                          }),
-                  on == 1 && off == 2);
+TEST(Switches, EarlyWriteTagsAndGlobalPages) {
+  const Counter misses = &VcpuCounters::tlb_misses;
+  auto dirty = [](TestMachine& m) { m.at(0x3000 + 8) |= 0x60; };
+  auto global = [](TestMachine& m) {
+    m.at(0x3000 + 8) |= 0x100;
+    m.vcpu->cr4 |= kCr4Pge;
+  };
+  EXPECT_SWITCHED(compare("early-write-tags", counted(misses, read_then_write(), dirty)), on == 1 && off == 2);
+  EXPECT_SWITCHED(compare("global-pages", counted(misses, over_cr3(), global)), on == 1 && off == 2);
 }
 
 // An entry that the books do not know of.
 TEST(Switches, FillLogAndInvlpgFilter) {
-  EXPECT_SWITCHED(compare("fill-log",
-                          [](TestMachine& m, Engine& e) {
-                            uint64_t& tag = e.tlb[kViewUser].read[0x300] = 0x300000;
-                            JumpEntry& jump = e.jump[kViewUser][jump_index(0x300000)] = {0x300000, nullptr};
-                            flush_tlb(*m.vcpu, false);
-                            return uint64_t{tag == kInvalidTag} + (jump.tag == kInvalidTag);
-                          }),
-                  on == 0 && off == 2);
-  EXPECT_SWITCHED(compare("invlpg-filter",
-                          [](TestMachine& m, Engine& e) {
-                            JumpEntry& jump = e.jump[kViewUser][jump_index(0x300000)] = {0x300000, nullptr};
-                            flush_tlb_page(*m.vcpu, 0x300000);
-                            return uint64_t{jump.tag == kInvalidTag};
-                          }),
-                  on == 0 && off == 1);
+  // Which of an entry of the TLB and one of the jump cache `flush` drops: 1 and 2.
+  auto dropped = [](std::function<void(TestMachine&)> flush) {
+    return [=](TestMachine& m, Engine& e) {
+      uint64_t& tag = e.tlb[kViewUser].read[0x300] = 0x300000;
+      JumpEntry& jump = e.jump[kViewUser][jump_index(0x300000)] = {0x300000, nullptr};
+      flush(m);
+      return uint64_t{tag == kInvalidTag} + 2 * (jump.tag == kInvalidTag);
+    };
+  };
+  EXPECT_SWITCHED(compare("fill-log", dropped([](TestMachine& m) { flush_tlb(*m.vcpu, false); })), on == 0 && off == 3);
+  EXPECT_SWITCHED(compare("invlpg-filter", dropped([](TestMachine& m) { flush_tlb_page(*m.vcpu, 0x300000); })), on == 1 && off == 3);
 }
 
 // The processor's accessed bit tells of a walk: it is taken away between two runs, and nothing is flushed.
@@ -276,11 +265,7 @@ TEST(Switches, FetchCacheAndTlbAccess) {
 // A store far from the code of its page.
 GUEST_CODE(store_beside, "mov ecx, 2; 1: mov dword ptr [rip + 1b + 2048], ecx; dec ecx; jnz 1b; hlt")
 TEST(Switches, CodeChunks) {
-  EXPECT_SWITCHED(compare("code-chunks",
-                          [](TestMachine& m, Engine& e) {
-                            return m.run(store_beside()) == KVM_EXIT_HLT ? e.counters.code_writes : 99;
-                          }),
-                  on == 0 && off == 2);
+  EXPECT_SWITCHED(compare("code-chunks", counted(&VcpuCounters::code_writes, store_beside())), on == 0 && off == 2);
 }
 
 // Whether a vCPU whose memory could be mapped again measures its user code, to run it natively.
