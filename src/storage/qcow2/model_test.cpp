@@ -419,12 +419,13 @@ class Model {
     if (auto why = check_bitmaps(true); !why.empty()) return "after a power cut: " + why;
     // It was the disk's contents that were read: what may still be lost is nothing.
     for (auto& p : possible_) p.clear();
-    auto leaks = check(*file_, Repair::kLeaks, [](const std::string&) {});
-    if (!leaks) return "repairing leaks: " + leaks.error().message;
-    // The repair changed the file behind the image's back.
-    image_->abandon();
+    // What was done meanwhile (a dirty bitmap removed) may be in memory only, and a dirty image's counts are not to be trusted: so it is closed first.
+    if (auto closed = image_->close(); !closed) return "closing after a power cut: " + closed.error().message;
     image_.reset();
-    file_ = std::shared_ptr<MemoryFile>(file_->copy());
+    std::string said;
+    auto leaks = check(*file_, Repair::kLeaks, [&](const std::string& line) { said += "\n  " + line; });
+    if (!leaks) return "repairing leaks: " + leaks.error().message;
+    if (leaks->corruptions || leaks->errors) return "repairing leaks finds corruptions:" + said;
     return open();
   }
 
