@@ -17,8 +17,8 @@ namespace {
 class ImageDeviceTest : public testing::TestWithParam<std::tuple<bool, bool, bool>> {
  protected:
   void SetUp() override {
-    char name[] = "./vireo-image-test-XXXXXX";
-    folder_ = mkdtemp(name);
+    folder_ = testing::TempDir() + "vireo-image-test-XXXXXX";
+    ASSERT_NE(mkdtemp(folder_.data()), nullptr);
     image_ = folder_ + "/image.qcow2";
     base_ = folder_ + "/base.raw";
   }
