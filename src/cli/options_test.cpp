@@ -78,6 +78,17 @@ TEST(Options, ErrorsNameOptionAndValue) {
   EXPECT_NE(error_of({}).find("--kernel"), std::string::npos);
 }
 
+TEST(Options, NamesForPerfNeedSomewhereToGo) {
+  auto run = parse({"--kernel", "k", "--perf-map", "--jitdump", "/j", "--guest-symbols", "/s"});
+  ASSERT_TRUE(run) << run.error().message;
+  EXPECT_TRUE((*run)->code_names.perf_map);
+  EXPECT_EQ((*run)->code_names.jitdump_folder, "/j");
+  EXPECT_EQ((*run)->code_names.symbols, "/s");
+  EXPECT_FALSE((*parse({"--kernel", "k"}))->code_names.any());
+  EXPECT_NE(error_of({"--kernel", "k", "--guest-symbols", "/s"}).find("neither"), std::string::npos);
+  EXPECT_NE(error_of({"--kernel", "k", "--jitdump", ""}).find("--jitdump"), std::string::npos);
+}
+
 TEST(Options, TheCommandLineWinsOverTheFile) {
   char path[] = "/tmp/vireo-config-XXXXXX";
   int fd = mkstemp(path);
