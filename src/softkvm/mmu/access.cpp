@@ -192,7 +192,17 @@ bool offset_refused(const VcpuState& vcpu, SegmentRegister segment, uint64_t off
   return segment >= kFS && vcpu.vendor_is_amd && !canonical(vcpu, offset);
 }
 
-bool misaligned(uint64_t linear, unsigned size, uint32_t descriptor) { return (descriptor & (kAccessAligned | kAccessMasked)) == kAccessAligned && linear & (size - 1); }
+bool misaligned(uint64_t linear, unsigned size, uint32_t descriptor) {
+  if ((descriptor & (kAccessAligned | kAccessMasked)) != kAccessAligned || !(linear & (size - 1))) return false;
+  if (!(descriptor & kAccessNoAc)) return true;
+  uint32_t mxcsr;  // the host's is the guest's
+  asm volatile("stmxcsr %0" : "=m"(mxcsr));
+  return !(mxcsr & kMxcsrMm);
+}
+
+bool never_checked(uint32_t descriptor) {
+  return descriptor & kAccessMasked || (descriptor & kAccessAlignedUnlessMm) == kAccessNoAc;
+}
 
 // The host's x87 status word is the guest's.
 Outcome x87_first(VcpuState& vcpu, uint32_t descriptor, Outcome outcome) {
@@ -341,7 +351,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   uint64_t linear = 0;
   // Of a masked access only the elements that are wanted have to be canonical: masked_access() sees to each page.
   Outcome o = linear_address(*vcpu, segment, offset, descriptor & kAccessMasked && vcpu->in_64bit() ? 0 : size,
-                             write ? AccessType::kWrite : AccessType::kRead, linear, !(descriptor & (kAccessMasked | kAccessNoAc)));
+                             write ? AccessType::kWrite : AccessType::kRead, linear, !never_checked(descriptor));
   auto untouchable = Untouchable::kNo;
   if (descriptor & kAccessMasked) {
     const bool refused = vcpu->in_64bit() ? offset_refused(*vcpu, segment, offset) : o == Outcome::kFault;

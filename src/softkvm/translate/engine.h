@@ -39,6 +39,8 @@ constexpr unsigned kAccessX87 = 1u << 28;      // an x87 exception that waits (#
 constexpr unsigned kAccessAligned = 1u << 29;  // #GP(0) where the address is no multiple of the size, before any page is looked at
 constexpr unsigned kAccessNoAc = 1u << 30;     // never #AC
 constexpr unsigned kAccessLocked = 1u << 31;   // read-modify-write in one, for the other vCPUs too
+constexpr unsigned kAccessAlignedUnlessMm = kAccessAligned | kAccessNoAc;  // ... and MXCSR.MM is clear; else as other accesses
+constexpr uint32_t kMxcsrMm = 1u << 17;        // misaligned exception mask, of AMD's CPUs: APM vol 1, 4.3.2
 constexpr unsigned kAccessMaskedAlignmentShift = 29;  // where kAccessMasked is set, instead of the last three: masked_alignment()
 constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool read, bool write, unsigned segment) {
   return page_offset | size << kAccessSizeShift | (write ? kAccessWrite : 0) | (read ? kAccessRead : 0) |

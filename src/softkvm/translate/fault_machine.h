@@ -43,6 +43,8 @@ class FaultMachine : public TestMachine {
     if (run(code) != KVM_EXIT_HLT || vcpu->rip <= kHandlers || vcpu->rip > kHandlers + 512) return 255;
     return static_cast<unsigned>((vcpu->rip - kHandlers) / 16);
   }
+  // Where a fault without an error code, or #GP, left the code: vector_of() has been called.
+  uint64_t fault_rip() { return at(vcpu->gpr[kRsp] + (vcpu->gpr[kRsp] % 16 ? 0 : 8)); }
   uint8_t* component(unsigned offset) { return vcpu->xsave_area() + offset; }
 };
 

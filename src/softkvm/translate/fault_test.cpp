@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "softkvm/cpu/feature_enabled.h"
+#include "softkvm/translate/engine.h"
 #include "softkvm/translate/fault_machine.h"
 
 namespace vireo::softkvm {
@@ -217,6 +218,26 @@ TEST(AmdFaults, MaskedAccessesAreAlignmentCheckedByTheElementOrAsAWhole) {
   EXPECT_EQ(half.vector_of(half_of_an_element()), 17u);
   EXPECT_EQ(element.vector_of(an_element()), 13u);  // the HLT
   EXPECT_EQ(whole.vector_of(no_suppression()), 17u);
+}
+
+GUEST_CODE(misaligned_with_mm, "push 0x21f80; ldmxcsr [rsp]; mov edi, 0x300ff8; pminud xmm1, [rdi]; hlt")  // over two pages
+GUEST_CODE(misaligned_move_with_mm, "push 0x21f80; ldmxcsr [rsp]; mov edi, 0x300ff8; movaps xmm1, [rdi]; hlt")
+GUEST_CODE(misaligned_with_mm_checked, "push 0x21f80; ldmxcsr [rsp]; mov edi, 0x300ff8; push 0x40202; popfq; pminud xmm1, [rdi]; hlt")
+GUEST_CODE(restore_mm, "mov edi, 0x300000; fxsave [rdi]; mov dword ptr [rdi + 24], 0x21f80; fxrstor [rdi]; hlt")
+TEST(AmdFaults, MxcsrMmLetsComputingInstructionsHaveMisalignedOperands) {
+  alignas(16) uint8_t image[512];
+  asm volatile("fxsave (%0)" : : "r"(image) : "memory");
+  uint32_t mask;
+  memcpy(&mask, image + 28, 4);
+  if (!(mask & kMxcsrMm)) GTEST_SKIP() << "this CPU's MXCSR has no MM";
+  AmdMachine computing, move, checked, restore;
+  EXPECT_EQ(computing.vector_of(misaligned_with_mm()), 13u);
+  EXPECT_EQ(computing.fault_rip() - TestMachine::kCode, misaligned_with_mm().size() - 1);  // the HLT
+  EXPECT_EQ(move.vector_of(misaligned_move_with_mm()), 13u);
+  EXPECT_NE(move.fault_rip() - TestMachine::kCode, misaligned_move_with_mm().size() - 1);
+  EXPECT_EQ(checked.vector_of(misaligned_with_mm_checked()), 17u);
+  EXPECT_EQ(restore.vector_of(restore_mm()), 13u);
+  EXPECT_EQ(restore.fault_rip() - TestMachine::kCode, restore_mm().size() - 1);
 }
 
 // VCVTNE2PS2BF16 ymm1{k1}, ymm1, [rdi], which not every assembler knows; EVEX type E4NF.

@@ -83,6 +83,16 @@ Outcome fxsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   return area.commit();
 }
 
+// Which bits MXCSR has is the host's: MM (bit 17) is AMD's.
+bool mxcsr_reserved(uint32_t mxcsr) {
+  if (!(mxcsr & 0xffff0000u)) return false;
+  alignas(16) uint8_t image[512];
+  asm volatile("fxsave (%0)" : : "r"(image) : "memory");
+  uint32_t mask;
+  copy_bytes(&mask, image + 28, 4);
+  return mxcsr & ~mask;
+}
+
 Outcome fxrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   if (linear & 15) return vcpu.raise(kGP, 0);
   Area area(vcpu, linear, 512);
@@ -96,7 +106,7 @@ Outcome fxrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   }
   uint32_t mxcsr;
   copy_bytes(&mxcsr, image + 24, 4);
-  if (mxcsr & 0xffff0000u) return vcpu.raise(kGP, 0);
+  if (mxcsr_reserved(mxcsr)) return vcpu.raise(kGP, 0);
   if (insn.w) asm volatile("fxrstor64 (%0)" : : "r"(image) : "memory");
   else asm volatile("fxrstor (%0)" : : "r"(image) : "memory");
   return Outcome::kNext;
@@ -185,7 +195,7 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   uint32_t mxcsr;
   copy_bytes(&mxcsr, image + 24, 4);
   bool loads_mxcsr = compact ? components & 2 && header.xstate & 2 : components & 6;
-  if (loads_mxcsr && mxcsr & 0xffff0000u) return vcpu.raise(kGP, 0);
+  if (loads_mxcsr && mxcsr_reserved(mxcsr)) return vcpu.raise(kGP, 0);
   uint32_t low = static_cast<uint32_t>(components & kSupported), high = 0;
   if (insn.w) asm volatile("xrstor64 (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");
   else asm volatile("xrstor (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");

@@ -53,12 +53,20 @@ bool sha(const Insn& insn) {
   }
 }
 
-// Does a misaligned memory operand give #GP(0)? Intel SDM vol 1, 10.4.1.1 and 14.9; vol 2, 2.6. AMD's CPUs take the SHA instructions' anywhere.
-bool needs_alignment(const Insn& insn, bool amd) {
+// kAccessAligned where a misaligned memory operand gives #GP(0): Intel SDM vol 1, 10.4.1.1 and 14.9; vol 2, 2.6. Not of instructions that compute on it
+// where MXCSR.MM is set; AMD's CPUs take the SHA instructions' anywhere.
+uint32_t needs_alignment(const Insn& insn, bool amd) {
   const Operand* mem = insn.memory_operand();
-  if (!mem || mem->size < 16) return false;
+  if (!mem || mem->size < 16) return 0;
   switch (insn.mnemonic) {
     case Mnemonic::kCmpxchg16b:
+    case Mnemonic::kMovaps:
+    case Mnemonic::kMovapd:
+    case Mnemonic::kMovdqa:
+    case Mnemonic::kMovntps:
+    case Mnemonic::kMovntpd:
+    case Mnemonic::kMovntdq:
+    case Mnemonic::kMovntdqa:
     case Mnemonic::kVmovaps:
     case Mnemonic::kVmovapd:
     case Mnemonic::kVmovdqa:
@@ -67,7 +75,7 @@ bool needs_alignment(const Insn& insn, bool amd) {
     case Mnemonic::kVmovntps:
     case Mnemonic::kVmovntpd:
     case Mnemonic::kVmovntdq:
-    case Mnemonic::kVmovntdqa: return true;
+    case Mnemonic::kVmovntdqa: return kAccessAligned;
     case Mnemonic::kMovups:
     case Mnemonic::kMovupd:
     case Mnemonic::kMovdqu:
@@ -75,13 +83,13 @@ bool needs_alignment(const Insn& insn, bool amd) {
     case Mnemonic::kPcmpestri:
     case Mnemonic::kPcmpestrm:
     case Mnemonic::kPcmpistri:
-    case Mnemonic::kPcmpistrm: return false;
+    case Mnemonic::kPcmpistrm: return 0;
     default: break;
   }
-  if (insn.encoding != Encoding::kLegacy || mem->size != 16 || (amd && sha(insn))) return false;
+  if (insn.encoding != Encoding::kLegacy || mem->size != 16 || (amd && sha(insn))) return 0;
   for (unsigned i = 0; i < insn.operand_count; i++)
-    if (insn.operands[i].kind == OperandKind::kVector || insn.operands[i].kind == OperandKind::kMmx) return true;
-  return false;
+    if (insn.operands[i].kind == OperandKind::kVector || insn.operands[i].kind == OperandKind::kMmx) return kAccessAlignedUnlessMm;
+  return 0;
 }
 
 // Does an x87 exception that is open make it #MF? Intel SDM vol 1, 8.6: all but the no-wait forms; MMX instructions too.
@@ -613,7 +621,7 @@ class Translation {
     if (current_->masked)
       descriptor |= kAccessMasked | masked_alignment(insn, amd) << kAccessMaskedAlignmentShift;
     else
-      descriptor |= (needs_alignment(insn, amd) ? kAccessAligned : 0) | (never_ac(insn) && !amd ? kAccessNoAc : 0) | (locked(insn) ? kAccessLocked : 0);
+      descriptor |= needs_alignment(insn, amd) | (never_ac(insn) && !amd ? kAccessNoAc : 0) | (locked(insn) ? kAccessLocked : 0);
     give_up_flags(live);
     if (!by_tlb(segment)) {
       out_.move_imm(kScratch1, descriptor);
