@@ -242,8 +242,7 @@ Outcome wrpkru(VcpuState& vcpu, const Insn& insn) {
   if (static_cast<uint32_t>(vcpu.gpr[kRcx]) != 0 || static_cast<uint32_t>(vcpu.gpr[kRdx]) != 0) return vcpu.raise(kGP, 0);
   uint32_t value = static_cast<uint32_t>(vcpu.gpr[kRax]);
   if (value == vcpu.pkru) return Outcome::kNext;
-  vcpu.pkru = value;
-  flush_tlb(vcpu, false);  // entries hold what the old keys allowed
+  change_keys(vcpu, true, value);
   update_mode(vcpu);
   return jump_behind(vcpu, insn);
 }

@@ -294,8 +294,7 @@ bool write_msr(VcpuState& v, uint32_t index, uint64_t value, bool host) {
     case kPkrs:
       if ((!host && !has(v, kCpuidPks)) || value >> 32) return false;
       if (value == v.pkrs) return true;
-      v.pkrs = static_cast<uint32_t>(value);
-      flush_tlb(v, false);  // entries hold what the old keys allowed
+      change_keys(v, false, static_cast<uint32_t>(value));
       return true;
     case kApicBase: return write_apic_msr(v, index, value);
     case kSpecCtrl:

@@ -75,6 +75,8 @@ void flush_tlb(VcpuState& vcpu, bool keep_global);  // of all address spaces
 // CR3 names another address space: the old one's entries may be kept for when it comes back, under its PCID, but not used.
 void switch_address_space(VcpuState& vcpu);
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear);
+// PKRU (`user`) or IA32_PKRS gets another value: drops translations where some hold rights of a key that changes.
+void change_keys(VcpuState& vcpu, bool user, uint32_t value);
 void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global);
 
 // Port I/O of an already permitted access: in-kernel devices and doorbells answer at once (kNext); else kExit with KVM_EXIT_IO, and the

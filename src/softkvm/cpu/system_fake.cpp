@@ -84,6 +84,10 @@ void flush_tlb(VcpuState&, bool keep_global) {
   machine->last_keep_global = keep_global;
 }
 void switch_address_space(VcpuState&) { machine->address_spaces++; }
+void change_keys(VcpuState& vcpu, bool user, uint32_t value) {
+  (user ? vcpu.pkru : vcpu.pkrs) = value;
+  flush_tlb(vcpu, false);
+}
 void flush_tlb_page(VcpuState&, uint64_t) { machine->page_flushes++; }
 void flush_tlb_pcid(VcpuState&, unsigned, bool) { machine->pcid_flushes++; }
 Outcome port_io(VcpuState&, uint16_t port, unsigned size, bool write, uint32_t& value) {

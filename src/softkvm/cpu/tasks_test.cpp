@@ -166,6 +166,12 @@ TEST(Smm, EntersAtSmbaseAndRsmReturns) {
     EXPECT_FALSE(m.v.protected_mode());
     EXPECT_TRUE(m.v.nmi_masked);
     EXPECT_EQ(m.peek<uint32_t>(0x3fefc) & 0x20000, 0x20000u);  // SMBASE can be relocated
+    // Where the manuals have them: APM vol 2, table 10-1; Intel SDM vol 3, table 32-1.
+    EXPECT_EQ(wide ? m.peek<uint64_t>(0x3ff78) : m.peek<uint32_t>(0x3fff0), Machine::kCode);
+    EXPECT_EQ(wide ? m.peek<uint64_t>(0x3ffe0) : m.peek<uint32_t>(0x3ffdc), m.v.gpr[kRbx]);
+    EXPECT_EQ(wide ? m.peek<uint64_t>(0x3ff50) : m.peek<uint32_t>(0x3fff8), 0x5000u);
+    EXPECT_EQ(wide ? m.peek<uint64_t>(0x3ff70) : m.peek<uint32_t>(0x3fff4), flags);
+    EXPECT_EQ(m.peek<uint16_t>(wide ? 0x3fe10 : 0x3ffac), cs.selector);
     m.poke<uint32_t>(wide ? 0x3ff00 : 0x3fef8, 0x50000);
     ASSERT_EQ(m.execute({0x0f, 0xaa}), Outcome::kJump);
     EXPECT_FALSE(m.v.in_smm);
@@ -183,6 +189,34 @@ TEST(Smm, EntersAtSmbaseAndRsmReturns) {
     EXPECT_EQ(m.v.tr.base, tr.base);
     EXPECT_EQ(m.v.gdtr.base, Machine::kGdt);
   }
+}
+
+TEST(Smm, RsmOutsideOfItIsUndefinedAndGoesBackIntoAHalt) {
+  Machine m;
+  m.set_feature(kCpuidLongMode, true);
+  m.long_mode(0);
+  EXPECT_EQ(m.execute({0x0f, 0xaa}), Outcome::kFault);
+  EXPECT_EQ(m.v.fault.vector, kUD);
+  m.v.fault = PendingException{};
+  m.v.msr.smbase = 0x30000;
+  m.v.pkru = 0x55555554;  // in no field of the area: SMM leaves it alone
+  m.v.halted = true;
+  ASSERT_EQ(enter_smm(m.v), Outcome::kJump);
+  EXPECT_FALSE(m.v.halted);
+  EXPECT_EQ(m.peek<uint8_t>(0x3fec9), 1);  // auto halt restart
+  EXPECT_EQ(m.execute({0x0f, 0xaa}), Outcome::kHalt);
+  EXPECT_TRUE(m.v.halted);
+  EXPECT_EQ(m.v.pkru, 0x55555554u);
+}
+
+TEST(Smm, RsmShutsDownWhereTheAreaHasImpossibleControlRegisters) {
+  Machine m;
+  m.set_feature(kCpuidLongMode, true);
+  m.long_mode(0);
+  m.v.msr.smbase = 0x30000;
+  ASSERT_EQ(enter_smm(m.v), Outcome::kJump);
+  m.poke<uint64_t>(0x3ff58, kCr0Pg);  // PG without PE
+  EXPECT_EQ(m.execute({0x0f, 0xaa}), Outcome::kExit);
 }
 
 }  // namespace

@@ -140,6 +140,7 @@ struct VcpuState {
   uint32_t tsc_khz = 0;
   uint64_t tsc_ratio = 0;           // the guest's TSC rate over the host's, 32 fraction bits; 0: the host's
   uint32_t pkrs = 0;                // IA32_PKRS
+  uint16_t user_keys = 0, supervisor_keys = 0;  // whose rights cached translations may hold, a bit a key; flush_tlb() clears them
 
   uint64_t rflags() const {
     return system_flags | 2u | (flag_ah & (kCF | kPF | kAF | kZF | kSF)) | (flag_of ? kOF : 0u);

@@ -661,6 +661,7 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
   if (off & kSwitchGlobalPages) keep_global = false;
   engine.counters.tlb_flush++;
   engine.native_flushes++;
+  if (!keep_global) vcpu.user_keys = vcpu.supervisor_keys = 0;
   forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
@@ -676,14 +677,31 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
     if (!keep_global || !f.global) f.tag = kInvalidTag;
 }
 
+void change_keys(VcpuState& vcpu, bool user, uint32_t value) {
+  uint32_t& rights = user ? vcpu.pkru : vcpu.pkrs;
+  const uint32_t changed = rights ^ value;
+  rights = value;
+  for (unsigned used = user ? vcpu.user_keys : vcpu.supervisor_keys, key = 0; used >> key; key++)
+    if (used >> key & 1 && changed >> 2 * key & 3) return flush_tlb(vcpu, false);
+}
+
 namespace {
-// Jump entries into a page, or to an instruction that reaches into it. They lie among 4096 (jump_index() leaves the page offset's bits
-// together) and the few that the page before ends in.
-void drop_jump_page(Engine& engine, unsigned view, uint64_t page) {
+// Jump entries into a page, or to an instruction that reaches into it. They are in the logs of what was filled, or lie among 4096 (jump_index()
+// leaves the page offset's bits together) and the few that the page before ends in: the shorter list is looked through.
+void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
   auto drop = [&](unsigned i) {
     JumpEntry& entry = engine.jump[view][i];
     if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = kInvalidTag;
   };
+  FillLog &own = engine.jump_log[view], &global = engine.jump_log_global[view];
+  if (by_log && own.count + global.count <= 1024) {  // an entry is looked up at random, the 4096 in a row
+    for (FillLog* log : {&own, &global})
+      log->compact([&](unsigned i) {
+        drop(i);
+        return engine.jump[view][i].tag != kInvalidTag;
+      });
+    return;
+  }
   const unsigned first = jump_index(page) & ~0xfffu;
   for (unsigned i = 0; i < 4096; i++) drop(first + i);
   for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
@@ -700,7 +718,7 @@ void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
   if ((fetch.tag & kPageMask) == (linear & kPageMask)) fetch.tag = kInvalidTag;
   for (unsigned v = 0; v < kViews; v++)
-    if (vcpu.vm->off & kSwitchInvlpgFilter || engine.jump_pages[v][linear >> 18 & 1023] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, v, linear & kPageMask);
+    if (vcpu.vm->off & kSwitchInvlpgFilter || engine.jump_pages[v][linear >> 18 & 1023] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, v, linear & kPageMask, !(vcpu.vm->off & (kSwitchInvlpgFilter | kSwitchFillLog)));
 }
 
 // The TLB's entries have no PCID: another address space starts with none.

@@ -152,6 +152,7 @@ again:
     const unsigned key = entry >> 59 & 15;
     const uint32_t rights = user_page ? vcpu.pkru : vcpu.pkrs;
     const bool ad = rights >> (2 * key) & 1, wd = rights >> (2 * key + 1) & 1;
+    (user_page ? vcpu.user_keys : vcpu.supervisor_keys) |= static_cast<uint16_t>(1u << key);
     key_write = !ad && !(wd && (user || vcpu.cr0 & kCr0Wp));
     if (ad || (want == Want::kWrite && !key_write)) {
       allowed = false;

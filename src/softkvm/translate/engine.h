@@ -130,7 +130,10 @@ struct FillLog {
   // Where it is getting full: forgets what keep(index) does not want.
   template <class F>
   void keep_if(F keep) {
-    if (count <= kCapacity / 2 || count > kCapacity) return;
+    if (count > kCapacity / 2 && count <= kCapacity) compact(keep);
+  }
+  template <class F>
+  void compact(F keep) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < count; i++)
       if (keep(index[i])) index[kept++] = index[i];

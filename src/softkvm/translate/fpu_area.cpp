@@ -199,10 +199,7 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   uint32_t low = static_cast<uint32_t>(components & kSupported), high = 0;
   if (insn.w) asm volatile("xrstor64 (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");
   else asm volatile("xrstor (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");
-  if (components & kPkru && pkru != vcpu.pkru) {
-    vcpu.pkru = pkru;
-    flush_tlb(vcpu, false);  // entries hold what the old keys allowed
-  }
+  if (components & kPkru && pkru != vcpu.pkru) change_keys(vcpu, true, pkru);
   return Outcome::kNext;
 }
 

@@ -3,6 +3,7 @@
 // Spec: Intel SDM vol 3, 4.6.2 (rights), 4.7 (error code); vol 1, 13.5.7 (PKRU state), 13.7 (XSAVE), 13.8 (XRSTOR), 13.10 (XSAVEC).
 #include <gtest/gtest.h>
 
+#include "softkvm/translate/engine.h"
 #include "softkvm/translate/fault_machine.h"
 
 namespace vireo::softkvm {
@@ -72,6 +73,29 @@ TEST(ProtectionKeys, WriteDisableStopsWritesOnly) {
   KeyMachine n;
   n.rights(kWd);
   EXPECT_EQ(n.error_of(key_write()), kP | kU | kW | kPk);
+}
+
+// Loads the page, gives PKRU another value and loads it again.
+GUEST_CODE(change_rights, "mov eax, [rbx]; mov eax, esi; xor ecx, ecx; xor edx, edx; wrpkru; mov eax, [rbx]; hlt")
+struct Change {
+  uint64_t flushes;
+  uint32_t error;
+};
+Change change_to(uint32_t pkru) {
+  KeyMachine m;
+  m.vcpu->gpr[kRsi] = pkru;
+  m.vcpu->gpr[kRsp] = TestMachine::kStackTop;
+  const uint32_t error = m.error_of(change_rights());
+  return {m.vcpu->engine->counters.tlb_flush, error};
+}
+
+TEST(ProtectionKeys, OnlyAChangeOfAKeyThatIsInUseDropsTranslations) {
+  const Change none = change_to(0), other = change_to((kAd | kWd) << 2 * (KeyMachine::kKey + 1)), own = change_to(kAd << 2 * KeyMachine::kKey);
+  EXPECT_EQ(none.error, 0u);
+  EXPECT_EQ(other.error, 0u);
+  EXPECT_EQ(own.error, kP | kU | kPk);
+  EXPECT_EQ(other.flushes, none.flushes);
+  EXPECT_EQ(own.flushes, none.flushes + 1);
 }
 
 TEST(ProtectionKeys, OfAnotherKeyOrWithoutPkeSayNothing) {

@@ -290,6 +290,7 @@ bool RandomBlock::instruction(Unit& unit) {
       insn.index = kNoRegister;
     }
     if (!place_memory(unit, insn, b)) return false;
+    if ((insn.mnemonic == M::kLdmxcsr || insn.mnemonic == M::kVldmxcsr) && !insn.rip_relative && chance(80)) give_mxcsr(unit, insn, b);
   }
   Unit::Piece piece;
   piece.bytes = b;
@@ -322,6 +323,22 @@ bool RandomBlock::instruction(Unit& unit) {
   unit.row = number;
   upper_half_undefined_ |= permitted(PermittedDifference::What::kUpperHalf, insn, vcpu_->vendor_is_amd) && insn.operands[0].kind == OperandKind::kGpr;
   return true;
+}
+
+// Random bytes are hardly ever an MXCSR: MOV dword [the operand], with bits that every CPU has.
+void RandomBlock::give_mxcsr(Unit& unit, const Insn& insn, const std::vector<uint8_t>& b) {
+  const uint32_t value = (static_cast<uint32_t>(rng_()) & 0xffbf) | (chance(75) ? 0x1f80 : 0);
+  const size_t modrm = b.size() - insn.displacement_size - insn.has_sib - 1;
+  Unit::Piece p;
+  if (insn.addrsize) p.bytes.push_back(0x67);
+  if (insn.segment_prefix != kNoRegister) p.bytes.push_back(std::initializer_list<uint8_t>{0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65}.begin()[insn.segment_prefix]);
+  if (mode_ == CodeMode::k16) p.bytes.push_back(0x66);
+  if (long_) p.bytes.push_back(static_cast<uint8_t>(0x40 | (insn.index != kNoRegister && insn.index & 8 ? 2 : 0) | (insn.base != kNoRegister && insn.base & 8 ? 1 : 0)));
+  p.bytes.push_back(0xc7);
+  p.bytes.push_back(b[modrm] & 0xc7);
+  p.bytes.insert(p.bytes.end(), b.begin() + static_cast<std::ptrdiff_t>(modrm) + 1, b.end());
+  for (unsigned i = 0; i < 4; i++) p.bytes.push_back(static_cast<uint8_t>(value >> 8 * i));
+  unit.pieces.push_back(p);
 }
 
 // Gives the registers of a memory operand values such that it lies where the test wants it.

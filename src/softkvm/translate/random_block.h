@@ -54,6 +54,7 @@ class RandomBlock {
   using Rng = std::mt19937_64;
   bool instruction(Unit& unit);
   bool place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& bytes);
+  void give_mxcsr(Unit& unit, const Insn& insn, const std::vector<uint8_t>& bytes);
   void composed(Unit& unit);
   void composed_narrow(Unit& unit);
   void move(Unit& unit, unsigned reg, uint64_t value);
