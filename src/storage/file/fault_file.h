@@ -12,18 +12,16 @@
 #include <random>
 #include <unordered_map>
 
-#include "storage/file/file.h"
+#include "storage/file/filter_file.h"
 
 namespace vireo::storage {
 
-class FaultFile final : public File {
+class FaultFile final : public FilterFile {
  public:
   static constexpr uint64_t kSector = 512, kBlock = 8;  // sectors of a block
   // `early`: percent of what that are written at once.
-  FaultFile(std::unique_ptr<File> file, uint64_t seed, unsigned early) : file_(std::move(file)), random_(seed), early_(early), size_(file_->size()) {}
+  FaultFile(std::unique_ptr<File> file, uint64_t seed, unsigned early) : FilterFile(std::move(file)), random_(seed), early_(early), size_(file_->size()) {}
 
-  const std::string& name() const override { return file_->name(); }
-  bool read_only() const override { return file_->read_only(); }
   uint64_t size() const override;
   Result<> readv(uint64_t offset, std::span<const iovec> to) override;
   Result<> writev(uint64_t offset, std::span<const iovec> from) override;
@@ -34,16 +32,12 @@ class FaultFile final : public File {
   Result<> truncate(uint64_t size) override;
   Result<> reserve(uint64_t offset, uint64_t length) override;
   FileExtent extent(uint64_t offset, uint64_t length) override;
-  uint64_t allocated() const override { return file_->allocated(); }
-  bool grows() const override { return file_->grows(); }
-  bool new_space_is_zero() const override { return file_->new_space_is_zero(); }
 
  private:
   using Sector = std::array<std::byte, kSector>;
   Result<> read_sector(uint64_t number, Sector& to);
   void forget(uint64_t offset, uint64_t length);
 
-  std::unique_ptr<File> file_;
   mutable std::mutex mutex_;
   std::mt19937_64 random_;
   unsigned early_;
