@@ -72,27 +72,38 @@ uint32_t enumerated_tsc_khz() {
   return 0;
 }
 
-// One reading of both clocks, as close together as can be had.
-void sample(uint64_t& tsc, uint64_t& ns) {
+// One reading of both clocks, as close together as can be had: within some 10 ns.
+struct Sample {
+  uint64_t tsc = 0, ns = 0;
+};
+Sample sample() {
+  Sample out;
   uint64_t best = ~0ull;
-  for (int i = 0; i < 10; i++) {
+  for (int i = 0; i < 40; i++) {
     uint64_t before = __rdtsc(), time = clock_ns(CLOCK_MONOTONIC_RAW), after = __rdtsc();
     if (after - before >= best) continue;
     best = after - before;
-    tsc = before + best / 2;
-    ns = time;
+    out = {before + best / 2, time};
   }
+  return out;
 }
 
+const Sample& first_sample() {
+  static const Sample first = sample();
+  return first;
+}
+
+// To some parts in a million. What the caller does between begin_tsc_measurement() and this costs no waiting.
 uint32_t measured_tsc_khz() {
-  uint64_t tsc0 = 0, ns0 = 0, tsc1 = 0, ns1 = 0;
-  sample(tsc0, ns0);
-  do {
-    timespec pause{0, 5000000};
+  constexpr uint64_t kLeast = 5'000'000;  // ns
+  const Sample& first = first_sample();
+  Sample second;
+  while ((second = sample()).ns - first.ns < kLeast) {
+    const timespec pause{0, static_cast<long>(kLeast - (second.ns - first.ns))};
     ::nanosleep(&pause, nullptr);
-    sample(tsc1, ns1);
-  } while (ns1 - ns0 < 20000000);
-  return static_cast<uint32_t>((tsc1 - tsc0) * 1000000 / (ns1 - ns0));
+  }
+  // The counter may have run for days since.
+  return static_cast<uint32_t>(static_cast<unsigned __int128>(second.tsc - first.tsc) * 1000000 / (second.ns - first.ns));
 }
 
 // Within what an NTP daemon corrects, 250 parts in a million, as the kernel has it.
@@ -126,6 +137,10 @@ const Capability kClockCapabilities[] = {
     {KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE},
 };
 CAPABILITIES(clock_capabilities, kClockCapabilities)
+
+void begin_tsc_measurement() {
+  if (!enumerated_tsc_khz()) first_sample();
+}
 
 uint32_t host_tsc_khz() {
   static const uint32_t khz = [] {

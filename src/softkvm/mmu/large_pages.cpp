@@ -11,7 +11,7 @@ namespace {
 
 constexpr long kCollapse = 25;  // MADV_COLLAPSE, which not all of Debian 12's headers have
 constexpr int64_t kSlow = 2'000'000;  // ns of processor time: more than 512 faults take
-constexpr unsigned kMostFailures = 4;
+constexpr unsigned kMostFailures = 2;
 std::atomic<unsigned> failures;  // the host is one for all VMs of the process
 
 int64_t now() {
