@@ -63,22 +63,21 @@ struct PageSource {
 
 struct Block {
   uint64_t gpa;           // of the first byte
-  uint8_t straddle;       // one instruction of this many bytes that reaches into another page, else 0
-  uint64_t second_page;   // that page's guest physical address; it has to be the next one by linear address too
+  std::atomic<Block*> hash_next;
   uint32_t mode;
-  uint32_t guest_begin, guest_end;  // page offsets of the bytes it depends on: its own, and those its flag liveness was read from
   uint32_t indirect_entry;           // cache offset: entered with a linear address, flags in the slot
   std::array<uint32_t, 3> linked_entry;  // cache offsets, by FlagsIn
   uint32_t code_end;
-  uint32_t side_count;
+  uint16_t guest_begin, guest_end;  // page offsets of the bytes it depends on: its own, and those its flag liveness was read from
+  uint16_t side_count, link_count;
+  std::atomic<bool> valid;
+  uint8_t straddle;       // one instruction of this many bytes that reaches into another page, else 0
+  uint64_t second_page;   // that page's guest physical address; it has to be the next one by linear address too
   SideEntry* side;
-  uint32_t link_count;
   Link* links;            // its own jumps
   Link* incoming;         // links patched to this block
-  std::atomic<Block*> hash_next;
   Block* page_next[2];    // in the list of its page, and in the second one's
   PageSource *source, *second_source;  // null where writes are told
-  std::atomic<bool> valid;
 };
 
 // What a call-out gets: embedded in the block's code.
@@ -89,15 +88,20 @@ struct CalloutRecord {
 };
 enum class Callout : uint32_t { kSystem, kString, kSpecial, kUndefined, kNoDevice, kGeneralProtection };
 
+// Pages of code mostly lie together, and so do they where they are looked for: a number for each, in which only the upper bits are mixed.
+// Scattered, they would take a page of the host's each.
+constexpr uint64_t gathered(uint64_t page) { return page + (page >> 14) * 0x9e3779b9u; }
+
 // The buckets of a guest page lie together, so that a page's blocks are found in the same few lines of the host's caches. Untouched buckets take
 // no memory.
-constexpr unsigned kHashBits = 21, kPageBucketBits = 7;
+constexpr unsigned kHashBits = 19, kPageBucketBits = 5;
 struct BlockTable {
   std::atomic<Block*> bucket[1u << kHashBits];
 
   static unsigned hash(uint64_t gpa, uint32_t mode) {
-    const uint64_t h = ((gpa >> 12) ^ (static_cast<uint64_t>(mode) << 40)) * 0x9e3779b97f4a7c15ull;
-    return static_cast<unsigned>(h >> (64 - kHashBits + kPageBucketBits)) << kPageBucketBits | (gpa >> 5 & ((1u << kPageBucketBits) - 1));
+    const uint64_t group = gathered(gpa >> 12) + (mode * 0x9e3779b9u >> 16);
+    const uint64_t within = (gpa >> 5 ^ gpa >> 10) & ((1u << kPageBucketBits) - 1);
+    return static_cast<unsigned>(group << kPageBucketBits | within) & ((1u << kHashBits) - 1);
   }
   Block* find(uint64_t gpa, uint32_t mode) const {
     for (Block* b = bucket[hash(gpa, mode)].load(std::memory_order_acquire); b; b = b->hash_next.load(std::memory_order_acquire))

@@ -15,7 +15,6 @@
 namespace vireo::softkvm {
 namespace {
 
-constexpr size_t kManyBlocks = 4096;
 constexpr size_t kLine = 64;  // blocks start at multiples of it
 
 Block*& next_on(Block& block, uint64_t page) { return block.page_next[block.gpa >> 12 != page]; }
@@ -36,7 +35,7 @@ uint64_t chunks_of(const Block& block, uint64_t page) {
   return map;
 }
 
-uint32_t page_hash(uint64_t page) { return static_cast<uint32_t>(page * 0x9e3779b97f4a7c15ull >> 32); }
+uint32_t page_hash(uint64_t page) { return static_cast<uint32_t>(gathered(page)); }
 
 }  // namespace
 
@@ -69,16 +68,6 @@ void CodeCache::populate() {
   populated_ += step;
 }
 
-// Tables that are used all over.
-void CodeCache::enlarge_tables() {
-  auto enlarge = [](const void* table, size_t size) {
-    for (size_t at = 0; at + kLargePage <= size; at += kLargePage)
-      if (!make_large(static_cast<const uint8_t*>(table) + at)) return;
-  };
-  enlarge(table_, sizeof(BlockTable));
-  enlarge(pages_, kPages * sizeof(Page));
-}
-
 bool CodeCache::full() const {
   return used_ + kBlockRoom + kLine > size_ || block_count_ == block_room_ || side_count_ + kMostSides > side_room_ ||
          link_count_ + kMostSites > link_room_ || page_count_ + 2 > kMostPages;
@@ -93,7 +82,6 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
 #endif
   starts_[used_ / kLine] = static_cast<uint32_t>(block_count_) + 1;
   Block& b = *new (&blocks_[block_count_++]) Block;
-  if (block_count_ == kManyBlocks && !small_pages) enlarge_tables();
   b.gpa = block.gpa;
   b.straddle = block.straddle;
   b.second_page = block.second_page;
@@ -107,12 +95,12 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   counters_.code_cache_used = used_;
   counters_.code_cache_blocks = block_count_;
   b.side = sides_ + side_count_;
-  b.side_count = static_cast<uint32_t>(side.size());
+  b.side_count = static_cast<uint16_t>(side.size());
   for (const SideEntry& e : side) sides_[side_count_++] = e;
   b.source = block.source;
   b.second_source = block.second_source;
   b.links = links_ + link_count_;
-  b.link_count = static_cast<uint32_t>(sites.size());
+  b.link_count = static_cast<uint16_t>(sites.size());
   for (const LinkSite& s : sites) links_[link_count_++] = {s, nullptr, nullptr};
   b.incoming = nullptr;
   b.page_next[0] = b.page_next[1] = nullptr;

@@ -93,7 +93,6 @@ class CodeCache {
   void verify(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
   void verify_patch(uint32_t at, const Block* target, uint32_t destination);
   void populate();
-  void enlarge_tables();
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
   static Link* link_of(const Block* from, uint32_t at);

@@ -143,10 +143,10 @@ class Translation {
     // the block is dropped (CodeCache::turn_away).
     out_.bytes({0x4d, 0x8d, 0x94, 0x23});
     out_.u32(-start_);
-    // Compared rather than stored: a store would chain every return address through memory to the next call's.
+    // Compared before it is stored: a store would chain every return address through memory to the next call's.
     out_.gs(0x3b, kScratch1, VCPU_PAGE_BASE);
-    uint32_t other = out_.jcc(5);
-    later(Later::kPageBase, other).back = out_.here();
+    out_.bytes({0x74, 9});                                   // je over the store
+    out_.store(VCPU_PAGE_BASE, kScratch1);
     if (!step_) {
       poll_compare();
       later(Later::kStub, out_.jcc(5)).a = STUB_POLL;
@@ -469,7 +469,7 @@ class Translation {
 
   // What is emitted behind the block's end, and where the jump to it is.
   struct Later {
-    enum Kind : uint8_t { kPageBase, kStub, kHostEntry, kMiss, kRecentMiss, kPoll, kPollFlags, kLink, kRecord } kind;
+    enum Kind : uint8_t { kStub, kHostEntry, kMiss, kRecentMiss, kPoll, kPollFlags, kLink, kRecord } kind;
     FlagsIn flags;
     uint32_t from;        // cache offset of the rel32
     uint32_t back;        // where to go on
@@ -493,10 +493,6 @@ class Translation {
     }
     if (l.kind != Later::kHostEntry) out_.resolve(l.from, out_.here());
     switch (l.kind) {
-      case Later::kPageBase:
-        out_.store(VCPU_PAGE_BASE, kScratch1);
-        out_.jmp_to(l.back);
-        break;
       case Later::kStub: out_.jump_stub(l.a); break;
       case Later::kHostEntry:
         block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = out_.here();
