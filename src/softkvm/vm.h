@@ -54,7 +54,8 @@ class Vm {
   bool write_physical(uint64_t gpa, const void* in, size_t size);
 
   LentMemory lent;
-  LargePages large;
+  PageWorker page_worker;  // runs where large pages are allowed
+  LargePages large{page_worker};
   std::unique_ptr<Slots> slots;
   std::unique_ptr<CodeCache> code;
   VmCounters* counters = nullptr;  // a page of its own; written by who may only look at the VM, too

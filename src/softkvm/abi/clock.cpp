@@ -88,15 +88,11 @@ Sample sample() {
   return out;
 }
 
-const Sample& first_sample() {
-  static const Sample first = sample();
-  return first;
-}
+const Sample first = sample();  // as the program starts: what it does until the rate is wanted costs no waiting
 
-// To some parts in a million. What the caller does between begin_tsc_measurement() and this costs no waiting.
+// To some parts in a million.
 uint32_t measured_tsc_khz() {
   constexpr uint64_t kLeast = 5'000'000;  // ns
-  const Sample& first = first_sample();
   Sample second;
   while ((second = sample()).ns - first.ns < kLeast) {
     const timespec pause{0, static_cast<long>(kLeast - (second.ns - first.ns))};
@@ -137,10 +133,6 @@ const Capability kClockCapabilities[] = {
     {KVM_CAP_ADJUST_CLOCK, KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | KVM_CLOCK_TSC_STABLE},
 };
 CAPABILITIES(clock_capabilities, kClockCapabilities)
-
-void begin_tsc_measurement() {
-  if (!enumerated_tsc_khz()) first_sample();
-}
 
 uint32_t host_tsc_khz() {
   static const uint32_t khz = [] {

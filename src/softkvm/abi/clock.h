@@ -9,8 +9,6 @@
 namespace vireo::softkvm::abi {
 
 uint32_t host_tsc_khz();
-// To be called some milliseconds before that is asked for the first time, which else has to wait where the rate must be measured.
-void begin_tsc_measurement();
 void run_tsc_at(Vcpu& vcpu, uint32_t khz);  // a rate that set_tsc_khz would take
 
 void start_clock(Vm& vm);  // a new VM's clock is zero

@@ -30,4 +30,21 @@ bool make_large(const void* area) {
   return done;
 }
 
+void LargePages::enlarge(Range& range, uint64_t area) {
+  if (area >= range.size >> kLargePageShift || range.fills[area].fetch_or(kAsked, std::memory_order_relaxed) & kAsked) return;
+  const uint8_t* at = range.begin + (area << kLargePageShift);
+  if (!worker_.running()) make_large(at);
+  else if (!worker_.ask(at, PageWorker::Work::kLarge)) range.fills[area].fetch_and(static_cast<uint8_t>(~kAsked), std::memory_order_relaxed);
+}
+
+void LargePages::enough(Range& range, uint64_t area) {
+  enlarge(range, area);
+  if (!worker_.running()) return;
+  auto used_before = [&](uint64_t other) {
+    return other < range.size >> kLargePageShift && (range.fills[other].load(std::memory_order_relaxed) & kCount) >= kEnough;
+  };
+  if (used_before(area - 1)) enlarge(range, area + 1);
+  if (used_before(area + 1)) enlarge(range, area - 1);
+}
+
 }  // namespace vireo::softkvm

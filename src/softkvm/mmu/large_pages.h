@@ -10,6 +10,8 @@
 #include <memory>
 #include <mutex>
 
+#include "softkvm/mmu/page_worker.h"
+
 namespace vireo::softkvm {
 
 constexpr unsigned kLargePageShift = 21;  // x86-64's second level of page tables
@@ -20,15 +22,17 @@ constexpr uint64_t kLargePage = 1ull << kLargePageShift;
 bool make_large(const void* area);
 
 // Guest memory, area by area as the guest comes to use it. Areas of which it uses a few pages stay small, so that it takes no more memory
-// than it has to.
+// than it has to. Where it goes through memory in one direction, a worker makes the next area large before the guest is there.
 class LargePages {
  public:
   static constexpr unsigned kMost = 64;   // ranges
   static constexpr uint8_t kEnough = 16;  // TLB fills in an area after which it becomes large
 
+  // `worker` does what there is to do; while it does not run, who calls used() does.
+  explicit LargePages(PageWorker& worker) : worker_(worker) {}
+
   // The large pages that lie whole in [host, host+size). Not FAST. 0 or -errno.
   int add(const void* host, uint64_t size);
-
   unsigned ranges() const { return count_.load(std::memory_order_acquire); }
 
   // A page of the host's was entered into a TLB. FAST.
@@ -37,12 +41,13 @@ class LargePages {
     for (unsigned i = 0; i < count; i++) {
       const uint64_t offset = static_cast<uint64_t>(host - ranges_[i].begin);
       if (offset >= ranges_[i].size) continue;
-      std::atomic<uint8_t>& fills = ranges_[i].fills[offset >> kLargePageShift];
+      const uint64_t area = offset >> kLargePageShift;
+      std::atomic<uint8_t>& fills = ranges_[i].fills[area];
       const uint8_t n = fills.load(std::memory_order_relaxed);
-      if (n >= kEnough) return;
+      if ((n & kCount) >= kEnough) return;
       // Two vCPUs may count two fills as one: nothing is lost.
       fills.store(n + 1, std::memory_order_relaxed);
-      if (n + 1 == kEnough) make_large(ranges_[i].begin + (offset & ~(kLargePage - 1)));
+      if ((n & kCount) + 1 == kEnough) enough(ranges_[i], area);
       return;
     }
   }
@@ -53,6 +58,12 @@ class LargePages {
     uint64_t size = 0;
     std::unique_ptr<std::atomic<uint8_t>[]> fills;  // by area
   };
+  static constexpr uint8_t kCount = 0x7f, kAsked = 0x80;  // in Range::fills
+
+  void enough(Range& range, uint64_t area);  // FAST
+  void enlarge(Range& range, uint64_t area);
+
+  PageWorker& worker_;
   std::mutex mutex_;  // of add()
   Range ranges_[kMost];
   std::atomic<unsigned> count_{0};

@@ -57,7 +57,8 @@ class LargePagesTest : public testing::Test {
 
 TEST_F(LargePagesTest, AnAreaThatIsUsedBecomesLarge) {
   if (!host_can()) GTEST_SKIP() << "the host collapses no shared memory into large pages";
-  LargePages pages;
+  PageWorker worker;
+  LargePages pages(worker);
   ASSERT_EQ(pages.add(memory_, kSize), 0);
   for (unsigned i = 0; i < LargePages::kEnough; i++) {
     uint8_t* page = memory_ + kLargePage + i * 4096;
@@ -75,7 +76,8 @@ TEST_F(LargePagesTest, AnAreaThatIsUsedBecomesLarge) {
 
 TEST_F(LargePagesTest, OnlyWholeLargePagesInsideOfTheRange) {
   if (!host_can()) GTEST_SKIP() << "the host collapses no shared memory into large pages";
-  LargePages pages;
+  PageWorker worker;
+  LargePages pages(worker);
   ASSERT_EQ(pages.add(memory_ + 4096, 2 * kLargePage - 4096), 0);
   memory_[4096] = memory_[2 * kLargePage] = 1;
   for (unsigned i = 0; i < 2 * LargePages::kEnough; i++) {
@@ -89,7 +91,8 @@ TEST_F(LargePagesTest, OnlyWholeLargePagesInsideOfTheRange) {
 }
 
 TEST_F(LargePagesTest, RangesAreBounded) {
-  LargePages pages;
+  PageWorker worker;
+  LargePages pages(worker);
   for (unsigned i = 0; i < LargePages::kMost; i++) ASSERT_EQ(pages.add(memory_, kLargePage), 0);
   EXPECT_EQ(pages.add(memory_, kLargePage), -ENOSPC);
   EXPECT_EQ(pages.add(memory_ + 1, ~0ull), -EINVAL);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "softkvm/mmu/large_pages.h"
+#include "softkvm/mmu/page_worker.h"
 #include "softkvm/translate/host_state.h"
 #include "softkvm/translate/layout.h"
 #include "softkvm/translate/mode.h"
@@ -58,6 +59,7 @@ void CodeCache::populate() {
     if (make_large(writable_ + area)) {
       raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + area), static_cast<long>(kLargePage), MADV_POPULATE_READ);
       populated_ = area + kLargePage;
+      if (worker) ask_ahead();
       return;
     }
     small_pages = true;
@@ -66,6 +68,24 @@ void CodeCache::populate() {
   raw_syscall(SYS_madvise, reinterpret_cast<long>(writable_ + populated_), static_cast<long>(step), MADV_POPULATE_WRITE);
   raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + populated_), static_cast<long>(step), MADV_POPULATE_READ);
   populated_ += step;
+}
+
+// The next area of the code and of each array, where that is near.
+void CodeCache::ask_ahead() {
+  if (size_ - populated_ >= kLargePage) {
+    worker->ask(writable_ + populated_, PageWorker::Work::kLarge);
+    worker->ask(executable_ + populated_, PageWorker::Work::kRead);
+  }
+  auto ask = [this](const uint8_t*& asked, const void* array, size_t used, size_t room) {
+    const size_t next = (used + kLargePage) & ~(kLargePage - 1);
+    const uint8_t* area = static_cast<const uint8_t*>(array) + next;
+    if (next - used > kLargePage / 2 || room < kLargePage || next > room - kLargePage || asked == area) return;
+    if (worker->ask(area, PageWorker::Work::kWritable)) asked = area;
+  };
+  ask(asked_[0], blocks_, block_count_ * sizeof(Block), block_room_ * sizeof(Block));
+  ask(asked_[1], sides_, side_count_ * sizeof(SideEntry), side_room_ * sizeof(SideEntry));
+  ask(asked_[2], links_, link_count_ * sizeof(Link), link_room_ * sizeof(Link));
+  ask(asked_[3], starts_, used_ / kLine * sizeof(uint32_t), size_ / kLine * sizeof(uint32_t));
 }
 
 bool CodeCache::full() const {

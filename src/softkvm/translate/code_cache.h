@@ -18,6 +18,8 @@ namespace vireo::softkvm {
 
 class Vm;
 
+class PageWorker;
+
 class CodeCache {
  public:
   // Not FAST.
@@ -71,6 +73,7 @@ class CodeCache {
 
   bool named = false;        // blocks are told to code_names.h
   bool whole_pages = false;  // a write to any byte of a page of code drops all its blocks
+  PageWorker* worker = nullptr;  // gets pages ahead of need, where there is one
   bool small_pages = false;  // of the host: it gives no large ones, or is not asked
   CodeLock mutex;
   // vCPUs that wait for others to have no write tags for a page any more: until that is over nobody may take a page without known
@@ -93,6 +96,7 @@ class CodeCache {
   void verify(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
   void verify_patch(uint32_t at, const Block* target, uint32_t destination);
   void populate();
+  void ask_ahead();
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
   static Link* link_of(const Block* from, uint32_t at);
@@ -113,6 +117,7 @@ class CodeCache {
   Link* links_ = nullptr;
   uint32_t* starts_ = nullptr;  // by cache offset / 64: one more than the number of the block that starts there, or 0
   VmCounters& counters_;
+  const uint8_t* asked_[4] = {};  // the last area asked for, of each of the arrays
   size_t block_count_ = 0, side_count_ = 0, link_count_ = 0;
   size_t block_room_ = 0, side_room_ = 0, link_room_ = 0;
   Page* pages_ = nullptr;       // by hash of their address, with linear probing

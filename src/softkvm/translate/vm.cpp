@@ -54,6 +54,7 @@ std::atomic<uint64_t> Vm::foreign_ticks{0};
 void Vm::expect_foreign_writes(uint64_t host_tsc_ticks) { foreign_ticks = host_tsc_ticks; }
 
 Vm::~Vm() {
+  page_worker.stop();
   std::lock_guard lock(all_mutex);
   std::erase(all, this);
   if (counters) munmap(counters, sizeof *counters);
@@ -156,7 +157,12 @@ int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
   return 0;
 }
 
-int Vm::allow_large_pages(const void* host, uint64_t size) { return off & kSwitchLargePages ? 0 : large.add(host, size); }
+int Vm::allow_large_pages(const void* host, uint64_t size) {
+  if (off & kSwitchLargePages) return 0;
+  page_worker.start();  // without it who uses a page gets it
+  code->worker = &page_worker;
+  return large.add(host, size);
+}
 
 void Vm::return_memory(const void* host, uint64_t size) {
   lent.remove(host, size);
