@@ -2,9 +2,24 @@
 #include "machine/bus.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
+#include <vector>
 
 namespace vireo {
+namespace {
+
+// A thread's own copy of a bus's map, good as long as the map is the same. Locks that all vCPUs share would cost each access more than the lookup.
+template <class Region>
+struct Seen {
+  uint64_t serial = 0, generation = 0;
+  std::vector<Region> regions;  // in order
+};
+std::atomic<uint64_t> serials{0};
+
+}  // namespace
+
+Bus::Bus() : serial_(++serials) {}
 
 Result<> Bus::add(uint64_t start, uint64_t size, Device& device, uint64_t base) {
   std::unique_lock lock(mutex_);
@@ -23,40 +38,54 @@ Result<> Bus::add(uint64_t start, uint64_t size, Device& device, uint64_t base) 
   auto& device_lock = locks_[&device];
   if (!device_lock) device_lock = std::make_shared<std::mutex>();
   regions_[start] = {start, size, base, &device, device_lock};
+  generation_++;
   return {};
 }
 
 void Bus::remove(uint64_t start) {
   std::unique_lock lock(mutex_);
   regions_.erase(start);
+  generation_++;
 }
 
-bool Bus::find(uint64_t address, size_t size, Region& region) const {
-  std::shared_lock lock(mutex_);
-  auto next = regions_.upper_bound(address);
-  if (next == regions_.begin()) return false;
-  const Region& found = std::prev(next)->second;
+const Bus::Region* Bus::find(uint64_t address, size_t size) const {
+  thread_local std::array<Seen<Region>, 2> seen;  // a machine has two buses
+  Seen<Region>& mine = seen[serial_ % seen.size()];
+  if (mine.serial != serial_ || mine.generation != generation_.load(std::memory_order_acquire)) {
+    std::lock_guard lock(mutex_);
+    mine.serial = serial_;
+    mine.generation = generation_.load(std::memory_order_relaxed);
+    mine.regions.clear();
+    for (const auto& [start, region] : regions_) mine.regions.push_back(region);
+  }
+  auto next = std::ranges::upper_bound(mine.regions, address, {}, &Region::start);
+  if (next == mine.regions.begin()) return nullptr;
+  const Region& found = *std::prev(next);
   uint64_t offset = address - found.start;
   // An access that runs over the region's end belongs to nobody whole.
-  if (offset >= found.size || size > found.size - offset) return false;
-  region = found;
-  return true;
+  return offset < found.size && size <= found.size - offset ? &found : nullptr;
 }
 
 void Bus::read(uint64_t address, std::span<std::byte> data) {
   std::ranges::fill(data, std::byte{0xff});
-  Region region;
-  if (data.empty() || !find(address, data.size(), region)) return;
-  // The map's lock is not held here: a device may change the map from inside an access.
-  std::lock_guard lock(*region.mutex);
-  region.device->read({region.base + address - region.start}, data);
+  const Region* found = data.empty() ? nullptr : find(address, data.size());
+  if (!found) return;
+  // A device may change the map from inside an access, and so what `found` points into.
+  Device& device = *found->device;
+  const uint64_t offset = found->base + address - found->start;
+  const std::shared_ptr<std::mutex> device_lock = found->mutex;
+  std::lock_guard lock(*device_lock);
+  device.read({offset}, data);
 }
 
 void Bus::write(uint64_t address, std::span<const std::byte> data) {
-  Region region;
-  if (data.empty() || !find(address, data.size(), region)) return;
-  std::lock_guard lock(*region.mutex);
-  region.device->write({region.base + address - region.start}, data);
+  const Region* found = data.empty() ? nullptr : find(address, data.size());
+  if (!found) return;
+  Device& device = *found->device;
+  const uint64_t offset = found->base + address - found->start;
+  const std::shared_ptr<std::mutex> device_lock = found->mutex;
+  std::lock_guard lock(*device_lock);
+  device.write({offset}, data);
 }
 
 std::unique_lock<std::mutex> Bus::lock(Device& device) {

@@ -3,11 +3,11 @@
 // has a lock of its own, which the bus holds during an access.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <shared_mutex>
 #include <span>
 #include <unordered_map>
 
@@ -18,6 +18,7 @@ namespace vireo {
 
 class Bus {
  public:
+  Bus();
   // Maps [start, start+size). `base` is the device's offset of the first byte. Fails when it overlaps another region.
   Result<> add(uint64_t start, uint64_t size, Device& device, uint64_t base = 0);
   void remove(uint64_t start);
@@ -35,9 +36,12 @@ class Bus {
     Device* device;
     std::shared_ptr<std::mutex> mutex;
   };
-  bool find(uint64_t address, size_t size, Region& region) const;
+  // Good until the thread's next access to a bus.
+  const Region* find(uint64_t address, size_t size) const;
 
-  mutable std::shared_mutex mutex_;
+  const uint64_t serial_;  // of all buses that there ever were
+  mutable std::mutex mutex_;
+  std::atomic<uint64_t> generation_{1};  // of the map
   std::map<uint64_t, Region> regions_;
   std::unordered_map<Device*, std::shared_ptr<std::mutex>> locks_;
 };
