@@ -27,6 +27,7 @@
 #include "softkvm/native/native.h"
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
+#include "softkvm/translate/simd_state.h"
 #include "softkvm/translate/host_faults.h"
 #include "softkvm/translate/make_block.h"
 #include "softkvm/translate/paravirtual.h"
@@ -106,31 +107,6 @@ uint64_t host_xcr0() {
   uint32_t a, d;
   asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
   return static_cast<uint64_t>(d) << 32 | a;
-}
-
-constexpr uint32_t kX87 = 1, kAvx = 4, kZmmHi256 = 0x40;
-
-uint32_t saved_components(const Engine& engine) {
-  uint32_t saved;
-  memcpy(&saved, engine.xsave + 512, sizeof saved);
-  return saved;
-}
-
-// The guest's SIMD and x87 state in and out of the host's registers. (To ask by XGETBV which components need loading costs what it spares.)
-void load_fpu(Engine& engine) {
-  const uint64_t mask = Vcpu::supported_xcr0();
-  asm volatile("xrstor64 (%0)" : : "r"(engine.xsave), "a"(static_cast<uint32_t>(mask)), "d"(0) : "memory");
-}
-// What the guest has left as it is at first needs no setting for C++. Intel SDM vol 1, 13.6 (XINUSE, which XSAVE stores).
-void save_fpu(Engine& engine) {
-  asm volatile("xsave64 (%0)" : : "r"(engine.xsave), "a"(static_cast<uint32_t>(Vcpu::supported_xcr0())), "d"(0) : "memory");
-  static const uint32_t kMxcsr = 0x1f80;
-  const uint32_t saved = saved_components(engine);
-  uint32_t mxcsr;
-  memcpy(&mxcsr, engine.xsave + 24, sizeof mxcsr);
-  if (saved & (kAvx | kZmmHi256)) asm volatile("vzeroupper");
-  if (saved & kX87) asm volatile("fninit");
-  if (mxcsr != kMxcsr) asm volatile("ldmxcsr %0" : : "m"(kMxcsr));
 }
 
 // GS base while KVM_RUN is on this thread.
@@ -551,9 +527,9 @@ int Vcpu::run_guest() {
     if (e.want_exclusive) exclusive.emplace(*this);
     else wait_while_held(*this);
     e.want_exclusive = false;
-    load_fpu(e);
+    load_simd(e.xsave, static_cast<uint32_t>(supported_xcr0()));
     Action action = run_fast(*this);
-    save_fpu(e);
+    save_simd(e.xsave, static_cast<uint32_t>(supported_xcr0()));
     exclusive.reset();
     if (e.memory_gone) {
       e.memory_gone = false;
