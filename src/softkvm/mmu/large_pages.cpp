@@ -30,6 +30,8 @@ bool make_large(const void* area) {
   return done;
 }
 
+void ask_host_again() { failures = 0; }
+
 void LargePages::enlarge(Range& range, uint64_t area) {
   if (area >= range.size >> kLargePageShift || range.fills[area].fetch_or(kAsked, std::memory_order_relaxed) & kAsked) return;
   const uint8_t* at = range.begin + (area << kLargePageShift);

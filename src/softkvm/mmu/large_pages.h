@@ -20,6 +20,8 @@ constexpr uint64_t kLargePage = 1ull << kLargePageShift;
 // Puts the large page's worth of memory at `area` into one; what is there stays. False: the host does not, or no longer, since it took as
 // long as small pages would have: memory that it has to look for, or has never had before. FAST.
 bool make_large(const void* area);
+// Forgets that the host was slow. For tests, which want to see large pages even so.
+void ask_host_again();
 
 // Guest memory, area by area as the guest comes to use it. Areas of which it uses a few pages stay small, so that it takes no more memory
 // than it has to. Where it goes through memory in one direction, a worker makes the next area large before the guest is there.

@@ -47,6 +47,7 @@ class LargePagesTest : public testing::Test {
     memory_[3 * kLargePage] = 1;
     const bool can = madvise(memory_ + 3 * kLargePage, kLargePage, 25 /* MADV_COLLAPSE */) == 0;
     at_first_ = large();
+    ask_host_again();
     return can;
   }
 
