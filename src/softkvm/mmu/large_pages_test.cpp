@@ -91,6 +91,33 @@ TEST_F(LargePagesTest, OnlyWholeLargePagesInsideOfTheRange) {
   EXPECT_EQ(large(), at_first_ + kLargePage);
 }
 
+TEST_F(LargePagesTest, AWorkerGoesAhead) {
+  if (!host_can()) GTEST_SKIP() << "the host collapses no shared memory into large pages";
+  PageWorker worker;
+  LargePages pages(worker);
+  ASSERT_TRUE(worker.start());
+  ASSERT_EQ(pages.add(memory_, kSize), 0);
+  memory_[0] = 1;
+  for (unsigned area = 0; area < 2; area++)
+    for (unsigned i = 0; i < LargePages::kEnough; i++) pages.used(memory_ + area * kLargePage);
+  // Area 2 was not used; the host has the last one large already.
+  for (unsigned wait = 0; wait < 1000 && large() != kSize; wait++) usleep(10000);
+  EXPECT_EQ(large(), kSize);
+  EXPECT_EQ(memory_[0], 1);
+  worker.stop();
+  EXPECT_FALSE(worker.running());
+}
+
+TEST_F(LargePagesTest, AWorkerTakesSoMuchAndNoMore) {
+  PageWorker worker;  // that does nothing yet
+  unsigned taken = 0;
+  while (taken < 1000 && worker.ask(memory_, PageWorker::Work::kRead)) taken++;
+  EXPECT_EQ(taken, 64u);
+  ASSERT_TRUE(worker.start());
+  for (unsigned wait = 0; wait < 1000 && !worker.ask(memory_, PageWorker::Work::kRead); wait++) usleep(10000);
+  EXPECT_TRUE(worker.ask(memory_, PageWorker::Work::kRead));
+}
+
 TEST_F(LargePagesTest, RangesAreBounded) {
   PageWorker worker;
   LargePages pages(worker);
