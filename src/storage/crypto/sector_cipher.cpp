@@ -24,7 +24,9 @@ Result<ContextPointer> keyed(const EVP_CIPHER* cipher, const SecretBytes& key, b
   ContextPointer context(EVP_CIPHER_CTX_new());
   if (!context || EVP_CipherInit_ex2(context.get(), cipher, raw(key.data()), nullptr, encrypt, nullptr) != 1)
     return fail(ErrorKind::kCorrupt, "OpenSSL does not take the disk's key", EINVAL);
-  EVP_CIPHER_CTX_set_padding(context.get(), 0);
+  // Only where there is any: once it is set off, OpenSSL sets it anew with each start value, which takes as long as a part of a sector.
+  const int mode = EVP_CIPHER_get_mode(cipher);
+  if (mode == EVP_CIPH_CBC_MODE || mode == EVP_CIPH_ECB_MODE) EVP_CIPHER_CTX_set_padding(context.get(), 0);
   return context;
 }
 
