@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program that knows nothing of this library: run with it preloaded (ctest sets LD_PRELOAD), it finds softkvm behind /dev/kvm by libc's
 // names. What is expected is what the kernel's module does. Spec: Documentation/virt/kvm/api.rst; sigaction(2).
+#include <cpuid.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/kvm.h>
@@ -22,6 +23,7 @@
 #include <cerrno>
 #include <cstring>
 #include <thread>
+#include <vector>
 
 extern "C" int __open64_2(const char* path, int flags);
 extern "C" int __openat_2(int directory, const char* path, int flags);
@@ -85,6 +87,28 @@ TEST(Preload, EveryNameOfOpenGivesSoftkvm) {
   EXPECT_EQ(::stat("/dev/kvm", &status), 0);
   EXPECT_TRUE(S_ISCHR(status.st_mode));
   EXPECT_EQ(::access("/dev/kvm", R_OK | W_OK), 0);
+}
+
+// QEMU 7.2 makes leaf 0xD of its guests from the CPU's own CPUID (kvm_cpu_xsave_init()): a component that the CPU lacks would lie at offset 0.
+TEST(Preload, NoStateComponentIsOfferedThatTheCpuLacks) {
+  int system = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+  ASSERT_GE(system, 0);
+  std::vector<uint64_t> bytes((sizeof(kvm_cpuid2) + 256 * sizeof(kvm_cpuid_entry2)) / 8 + 1);
+  auto* list = reinterpret_cast<kvm_cpuid2*>(bytes.data());
+  list->nent = 256;
+  ASSERT_EQ(ioctl(system, KVM_GET_SUPPORTED_CPUID, list), 0);
+  unsigned seen = 0;
+  for (unsigned i = 0; i < list->nent; i++) {
+    const kvm_cpuid_entry2& e = list->entries[i];
+    if (e.function != 0xd || e.index < 2 || !e.eax) continue;
+    unsigned a, b, c, d;
+    __cpuid_count(0xd, e.index, a, b, c, d);
+    EXPECT_EQ(e.eax, a) << e.index;
+    EXPECT_EQ(e.ebx, b) << e.index;
+    seen++;
+  }
+  EXPECT_GT(seen, 0u);
+  close(system);
 }
 
 TEST(Preload, HandlesAreDescriptors) {

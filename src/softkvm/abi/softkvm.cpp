@@ -83,7 +83,10 @@ int return_memory(int vm_fd, const void* host, size_t size) {
 bool is_handle(int fd) { return find(fd) != nullptr; }
 
 void notice_change(const void* host, size_t size) { Vm::notice_change(host, size); }
-void expect_unseen_writes() { Vm::expect_unseen_writes(); }
+void expect_unseen_writes() {
+  Vm::expect_unseen_writes();
+  abi::expect_foreign_callers();
+}
 void expect_foreign_writes() { Vm::expect_foreign_writes(2000ull * host_tsc_khz()); }
 
 int add_doorbell(int vm_fd, const Doorbell& doorbell) {

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <span>
 #include <vector>
@@ -52,11 +53,14 @@ int copy_cpuid(uintptr_t argument, std::span<const CpuidEntry> list) {
   return copy_out(argument, &header, sizeof header) ? 0 : -EFAULT;
 }
 
+std::atomic<bool> foreign_callers{false};
+
 std::vector<CpuidEntry> offered() {
   CpuidOptions options;
   options.paravirtual = kParavirtualClock | kParavirtualStealTime;
   options.xcr0 = Vcpu::supported_xcr0();
-  options.pku = options.pks = true;
+  options.pku = !foreign_callers || CpuidHost::bare().xcr0 >> 9 & 1;
+  options.pks = true;
   return supported_cpuid(CpuidHost::bare(), options);
 }
 
@@ -96,6 +100,8 @@ int device_attribute(uintptr_t argument, bool get) {
 }
 
 }  // namespace
+
+void expect_foreign_callers() { foreign_callers = true; }
 
 const CpuidTable& offered_cpuid() {
   static const std::unique_ptr<CpuidTable> table = make_cpuid_table(offered());

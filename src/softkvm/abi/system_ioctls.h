@@ -14,6 +14,10 @@ class SystemFile final : public File {
   SystemFile() : File(FileKind::kSystem) {}
 };
 
+// From now on callers are other programs, which may take the layout of the XSAVE area from the bare CPU and not from KVM_GET_SUPPORTED_CPUID, as
+// QEMU does: what would give it components that the CPU has not is not offered. Before the first system handle.
+void expect_foreign_callers();
+
 // What KVM_GET_SUPPORTED_CPUID says.
 const CpuidTable& offered_cpuid();
 
