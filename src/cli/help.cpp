@@ -11,7 +11,7 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --kernel FILE          Linux bzImage, ELF (PVH, vmlinux) or multiboot kernel
   --initrd FILE          initial RAM disk           --append TEXT  kernel command line
   --memory SIZE[,...]    512M by default            --cpus N       1 by default
-  --cpu host|max[,...]   what the guest's CPU has   --disk FILE[,...]  a virtio disk; may be repeated
+  --cpu host|max|NAME    what the guest's CPU has   --disk FILE[,...]  a virtio disk; may be repeated
   --net user|tap|none    a virtio network card; may be repeated
   --numa cpus=LIST,memory=SIZE                      a node of the guest; may be repeated
   --serial stdio|file:PATH|null|pty                 first serial port
@@ -32,14 +32,17 @@ struct Topic {
   const char* text;
 };
 constexpr Topic kTopics[] = {
-    {"cpu", R"(--cpu host|max[,vendor=NAME][,physical-bits=N][,+FEATURE][,-FEATURE]...
+    {"cpu", R"(--cpu host|max|NAME[,vendor=NAME][,physical-bits=N][,+FEATURE][,-FEATURE]...
   host                 what the hypervisor offers but pku and pks: the default. On the software hypervisor
                        guest programs run on the bare CPU only without protection keys
   max                  all that the hypervisor offers
+  NAME                 the same on every host that can have it: x86-64-v1 to v4 (of the host's vendor), Nehalem
+                       Westmere SandyBridge IvyBridge Haswell-noTSX Broadwell-noTSX Skylake-Client-noTSX-IBRS
+                       Skylake-Server-noTSX-IBRS Cascadelake-Server-noTSX Icelake-Server-noTSX EPYC EPYC-Rome EPYC-Milan
   vendor=NAME          GenuineIntel, AuthenticAMD: what the CPUs do differently follows it
   physical-bits=N      36 up to the host's
-  +FEATURE, -FEATURE   with it (if offered) or without: fsgsbase invpcid la57 nx pcid pdpe1gb pks pku rdpid
-                       rdrand rdseed rdtscp smap smep tsc-adjust tsc-deadline umip x2apic
+  +FEATURE, -FEATURE   with it (if offered) or without, by QEMU's names: fsgsbase invpcid la57 pcid pks pku
+                       rdrand rdtscp smap smep umip avx2 avx512f aes ...
 )"},
     {"memory", R"(--memory SIZE[,backing=anonymous|memfd|hugetlb][,file=PATH][,hugetlb=2M|1G][,prealloc][,mergeable][,thp=off][,numa=N]
   SIZE                 512M, 2G; without a letter MiB

@@ -11,21 +11,23 @@
 #include <vector>
 
 #include "base/result.h"
+#include "machine/cpu_features.h"
+#include "machine/named_cpus.h"
 
 namespace vireo {
 
-struct CpuFeature;
-
 struct CpuModel {
   // kHost leaves out what keeps guest programs from running on the bare CPU (protection keys); kMax has all that is offered.
-  enum class Base { kHost, kMax };
+  // kNamed is the same on every host that can have it.
+  enum class Base { kHost, kMax, kNamed };
   Base base = Base::kHost;
+  const NamedCpu* named = nullptr;
   std::string vendor;  // of 12 characters, empty: as offered
   std::optional<unsigned> physical_bits;
   std::vector<std::pair<const CpuFeature*, bool>> changes;  // in their order; true: is to be there
 };
 
-// `host|max[,vendor=NAME][,physical-bits=N][,+FEATURE][,-FEATURE]...`
+// `host|max|NAME[,vendor=NAME][,physical-bits=N][,+FEATURE][,-FEATURE]...`
 Result<CpuModel> parse_cpu_model(const std::string& text);
 
 // The CPUID of one vCPU after the model; kInvalid names what is wanted and not offered.
