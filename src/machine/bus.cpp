@@ -66,26 +66,25 @@ const Bus::Region* Bus::find(uint64_t address, size_t size) const {
   return offset < found.size && size <= found.size - offset ? &found : nullptr;
 }
 
-void Bus::read(uint64_t address, std::span<std::byte> data) {
-  std::ranges::fill(data, std::byte{0xff});
-  const Region* found = data.empty() ? nullptr : find(address, data.size());
+template <class F>
+void Bus::access(uint64_t address, size_t size, F f) {
+  const Region* found = size ? find(address, size) : nullptr;
   if (!found) return;
   // A device may change the map from inside an access, and so what `found` points into.
   Device& device = *found->device;
   const uint64_t offset = found->base + address - found->start;
   const std::shared_ptr<std::mutex> device_lock = found->mutex;
   std::lock_guard lock(*device_lock);
-  device.read({offset}, data);
+  f(device, Access{offset});
+}
+
+void Bus::read(uint64_t address, std::span<std::byte> data) {
+  std::ranges::fill(data, std::byte{0xff});
+  access(address, data.size(), [data](Device& device, Access at) { device.read(at, data); });
 }
 
 void Bus::write(uint64_t address, std::span<const std::byte> data) {
-  const Region* found = data.empty() ? nullptr : find(address, data.size());
-  if (!found) return;
-  Device& device = *found->device;
-  const uint64_t offset = found->base + address - found->start;
-  const std::shared_ptr<std::mutex> device_lock = found->mutex;
-  std::lock_guard lock(*device_lock);
-  device.write({offset}, data);
+  access(address, data.size(), [data](Device& device, Access at) { device.write(at, data); });
 }
 
 std::unique_lock<std::mutex> Bus::lock(Device& device) {

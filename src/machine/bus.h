@@ -36,6 +36,9 @@ class Bus {
     Device* device;
     std::shared_ptr<std::mutex> mutex;
   };
+  // Calls f(device, offset), with the device's lock, for the one that has all of [address, address+size).
+  template <class F>
+  void access(uint64_t address, size_t size, F f);
   // Good until the thread's next access to a bus.
   const Region* find(uint64_t address, size_t size) const;
 
