@@ -80,6 +80,19 @@ MOVES(store_hi16, uint8_t*, EACH_HIGH, STORE_HI16)
 MOVES(load_hi16, const uint8_t*, EACH_HIGH, LOAD_HI16)
 MOVES(store_opmask, uint8_t*, EACH_MASK, STORE_OPMASK)
 MOVES(load_opmask, const uint8_t*, EACH_MASK, LOAD_OPMASK)
+#define GATHER_HI16(n) "vporq %%zmm" #n ", %%zmm16, %%zmm16\n"
+#define GATHER_OPMASK(n) "korq %%k" #n ", %%k0, %%k0\n"
+// All zero? Where they are not, the first of them is lost.
+bool hi16_is_zero() {
+  bool zero;
+  asm volatile(EACH_HIGH(GATHER_HI16) "vptestmq %%zmm16, %%zmm16, %%k0\n kortestb %%k0, %%k0" : "=@ccz"(zero) : : "memory");
+  return zero;
+}
+bool opmask_is_zero() {
+  bool zero;
+  asm volatile(EACH_MASK(GATHER_OPMASK) "kortestq %%k0, %%k0" : "=@ccz"(zero) : : "memory");
+  return zero;
+}
 void clear_hi16() { asm volatile(EACH_HIGH(CLEAR_HI16) ::: "memory"); }
 void clear_opmask() { asm volatile(EACH_MASK(CLEAR_OPMASK) ::: "memory"); }
 
@@ -104,7 +117,7 @@ void load_simd(const uint8_t* area, uint32_t mask) {
 
 void save_simd(uint8_t* area, uint32_t mask) {
   if (!piece_by_piece(mask)) return save_simd_whole(area, mask);
-  const uint32_t used = in_use() & mask;
+  uint32_t used = in_use() & mask;
   if (used & kX87) {
     xsave(area, kX87);
     asm volatile("fninit");
@@ -112,8 +125,13 @@ void save_simd(uint8_t* area, uint32_t mask) {
   store_xmm(area);
   if (used & kAvx) store_ymm(area + layout.ymm);
   if (used & kZmmHi256) store_zmm(area + layout.zmm);
-  if (used & kHi16Zmm) store_hi16(area + layout.hi16);
+  // A component that load_simd() has cleared counts as in use, to the CPU. It is not, as long as nobody has: a guest that does not use it must
+  // not find it in its images, nor the same state be another one (native/native.cpp).
+  const uint32_t fresh = used & ~components_of(area);
   if (used & kOpmask) store_opmask(area + layout.opmask);
+  if (used & kHi16Zmm) store_hi16(area + layout.hi16);
+  if (fresh & kOpmask && opmask_is_zero()) used &= ~kOpmask;
+  if (fresh & kHi16Zmm && hi16_is_zero()) used &= ~kHi16Zmm;
   uint32_t mxcsr;
   asm volatile("vzeroupper; stmxcsr %0" : "=m"(mxcsr));
   if (mxcsr != kHostMxcsr) asm volatile("ldmxcsr %0" : : "m"(kHostMxcsr));
