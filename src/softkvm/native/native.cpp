@@ -305,6 +305,7 @@ bool Native::run_in(AddressSpace& s) {
   counts_.runs++;
 
   StubProcess& stub = s.stub();
+  hold_.take(__builtin_ia32_rdtsc(), e.profile.ticks_per_microsecond);
   stub.follow_cpu();
   user_regs_struct r;
   load(r);

@@ -13,6 +13,7 @@
 
 #include "softkvm/counters.h"
 #include "softkvm/native/address_space.h"
+#include "softkvm/native/cpu_hold.h"
 #include "softkvm/vm.h"
 
 namespace vireo::softkvm {
@@ -25,6 +26,8 @@ class Native {
   void prepare();
   // Does nothing where the state does not fit the bare CPU, or the host allows no stubs.
   void run();
+  // The thread is about to sleep, or leaves KVM_RUN to be stopped: the scheduler may move it.
+  void let_cpu_go() { hold_.release(); }
   // Forgets all that is mapped: slots have changed, or what they log.
   void drop_spaces() { spaces_.clear(), state_in_ = nullptr; }
 
@@ -48,6 +51,7 @@ class Native {
   void system_call(user_regs_struct& r);
 
   Vcpu& vcpu_;
+  CpuHold hold_;
   std::vector<std::unique_ptr<AddressSpace>> spaces_;
   pid_t thread_ = 0;
   bool refused_ = false;      // the host allows no stubs

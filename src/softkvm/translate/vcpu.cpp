@@ -480,6 +480,7 @@ bool halt(Vcpu& vcpu) {
     return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec);
   };
   const uint64_t since = now();
+  vcpu.engine->native->let_cpu_go();
   const bool woken = sleep(vcpu);
   counters.halt_wait_ns += now() - since;
   counters.blocking = 0;
@@ -491,6 +492,7 @@ bool halt(Vcpu& vcpu) {
 int Vcpu::run_guest() {
   Engine& e = *engine;
   auto interrupted = [&] {
+    e.native->let_cpu_go();
     e.exit_request.store(false);
     return -EINTR;
   };
