@@ -343,7 +343,18 @@ void RandomBlock::give_mxcsr(Unit& unit, const Insn& insn, const std::vector<uin
 
 // Gives the registers of a memory operand values such that it lies where the test wants it.
 bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) {
-  if (insn.rip_relative) return insn.address_size == 8;
+  // A register as the bit's number reaches 2^60 bytes around: somewhere there may be memory that only the host has.
+  const bool bit_test = insn.form == Form::kSpecial && insn.operand_count == 2 && insn.operands[1].kind == OperandKind::kGpr && insn.map == OpcodeMap::k0F &&
+                        (insn.mnemonic == M::kBt || insn.mnemonic == M::kBtc || insn.mnemonic == M::kBtr || insn.mnemonic == M::kBts);
+  const unsigned bits = bit_test ? insn.operands[1].reg : 16;
+  auto give_bits = [&] {
+    move(unit, bits, static_cast<uint64_t>(static_cast<int64_t>(pick(20000)) - 10000) | (insn.operands[1].size < 8 ? rng_() << 8 * insn.operands[1].size : 0));
+  };
+  if (insn.rip_relative) {
+    if (bits == kRsp) return false;
+    if (bit_test) give_bits();
+    return insn.address_size == 8;
+  }
   unsigned size = 8;
   if (const Operand* mem = insn.memory_operand()) size = mem->size ? mem->size : 64;
   bool faults;
@@ -358,9 +369,6 @@ bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) 
   const bool narrow = insn.address_size == 4;
   if (insn.address_size == 2) return size != 10 && insn.mnemonic != M::kVcvtps2ph && chance(30);  // wherever it points, it faults: the address shows
   if (narrow && to >> 32) return false;
-  const bool bit_test = insn.form == Form::kSpecial && insn.operand_count == 2 && insn.operands[1].kind == OperandKind::kGpr && insn.map == OpcodeMap::k0F &&
-                        (insn.mnemonic == M::kBt || insn.mnemonic == M::kBtc || insn.mnemonic == M::kBtr || insn.mnemonic == M::kBts);
-  unsigned bits = bit_test ? insn.operands[1].reg : 16;
   if (bits == insn.base || bits == insn.index || (bits == kRsp)) return false;
   uint64_t index = rng_() % 257 - 128;
   if (insn.base == kNoRegister && insn.index == kNoRegister) {
@@ -384,7 +392,7 @@ bool RandomBlock::place_memory(Unit& unit, Insn& insn, std::vector<uint8_t>& b) 
     }
     move(unit, insn.base, narrow ? (base & 0xffffffff) | rng_() << 32 : base);
   }
-  if (bit_test) move(unit, bits, static_cast<uint64_t>(static_cast<int64_t>(pick(20000)) - 10000) | (insn.operands[1].size < 8 ? rng_() << 8 * insn.operands[1].size : 0));
+  if (bit_test) give_bits();
   Insn again;
   if (decode(b.data(), b.size(), mode_, again) != DecodeStatus::kOk || again.length != insn.length || again.mnemonic != insn.mnemonic) return false;
   if (insn.base == kNoRegister) {
