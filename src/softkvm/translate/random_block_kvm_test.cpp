@@ -66,7 +66,7 @@ class Guest {
   Outcome run(const BlockState& in, std::span<const uint8_t> code) {
     memcpy(ram_ + in.code_base() + in.rip, code.data(), code.size());
     for (unsigned i = 0; i < BlockSpace::kPages; i++) memcpy(ram_ + physical(i), in.data.data() + i * 4096, 4096);
-    memcpy(ram_, low_.data(), low_.size());  // 16-bit addresses reach the tables
+    std::ranges::copy(low_, ram_);  // 16-bit addresses reach the tables
     if (&backend_ == &test::kSoftkvm) softkvm::notice_write(vm_.fd(), ram_, kRam);
     EXPECT_EQ(vcpu_(KVM_SET_SREGS, &sregs_), 0);
     const uint64_t* g = in.gpr;
