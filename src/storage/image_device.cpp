@@ -21,15 +21,21 @@ Result<std::unique_ptr<ImageDevice>> ImageDevice::create(std::shared_ptr<Image> 
     RawConfig raw{.path = file->name(), .read_only = file->read_only(), .direct = config.direct, .no_flush = true, .lock = false, .fd = file->fd(), .aio = config.aio};
     device->files_[file] = TRY(Raw::create(raw, loop));
   }
+  device->most_threads_ = std::max(config.threads, 1u);
+  std::lock_guard lock(device->mutex_);
+  TRY_VOID(device->start_thread());  // later ones may fail: this one does all then
+  return device;
+}
+
+// The lock is held.
+Result<> ImageDevice::start_thread() {
   try {
-    for (unsigned i = 0; i < config.threads; ++i) {
-      device->threads_.emplace_back([d = device.get()] { d->serve(); });
-      pthread_setname_np(device->threads_.back().native_handle(), "vireo-image");
-    }
+    threads_.emplace_back([this] { serve(); });
   } catch (const std::system_error& error) {
     return fail(ErrorKind::kIo, std::string("image threads: ") + error.what(), error.code().value());
   }
-  return device;
+  pthread_setname_np(threads_.back().native_handle(), "vireo-image");
+  return {};
 }
 
 ImageDevice::~ImageDevice() {
@@ -142,7 +148,7 @@ void ImageDevice::slowly(Request* request, std::function<Result<>()> work, uint6
   new_jobs_.push_back({request, std::move(work), read_offset});
 }
 
-// All at once, so that jobs that belong together are seen together. One thread is woken; it wakes the next one if it
+// All at once, so that jobs that belong together are seen together. One thread is woken; it wakes the next one, or starts one, if it
 // leaves something.
 void ImageDevice::send() {
   if (new_jobs_.empty()) return;
@@ -159,7 +165,9 @@ void ImageDevice::serve() {
   std::vector<std::pair<Request*, int>> done;
   std::unique_lock lock(mutex_);
   for (;;) {
+    ++idle_;
     work_.wait(lock, [&] { return ending_ || !jobs_.empty(); });
+    --idle_;
     if (jobs_.empty()) return;
     mine.push_back(std::move(jobs_.front()));
     jobs_.pop_front();
@@ -171,6 +179,7 @@ void ImageDevice::serve() {
       }
     }
     const bool more = !jobs_.empty();
+    if (more && idle_ == 0 && threads_.size() < most_threads_ && !start_thread()) most_threads_ = static_cast<unsigned>(threads_.size());
     lock.unlock();
     if (more) work_.notify_one();
     for (Job& job : mine) {

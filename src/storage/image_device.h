@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // An image as a machine's disk: what lies plainly in a file moves by the file's own asynchronous engine, straight from and
 // to the guest's memory; what needs the format's help (allocation, copies, compression, tables that are not in memory)
-// is done by a few threads.
+// is done by threads, as many as have work, so that a disk that copies on write has enough requests at a time.
 #pragma once
 
 #include <condition_variable>
@@ -23,7 +23,7 @@ class ImageDevice final : public BlockDevice {
   struct Config {
     bool direct = false;  // the files were opened with O_DIRECT
     Aio aio = Aio::kAuto;
-    unsigned threads = 4;
+    unsigned threads = 16;  // at most; each is started when all before it are at work and more is to be done
   };
   static Result<std::unique_ptr<ImageDevice>> create(std::shared_ptr<Image> image, const Config& config, EventLoop& loop);
   ~ImageDevice() override;
@@ -60,11 +60,13 @@ class ImageDevice final : public BlockDevice {
   void part_done(Request* request, int error);
   void slowly(Request* request, std::function<Result<>()> work, uint64_t read_offset = UINT64_MAX);
   void send();
+  Result<> start_thread();
   void serve();
   void reap();
 
   std::shared_ptr<Image> image_;
   EventLoop& loop_;
+  unsigned most_threads_ = 1;
   std::unordered_map<File*, std::unique_ptr<Raw>> files_;
   std::vector<std::unique_ptr<Request>> requests_;
   std::vector<Request*> free_;
@@ -79,6 +81,7 @@ class ImageDevice final : public BlockDevice {
   std::vector<std::pair<Request*, int>> done_;
   bool ending_ = false, posted_ = false;
   std::vector<std::thread> threads_;
+  unsigned idle_ = 0;
 };
 
 }  // namespace vireo::storage

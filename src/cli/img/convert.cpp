@@ -113,6 +113,8 @@ Result<int> convert(int argc, char** argv) {
   if (a.has("n") && target->size() < size) return bad("output file is smaller than input file");
   if (!a.has("n") && target->size() < size) return bad("output file is smaller than input file");
   job.target = target.get();
+  // Where each sector has its place beforehand, order says nothing, and all threads may encrypt.
+  if (std::string_view(target->format()) == "luks") job.out_of_order = true;
   job.target_is_zero = a.has("target-is-zero") || (!a.has("n") && backing.empty() && (out_format == "qcow2" || (out_format == "raw" && target->file().new_space_is_zero())));
   if (auto* q = as_qcow2(*target); q && q->has_data_file() && !a.has("target-is-zero")) job.target_is_zero = false;
   // With a backing file that no part of the source's chain is, everything is written.

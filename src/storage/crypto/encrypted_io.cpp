@@ -42,7 +42,8 @@ Result<> read_encrypted(File& file, SectorCipher& cipher, uint64_t host, uint64_
 
 Result<> write_encrypted(File& file, SectorCipher& cipher, uint64_t host, uint64_t number, std::span<const iovec> from) {
   const uint64_t length = total(from);
-  AlignedBuffer buffer(std::min<uint64_t>(kBlock, length));
+  // Kept: a buffer of this size is fresh pages from the kernel each time. What stays in it is ciphertext.
+  thread_local AlignedBuffer buffer(kBlock);
   if (!buffer.bytes) return no_memory();
   const bool direct = std::ranges::all_of(from, [](const iovec& p) { return p.iov_len % kSector == 0; });
   for (uint64_t done = 0; done < length;) {

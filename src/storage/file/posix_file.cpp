@@ -15,6 +15,7 @@
 
 #include "base/owned_fd.h"
 #include "storage/file/file.h"
+#include "storage/file/resident_pages.h"
 #include "storage/file_lock.h"
 
 namespace vireo::storage {
@@ -37,6 +38,7 @@ class PosixFile final : public File {
     if (!regular_ && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode))
       return fail(ErrorKind::kInvalid, "Could not open '" + config_.path + "': neither a regular file nor a block device", EINVAL);
     if (S_ISCHR(st.st_mode)) return {};  // /dev/zero and the like: nothing to lock, no size
+    if (config_.direct && config_.read_only && regular_) resident_ = ResidentPages::open(fd_.get());
     if (config_.lock) TRY_VOID(lock_image(fd_.get(), !config_.read_only, config_.path, config_.share_writers));
     return {};
   }
@@ -60,8 +62,11 @@ class PosixFile final : public File {
     return fstat(fd_.get(), &st) == 0 ? static_cast<uint64_t>(st.st_blocks) * 512 : 0;
   }
 
-  Result<> readv(uint64_t offset, std::span<const iovec> to) override { return move(offset, to, false); }
-  Result<> writev(uint64_t offset, std::span<const iovec> from) override { return move(offset, from, true); }
+  Result<> readv(uint64_t offset, std::span<const iovec> to) override {
+    if (resident_ && resident_->has(offset, total(to))) return move(resident_->fd(), false, offset, to, false);
+    return move(fd_.get(), config_.direct, offset, to, false);
+  }
+  Result<> writev(uint64_t offset, std::span<const iovec> from) override { return move(fd_.get(), config_.direct, offset, from, true); }
 
   Result<> flush() override {
     if (config_.no_flush || config_.read_only) return {};
@@ -122,14 +127,14 @@ class PosixFile final : public File {
     return fail_errno("'" + config_.path + "': " + what, code);
   }
 
-  Result<> move(uint64_t offset, std::span<const iovec> parts, bool write) {
-    if (config_.direct && !aligned(offset, parts)) return bounce(offset, parts, write);
+  Result<> move(int fd, bool direct, uint64_t offset, std::span<const iovec> parts, bool write) {
+    if (direct && !aligned(offset, parts)) return bounce(offset, parts, write);
     Parts left(parts.begin(), parts.end());
     size_t next = 0;
     while (next < left.size()) {
       int count = static_cast<int>(std::min<size_t>(left.size() - next, IOV_MAX));
-      ssize_t n = write ? pwritev(fd_.get(), &left[next], count, static_cast<off_t>(offset))
-                        : preadv(fd_.get(), &left[next], count, static_cast<off_t>(offset));
+      ssize_t n = write ? pwritev(fd, &left[next], count, static_cast<off_t>(offset))
+                        : preadv(fd, &left[next], count, static_cast<off_t>(offset));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return error(write ? "writing" : "reading", errno);
       if (n == 0) {
@@ -145,7 +150,7 @@ class PosixFile final : public File {
         rest -= take;
         if (left[next].iov_len == 0) ++next;
       }
-      if (config_.direct && next < left.size() && !aligned(offset, std::span(left).subspan(next)))
+      if (direct && next < left.size() && !aligned(offset, std::span(left).subspan(next)))
         return bounce(offset, std::span(left).subspan(next), write);
     }
     return {};
@@ -208,6 +213,7 @@ class PosixFile final : public File {
   OwnedFd fd_;
   bool regular_ = false;
   std::mutex partial_;
+  std::unique_ptr<ResidentPages> resident_;  // of a file that nobody writes through us, with O_DIRECT
 };
 
 }  // namespace

@@ -244,7 +244,7 @@ Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t o
       std::ranges::fill(whole.subspan(have), std::byte{0});
       return {};
     };
-    if (data_end - offset <= (end - start) / 2) {
+    if (offset > start && end > data_end && data_end - offset <= (end - start) / 2) {
       TRY_VOID(side(start, end));  // one read of all costs less than two
     } else {
       TRY_VOID(side(start, offset));
