@@ -6,6 +6,7 @@
 #include "softkvm/abi/capability.h"
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vcpu_ioctls.h"
+#include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 
 namespace vireo::softkvm::abi {
@@ -71,7 +72,7 @@ int translate(VcpuFile& file, uintptr_t argument) {
   Translation found;
   bool valid = walk(v, io.linear_address, Want::kRead, false, true, false, found) == Outcome::kNext;
   v.fault = saved;
-  io.physical_address = valid ? found.gpa : ~0ull;
+  io.physical_address = valid ? found.gpa & ~kSmmSpace : ~0ull;
   io.valid = valid;
   io.writeable = 1;
   io.usermode = 0;

@@ -16,6 +16,7 @@ const Capability kEventsCapabilities[] = {
     {KVM_CAP_VCPU_EVENTS},
     {KVM_CAP_MP_STATE},
     {KVM_CAP_USER_NMI},
+    {KVM_CAP_X86_SMM},
     {KVM_CAP_EXCEPTION_PAYLOAD},
     {KVM_CAP_X86_TRIPLE_FAULT_EVENT},
 };
@@ -109,7 +110,6 @@ int load_events(VcpuFile& file, const kvm_vcpu_events& in) {
   }
   if ((injected || pending) && (in.exception.nr > 31 || in.exception.nr == kNMI)) return -EINVAL;
   if (in.flags & KVM_VCPUEVENT_VALID_SMM) {
-    if (!kSmmOffered && (in.smi.smm || in.smi.pending || in.smi.smm_inside_nmi)) return -EINVAL;
     if ((in.smi.smm || in.smi.pending) && v.mp_state == KVM_MP_STATE_INIT_RECEIVED) return -EINVAL;
   }
   if ((in.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) && !file.vm.triple_fault_event) return -EINVAL;
@@ -187,7 +187,6 @@ int nmi(VcpuFile& file) {
 }
 
 int smi(VcpuFile& file) {
-  if (!kSmmOffered) return -ENOTTY;
   file.vcpu->smi_request = true;
   file.vcpu->kick();
   return 0;

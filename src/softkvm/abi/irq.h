@@ -8,9 +8,6 @@
 
 namespace vireo::softkvm::abi {
 
-// KVM_CAP_X86_SMM: not offered before the engine delivers SMIs and gives SMM its own address space.
-constexpr bool kSmmOffered = false;
-
 uint64_t task_priority(VcpuFile& file);  // CR8
 void set_task_priority(VcpuFile& file, uint64_t value);
 uint64_t apic_base(VcpuFile& file);

@@ -16,6 +16,7 @@ const Capability kMemoryCapabilities[] = {
     {KVM_CAP_DESTROY_MEMORY_REGION_WORKS},
     {KVM_CAP_JOIN_MEMORY_REGIONS_WORKS},
     {KVM_CAP_NR_MEMSLOTS, kMaxSlots},
+    {KVM_CAP_MULTI_ADDRESS_SPACE, kAddressSpaces},  // 1 is system management mode's
     {KVM_CAP_READONLY_MEM},
     {KVM_CAP_SYNC_MMU},  // guest memory is the caller's mapping itself, whatever it becomes
     {KVM_CAP_DIRTY_LOG_RING, DirtyRing::kMaximum * sizeof(kvm_dirty_gfn)},
@@ -26,9 +27,11 @@ CAPABILITIES(memory_capabilities, kMemoryCapabilities)
 
 namespace {
 
+// The upper half of a slot number is an address space.
+bool valid_slot(uint32_t slot) { return slot >> 16 < kAddressSpaces && (slot & 0xffff) < kMaxSlots; }
+
 int set_region(VmFile& vm, const kvm_userspace_memory_region& region) {
-  // The upper half of the slot number is an address space; there is one.
-  if (region.slot >= kMaxSlots) return -EINVAL;
+  if (!valid_slot(region.slot)) return -EINVAL;
   // User space ends here (with four-level paging); the kernel asks access_ok().
   constexpr uint64_t kUserEnd = 0x7ffffffff000;
   if (region.memory_size != 0 && (region.userspace_addr > kUserEnd || region.memory_size > kUserEnd - region.userspace_addr)) return -EINVAL;
@@ -60,7 +63,7 @@ int set_user_memory_region2(VmFile& vm, uintptr_t argument) {
 int get_dirty_log(VmFile& vm, uintptr_t argument) {
   kvm_dirty_log log;
   if (!copy_in(log, argument)) return -EFAULT;
-  if (log.slot >= kMaxSlots) return -EINVAL;
+  if (!valid_slot(log.slot)) return -EINVAL;
   std::lock_guard lock(vm.slots_mutex);
   if (vm.dirty_ring_entries != 0) return -ENXIO;
   const uint64_t pages = logged_pages(vm, log.slot);
@@ -75,7 +78,7 @@ int get_dirty_log(VmFile& vm, uintptr_t argument) {
 int clear_dirty_log(VmFile& vm, uintptr_t argument) {
   kvm_clear_dirty_log log;
   if (!copy_in(log, argument)) return -EFAULT;
-  if (log.slot >= kMaxSlots || (log.first_page & 63)) return -EINVAL;
+  if (!valid_slot(log.slot) || (log.first_page & 63)) return -EINVAL;
   std::lock_guard lock(vm.slots_mutex);
   if (vm.dirty_ring_entries != 0) return -ENXIO;
   const uint64_t pages = logged_pages(vm, log.slot);

@@ -57,7 +57,7 @@ void load_pdpte(VcpuFile& file) {
   Vcpu& v = *file.vcpu;
   uint64_t entries[4];
   std::lock_guard lock(file.vm.slots_mutex);
-  const uint64_t table = v.cr3 & 0xffffffe0;  // aligned: all four in one page, so in one slot
+  const uint64_t table = (v.cr3 & 0xffffffe0) | (v.in_smm ? kSmmSpace : 0);  // aligned: all four in one page, so in one slot
   const uint8_t* host = file.vm.vm->slots->host(table);
   if (host != nullptr && copy_in(entries, reinterpret_cast<uintptr_t>(host))) std::memcpy(v.pdpte, entries, sizeof entries);
 }

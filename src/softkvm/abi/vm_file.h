@@ -22,6 +22,7 @@ class VcpuFile;
 constexpr unsigned kMaxVcpus = 1024;     // KVM_CAP_MAX_VCPUS
 constexpr unsigned kMaxVcpuIds = 4096;   // KVM_CAP_MAX_VCPU_ID
 constexpr unsigned kMaxSlots = 32764;    // KVM_CAP_NR_MEMSLOTS
+constexpr unsigned kAddressSpaces = 2;   // KVM_CAP_MULTI_ADDRESS_SPACE
 constexpr unsigned kMaxRoutes = 4096;    // KVM_CAP_IRQ_ROUTING
 
 enum class IrqchipMode : uint8_t { kNone, kKernel, kSplit };

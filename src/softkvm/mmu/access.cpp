@@ -112,6 +112,7 @@ void note_smc(Engine& engine, uint64_t gpa, uint32_t size) {
 
 // A device read of at most 8 bytes in step mode.
 Outcome read_fragment(VcpuState& vcpu, uint64_t gpa, unsigned size, uint8_t* out) {
+  gpa &= ~kSmmSpace;
   Engine& engine = engine_of(vcpu);
   if (engine.fragment_next < engine.fragment_count) {
     Fragment& f = engine.fragments[engine.fragment_next];
@@ -142,6 +143,7 @@ Outcome read_fragment(VcpuState& vcpu, uint64_t gpa, unsigned size, uint8_t* out
 }
 
 void queue_write(VcpuState& vcpu, uint64_t gpa, unsigned size, const uint8_t* data) {
+  gpa &= ~kSmmSpace;
   Engine& engine = engine_of(vcpu);
   while (size) {
     unsigned n = size < 8 ? size : 8;

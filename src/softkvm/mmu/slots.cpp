@@ -11,7 +11,8 @@
 namespace vireo::softkvm {
 namespace {
 
-constexpr uint32_t kMaxSlots = 32764;
+constexpr uint32_t kMaxSlots = 32764;  // in each address space
+constexpr uint32_t kSpaces = 2;
 constexpr uint64_t kMaxPages = (1ull << 31) - 1;
 
 // Zeroes. Of a large slot's arrays most is never touched, so they are mapped; a guest of many small slots must not run out of mappings.
@@ -40,7 +41,39 @@ struct Slots::Generation {
 
   std::unordered_map<uint32_t, size_t> by_id;  // place in `backed`
 
+  // Slots of the same host memory share what is kept for its pages.
+  void share() {
+    std::vector<Backed*> by_host;
+    for (Backed& b : backed) by_host.push_back(&b);
+    std::sort(by_host.begin(), by_host.end(), [](const Backed* a, const Backed* b) { return a->slot.host < b->slot.host; });
+    for (size_t first = 0, next; first < by_host.size(); first = next) {
+      const uint8_t* end = by_host[first]->slot.host + by_host[first]->slot.size;
+      for (next = first + 1; next < by_host.size() && by_host[next]->slot.host < end; next++)
+        end = std::max<const uint8_t*>(end, by_host[next]->slot.host + by_host[next]->slot.size);
+      if (next == first + 1) continue;
+      const uint8_t* begin = by_host[first]->slot.host;
+      const uint64_t pages = static_cast<uint64_t>(end - begin) >> 12;
+      auto code = lazy_array<std::atomic<uint64_t>>(pages);
+      auto writers = lazy_array<std::atomic<uint8_t>>(pages);
+      if (!code || !writers) continue;  // each keeps its own
+      for (size_t i = first; i < next; i++) {
+        Backed& b = *by_host[i];
+        const uint64_t page = static_cast<uint64_t>(b.slot.host - begin) >> 12;
+        b.code = std::shared_ptr<std::atomic<uint64_t>>(code, code.get() + page);
+        b.writers = std::shared_ptr<std::atomic<uint8_t>>(writers, writers.get() + page);
+        b.slot.code = b.code.get();
+        b.slot.writers = b.writers.get();
+        b.slot.aliased = true;
+      }
+    }
+  }
+
+  bool has_host(const uint8_t* host, uint64_t size) const {
+    return std::any_of(backed.begin(), backed.end(), [&](const Backed& b) { return host < b.slot.host + b.slot.size && b.slot.host < host + size; });
+  }
+
   void seal() {
+    share();
     std::sort(backed.begin(), backed.end(), [](auto& a, auto& b) { return a.slot.gpa < b.slot.gpa; });
     slots.reserve(backed.size() + backed.size() / 2 + 8);
     for (size_t i = 0; i < backed.size(); i++) {
@@ -52,7 +85,7 @@ struct Slots::Generation {
   }
   // A new slot behind all others goes in without another version: who looks sees it or does not.
   bool append(const Backed& b) {
-    if (slots.size() == slots.capacity() || (!slots.empty() && b.slot.gpa <= slots.back().gpa)) return false;
+    if (slots.size() == slots.capacity() || (!slots.empty() && b.slot.gpa <= slots.back().gpa) || has_host(b.slot.host, b.slot.size)) return false;
     by_id[b.slot.id] = backed.size();
     backed.push_back(b);
     slots.push_back(b.slot);
@@ -72,20 +105,22 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
   changed = false;
   if (region.flags & ~(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)) return -EINVAL;
   if ((region.memory_size | region.guest_phys_addr | region.userspace_addr) & ~kPageMask) return -EINVAL;
-  if (region.slot >= kMaxSlots) return -EINVAL;
+  const uint32_t space = region.slot >> 16;
+  if (space >= kSpaces || (region.slot & 0xffff) >= kMaxSlots) return -EINVAL;
   if (region.guest_phys_addr + region.memory_size < region.guest_phys_addr) return -EINVAL;
   if ((region.memory_size >> 12) > kMaxPages) return -EINVAL;
-  if (region.guest_phys_addr + region.memory_size > 1ull << 52) return -EINVAL;
+  if (region.guest_phys_addr + region.memory_size > kSmmSpace) return -EINVAL;
+  const uint64_t start = region.guest_phys_addr + (space ? kSmmSpace : 0);
 
   const Generation::Backed* old = nullptr;
   if (auto known = current_->by_id.find(region.slot); known != current_->by_id.end()) old = &current_->backed[known->second];
   if (region.memory_size) {
     // They do not overlap each other: the first that ends behind the new one's start decides, or the next if that is the old one itself.
     const auto& all = current_->backed;
-    auto at = std::upper_bound(all.begin(), all.end(), region.guest_phys_addr,
+    auto at = std::upper_bound(all.begin(), all.end(), start,
                                [](uint64_t gpa, const auto& b) { return gpa < b.slot.gpa + b.slot.size; });
     while (at != all.end() && (&*at == old || at->slot.size == 0)) ++at;
-    if (at != all.end() && at->slot.gpa < region.guest_phys_addr + region.memory_size) return -EEXIST;
+    if (at != all.end() && at->slot.gpa < start + region.memory_size) return -EEXIST;
   }
   Generation::Backed b{};
   if (!region.memory_size) {
@@ -106,16 +141,16 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
     if (region.userspace_addr != reinterpret_cast<uint64_t>(old->slot.host) || region.memory_size != old->slot.size ||
         (region.flags ^ old->slot.flags) & KVM_MEM_READONLY)
       return -EINVAL;
-    if (region.guest_phys_addr == old->slot.gpa && region.flags == old->slot.flags) return 0;
+    if (start == old->slot.gpa && region.flags == old->slot.flags) return 0;
     b = *old;
   }
-  b.slot.gpa = region.guest_phys_addr;
+  b.slot.gpa = start;
   b.slot.size = region.memory_size;
   b.slot.host = reinterpret_cast<uint8_t*>(region.userspace_addr);
   b.slot.id = region.slot;
   b.slot.flags = region.flags;
   uint64_t pages = region.memory_size >> 12;
-  if (!b.code || (old && old->slot.gpa != region.guest_phys_addr)) {
+  if (!b.code || (old && old->slot.gpa != start)) {
     b.code = lazy_array<std::atomic<uint64_t>>(pages);
     b.writers = lazy_array<std::atomic<uint8_t>>(pages);
     if (!b.code || !b.writers) return -ENOMEM;
@@ -130,6 +165,7 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
   b.slot.writers = b.writers.get();
   b.slot.dirty = b.dirty.get();
   if (!old && current_->append(b)) return 0;  // where nothing was, nothing was derived
+  b.slot.aliased = false;
   auto next = std::make_unique<Generation>();
   next->backed.reserve(current_->backed.size() + 1);
   for (const auto& kept : current_->backed)

@@ -14,6 +14,9 @@
 namespace vireo::softkvm {
 
 constexpr uint64_t kPageSize = 4096, kPageMask = ~0xfffull;
+// Address space 1, system management mode's, lies above all guest physical addresses of address space 0: inside softkvm an address says which one it
+// is of. Devices see it without this bit.
+constexpr uint64_t kSmmSpace = 1ull << 52;
 
 struct Slot {
   uint64_t gpa, size;
@@ -22,6 +25,7 @@ struct Slot {
   std::atomic<uint64_t>* code;   // per page: bit n set when bytes [64n, 64n+64) were translated
   std::atomic<uint64_t>* dirty;  // the dirty bitmap, or null
   std::atomic<uint8_t>* writers; // per page: which vCPUs (id modulo 8) may hold a write tag
+  bool aliased;  // another slot has some of the same host memory: `code` and `writers` are then the host page's, shared by all
 
   bool writable() const { return !(flags & KVM_MEM_READONLY); }
   std::atomic<uint64_t>& code_of(uint64_t address) const { return code[(address - gpa) >> 12]; }
@@ -62,6 +66,17 @@ class Slots {
   uint8_t* host(uint64_t gpa) const {
     const Slot* slot = find(gpa);
     return slot ? slot->host + (gpa - slot->gpa) : nullptr;
+  }
+  // Calls f with every guest physical address of the host memory that a slot has at `gpa`.
+  template <class F>
+  void each_place(const Slot& slot, uint64_t gpa, F f) const {
+    if (!slot.aliased) return f(gpa);
+    const uint8_t* host = slot.host + (gpa - slot.gpa);
+    const SlotTable* table = table_.load(std::memory_order_acquire);
+    for (unsigned i = 0, count = table->count.load(std::memory_order_acquire); i < count; i++) {
+      const Slot& other = table->slots[i];
+      if (host >= other.host && host < other.host + other.size) f(other.gpa + static_cast<uint64_t>(host - other.host));
+    }
   }
   const SlotTable& table() const { return *table_.load(std::memory_order_acquire); }
 

@@ -48,8 +48,9 @@ TableEntry entry_at(Slots& slots, uint64_t gpa, bool wide) {
 
 Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, Translation& out, WalkPath* path) {
   Slots& slots = *vcpu.vm->slots;
+  const uint64_t space = vcpu.in_smm ? kSmmSpace : 0;
   if (!(vcpu.cr0 & kCr0Pg)) {
-    out.gpa = linear & 0xffffffffull;
+    out.gpa = (linear & 0xffffffffull) | space;
     out.writable = true;
     return Outcome::kNext;
   }
@@ -90,7 +91,7 @@ again:
   for (;; level--) {
     if (pae) {
       unsigned index = linear >> (12 + 9 * (level - 1)) & 511;
-      where = entry_at(slots, table + index * 8, true);
+      where = entry_at(slots, (table + index * 8) | space, true);
       entry = where.load();
       if (!(entry & kP)) return page_fault(vcpu, linear, error);
       uint64_t reserved = reserved_high;
@@ -117,7 +118,7 @@ again:
       table = entry & physical_mask;
     } else {
       unsigned index = linear >> (12 + 10 * (level - 1)) & 1023;
-      where = entry_at(slots, table + index * 4, false);
+      where = entry_at(slots, (table + index * 4) | space, false);
       entry = where.load() & 0xffffffffull;
       if (!(entry & kP)) return page_fault(vcpu, linear, error);
       bool leaf = level == 1 || (entry & kPs && vcpu.cr4 & kCr4Pse);
@@ -173,7 +174,7 @@ again:
   } else {
     frame = entry & physical_mask & ~page_mask;
   }
-  out.gpa = frame | (linear & page_mask);
+  out.gpa = frame | (linear & page_mask) | space;
   constexpr uint64_t kGlobal = 0x100;
   out.global = entry & kGlobal && vcpu.cr4 & kCr4Pge;
   return Outcome::kNext;

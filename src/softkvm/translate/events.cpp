@@ -216,9 +216,13 @@ Outcome update_linear_byte(VcpuState& vcpu, uint64_t linear, uint8_t set, uint8_
   return write_linear(vcpu, linear, &byte, 1, true);
 }
 
-bool read_physical(VcpuState& vcpu, uint64_t physical, void* out, unsigned size) { return vcpu.vm->read_physical(physical, out, size); }
+namespace {
+uint64_t seen_by(const VcpuState& vcpu, uint64_t physical) { return vcpu.in_smm ? physical | kSmmSpace : physical; }
+}  // namespace
+
+bool read_physical(VcpuState& vcpu, uint64_t physical, void* out, unsigned size) { return vcpu.vm->read_physical(seen_by(vcpu, physical), out, size); }
 bool write_physical(VcpuState& vcpu, uint64_t physical, const void* in, unsigned size) {
-  return vcpu.vm->write_physical(physical, in, size);
+  return vcpu.vm->write_physical(seen_by(vcpu, physical), in, size);
 }
 
 void Vm::dirtied(const Slot& slot, uint64_t gpa) {

@@ -89,7 +89,7 @@ struct Maker {
     page.source = code.source(page.gpa);
     if (!page.source) return Made::kNeedSource;
     if (!page.source->same(page.host)) {
-      page.slot->code_of(page.gpa).store(code.invalidate_page(page.gpa & kPageMask, 4096));
+      drop_blocks(vm, *page.slot, page.gpa & kPageMask, 4096);
       return watch(page, chunks);  // it knows nothing any more, so this comes to an end
     }
     return Made::kYes;
@@ -111,7 +111,7 @@ Made Maker::run() {
                                                                       : CodeMode::k16;
   if (vm.unseen_writes)  // the block may be one of bytes that are no longer there
     if (PageSource* source = code.source(here.gpa); source && !source->same(here.host))
-      here.slot->code_of(here.gpa).store(code.invalidate_page(here.gpa & kPageMask, 4096));
+      drop_blocks(vm, *here.slot, here.gpa & kPageMask, 4096);
   Block* block = code.table().find(here.gpa, what.mode);
   if (block && !block->straddle) return what.block = block, Made::kYes;
   PageCopy page(here.host);
@@ -160,6 +160,12 @@ Made Maker::run() {
 }
 
 }  // namespace
+
+void drop_blocks(Vm& vm, const Slot& slot, uint64_t gpa, uint64_t size) {
+  uint64_t left = 0;
+  vm.slots->each_place(slot, gpa, [&](uint64_t place) { left |= vm.code->invalidate_page(place, size); });
+  slot.code_of(gpa).store(left);
+}
 
 Made make_block(Vcpu& vcpu, MakeBlock& what, bool wait) {
   vcpu.fault.pending = false;

@@ -32,4 +32,7 @@ struct MakeBlock {
 // With `wait`, waits for the code cache's lock.
 Made make_block(Vcpu& vcpu, MakeBlock& what, bool wait);
 
+// Drops the blocks made from a part of a page of `slot`, wherever in guest physical memory it appears. With the code cache's lock held.
+void drop_blocks(Vm& vm, const struct Slot& slot, uint64_t gpa, uint64_t size);
+
 }  // namespace vireo::softkvm

@@ -19,6 +19,7 @@
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/host_faults.h"
+#include "softkvm/translate/make_block.h"
 #include "softkvm/translate/safe_point.h"
 #include "softkvm/translate/switches.h"
 
@@ -153,6 +154,14 @@ int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
     code->invalidate_all();
   }
   reach_safe_points(*this, kRequestFlushTlb | kRequestFlushCode, nullptr);
+  if (std::any_of(table.slots, table.slots + table.count, [](const Slot& slot) { return slot.aliased; })) {
+    // Slots that share memory have got new books; blocks that were made meanwhile may stand in the old ones.
+    {
+      std::lock_guard lock(code->mutex);
+      code->invalidate_all();
+    }
+    reach_safe_points(*this, kRequestFlushCode, nullptr);
+  }
   slots->retire();
   return 0;
 }
@@ -212,7 +221,7 @@ void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size) {
     uint64_t n = std::min<uint64_t>(size, kPageSize - (gpa & 0xfff));
     if (const Slot* slot = vm.slots->find(gpa); slot && slot->code_of(gpa).load()) {
       std::lock_guard lock(vm.code->mutex);
-      slot->code_of(gpa).store(vm.code->invalidate_page(gpa, n));
+      drop_blocks(vm, *slot, gpa, n);
     }
     gpa += n, size -= n;
   }
