@@ -179,6 +179,7 @@ class Place:
         self.lock = open(cache / "bench.lock", "w", encoding="ascii")
         fcntl.flock(self.lock, fcntl.LOCK_EX)  # two comparisons at once would measure each other
         self.vireo = vireo or os.environ.get("VIREO") or str(TOP / "build/release/bin/vireo")
+        self.builds = {}  # other builds of vireo, by the machine's name
         self.extra = list(extra)
         self.kernel, self.boot_initrd, _ = self._lines(TOP / "tools/guest-images", "cloud")[:3]
         self.root, self.image = self._lines(BENCH / "make-bench-root")[:2]
@@ -210,7 +211,10 @@ class Place:
     def program(self, name):
         if name == "tcg10" and name not in self.qemu:
             self.qemu[name] = self._lines(BENCH / "qemu-backports")[0] + "/run"
-        return self.qemu.get(name, self.vireo)
+        return self.qemu.get(name) or self.builds.get(name, self.vireo)
+
+    def ours(self, name):
+        return name == "vireo" or name in self.builds
 
     def version(self, name):
         if name == "native":
@@ -220,8 +224,8 @@ class Place:
 
     def guest(self, name, cpus, initrd, append, firmware=False):
         """The command line of a guest. The disk is never written, so all share one."""
-        if name == "vireo":
-            return [self.vireo, "run", "--accel", os.environ.get("VIREO_ACCEL", "soft"), "--kernel", self.kernel, "--initrd", initrd,
+        if self.ours(name):
+            return [self.program(name), "run", "--accel", os.environ.get("VIREO_ACCEL", "soft"), "--kernel", self.kernel, "--initrd", initrd,
                     "--append", append, "--memory", MEMORY, "--cpus", str(cpus), "--disk", f"{self.image},readonly", "--net", "none",
                     *self.extra]
         command = [self.program(name), "-nodefaults", "-display", "none", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
@@ -245,7 +249,7 @@ class Place:
     def boot(self, name, cpus):
         """Seconds from kernel start to the first user process. TCG's begin when its firmware jumps to the kernel's loader, vireo's
         with its process."""
-        lines = Lines(name, self.guest(name, cpus, self.boot_initrd, f"{APPEND} vireo_mark={MARK} vireo_stop=poweroff", name != "vireo"))
+        lines = Lines(name, self.guest(name, cpus, self.boot_initrd, f"{APPEND} vireo_mark={MARK} vireo_stop=poweroff", not self.ours(name)))
         try:
             while True:
                 line, now = lines.next(120)
@@ -254,7 +258,7 @@ class Place:
                 if line.endswith(MARK):
                     break
             start = lines.began
-            if name != "vireo":
+            if not self.ours(name):
                 at = bytes(lines.errors).rfind(FIRMWARE)
                 if at < 0:
                     raise Broken(f"{name}: the firmware did not say when it starts the kernel: {lines.tail()}")
