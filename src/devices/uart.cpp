@@ -10,6 +10,8 @@ namespace {
 
 constexpr uint8_t kReset8n1 = 0x03;
 constexpr uint8_t kLineStatusErrors = UART_LSR_OE | UART_LSR_PE | UART_LSR_FE | UART_LSR_BI;
+// So many looks for a byte in a row, with nothing written between, are a guest that polls for input: one that only waits to send looks once a byte.
+constexpr uint8_t kPolls = 8;
 // A cable with a listening end: carrier, data set ready, clear to send.
 constexpr uint8_t kConnected = UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS;
 
@@ -33,6 +35,7 @@ void Uart::reset(ResetKind) {
   fifo_ = {};
   fifo_start_ = fifo_used_ = last_received_ = held_ = 0;
   holding_ = thre_pending_ = false;
+  polls_ = 0;
   update_irq();
 }
 
@@ -128,6 +131,7 @@ uint8_t Uart::read_register(unsigned offset) {
     case UART_LSR: {
       uint8_t status = lsr_;
       lsr_ &= ~kLineStatusErrors;
+      if ((status & (UART_LSR_THRE | UART_LSR_DR)) == UART_LSR_THRE && polls_ < kPolls) polls_++;
       return status;
     }
     case UART_MSR: {
@@ -198,6 +202,7 @@ void Uart::read(Access access, std::span<std::byte> data) {
 void Uart::write(Access access, std::span<const std::byte> data) {
   std::lock_guard lock(mutex_);
   size_t before = room();
+  polls_ = 0;
   for (size_t i = 0; i < data.size() && access.offset + i < kPorts; i++)
     write_register(access.offset + i, std::to_integer<uint8_t>(data[i]));
   update_irq();
@@ -205,7 +210,7 @@ void Uart::write(Access access, std::span<const std::byte> data) {
 }
 
 size_t Uart::room() const {
-  bool listens = !(mcr_ & UART_MCR_LOOP) && ((mcr_ & UART_MCR_RTS) || (ier_ & UART_IER_RDI));
+  bool listens = !(mcr_ & UART_MCR_LOOP) && ((mcr_ & UART_MCR_RTS) || (ier_ & UART_IER_RDI) || polls_ == kPolls);
   return !listens || fifo_used_ >= fifo_size() ? 0 : fifo_size() - fifo_used_;
 }
 
@@ -252,6 +257,8 @@ void Uart::fields(Archive& archive) {
   archive.field(13, "held", held_);
   archive.field(14, "holding", holding_);
   archive.field(15, "thre_pending", thre_pending_);
+  archive.field(16, "polls", polls_);
+  polls_ = std::min(polls_, kPolls);
   fifo_start_ %= kFifo;
   if (fifo_used_ > kFifo) fifo_used_ = kFifo;
   update_irq();

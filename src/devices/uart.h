@@ -29,7 +29,7 @@ class Uart final : public Device, public CharFrontend {
   void reset(ResetKind kind) override;
   void fields(Archive& archive) override;
 
-  // Host side, any thread. The host's bytes wait until the guest's driver listens (RTS or its receive interrupt is on): a
+  // Host side, any thread. The host's bytes wait until the guest's driver listens (RTS or its receive interrupt is on, or it polls): a
   // driver empties the FIFO when it starts.
   size_t receive_room() const override;
   size_t receive(std::span<const std::byte> bytes) override;
@@ -61,6 +61,7 @@ class Uart final : public Device, public CharFrontend {
   uint8_t held_ = 0;          // a byte the host end did not take yet
   bool holding_ = false;
   bool thre_pending_ = false;
+  uint8_t polls_ = 0;         // looks for a byte since the last write
   bool irq_level_ = false;
 };
 

@@ -86,6 +86,23 @@ TEST_F(UartTest, NothingIsTakenBeforeTheDriverListens) {
   EXPECT_EQ(in(0), 'a');
 }
 
+// SeaBIOS reads its serial console so: no interrupt, no RTS.
+TEST_F(UartTest, AGuestThatPollsForInputGetsIt) {
+  for (int i = 0; i < 7; i++) in(5);
+  EXPECT_EQ(type("a"), 0u);
+  in(5);
+  EXPECT_EQ(host.wakes, 1);
+  EXPECT_EQ(type("a"), 1u);
+  EXPECT_EQ(in(5) & 1, 1);
+  EXPECT_EQ(in(0), 'a');
+  EXPECT_EQ(type("b"), 1u);
+}
+
+TEST_F(UartTest, AGuestThatWaitsToSendIsNotTakenForOneThatPolls) {
+  for (int i = 0; i < 20; i++) in(5), in(5), out(0, 'x');
+  EXPECT_EQ(type("a"), 0u);
+}
+
 TEST_F(UartTest, FifoTakesSixteenAndNoMore) {
   listen();
   EXPECT_EQ(type(std::string(40, 'x')), 16u);
