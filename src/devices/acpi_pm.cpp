@@ -10,6 +10,8 @@ constexpr uint16_t kEnableMask = 1 << 0 | 1 << 5 | 1 << 8 | 1 << 10;
 constexpr uint16_t kSciEn = 1 << 0, kSlpEn = 1 << 13;
 constexpr unsigned kSlpTypShift = 10;
 constexpr unsigned kCarryBit = 23;
+// SMI_EN: there is no system management mode, so that it is set up looks as if done (APMC_EN), which keeps firmware from trying.
+constexpr uint8_t kSmiEn = 1 << 5;
 
 }  // namespace
 
@@ -71,6 +73,7 @@ uint8_t AcpiPm::byte_at(uint64_t offset) {
   if (offset < kTimer + 4) return (ticks() & 0xffffff) >> 8 * (offset - kTimer);
   if (offset >= kGpe0 && offset < kGpe0 + kGpe0Size / 2) return gpe_status_ >> 8 * (offset - kGpe0);
   if (offset >= kGpe0 + kGpe0Size / 2 && offset < kGpe0 + kGpe0Size) return gpe_enable_ >> 8 * (offset - kGpe0 - kGpe0Size / 2);
+  if (offset == kSmiEnable) return kSmiEn;
   return 0;
 }
 

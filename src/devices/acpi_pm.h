@@ -16,7 +16,7 @@ namespace vireo {
 class AcpiPm final : public Device {
  public:
   static constexpr uint64_t kPorts = 0x80;
-  static constexpr uint64_t kPm1Status = 0x00, kPm1Enable = 0x02, kPm1Control = 0x04, kTimer = 0x08, kGpe0 = 0x20, kGpe0Size = 16;
+  static constexpr uint64_t kPm1Status = 0x00, kPm1Enable = 0x02, kPm1Control = 0x04, kTimer = 0x08, kGpe0 = 0x20, kGpe0Size = 16, kSmiEnable = 0x30;
   static constexpr uint64_t kTimerHz = 3'579'545;
   // SLP_TYP for S3 and S5, which a guest learns from \_S3 and \_S5. Not the ICH9's 5: test kernels that do not read AML write 1, as QEMU has it.
   static constexpr uint8_t kSuspendToRam = 1, kSoftOff = 7;

@@ -3,6 +3,7 @@
 // save again to the same bytes.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <random>
@@ -10,9 +11,12 @@
 #include "base/fake_clock.h"
 #include "devices/acpi_pm.h"
 #include "devices/archive_fake.h"
+#include "devices/debug_console.h"
 #include "devices/debug_exit.h"
 #include "devices/fw_cfg.h"
 #include "devices/i8042.h"
+#include "devices/pflash.h"
+#include "devices/port92.h"
 #include "devices/reset_control.h"
 #include "devices/rtc.h"
 #include "devices/test_device.h"
@@ -28,6 +32,7 @@ struct NullLine final : IrqLine {
 struct World {
   FakeClock clock{1'000'000'000};
   NullLine line;
+  std::array<std::byte, 4 * Pflash::kBlockSize> flash{};
 };
 
 struct Kind {
@@ -46,7 +51,13 @@ const Kind kKinds[] = {
     {"debug_exit", DebugExit::kPorts, [](World&) { return std::make_unique<DebugExit>([](int) {}); }},
     {"test_latch", 4, [](World&) { return std::make_unique<TestLatch>(); }},
     {"test_memory", TestMemory::kSize, [](World&) { return std::make_unique<TestMemory>(); }},
-    {"fw_cfg", FwCfg::kPorts, [](World&) { return std::make_unique<FwCfg>(); }},
+    {"fw_cfg", FwCfg::kPorts,
+     [](World&) {
+       return std::make_unique<FwCfg>(FwCfg::Pins{[](uint64_t, std::span<std::byte>) { return true; }, [](uint64_t, std::span<const std::byte>) { return true; }});
+     }},
+    {"pflash", 4 * Pflash::kBlockSize, [](World& w) { return std::make_unique<Pflash>(w.flash, Pflash::Pins{}); }},
+    {"port92", Port92::kPorts, [](World&) { return std::make_unique<Port92>([] {}); }},
+    {"debug_console", DebugConsole::kPorts, [](World&) { return std::make_unique<DebugConsole>([](std::span<const std::byte>) {}); }},
 };
 
 class DeviceSuite : public testing::TestWithParam<Kind> {
