@@ -178,54 +178,85 @@ Bytes slit(size_t nodes) {
 
 }  // namespace
 
-Result<AcpiTables> write_acpi(GuestMemory& memory, const AcpiConfig& config, GuestAddress start, GuestAddress end) {
-  uint64_t at = raw(start);
-  bool fits = true;
+AcpiBlob build_acpi(const AcpiConfig& config) {
+  AcpiBlob blob;
   auto place = [&](const Bytes& bytes, uint64_t align) {
-    at = (at + align - 1) & ~(align - 1);
-    uint64_t here = at;
-    at += bytes.size();
-    fits = fits && at <= raw(end) && memory.write(GuestAddress{here}, std::as_bytes(std::span(bytes)));
+    blob.tables.resize((blob.tables.size() + align - 1) & ~(align - 1));
+    auto here = static_cast<uint32_t>(blob.tables.size());
+    blob.tables.insert(blob.tables.end(), bytes.begin(), bytes.end());
     return here;
   };
-  Bytes rsdp(36, 0);
-  uint64_t rsdp_address = place(rsdp, 16);
-
+  auto place_table = [&](const Bytes& bytes) {
+    uint32_t here = place(bytes, 16);
+    blob.tables[here + 9] = 0;  // some firmware sums it up with the rest
+    blob.checksums.push_back({here, static_cast<uint32_t>(bytes.size()), here + 9});
+    return here;
+  };
   Bytes facs(64, 0);
   memcpy(facs.data(), "FACS", 4);
   put_at<uint32_t>(facs, 4, 64);
   facs[32] = kFacsVersion;
-  uint64_t facs_address = place(facs, 64);
+  blob.facs = place(facs, 64);
   Bytes dsdt = table("DSDT", 2);
   dsdt.insert(dsdt.end(), config.dsdt.begin(), config.dsdt.end());
   seal(dsdt);
-  uint64_t dsdt_address = place(dsdt, 16);
+  uint32_t dsdt_at = place_table(dsdt);
 
-  std::vector<uint64_t> listed;
-  listed.push_back(place(fadt(config, facs_address, dsdt_address), 16));
-  listed.push_back(place(madt(config), 16));
-  if (config.ecam) listed.push_back(place(mcfg(*config.ecam), 16));
+  std::vector<uint32_t> listed;
+  listed.push_back(place_table(fadt(config, blob.facs, dsdt_at)));
+  blob.pointers.push_back({listed[0] + 36, 4});
+  blob.pointers.push_back({listed[0] + 40, 4});
+  blob.pointers.push_back({listed[0] + 140, 8});
+  listed.push_back(place_table(madt(config)));
+  if (config.ecam) listed.push_back(place_table(mcfg(*config.ecam)));
   if (!config.numa.empty()) {
-    listed.push_back(place(srat(config), 16));
-    listed.push_back(place(slit(config.numa.size()), 16));
+    listed.push_back(place_table(srat(config)));
+    listed.push_back(place_table(slit(config.numa.size())));
   }
   Bytes rsdt = table("RSDT", 1), xsdt = table("XSDT", 1);
-  for (uint64_t address : listed) put(rsdt, static_cast<uint32_t>(address)), put(xsdt, address);
+  for (uint32_t at : listed) put(rsdt, at), put<uint64_t>(xsdt, at);
   seal(rsdt);
   seal(xsdt);
-  uint64_t rsdt_address = place(rsdt, 16), xsdt_address = place(xsdt, 16);
+  uint32_t rsdt_at = place_table(rsdt), xsdt_at = place_table(xsdt);
+  for (uint32_t i = 0; i < listed.size(); i++) {
+    blob.pointers.push_back({rsdt_at + static_cast<uint32_t>(kHeader) + 4 * i, 4});
+    blob.pointers.push_back({xsdt_at + static_cast<uint32_t>(kHeader) + 8 * i, 8});
+  }
 
+  Bytes& rsdp = blob.rsdp;
+  rsdp.resize(36, 0);
   memcpy(rsdp.data(), "RSD PTR ", 8);
   memcpy(&rsdp[9], "VIREO ", 6);
   rsdp[15] = 2;
-  put_at<uint32_t>(rsdp, 16, static_cast<uint32_t>(rsdt_address));
+  put_at(rsdp, 16, rsdt_at);
   put_at<uint32_t>(rsdp, 20, 36);
-  put_at<uint64_t>(rsdp, 24, xsdt_address);
-  rsdp[8] = negative_sum(rsdp.data(), 20);
-  rsdp[32] = negative_sum(rsdp.data(), 36);
-  fits = fits && memory.write(GuestAddress{rsdp_address}, std::as_bytes(std::span(rsdp)));
-  if (!fits) return fail(ErrorKind::kInternal, "ACPI tables do not fit their place");
-  return AcpiTables{GuestAddress{rsdp_address}, GuestAddress{facs_address}};
+  put_at<uint64_t>(rsdp, 24, xsdt_at);
+  blob.rsdp_pointers = {{16, 4}, {24, 8}};
+  blob.rsdp_checksums = {{0, 20, 8}, {0, 36, 32}};
+  return blob;
+}
+
+Result<AcpiTables> write_acpi(GuestMemory& memory, const AcpiConfig& config, GuestAddress start, GuestAddress end) {
+  AcpiBlob blob = build_acpi(config);
+  uint64_t base = (raw(start) + blob.rsdp.size() + AcpiBlob::kAlign - 1) & ~uint64_t{AcpiBlob::kAlign - 1};
+  auto relocate = [base](Bytes& bytes, const std::vector<AcpiBlob::Pointer>& pointers, const std::vector<AcpiBlob::Checksum>& checksums) {
+    for (auto [offset, size] : pointers) {
+      uint64_t target = 0;
+      memcpy(&target, &bytes[offset], size);
+      target += base;
+      memcpy(&bytes[offset], &target, size);
+    }
+    for (auto [from, length, at] : checksums) {
+      bytes[at] = 0;
+      bytes[at] = negative_sum(&bytes[from], length);
+    }
+  };
+  relocate(blob.tables, blob.pointers, blob.checksums);
+  relocate(blob.rsdp, blob.rsdp_pointers, blob.rsdp_checksums);
+  if (base + blob.tables.size() > raw(end) || !memory.write(start, std::as_bytes(std::span(blob.rsdp))) ||
+      !memory.write(GuestAddress{base}, std::as_bytes(std::span(blob.tables))))
+    return fail(ErrorKind::kInternal, "ACPI tables do not fit their place");
+  return AcpiTables{start, GuestAddress{base + blob.facs}};
 }
 
 }  // namespace vireo

@@ -30,6 +30,23 @@ struct AcpiConfig {
   aml::Bytes dsdt;  // the board's definition block, without the header
 };
 
+// The tables before they have a place. Where one points at another, the offset of that in `tables` stands for its address.
+struct AcpiBlob {
+  struct Pointer {
+    uint32_t offset;
+    uint8_t size;
+  };
+  struct Checksum {
+    uint32_t start, length, at;
+  };
+  static constexpr uint32_t kAlign = 64;  // of `tables`
+  aml::Bytes rsdp, tables;
+  std::vector<Pointer> rsdp_pointers, pointers;
+  std::vector<Checksum> rsdp_checksums, checksums;
+  uint32_t facs = 0;
+};
+AcpiBlob build_acpi(const AcpiConfig& config);
+
 struct AcpiTables {
   GuestAddress rsdp, facs;
 };

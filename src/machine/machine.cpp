@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/machine.h"
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "machine/board.h"
 #include "machine/cpuid.h"
@@ -8,8 +10,19 @@
 namespace vireo {
 namespace {
 
-// Four pages below the BIOS that Intel's hardware needs in real mode; no board puts anything there.
-constexpr uint64_t kTssAddress = 0xfffbd000, kIdentityMap = 0xfffbc000;
+// UEFI maps all that the CPU can address, in pages of 2 MiB: with 48 bits the tables alone take 1 GiB. QEMU's guests have 40 by default.
+constexpr unsigned kFirmwarePhysicalBits = 40;
+CpuModel for_firmware(CpuModel model, const std::vector<kvm_cpuid_entry2>& offer, uint64_t memory) {
+  for (const kvm_cpuid_entry2& entry : offer)
+    if (entry.function == 0x80000008 && !model.physical_bits && memory < 1ull << (kFirmwarePhysicalBits - 1))
+      model.physical_bits = std::min<unsigned>(entry.eax & 0xff, kFirmwarePhysicalBits);
+  return model;
+}
+
+// Four pages that Intel's hardware needs in real mode, below the 16 MiB that firmware may have; no board puts anything there.
+constexpr uint64_t kTssAddress = 0xfeffd000, kIdentityMap = 0xfeffc000;
+// With firmware what lies between is the board's: video memory and the BIOS area.
+constexpr uint64_t kLegacyHole = 0xa0000, kLegacyHoleEnd = 0x100000;
 
 class VmMsiSink final : public MsiSink {
  public:
@@ -41,7 +54,7 @@ Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config, co
 }
 
 Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
-  image_ = TRY(BootImage::open(config_.boot));
+  if (!config_.firmware) image_ = TRY(BootImage::open(config_.boot));
   system_ = TRY(kvm::System::open(api));
   int most = system_->extension(KVM_CAP_MAX_VCPUS);
   if (config_.cpus < 1 || (most > 0 && config_.cpus > static_cast<unsigned>(most)))
@@ -56,9 +69,7 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   TRY_VOID(vm_->set_tss_address(kTssAddress));
   TRY_VOID(vm_->create_irqchip());
   TRY_VOID(vm_->create_pit());
-  unsigned slot = 0;
-  for (const MemoryRegion& region : memory_->regions())
-    TRY_VOID(vm_->set_memory(slot++, raw(region.start), region.size, region.host));
+  TRY_VOID(map_memory());
   if (memory_->large_pages())
     for (const MemoryRegion& region : memory_->regions()) TRY_VOID(vm_->allow_large_pages(region.host, region.size));
   if (const int file = memory_->shared_file(); file >= 0) {
@@ -80,13 +91,28 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   return {};
 }
 
+Result<> Machine::map_memory() {
+  for (const MemoryRegion& region : memory_->regions()) {
+    uint64_t start = raw(region.start), end = start + region.size;
+    std::byte* host = region.host;
+    if (config_.firmware && start == 0 && end > kLegacyHoleEnd) {
+      TRY_VOID(vm_->set_memory(new_memory_slot(), 0, kLegacyHole, host));
+      start = kLegacyHoleEnd;
+      host += kLegacyHoleEnd;
+    }
+    TRY_VOID(vm_->set_memory(new_memory_slot(), start, end - start, host));
+  }
+  return {};
+}
+
 Result<> Machine::create_vcpus() {
   auto offer = TRY(system_->supported_cpuid());
   bool tsc_deadline = system_->extension(KVM_CAP_TSC_DEADLINE_TIMER);
   msr_indices_ = TRY(system_->msr_indices());
+  const CpuModel model = config_.firmware ? for_firmware(config_.cpu, offer, config_.memory.size) : config_.cpu;
   for (unsigned id = 0; id < config_.cpus; id++) {
     auto vcpu = TRY(vm_->create_vcpu(id));
-    TRY_VOID(vcpu->set_cpuid(TRY(apply_cpu_model(config_.cpu, guest_cpuid(offer, id, config_.cpus, tsc_deadline)))));
+    TRY_VOID(vcpu->set_cpuid(TRY(apply_cpu_model(model, guest_cpuid(offer, id, config_.cpus, tsc_deadline)))));
     // REP MOVS and STOS by the fast microcode, as firmware leaves IA32_MISC_ENABLE.
     (void)vcpu->set_msr(0x1a0, 1);
     reset_states_.push_back(TRY(vcpu->state(msr_indices_)));
@@ -104,6 +130,7 @@ Result<> Machine::create_vcpus() {
 
 Result<> Machine::boot() {
   BootEnvironment environment = TRY(board_->prepare_boot());
+  if (config_.firmware) return {};  // the processors' reset state is what it begins with
   CpuEntry entry = TRY(image_.load(environment));
   if (entry.firmware_vectors) {
     kvm::ChipState chips = TRY(vm_->chip_state());

@@ -21,6 +21,7 @@
 #include "machine/bus.h"
 #include "machine/cpu_model.h"
 #include "machine/doorbells.h"
+#include "machine/firmware.h"
 #include "machine/irq_lines.h"
 #include "machine/numa.h"
 #include "memory/guest_memory.h"
@@ -37,7 +38,8 @@ struct MachineConfig {
   std::vector<int> cpu_affinity;  // host CPU of each vCPU in turn; empty: not pinned
   MemoryConfig memory;
   std::vector<NumaConfig> numa;   // empty: one node, which the guest is not told of
-  BootConfig boot;
+  BootConfig boot;                         // of a kernel; with firmware there need be none
+  std::optional<FirmwareConfig> firmware;  // kQ35 alone
   bool reboot = true;  // false: a guest's reset ends the machine
   std::optional<uint16_t> debug_exit;  // port
   bool test_device = false;
@@ -71,6 +73,8 @@ class Machine final : private kvm::ExitHandler {
   GuestMemory& memory() { return *memory_; }
   const std::vector<NumaNode>& numa() const { return numa_; }
   kvm::Vm& vm() { return *vm_; }
+  // Numbers for memory slots of the board's own.
+  unsigned new_memory_slot() { return next_slot_++; }
   Bus& ports() { return ports_; }
   Bus& mmio() { return mmio_; }
   IrqLine& irq(unsigned gsi) { return irq_lines_.input(gsi); }
@@ -87,6 +91,7 @@ class Machine final : private kvm::ExitHandler {
   Machine(const MachineConfig& config, EventLoop& loop);
   Result<> build(const kvm::Api& api, CharBackend* serial);
   Result<> create_vcpus();
+  Result<> map_memory();
   Result<> boot();
   Result<> reset_processors();
   void reset();
@@ -109,6 +114,7 @@ class Machine final : private kvm::ExitHandler {
   std::atomic<bool> change_pending_ = false;  // a reset or the end has been asked for
 
   std::unique_ptr<GuestMemory> memory_;
+  unsigned next_slot_ = 0;
   std::vector<NumaNode> numa_;
   std::unique_ptr<kvm::System> system_;
   std::unique_ptr<kvm::Vm> vm_;

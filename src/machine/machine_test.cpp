@@ -3,7 +3,9 @@
 #include "machine/machine.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -171,12 +173,113 @@ TEST_P(SuspendTest, TheWideWakingVectorIsEnteredInProtectedMode) {
 
 TEST_P(SuspendTest, WithoutAVectorItIsAReset) { EXPECT_EQ(suspend(0, 0, {}), 0); }
 
+// A ROM of 128 KiB, else filled with 0xaa, that begins at the reset vector with `code` (16-bit, at its start).
+class Rom {
+ public:
+  explicit Rom(std::span<const uint8_t> code) {
+    std::vector<uint8_t> bytes(0x20000, 0xaa);
+    std::ranges::copy(code, bytes.begin());
+    const uint8_t vector[] = {0xea, 0x00, 0x00, 0x00, 0xe0};  // ljmp 0xe000:0
+    std::ranges::copy(vector, bytes.end() - 16);
+    int fd = mkstemp(path_);
+    EXPECT_EQ(write(fd, bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+    close(fd);
+  }
+  ~Rom() { unlink(path_); }
+  std::string path() const { return path_; }
+
+ private:
+  char path_[32] = "/tmp/vireo-rom-XXXXXX";
+};
+
+class FirmwareTest : public MachineTest {
+ protected:
+  int boot(std::span<const uint8_t> code, const std::string& variables = "") {
+    Rom rom(code);
+    auto loop = std::move(*EventLoop::create());
+    MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .firmware = FirmwareConfig{.code = rom.path(), .variables = variables}, .debug_exit = 0xf4};
+    auto machine = Machine::create(config, *GetParam().api, *loop, &serial);
+    EXPECT_TRUE(machine) << machine.error().message;
+    if (!machine) return -1;
+    int status = -1;
+    (*machine)->set_on_end([&](int value) {
+      status = value;
+      loop->stop();
+    });
+    EXPECT_TRUE((*machine)->start());
+    loop->run();
+    return status;
+  }
+};
+
+constexpr int kAllRight = 0x20 << 1 | 1;  // else the number of the step that failed
+
+// At 0xe8000, through PAM6: ROM that cannot be written; writes that go to the RAM below it; RAM that cannot be written; RAM, with code in it; ROM.
+constexpr uint8_t kShadow[] = {
+    // clang-format off
+    0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x70, 0xb8, 0x00, 0xe8, 0x8e, 0xd8, 0xb3, 0x01, 0x80, 0x3e, 0x00, 0x00, 0xaa, 0x75,
+    0x63, 0xc6, 0x06, 0x00, 0x00, 0x55, 0x80, 0x3e, 0x00, 0x00, 0xaa, 0x75, 0x57, 0xb3, 0x02, 0xb0, 0x02, 0xe8, 0x56, 0x00,
+    0xc6, 0x06, 0x00, 0x00, 0x55, 0x80, 0x3e, 0x00, 0x00, 0xaa, 0x75, 0x44, 0xb3, 0x03, 0xb0, 0x01, 0xe8, 0x43, 0x00, 0x80,
+    0x3e, 0x00, 0x00, 0x55, 0x75, 0x36, 0xc6, 0x06, 0x00, 0x00, 0x66, 0x80, 0x3e, 0x00, 0x00, 0x55, 0x75, 0x2a, 0xb3, 0x04,
+    0xb0, 0x03, 0xe8, 0x29, 0x00, 0x66, 0xc7, 0x06, 0x00, 0x00, 0x90, 0xb3, 0x10, 0xcb, 0x9a, 0x00, 0x00, 0x00, 0xe8, 0x80,
+    0xfb, 0x10, 0x75, 0x10, 0xb3, 0x11, 0x30, 0xc0, 0xe8, 0x0f, 0x00, 0x80, 0x3e, 0x00, 0x00, 0xaa, 0x75, 0x02, 0xb3, 0x20,
+    0x88, 0xd8, 0xe6, 0xf4, 0xeb, 0xfe, 0x50, 0x66, 0xb8, 0x94, 0x00, 0x00, 0x80, 0xba, 0xf8, 0x0c, 0x66, 0xef, 0x58, 0xba,
+    0xfe, 0x0c, 0xee, 0xc3,
+    // clang-format on
+};
+TEST_P(FirmwareTest, TheBiosAreaReadsAndWritesAsItsPamRegistersSay) { EXPECT_EQ(boot(kShadow), kAllRight); }
+
+// In protected mode, at 0xfffd0000: reads a byte of the array, its status, erases the block at 0x1000, programs 0x3c at 0x1235, reads the array.
+constexpr uint8_t kFlash[] = {
+    // clang-format off
+    0x2e, 0x66, 0x0f, 0x01, 0x16, 0x90, 0x00, 0x66, 0xb8, 0x11, 0x00, 0x00, 0x00, 0x0f, 0x22, 0xc0, 0xb8, 0x08, 0x00, 0x8e,
+    0xd8, 0x66, 0xbf, 0x00, 0x00, 0xfd, 0xff, 0xb3, 0x01, 0x67, 0x80, 0x3f, 0x5a, 0x75, 0x51, 0xb3, 0x02, 0x67, 0xc6, 0x07,
+    0x70, 0x67, 0x80, 0x3f, 0x80, 0x75, 0x45, 0xb3, 0x03, 0x67, 0xc6, 0x87, 0x34, 0x12, 0x00, 0x00, 0x20, 0x67, 0xc6, 0x87,
+    0x34, 0x12, 0x00, 0x00, 0xd0, 0x67, 0xf6, 0x07, 0x30, 0x75, 0x2d, 0x67, 0xc6, 0x87, 0x35, 0x12, 0x00, 0x00, 0x40, 0x67,
+    0xc6, 0x87, 0x35, 0x12, 0x00, 0x00, 0x3c, 0x67, 0xc6, 0x07, 0xff, 0xb3, 0x04, 0x67, 0x81, 0xbf, 0x34, 0x12, 0x00, 0x00,
+    0xff, 0x3c, 0x75, 0x0c, 0x67, 0x80, 0xbf, 0x00, 0x20, 0x00, 0x00, 0x5a, 0x75, 0x02, 0xb3, 0x20, 0x88, 0xd8, 0xe6, 0xf4,
+    0xeb, 0xfe, 0x8d, 0xb4, 0x00, 0x00, 0x66, 0x90, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0x00, 0x00,
+    0x00, 0x93, 0xcf, 0x00, 0x0f, 0x00, 0x80, 0x00, 0xfe, 0xff,
+    // clang-format on
+};
+TEST_P(FirmwareTest, FlashIsErasedAndProgrammedAndItsFileFollows) {
+  char path[] = "/tmp/vireo-vars-XXXXXX";
+  int fd = mkstemp(path);
+  std::vector<uint8_t> bytes(0x10000, 0x5a);
+  ASSERT_EQ(write(fd, bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  EXPECT_EQ(boot(kFlash, path), kAllRight);
+  std::vector<uint8_t> expected = bytes;
+  std::fill_n(expected.begin() + 0x1000, 0x1000, 0xff);
+  expected[0x1235] = 0x3c;
+  ASSERT_EQ(pread(fd, bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+  EXPECT_TRUE(bytes == expected);
+  close(fd);
+  unlink(path);
+}
+
+TEST_P(FirmwareTest, ImagesThatDoNotFitAreRefusedByName) {
+  char path[] = "/tmp/vireo-rom-XXXXXX";
+  int fd = mkstemp(path);
+  auto loop = std::move(*EventLoop::create());
+  for (off_t size : {0l, 1000l, (16l << 20) + 4096}) {
+    ASSERT_EQ(ftruncate(fd, size), 0);
+    MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .firmware = FirmwareConfig{.code = path}};
+    auto machine = Machine::create(config, *GetParam().api, *loop, &serial);
+    ASSERT_FALSE(machine);
+    EXPECT_NE(machine.error().message.find(std::string("--firmware ") + path), std::string::npos) << machine.error().message;
+  }
+  close(fd);
+  unlink(path);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, MachineTest, testing::ValuesIn(cases()), [](const auto& info) {
   return std::string(info.param.api->name) + (info.param.board == Board::kQ35 ? "_q35" : "_microvm");
 });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(MachineTest);
 INSTANTIATE_TEST_SUITE_P(All, SuspendTest, testing::ValuesIn(cases(Board::kQ35)), [](const auto& info) { return std::string(info.param.api->name); });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SuspendTest);
+INSTANTIATE_TEST_SUITE_P(All, FirmwareTest, testing::ValuesIn(cases(Board::kQ35)), [](const auto& info) { return std::string(info.param.api->name); });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(FirmwareTest);
 
 TEST(BootImage, RefusesWhatIsNoKernelByName) {
   auto missing = BootImage::open({.kernel = "/nowhere/vmlinuz"});

@@ -5,18 +5,19 @@
 
 #include "devices/debug_exit.h"
 #include "devices/fw_cfg.h"
+#include "devices/port92.h"
 #include "devices/test_device.h"
 #include "machine/machine.h"
 
 namespace vireo {
 namespace {
 
-constexpr uint64_t kCom1 = 0x3f8, kI8042 = 0x60, kRtc = 0x70, kResetControl = 0xcf9, kFwCfg = 0x510;
+constexpr uint64_t kCom1 = 0x3f8, kI8042 = 0x60, kRtc = 0x70, kResetControl = 0xcf9, kFwCfg = 0x510, kPort92 = 0x92;
 constexpr uint64_t kMiB = 1 << 20;
 
 // RAM sizes where firmware looks for them: 0x15 KiB below 640, 0x17 and 0x30 KiB above 1 MiB, 0x34 units of 64 KiB above 16 MiB,
-// 0x5b units of 64 KiB above 4 GiB.
-std::vector<std::pair<uint8_t, uint8_t>> memory_bytes(const GuestMemory& memory) {
+// 0x5b units of 64 KiB above 4 GiB, 0x5f processors behind the first.
+std::vector<std::pair<uint8_t, uint8_t>> memory_bytes(const GuestMemory& memory, unsigned cpus) {
   std::vector<std::pair<uint8_t, uint8_t>> bytes;
   auto put = [&](uint8_t index, uint64_t value, unsigned size) {
     for (unsigned i = 0; i < size; i++) bytes.emplace_back(index + i, static_cast<uint8_t>(value >> 8 * i));
@@ -29,6 +30,10 @@ std::vector<std::pair<uint8_t, uint8_t>> memory_bytes(const GuestMemory& memory)
   put(0x30, above1, 2);
   put(0x34, above16, 2);
   put(0x5b, high >> 16, 3);
+  put(0x14, 0x06, 1);      // equipment: coprocessor, pointing device
+  put(0x38, 0x40, 1);      // PC firmware's order of boot devices, a nibble each from 0x3d on: disk, CD, network
+  put(0x3d, 0x32, 1);
+  put(0x5f, std::min(cpus, 256u) - 1, 1);
   return bytes;
 }
 
@@ -44,7 +49,7 @@ Result<> PcDevices::build(CharBackend* serial) {
   Machine& m = machine_;
   auto reset_line = [&m] { m.request_reset(); };
   uart_ = std::make_unique<Uart>(Uart::Pins{.irq = m.irq(4), .host = serial});
-  rtc_ = std::make_unique<Rtc>(Rtc::Config{.start = m.config().rtc_start, .nvram = memory_bytes(m.memory())},
+  rtc_ = std::make_unique<Rtc>(Rtc::Config{.start = m.config().rtc_start, .nvram = memory_bytes(m.memory(), m.config().cpus)},
                                Rtc::Pins{m.irq(8), m.loop(), m.loop(), [this] { pm_->rtc_alarm(); }});
   i8042_ = std::make_unique<I8042>(I8042::Pins{m.irq(1), m.irq(12), reset_line});
   AcpiPm::Pins pm{m.irq(kSci), m.loop(), m.loop(), [&m] { m.request_power_off(); }};
@@ -55,15 +60,25 @@ Result<> PcDevices::build(CharBackend* serial) {
   TRY_VOID(m.ports().add(kRtc, Rtc::kPorts, *rtc_));
   TRY_VOID(m.ports().add(kI8042, 1, *i8042_, I8042::kData));
   TRY_VOID(m.ports().add(kI8042 + I8042::kCommand, 1, *i8042_, I8042::kCommand));
-  TRY_VOID(m.ports().add(kPmBase, AcpiPm::kPorts, *pm_));
+  map_pm(kPmBase);
   // The PCI address register lies around it on boards that have one; those pass the byte on themselves.
   if (m.config().board == MachineConfig::BoardKind::kMicrovm) TRY_VOID(m.ports().add(kResetControl, 1, *reset_control_));
+  others_.push_back(std::make_unique<Port92>(reset_line));
+  TRY_VOID(m.ports().add(kPort92, Port92::kPorts, *others_.back()));
   if (m.config().debug_exit) {
     others_.push_back(std::make_unique<DebugExit>([&m](int status) { m.request_end(status); }));
     TRY_VOID(m.ports().add(*m.config().debug_exit, DebugExit::kPorts, *others_.back()));
   }
   if (m.config().test_device) TRY_VOID(build_test_devices());
   return {};
+}
+
+void PcDevices::map_pm(std::optional<uint16_t> base) {
+  if (pm_at_ == base) return;
+  if (pm_at_) machine_.ports().remove(*pm_at_);
+  pm_at_.reset();
+  // Put over another device it is nowhere, as a BAR is.
+  if (base && machine_.ports().add(*base, AcpiPm::kPorts, *pm_)) pm_at_ = base;
 }
 
 Result<> PcDevices::build_test_devices() {
@@ -84,6 +99,7 @@ Result<> PcDevices::build_test_devices() {
   TRY_VOID(m.ports().add(0x2000, lines.size(), *others_.back()));
   others_.push_back(std::make_unique<TestMemory>());
   TRY_VOID(m.mmio().add(0xff000000, TestMemory::kSize, *others_.back()));
+  if (m.config().firmware) return {};  // has a fw_cfg of its own
   auto fw_cfg = std::make_unique<FwCfg>();
   fw_cfg->set<uint64_t>(FwCfg::kRamSize, m.config().memory.size);
   fw_cfg->set<uint16_t>(FwCfg::kCpuCount, static_cast<uint16_t>(m.config().cpus));
@@ -106,7 +122,7 @@ void PcDevices::reset(ResetKind kind) {
   }
 }
 
-aml::Bytes PcDevices::describe() {
+aml::Bytes PcDevices::describe(uint16_t pm_base) {
   using namespace aml;
   return join({device("COM1", join({name("_HID", eisa_id("PNP0501")), name("_UID", integer(1)), name("_STA", integer(0xf)),
                                     name("_CRS", resources({io_ports(kCom1, 8), irq_legacy(4)}))})),
@@ -114,7 +130,7 @@ aml::Bytes PcDevices::describe() {
                device("KBD", join({name("_HID", eisa_id("PNP0303")), name("_STA", integer(0xf)),
                                    name("_CRS", resources({io_ports(0x60, 1), io_ports(0x64, 1), irq_legacy(1)}))})),
                device("MOU", join({name("_HID", eisa_id("PNP0F13")), name("_STA", integer(0xf)), name("_CRS", resources({irq_legacy(12)}))})),
-               device("MB", join({name("_HID", eisa_id("PNP0C02")), name("_CRS", resources({io_ports(kPmBase, AcpiPm::kPorts)}))}))});
+               device("MB", join({name("_HID", eisa_id("PNP0C02")), name("_CRS", resources({io_ports(pm_base, AcpiPm::kPorts)}))}))});
 }
 
 aml::Bytes PcDevices::sleep_states(bool suspend) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "devices/acpi_pm.h"
@@ -30,9 +31,11 @@ class PcDevices {
   static Result<std::unique_ptr<PcDevices>> create(Machine& machine, CharBackend* serial, bool suspend = false);
   void reset(ResetKind kind);
   AcpiPm& pm() { return *pm_; }
+  // Where power management's ports are; absent: nowhere.
+  void map_pm(std::optional<uint16_t> base);
   ResetControl& reset_control() { return *reset_control_; }
   // The AML of these devices, for inside \_SB, and the sleep states for the root.
-  static aml::Bytes describe();
+  static aml::Bytes describe(uint16_t pm_base = kPmBase);
   static aml::Bytes sleep_states(bool suspend = false);
   // RAM with the legacy hole cut out of it.
   static std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory);
@@ -49,6 +52,7 @@ class PcDevices {
   std::unique_ptr<I8042> i8042_;
   std::unique_ptr<AcpiPm> pm_;
   std::unique_ptr<ResetControl> reset_control_;
+  std::optional<uint16_t> pm_at_;
   std::vector<std::unique_ptr<Device>> others_;
 };
 

@@ -78,9 +78,29 @@ PciRoot::~PciRoot() {
       for (Window& window : function->windows) unmap(window);
 }
 
-Result<> PciRoot::map(uint64_t ecam_address, uint64_t ecam_size) {
-  TRY_VOID(ports_.add(kAddressPort, 8, *config_ports_));
-  return mmio_.add(ecam_address, ecam_size, *ecam_);
+Result<> PciRoot::map() { return ports_.add(kAddressPort, 8, *config_ports_); }
+
+void PciRoot::map_ecam(uint64_t address, uint64_t size) {
+  if (ecam_at_ == address && ecam_size_ == size) return;
+  if (ecam_size_) mmio_.remove(ecam_at_);
+  ecam_at_ = address;
+  // As with a BAR: nothing where something else is.
+  ecam_size_ = size && mmio_.add(address, size, *ecam_) ? size : 0;
+}
+
+PciRoot::Range PciRoot::high_bars() {
+  Range range;
+  for (auto& function : functions_) {
+    if (!function) continue;
+    std::lock_guard lock(function->mutex);
+    for (unsigned bar = 0; bar < PciDevice::kBars; bar++) {
+      uint64_t address = function->device->bar_address(bar);
+      if (address == PciDevice::kNotDecoded || address < 1ull << 32) continue;
+      range.start = std::min(range.start, address);
+      range.end = std::max(range.end, address + function->device->bar(bar).size);
+    }
+  }
+  return range;
 }
 
 Result<> PciRoot::add(unsigned slot, unsigned function, std::unique_ptr<PciDevice> device) {

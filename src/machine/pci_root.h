@@ -23,7 +23,9 @@ class PciRoot final : public PciParent {
   PciRoot(Bus& ports, Bus& mmio, Doorbells& doorbells, Device& reset_control);
   ~PciRoot() override;
 
-  Result<> map(uint64_t ecam_address, uint64_t ecam_size);
+  Result<> map();
+  // Where the configuration space is seen in memory; size 0: nowhere. Of a smaller window only the first buses.
+  void map_ecam(uint64_t address, uint64_t size);
   Result<> add(unsigned slot, unsigned function, std::unique_ptr<PciDevice> device);
   bool occupied(unsigned slot) const;
   void reset(ResetKind kind);
@@ -34,6 +36,11 @@ class PciRoot final : public PciParent {
     uint64_t io, io_end, memory, memory_end, high, high_end;
   };
   void assign(Windows windows, const std::function<uint8_t(unsigned slot)>& interrupt_line);
+  // The lowest and the highest address above 4 GiB that a BAR decodes; the end is 0 where there is none.
+  struct Range {
+    uint64_t start = ~0ull, end = 0;
+  };
+  Range high_bars();
 
  private:
   // One BAR as the buses see it.
@@ -75,6 +82,7 @@ class PciRoot final : public PciParent {
   Doorbells& doorbells_;
   std::array<std::unique_ptr<Function>, kSlots * kFunctions> functions_;
   std::unique_ptr<Device> config_ports_, ecam_;
+  uint64_t ecam_at_ = 0, ecam_size_ = 0;
 };
 
 }  // namespace vireo

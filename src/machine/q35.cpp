@@ -1,52 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/q35.h"
 
-#include "machine/acpi.h"
+#include "base/log.h"
+#include "machine/lpc_bridge.h"
 #include "machine/machine.h"
 #include "machine/smbios.h"
 #include "virtio/pci.h"
 
 namespace vireo {
-namespace {
-
-// A function that is nothing but registers.
-class PlainFunction : public PciDevice {
- public:
-  PlainFunction(const Identity& identity) : PciDevice(identity, {}) {}
-
- protected:
-  void read_bar(unsigned, Access, std::span<std::byte>) override {}
-  void write_bar(unsigned, Access, std::span<const std::byte>) override {}
-  void device_reset(ResetKind) override {}
-  void device_fields(Archive&) override {}
-
-  void writable(uint16_t offset, std::initializer_list<uint8_t> mask) { set_write_mask(offset, std::as_bytes(std::span(mask))); }
-};
-
-// The memory controller hub, 8086:29c0. PAM registers are kept as written; all of the first megabyte is RAM here whatever they say.
-class HostBridge final : public PlainFunction {
- public:
-  explicit HostBridge(uint64_t ecam) : PlainFunction({.vendor = 0x8086, .device = 0x29c0, .class_code = 0x060000, .revision = 2, .interrupt_pin = false}) {
-    set_config_value<uint64_t>(0x60, ecam | 1);  // PCIEXBAR, 256 buses, enabled
-    writable(0x90, {0x33, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33});
-  }
-};
-
-// The LPC bridge, 8086:2918.
-class LpcBridge final : public PlainFunction {
- public:
-  explicit LpcBridge(uint16_t pm_base) : PlainFunction({.vendor = 0x8086, .device = 0x2918, .class_code = 0x060100, .revision = 2, .interrupt_pin = false}) {
-    set_config_value<uint32_t>(0x40, pm_base | 1u);  // PMBASE
-    set_config_value<uint8_t>(0x44, 0x80);           // ACPI_CNTL: enabled, SCI on IRQ 9
-    for (uint16_t offset : {0x60, 0x68}) {           // PIRQ A to D, E to H: not routed to the 8259s
-      set_config_value<uint32_t>(offset, 0x80808080);
-      writable(offset, {0x8f, 0x8f, 0x8f, 0x8f});
-    }
-  }
-};
-
-}  // namespace
-
 Result<std::unique_ptr<Q35>> Q35::create(Machine& machine, CharBackend* serial) {
   std::unique_ptr<Q35> board(new Q35(machine));
   TRY_VOID(board->build(serial));
@@ -54,17 +15,42 @@ Result<std::unique_ptr<Q35>> Q35::create(Machine& machine, CharBackend* serial) 
 }
 
 Result<> Q35::build(CharBackend* serial) {
-  pc_ = TRY(PcDevices::create(machine_, serial, true));
+  const auto& firmware = machine_.config().firmware;
+  pc_ = TRY(PcDevices::create(machine_, serial, !firmware));
+  auto irq = [this](unsigned n) -> IrqLine& { return machine_.irq(n); };
+  pirqs_ = std::make_unique<PirqRouter>([irq](unsigned n) -> IrqLine& { return irq(kFirstPin + n); }, irq);
   pci_ = std::make_unique<PciRoot>(machine_.ports(), machine_.mmio(), machine_.doorbells(), pc_->reset_control());
-  TRY_VOID(pci_->map(kEcam, kEcamSize));
-  TRY_VOID(pci_->add(0, 0, std::make_unique<HostBridge>(kEcam)));
-  return pci_->add(kLpcSlot, 0, std::make_unique<LpcBridge>(PcDevices::kPmBase));
+  TRY_VOID(pci_->map());
+  if (firmware) firmware_ = TRY(Firmware::create(machine_, *firmware, [this] { return acpi(); }));
+  HostBridge::Pins host{.ecam = [this](std::optional<HostBridge::Ecam> ecam) {
+    ecam_ = ecam;
+    pci_->map_ecam(ecam ? ecam->start : 0, ecam ? ecam->size : 0);
+  }};
+  if (firmware)
+    host.pam = [this](std::span<const uint8_t, HostBridge::kPamRegisters> registers) {
+      auto lock = machine_.mmio().lock(firmware_->shadow());
+      if (auto set = firmware_->shadow().set(registers); !set) log(LogLevel::kError, "BIOS area: %s", set.error().message.c_str());
+    };
+  LpcBridge::Pins lpc{[this](std::optional<uint16_t> base) {
+                        if (base) pm_base_ = *base;
+                        pc_->map_pm(base);
+                      },
+                      *pirqs_};
+  std::optional<uint64_t> ecam;
+  std::optional<uint16_t> pm_base;
+  if (!firmware) ecam = kEcam, pm_base = PcDevices::kPmBase;
+  auto bridge = std::make_unique<HostBridge>(ecam, std::move(host));
+  bridge->reset(ResetKind::kCold);  // tells the pins
+  TRY_VOID(pci_->add(0, 0, std::move(bridge)));
+  auto south = std::make_unique<LpcBridge>(pm_base, std::move(lpc));
+  south->reset(ResetKind::kCold);
+  return pci_->add(kLpcSlot, 0, std::move(south));
 }
 
 Result<> Q35::add(std::unique_ptr<virtio::Device> device) {
   for (unsigned slot = 1; slot < kLpcSlot; slot++) {
     if (pci_->occupied(slot)) continue;
-    auto transport = virtio::Pci::create(std::move(device), {machine_.memory(), {&machine_.msi(), &machine_.irq(gsi_of(slot))}});
+    auto transport = virtio::Pci::create(std::move(device), {machine_.memory(), {&machine_.msi(), &pirqs_->input(slot % kLinks)}});
     return pci_->add(slot, 0, std::move(transport));
   }
   return fail(ErrorKind::kInvalid, "--board q35: no PCI slot is free");
@@ -73,6 +59,7 @@ Result<> Q35::add(std::unique_ptr<virtio::Device> device) {
 void Q35::reset(ResetKind kind) {
   pci_->reset(kind);
   pc_->reset(kind);
+  if (firmware_) firmware_->reset(kind);
   if (kind == ResetKind::kWake) assign_pci();
 }
 
@@ -96,20 +83,36 @@ aml::Bytes Q35::describe() const {
                                                        name("_CRS", setting), method("_SRS", 1, {}), method("_DIS", 0, {}),
                                                        name("_STA", integer(0xb))}))});
   }
-  uint64_t high = high_window();
+  // Everything above the low memory but the configuration space's own addresses, and what firmware has put above 4 GiB.
+  std::vector<Bytes> windows{word_window(Window::kBus, 0, 255), io_ports(0xcf8, 8), word_window(Window::kIo, 0, 0xcf7), word_window(Window::kIo, 0xd00, 0xffff),
+                             dword_window(0xa0000, 0xbffff)};
+  uint32_t below = firmware_ ? kLowMemoryLimit : kWindow;
+  if (ecam_ && ecam_->start + ecam_->size > below && ecam_->start <= kWindowEnd) {
+    if (ecam_->start > below) windows.push_back(dword_window(below, static_cast<uint32_t>(ecam_->start - 1)));
+    below = static_cast<uint32_t>(std::min<uint64_t>(ecam_->start + ecam_->size, kWindowEnd));
+  }
+  if (below < kWindowEnd) windows.push_back(dword_window(below, kWindowEnd));
+  uint64_t high = high_window(), high_end = high + kHighWindowSize;
+  if (auto bars = pci_->high_bars(); firmware_ && bars.end) {
+    high = std::min(high, bars.start & ~(kHighWindowSize - 1));
+    high_end = std::max(high_end, (bars.end + kHighWindowSize - 1) & ~(kHighWindowSize - 1));
+  }
+  // Firmware puts BARs there that cannot be prefetched from.
+  windows.push_back(qword_window(high, high_end - 1, !firmware_));
   Bytes root = device(
       "PCI0",
       join({name("_HID", eisa_id("PNP0A08")), name("_CID", eisa_id("PNP0A03")), name("_SEG", integer(0)), name("_BBN", integer(0)),
             name("_UID", integer(0)),
             // Before the routes each bridge asks what the system understands; everything it asks for is granted as it is.
             method("_OSC", 4, return_value({0x6b})),
-            name("_CRS", resources({word_window(Window::kBus, 0, 255), io_ports(0xcf8, 8), word_window(Window::kIo, 0, 0xcf7),
-                                    word_window(Window::kIo, 0xd00, 0xffff), dword_window(0xa0000, 0xbffff), dword_window(kWindow, kWindowEnd),
-                                    qword_window(high, high + kHighWindowSize - 1, true)})),
+            name("_CRS", resources(windows)),
             name("_PRT", package(routes)), device("LPC", name("_ADR", integer(kLpcSlot << 16)))}));
   // The configuration space's own addresses, so that no device is put there.
-  Bytes ecam = device("ECAM", join({name("_HID", eisa_id("PNP0C02")), name("_UID", integer(2)), name("_CRS", resources({memory32(kEcam, kEcamSize)}))}));
-  return join({scope("\\_SB", join({links, root, ecam, PcDevices::describe()})), PcDevices::sleep_states(true)});
+  Bytes ecam;
+  if (ecam_)
+    ecam = device("ECAM", join({name("_HID", eisa_id("PNP0C02")), name("_UID", integer(2)),
+                                name("_CRS", resources({memory32(static_cast<uint32_t>(ecam_->start), static_cast<uint32_t>(ecam_->size))}))}));
+  return join({scope("\\_SB", join({links, root, ecam, PcDevices::describe(pm_base_)})), PcDevices::sleep_states(!firmware_)});
 }
 
 void Q35::assign_pci() {
@@ -118,16 +121,21 @@ void Q35::assign_pci() {
                [](unsigned slot) { return static_cast<uint8_t>(gsi_of(slot)); });
 }
 
-Result<BootEnvironment> Q35::prepare_boot() {
-  assign_pci();
-  AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = PcDevices::kPmBase, .sci = PcDevices::kSci, .numa = machine_.numa()};
-  acpi.ecam = AcpiConfig::Ecam{kEcam, 255};
+AcpiConfig Q35::acpi() const {
+  AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = pm_base_, .sci = PcDevices::kSci, .numa = machine_.numa()};
+  if (ecam_) acpi.ecam = AcpiConfig::Ecam{ecam_->start, static_cast<uint8_t>((ecam_->size >> 20) - 1)};
   acpi.dsdt = describe();
+  return acpi;
+}
+
+Result<BootEnvironment> Q35::prepare_boot() {
+  auto map = PcDevices::memory_map(machine_.memory());
+  if (firmware_) return BootEnvironment{machine_.memory(), map};
+  assign_pci();
   constexpr uint64_t kSmbios = 0xf0000;
-  AcpiTables tables = TRY(write_acpi(machine_.memory(), acpi, GuestAddress{PcDevices::kTables}, GuestAddress{kSmbios}));
+  AcpiTables tables = TRY(write_acpi(machine_.memory(), acpi(), GuestAddress{PcDevices::kTables}, GuestAddress{kSmbios}));
   facs_ = tables.facs;
   TRY_VOID(write_smbios(machine_.memory(), machine_.config().cpus, machine_.config().memory.size, GuestAddress{kSmbios}, GuestAddress{PcDevices::kTablesEnd}));
-  auto map = PcDevices::memory_map(machine_.memory());
   map.push_back({kEcam, kEcamSize, MemoryMapEntry::kReserved});
   return BootEnvironment{machine_.memory(), map, tables.rsdp};
 }

@@ -4,8 +4,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
+#include "devices/pirq.h"
+#include "machine/acpi.h"
 #include "machine/board.h"
+#include "machine/firmware.h"
+#include "machine/host_bridge.h"
 #include "machine/pc_devices.h"
 #include "machine/pci_root.h"
 
@@ -28,18 +33,23 @@ class Q35 final : public Board {
   static constexpr uint32_t kWindow = 0xc0000000, kWindowEnd = 0xfebfffff;
   static constexpr uint16_t kIoWindow = 0xc000, kIoWindowEnd = 0xffff;
   static constexpr uint64_t kHighWindowSize = 16ull << 30;
-  static constexpr unsigned kLpcSlot = 31, kLinks = 8;
-  // INTA# of slot n goes to link n modulo 8, on IOAPIC pin 16 and up.
-  static unsigned gsi_of(unsigned slot) { return 16 + slot % kLinks; }
+  static constexpr unsigned kLpcSlot = 31, kLinks = PirqRouter::kPirqs, kFirstPin = 16;
+  // INTA# of slot n goes to PIRQ n modulo 8, on IOAPIC pin 16 and up. Modulo 4 it is what firmware for QEMU's board tells the 8259s.
+  static unsigned gsi_of(unsigned slot) { return kFirstPin + slot % kLinks; }
 
   explicit Q35(Machine& machine) : machine_(machine) {}
   Result<> build(CharBackend* serial);
+  AcpiConfig acpi() const;
   aml::Bytes describe() const;
   uint64_t high_window() const;
   void assign_pci();
 
   Machine& machine_;
   std::unique_ptr<PcDevices> pc_;
+  std::unique_ptr<Firmware> firmware_;  // or null: the board is set up for a kernel
+  std::unique_ptr<PirqRouter> pirqs_;
+  std::optional<HostBridge::Ecam> ecam_;
+  uint16_t pm_base_ = PcDevices::kPmBase;
   std::unique_ptr<PciRoot> pci_;
   GuestAddress facs_{};
 };

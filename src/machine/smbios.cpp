@@ -50,8 +50,9 @@ class Structure {
 
 }  // namespace
 
-Result<> write_smbios(GuestMemory& memory, unsigned cpus, uint64_t ram, GuestAddress start, GuestAddress end) {
-  std::vector<uint8_t> table;
+Smbios build_smbios(unsigned cpus, uint64_t ram) {
+  Smbios smbios;
+  std::vector<uint8_t>& table = smbios.table;
   // 7.1 BIOS: vendor, version, segment, date, size 64 KiB, characteristics (3: not supported listing; extension: virtual machine).
   Structure(0, 0x0000).string("Vireo").string("1").word(0xf000).string("01/01/2026").byte(0).qword(1 << 3).byte(0).byte(1 << 4).byte(0).byte(1).byte(0xff).byte(0xff).append_to(table);
   // 7.2 system.
@@ -73,12 +74,18 @@ Result<> write_smbios(GuestMemory& memory, unsigned cpus, uint64_t ram, GuestAdd
   Structure(32, 0x2000).fill(6).byte(0).append_to(table);
   Structure(127, 0x7f00).append_to(table);
 
-  uint8_t entry[24] = {'_', 'S', 'M', '3', '_', 0, 24, 3, 6, 0, 1, 0};
-  uint64_t at = raw(start) + 32;
+  smbios.entry = {'_', 'S', 'M', '3', '_', 0, 24, 3, 6, 0, 1, 0};
+  smbios.entry.resize(24, 0);
   auto size = static_cast<uint32_t>(table.size());
-  memcpy(entry + 12, &size, 4);
-  memcpy(entry + 16, &at, 8);
-  entry[5] = static_cast<uint8_t>(-std::accumulate(entry, entry + 24, 0));
+  memcpy(&smbios.entry[12], &size, 4);
+  return smbios;
+}
+
+Result<> write_smbios(GuestMemory& memory, unsigned cpus, uint64_t ram, GuestAddress start, GuestAddress end) {
+  auto [entry, table] = build_smbios(cpus, ram);
+  uint64_t at = raw(start) + 32;
+  memcpy(&entry[Smbios::kTableAddress], &at, 8);
+  entry[Smbios::kChecksum] = static_cast<uint8_t>(-std::accumulate(entry.begin(), entry.end(), 0));
   if (at + table.size() > raw(end) || !memory.write(start, std::as_bytes(std::span(entry))) ||
       !memory.write(GuestAddress{at}, std::as_bytes(std::span(table))))
     return fail(ErrorKind::kInternal, "SMBIOS tables do not fit their place");
