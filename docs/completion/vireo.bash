@@ -25,15 +25,16 @@ _vireo() {
   fi
   case $before in
     --kernel | --initrd | --config | --disk | --guest-symbols | --jitdump) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    --firmware | --bios) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -W 'seabios ovmf' -- "$word") ;;
     --board) mapfile -t COMPREPLY < <(compgen -W 'q35 microvm' -- "$word") ;;
     --accel) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft' -- "$word") ;;
     --net) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'user tap,ifname= none' -- "$word") ;;
     --serial | --console) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'stdio file: null pty' -- "$word") ;;
     --boot-protocol) mapfile -t COMPREPLY < <(compgen -W 'auto linux64 linux32 pvh multiboot' -- "$word") ;;
-    --help) mapfile -t COMPREPLY < <(compgen -W 'memory disk net serial accel board config perf exit' -- "$word") ;;
+    --help) mapfile -t COMPREPLY < <(compgen -W 'memory cpu disk net serial accel board firmware config perf exit' -- "$word") ;;
     --append | --memory | --numa | --cpus | --cpu-affinity | --debug-exit) ;;
     *) mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --boot-protocol --memory --cpus --numa
-         --cpu-affinity --board --accel --disk --net --serial --console --rng --no-reboot --config --debug-exit
+         --cpu-affinity --board --firmware --accel --disk --net --serial --console --rng --no-reboot --config --debug-exit
          --perf-map --jitdump --guest-symbols
          --testdev --help' -- "$word") ;;
   esac

@@ -8,7 +8,8 @@ namespace vireo::cli {
 namespace {
 
 constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial console is this terminal
-  --kernel FILE          Linux bzImage, ELF (PVH, vmlinux) or multiboot kernel
+  --kernel FILE          Linux bzImage, ELF (PVH, vmlinux) or multiboot kernel; without it the disk boots by
+  --firmware seabios|ovmf|FILE[,...]
   --initrd FILE          initial RAM disk           --append TEXT  kernel command line
   --memory SIZE[,...]    512M by default            --cpus N       1 by default
   --cpu host|max|NAME    what the guest's CPU has   --disk FILE[,...]  a virtio disk; may be repeated
@@ -24,7 +25,7 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --debug-exit [PORT]    --testdev                  for test kernels
   --perf-map             --jitdump FOLDER           names of translated code for perf
 On a terminal: Ctrl-A x ends, Ctrl-A c opens a prompt, Ctrl-A h helps.
-More: vireo run --help memory|cpu|disk|net|serial|accel|board|config|perf|exit
+More: vireo run --help memory|cpu|disk|net|serial|accel|board|firmware|config|perf|exit
 )";
 
 struct Topic {
@@ -96,6 +97,16 @@ constexpr Topic kTopics[] = {
   q35      a PC with PCI Express (default)
   microvm  no PCI: virtio devices are memory-mapped and found through ACPI
 )"},
+    {"firmware", R"(--firmware seabios|ovmf|FILE[,vars=FILE][,menu][,sercon=off][,debug=FILE]     (--bios is the same)
+  seabios      a PC's BIOS, which boots the first disk; taken without being asked for where there is no --kernel
+  ovmf         UEFI. Both are Debian's packages of these names; a FILE is an image for the end of the first 4 GiB
+  vars=FILE    a flash for UEFI's variables, kept in FILE; for ovmf it is made where there is none. Without it
+               variables are lost at the end. One machine at a time
+  menu         SeaBIOS asks which device to boot
+  sercon=off   SeaBIOS does not show the screen on the first serial port; for an operating system's loader that
+               writes there itself
+  debug=FILE   what the firmware writes to the debug port 0x402
+)"},
     {"config", R"(--config FILE
   One option a line, `name = value`; # starts a comment. Names are those of the options without dashes: `memory = 2G`,
   `disk = root.img,cache=none` (may be repeated), `rng = on`. What the command line says wins over the file.
@@ -120,7 +131,7 @@ constexpr Topic kTopics[] = {
 
 void print_help() {
   fputs("vireo: virtual machines\n"
-        "  vireo run --kernel FILE [...]   start a machine (vireo run --help)\n"
+        "  vireo run --disk FILE [...]     start a machine (vireo run --help)\n"
         "  vireo kvm -- PROGRAM [...]      give a program the software hypervisor as its /dev/kvm\n"
         "  vireo stat [PROCESS]            counters of a running machine (vireo stat --help)\n"
         "  vireo img COMMAND [...]         make, convert, check and change disk images (vireo img --help)\n"

@@ -65,6 +65,9 @@ Result<NetOptions> parse_net(const std::string& text);
 Result<SerialOptions> parse_serial(const std::string& text, const std::string& option);
 Result<MemoryConfig> parse_memory(const std::string& text);
 Result<NumaConfig> parse_numa(const std::string& text);
+// Finds the image, and makes the file of vars= from the image's own where there is none.
+Result<FirmwareConfig> parse_firmware(const std::string& text);
+std::optional<std::string> find_seabios();
 
 // The command line after "run". An empty optional: help was printed.
 Result<std::optional<RunOptions>> parse_run(int argc, char** argv);

@@ -75,7 +75,33 @@ TEST(Options, ErrorsNameOptionAndValue) {
   EXPECT_NE(error_of({"--kernel", "k", "--cpus", "0"}).find("--cpus 0"), std::string::npos);
   EXPECT_NE(error_of({"--kernel", "k", "--accel", "warp"}).find("--accel warp"), std::string::npos);
   EXPECT_NE(error_of({"--kernel", "k", "stray"}).find("stray"), std::string::npos);
-  EXPECT_NE(error_of({}).find("--kernel"), std::string::npos);
+  EXPECT_NE(error_of({"--initrd", "i"}).find("--kernel is missing"), std::string::npos);
+  EXPECT_NE(error_of({"--board", "microvm"}).find("--kernel is missing"), std::string::npos);
+}
+
+TEST(Options, FirmwareIsAFileOrAWordWithItsPlaces) {
+  auto file = parse_firmware("/rom.fd,vars=/dev/null,menu,sercon=off,debug=/d");
+  ASSERT_TRUE(file) << file.error().message;
+  EXPECT_EQ(file->code, "/rom.fd");
+  EXPECT_EQ(file->variables, "/dev/null");
+  EXPECT_EQ(file->debug, "/d");
+  EXPECT_TRUE(file->boot_menu);
+  EXPECT_FALSE(file->serial_console);
+  EXPECT_EQ(parse_firmware("code=/rom.fd")->code, "/rom.fd");
+  for (const char* bad : {"", "/rom.fd,colour=red", "/rom.fd,vars=/nowhere/v", "/rom.fd,vars="}) EXPECT_FALSE(parse_firmware(bad)) << bad;
+  EXPECT_NE(error_of({"--kernel", "k", "--firmware", "/rom.fd"}).find("--kernel k"), std::string::npos);
+}
+
+TEST(Options, WithoutAKernelSeabiosIsTakenWhereItIs) {
+  auto run = parse({"--disk", "d"});
+  if (!find_seabios()) {
+    EXPECT_FALSE(run);
+    return;
+  }
+  ASSERT_TRUE(run) << run.error().message;
+  ASSERT_TRUE((*run)->machine.firmware);
+  EXPECT_EQ((*run)->machine.firmware->code, *find_seabios());
+  EXPECT_FALSE((*parse({"--kernel", "k"}))->machine.firmware);
 }
 
 TEST(Options, NamesForPerfNeedSomewhereToGo) {

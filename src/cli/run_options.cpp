@@ -14,7 +14,7 @@ namespace vireo::cli {
 namespace {
 
 struct Raw {
-  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config, jitdump, guest_symbols;
+  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config, jitdump, guest_symbols, firmware;
   std::vector<std::string> disks, nets, numa;
   bool rng = false, no_reboot = false, testdev = false, virtio_console = false, perf_map = false;
 };
@@ -63,6 +63,7 @@ void declare(CLI::App& app, Raw& raw) {
   app.add_option("--cpu", raw.cpu);
   app.add_option("--cpu-affinity", raw.affinity);
   app.add_option("--board", raw.board);
+  app.add_option("--firmware,--bios", raw.firmware);
   app.add_option("--accel", raw.accel);
   app.add_option("--disk", raw.disks)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
   app.add_option("--net", raw.nets)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
@@ -96,10 +97,26 @@ Result<> parse_words(std::vector<std::string> words, Raw& raw, std::set<std::str
   return {};
 }
 
+// Without a kernel a PC starts from its firmware, without a word about which from SeaBIOS.
+Result<> choose_firmware(const Raw& raw, bool given, MachineConfig& m) {
+  if (given) m.firmware = TRY(parse_firmware(raw.firmware));
+  if (!raw.kernel.empty()) {
+    if (given) return fail(ErrorKind::kUnsupported, "--kernel " + raw.kernel + ": a kernel starts without --firmware here");
+    return {};
+  }
+  if (!raw.initrd.empty() || !raw.append.empty() || !raw.protocol.empty())
+    return fail(ErrorKind::kInvalid, "--kernel is missing, and --initrd, --append and --boot-protocol go with it");
+  if (m.board != MachineConfig::BoardKind::kQ35) return fail(ErrorKind::kInvalid, "--board " + raw.board + ": has no firmware; --kernel is missing");
+  if (given) return {};
+  auto seabios = find_seabios();
+  if (!seabios) return fail(ErrorKind::kInvalid, "--kernel is missing, and there is no firmware here to start from (Debian's packages seabios and ovmf; see vireo run --help firmware)");
+  m.firmware = FirmwareConfig{.code = *seabios};
+  return {};
+}
+
 Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
   RunOptions run;
   MachineConfig& m = run.machine;
-  if (raw.kernel.empty()) return fail(ErrorKind::kInvalid, "--kernel is missing: nothing to boot (see vireo run --help)");
   m.boot = {raw.kernel, raw.initrd, raw.append};
   if (raw.protocol == "linux64")
     m.boot.protocol = BootProtocol::kLinux64;
@@ -120,6 +137,7 @@ Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
     m.board = MachineConfig::BoardKind::kMicrovm;
   else if (!raw.board.empty() && raw.board != "q35")
     return fail(ErrorKind::kInvalid, "--board " + raw.board + ": q35 or microvm");
+  TRY_VOID(choose_firmware(raw, given.contains("firmware"), m));
   if (raw.accel == "kvm")
     run.accelerator = kvm::AcceleratorWish::kKvm;
   else if (raw.accel == "soft")
