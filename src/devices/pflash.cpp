@@ -101,7 +101,7 @@ void Pflash::write_byte(uint64_t offset, uint8_t value) {
     case Expect::kLockConfirm:
       return finish(value == kLock || value == kConfirm ? 0 : kEraseError | kProgramError);
     case Expect::kBufferCount:
-      if (value >= kBufferSize) return finish(kProgramError);
+      static_assert(kBufferSize == 256);  // any count fits
       buffer_left_ = static_cast<uint16_t>(value + 1);
       buffer_block_ = offset & ~uint64_t{kBufferSize - 1};
       buffer_first_ = kBufferSize;
@@ -149,7 +149,7 @@ void Pflash::command(uint64_t, uint8_t value) {
     case kReadStatus: return show(Show::kStatus);
     case kReadId: return show(Show::kId);
     case kReadQuery: return show(Show::kQuery);
-    default: return show(Show::kArray);  // kReadArray, and what no chip knows
+    case kReadArray: default: return show(Show::kArray);  // also for what no chip knows
   }
 }
 
