@@ -8,8 +8,8 @@ namespace vireo::cli {
 namespace {
 
 constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial console is this terminal
-  --kernel FILE          Linux bzImage, ELF (PVH, vmlinux) or multiboot kernel; without it the disk boots by
-  --firmware seabios|ovmf|FILE[,...]
+  --kernel FILE          Linux bzImage, ELF (PVH, vmlinux) or multiboot kernel
+  --firmware seabios|ovmf|FILE                      without a kernel: what boots the disk
   --initrd FILE          initial RAM disk           --append TEXT  kernel command line
   --memory SIZE[,...]    512M by default            --cpus N       1 by default
   --cpu host|max|NAME    what the guest's CPU has   --disk FILE[,...]  a virtio disk; may be repeated
