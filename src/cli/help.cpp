@@ -20,12 +20,13 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --rng                  a virtio entropy source
   --board q35|microvm    --accel auto|kvm|soft      --cpu-affinity LIST
   --no-reboot            end when the guest resets
+  --name TEXT            for vireo ctl              --qmp unix:PATH  a socket that speaks QMP
   --config FILE          the same options as `name = value` lines
   --boot-protocol auto|linux64|linux32|pvh|multiboot
   --debug-exit [PORT]    --testdev                  for test kernels
   --perf-map             --jitdump FOLDER           names of translated code for perf
 On a terminal: Ctrl-A x ends, Ctrl-A c opens a prompt, Ctrl-A h helps.
-More: vireo run --help memory|cpu|disk|net|serial|accel|board|firmware|config|perf|exit
+More: vireo run --help memory|cpu|disk|net|serial|accel|board|firmware|config|qmp|perf|exit
 )";
 
 struct Topic {
@@ -111,6 +112,12 @@ constexpr Topic kTopics[] = {
   One option a line, `name = value`; # starts a comment. Names are those of the options without dashes: `memory = 2G`,
   `disk = root.img,cache=none` (may be repeated), `rng = on`. What the command line says wins over the file.
 )"},
+    {"qmp", R"(--qmp unix:PATH[,server=on][,wait=off]
+  Listens at PATH for programs that speak QEMU's machine protocol (QMP); may be repeated. This user alone (and root) may connect.
+  query-commands lists what is there. `vireo ctl` needs no such option: every machine has a socket for it.
+--name TEXT
+  What vireo ctl and query-name call this machine.
+)"},
     {"perf", R"(--perf-map, --jitdump FOLDER, --guest-symbols FILE: names of translated code for perf; --accel soft alone
   --perf-map             /tmp/perf-PID.map, which perf report and perf top look into
   --jitdump FOLDER       FOLDER/jit-PID.dump, with the code itself: perf record -k mono; perf inject --jit; then perf annotate
@@ -134,6 +141,7 @@ void print_help() {
         "  vireo run --disk FILE [...]     start a machine (vireo run --help)\n"
         "  vireo kvm -- PROGRAM [...]      give a program the software hypervisor as its /dev/kvm\n"
         "  vireo stat [PROCESS]            counters of a running machine (vireo stat --help)\n"
+        "  vireo ctl [MACHINE] COMMAND     control a running machine (vireo ctl --help)\n"
         "  vireo img COMMAND [...]         make, convert, check and change disk images (vireo img --help)\n"
         "  vireo io -c COMMAND... FILE     read and write an image by script (vireo io --help)\n"
         "  vireo nbd [...] FILE            give an image to others over a socket (vireo nbd --help)\n"

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <string>
 
+#include "cli/ctl/ctl.h"
 #include "cli/help.h"
 #include "cli/img/img.h"
 #include "cli/io/session.h"
@@ -29,7 +30,8 @@ struct Command {
   const char* name;
   vireo::Result<int> (*run)(int argc, char** argv);
 };
-constexpr Command kCommands[] = {{"run", run_machine}, {"kvm", vireo::cli::run_with_softkvm}, {"stat", vireo::cli::stat::run}};
+constexpr Command kCommands[] = {{"run", run_machine}, {"kvm", vireo::cli::run_with_softkvm}, {"stat", vireo::cli::stat::run},
+                                  {"ctl", vireo::cli::ctl::run}};
 
 // Tools that take a whole command line, errors told by themselves: as commands, and by the names that scripts know.
 struct Tool {

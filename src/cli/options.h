@@ -58,11 +58,14 @@ struct RunOptions {
   SerialOptions console;  // of the virtio console
   bool rng = false;
   kvm::CodeNames code_names;
+  std::string name;
+  std::vector<std::string> qmp;  // paths of sockets
 };
 
 Result<DiskOptions> parse_disk(const std::string& text);
 Result<NetOptions> parse_net(const std::string& text);
 Result<SerialOptions> parse_serial(const std::string& text, const std::string& option);
+Result<std::string> parse_qmp(const std::string& text);  // the socket's path
 Result<MemoryConfig> parse_memory(const std::string& text);
 Result<NumaConfig> parse_numa(const std::string& text);
 // Finds the image, and makes the file of vars= from the image's own where there is none.

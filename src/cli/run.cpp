@@ -17,6 +17,7 @@
 #include "cli/devices.h"
 #include "cli/terminal.h"
 #include "cli/window_size.h"
+#include "control/control_port.h"
 #include "control/runtime_folder.h"
 #include "control/statistics_port.h"
 #include "machine/board.h"
@@ -93,6 +94,18 @@ std::unique_ptr<control::StatisticsPort> open_statistics(EventLoop& loop, const 
   return nullptr;
 }
 
+// For --qmp and `vireo ctl`; of these two only the first must be.
+Result<std::unique_ptr<control::ControlPort>> open_control(const RunOptions& options, Machine& machine) {
+  control::ControlPort::Config config{.package = std::string("vireo ") + VIREO_VERSION, .identity = {.name = options.name, .uuid = "00000000-0000-0000-0000-000000000000", .kvm = true}, .paths = options.qmp};
+  auto port = TRY(control::ControlPort::create(config, machine));
+  auto own = [&]() -> Result<> {
+    const std::string folder = TRY(control::runtime_folder());
+    return port->listen(folder + "/" + std::to_string(getpid()) + control::kControlSuffix);
+  };
+  if (auto made = own(); !made) log(LogLevel::kInfo, "no socket for vireo ctl: %s", made.error().message.c_str());
+  return port;
+}
+
 // SIGTERM and SIGINT: first the power button, then the end.
 class Signals {
  public:
@@ -158,6 +171,7 @@ Result<int> run(const RunOptions& options) {
   std::unique_ptr<Console> console;
   if (terminal.active()) console = std::make_unique<Console>(*machine, serial.stdio ? *serial.backend : *virtio_console.backend);
   std::unique_ptr<control::StatisticsPort> statistics = open_statistics(*loop, *machine);
+  auto control = TRY(open_control(options, *machine));
   Signals signals(*loop, *machine);
   TRY_VOID(signals.start());
   int status = 0;
@@ -166,7 +180,10 @@ Result<int> run(const RunOptions& options) {
     loop->stop();
   });
   TRY_VOID(machine->start());
+  control->start();
   loop->run();
+  control->told_end();
+  control.reset();
   serial.backend->flush();
   if (virtio_console.backend) virtio_console.backend->flush();
   return status;

@@ -14,8 +14,8 @@ namespace vireo::cli {
 namespace {
 
 struct Raw {
-  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config, jitdump, guest_symbols, firmware;
-  std::vector<std::string> disks, nets, numa;
+  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config, jitdump, guest_symbols, firmware, name;
+  std::vector<std::string> disks, nets, numa, qmp;
   bool rng = false, no_reboot = false, testdev = false, virtio_console = false, perf_map = false;
 };
 
@@ -76,6 +76,8 @@ void declare(CLI::App& app, Raw& raw) {
   app.add_flag("--perf-map", raw.perf_map);
   app.add_option("--jitdump", raw.jitdump);
   app.add_option("--guest-symbols", raw.guest_symbols);
+  app.add_option("--name", raw.name);
+  app.add_option("--qmp", raw.qmp)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
   app.add_option("--config", raw.config);
 }
 
@@ -159,6 +161,8 @@ Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
     }
   }
   run.rng = raw.rng;
+  run.name = raw.name;
+  for (const std::string& qmp : raw.qmp) run.qmp.push_back(TRY(parse_qmp(qmp)));
   run.code_names = {raw.perf_map, raw.jitdump, raw.guest_symbols};
   for (const auto& [option, value] : {std::pair("jitdump", &raw.jitdump), std::pair("guest-symbols", &raw.guest_symbols)})
     if (given.contains(option) && value->empty()) return fail(ErrorKind::kInvalid, std::string("--") + option + ": a name is missing");

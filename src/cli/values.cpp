@@ -94,6 +94,22 @@ Result<std::vector<int>> parse_cpu_list(const std::string& text, const std::stri
   return cpus;
 }
 
+Result<std::string> parse_qmp(const std::string& text) {
+  const std::string option = "--qmp";
+  WordList words = TRY(split_words(text, option));
+  if (words.first.starts_with("tcp:")) return bad(option, text, "a Unix socket is needed (unix:PATH): over TCP every user of this host could come");
+  if (!words.first.starts_with("unix:") || words.first.size() == 5) return bad(option, text, "unix:PATH is needed");
+  for (auto& [key, value] : words.rest) {
+    // QEMU's words, as far as they mean what we do: we listen, and wait for nobody.
+    const bool known = key == "server" || key == "wait" || key == "nowait";
+    if (!known) return bad(option, text, "unknown word " + key + " (see vireo run --help qmp)");
+    const bool on = TRY(parse_switch(value, option + " " + key));
+    if (key == "server" && !on) return bad(option, text, "only server=on is there");
+    if (key == "wait" && on) return bad(option, text, "only wait=off is there");
+  }
+  return words.first.substr(5);
+}
+
 Result<MemoryConfig> parse_memory(const std::string& text) {
   const std::string option = "--memory";
   WordList words = TRY(split_words(text, option));

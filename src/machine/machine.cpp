@@ -161,27 +161,46 @@ void Machine::pause() {
   if (state_ != State::kRunning) return;
   pause_vcpus();
   state_ = State::kPaused;
+  tell(MachineEvent::kStop);
 }
 
 void Machine::resume() {
   if (state_ != State::kPaused) return;
   state_ = State::kRunning;
+  tell(MachineEvent::kResume);
   if (suspended_) return;
   for (auto& thread : threads_) thread->resume();
 }
 
-void Machine::press_power_button() { board_->press_power_button(); }
+MachineStatus Machine::status() const {
+  switch (state_) {
+    case State::kOff: return MachineStatus::kPrelaunch;
+    case State::kRunning: return suspended_ ? MachineStatus::kSuspended : MachineStatus::kRunning;
+    case State::kPaused: return MachineStatus::kPaused;
+    case State::kEnded: break;
+  }
+  return MachineStatus::kEnded;
+}
+
+void Machine::press_power_button() {
+  tell(MachineEvent::kPowerdown);
+  board_->press_power_button();
+}
 
 void Machine::request_reset() {
-  if (!config_.reboot) return request_end(0);
+  if (!config_.reboot) return request_end(0, EndReason::kGuestReset);
   if (change_pending_.exchange(true)) return;
   for (auto& thread : threads_) thread->request_pause();
   loop_.post([this] { reset(); });
 }
 
-void Machine::request_power_off() { request_end(0); }
+void Machine::request_power_off() { request_end(0, EndReason::kGuestShutdown); }
 
-void Machine::request_end(int status) {
+void Machine::request_end(int status) { request_end(status, EndReason::kHost); }
+
+void Machine::request_end(int status, EndReason reason) {
+  EndReason first = EndReason::kHost;
+  end_reason_.compare_exchange_strong(first, reason);
   for (auto& thread : threads_) thread->request_pause();
   loop_.post([this, status] { end(status); });
 }
@@ -207,6 +226,7 @@ void Machine::suspend() {
   change_pending_ = false;
   suspended_ = true;
   board_->sleep();
+  tell(MachineEvent::kSuspend);
 }
 
 void Machine::request_wake() {
@@ -216,6 +236,7 @@ void Machine::request_wake() {
 void Machine::wake() {
   if (state_ == State::kEnded || !suspended_) return;
   suspended_ = false;
+  tell(MachineEvent::kWakeup);
   auto result = [this]() -> Result<bool> {
     TRY_VOID(reset_processors());
     board_->reset(ResetKind::kWake);
@@ -237,6 +258,7 @@ void Machine::reset() {
   if (state_ == State::kEnded) return;
   pause_vcpus();
   change_pending_ = suspended_ = false;
+  tell(MachineEvent::kReset);
   board_->reset(ResetKind::kCold);
   auto result = [this]() -> Result<> {
     TRY_VOID(reset_processors());
@@ -267,10 +289,10 @@ void Machine::stopped(kvm::Vcpu&, kvm::StopReason reason, const std::string& det
       return request_power_off();
     case kvm::StopReason::kCrash:
       log(LogLevel::kError, "the guest crashed: %s", detail.c_str());
-      return request_end(1);
+      return request_end(1, EndReason::kGuestPanic);
     case kvm::StopReason::kFailed:
       log(LogLevel::kError, "%s", detail.c_str());
-      return request_end(1);
+      return request_end(1, EndReason::kError);
   }
 }
 

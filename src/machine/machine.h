@@ -46,6 +46,12 @@ struct MachineConfig {
   int64_t rtc_start = 0;  // seconds since 1970
 };
 
+// What happens to a machine, for whoever watches it.
+enum class MachineEvent { kStop, kResume, kReset, kPowerdown, kSuspend, kWakeup };
+enum class MachineStatus { kPrelaunch, kRunning, kPaused, kSuspended, kEnded };
+// Why it ended.
+enum class EndReason { kHost, kGuestShutdown, kGuestReset, kGuestPanic, kError };
+
 class Machine final : private kvm::ExitHandler {
  public:
   static Result<std::unique_ptr<Machine>> create(const MachineConfig& config, const kvm::Api& api, EventLoop& loop,
@@ -66,6 +72,9 @@ class Machine final : private kvm::ExitHandler {
   void request_end(int status);
   // Called once on the loop's thread, when the vCPUs have stopped for good.
   void set_on_end(std::function<void(int status)> on_end) { on_end_ = std::move(on_end); }
+  EndReason end_reason() const { return end_reason_; }
+  void set_on_event(std::function<void(MachineEvent)> on_event) { on_event_ = std::move(on_event); }
+  MachineStatus status() const;
 
   const MachineConfig& config() const { return config_; }
   Board& board() { return *board_; }
@@ -99,6 +108,10 @@ class Machine final : private kvm::ExitHandler {
   void wake();
   void end(int status);
   void pause_vcpus();
+  void request_end(int status, EndReason reason);
+  void tell(MachineEvent event) {
+    if (on_event_) on_event_(event);
+  }
 
   void port_read(uint16_t port, std::span<std::byte> data) override { ports_.read(port, data); }
   void port_write(uint16_t port, std::span<const std::byte> data) override { ports_.write(port, data); }
@@ -111,6 +124,8 @@ class Machine final : private kvm::ExitHandler {
   State state_ = State::kOff;
   bool suspended_ = false;  // to RAM: no vCPU runs, also in kRunning
   std::function<void(int)> on_end_;
+  std::function<void(MachineEvent)> on_event_;
+  std::atomic<EndReason> end_reason_ = EndReason::kHost;
   std::atomic<bool> change_pending_ = false;  // a reset or the end has been asked for
 
   std::unique_ptr<GuestMemory> memory_;
