@@ -14,13 +14,8 @@ Result<std::unique_ptr<ImageDevice>> ImageDevice::create(std::shared_ptr<Image> 
   if (config.direct && image->write_unit() < 4096 && image->cluster_size())
     return fail(ErrorKind::kUnsupported, "'" + image->file().name() + "': its clusters are smaller than 4096 bytes, which does not go with O_DIRECT (cache=none)");
   std::unique_ptr<ImageDevice> device(new ImageDevice(std::move(image), loop));
-  // One Raw for each file of the chain that has a descriptor.
-  for (Image* layer = device->image_.get(); layer; layer = layer->backing()) {
-    File* file = &layer->data_file();
-    if (file->fd() < 0) continue;
-    RawConfig raw{.path = file->name(), .read_only = file->read_only(), .direct = config.direct, .no_flush = true, .lock = false, .fd = file->fd(), .aio = config.aio};
-    device->files_[file] = TRY(Raw::create(raw, loop));
-  }
+  device->config_ = config;
+  TRY_VOID(device->take_files());
   device->most_threads_ = std::max(config.threads, 1u);
   std::lock_guard lock(device->mutex_);
   TRY_VOID(device->start_thread());  // later ones may fail: this one does all then
@@ -36,6 +31,23 @@ Result<> ImageDevice::start_thread() {
   }
   pthread_setname_np(threads_.back().native_handle(), "vireo-image");
   return {};
+}
+
+// One Raw for each file of the chain that has a descriptor.
+Result<> ImageDevice::take_files() {
+  for (Image* layer = image_.get(); layer; layer = layer->backing()) {
+    File* file = &layer->data_file();
+    if (file->fd() < 0) continue;
+    RawConfig raw{.path = file->name(), .read_only = file->read_only(), .direct = config_.direct, .no_flush = true, .lock = false, .fd = file->fd(), .aio = config_.aio};
+    files_[file] = TRY(Raw::create(raw, loop_));
+  }
+  return {};
+}
+
+void ImageDevice::image_changed() {
+  files_.clear();
+  // What has none is read and written by the threads.
+  if (auto taken = take_files(); !taken) log(LogLevel::kWarning, "disk: %s", taken.error().message.c_str());
 }
 
 ImageDevice::~ImageDevice() {

@@ -40,6 +40,8 @@ class ImageDevice final : public BlockDevice {
   void drain() override;
 
   Image& image() { return *image_; }
+  // With nothing in flight: the chain has other files than before.
+  void image_changed();
 
  private:
   struct Request {
@@ -54,6 +56,7 @@ class ImageDevice final : public BlockDevice {
     std::function<Result<>()> work;
     uint64_t read_offset = UINT64_MAX;  // of a read
   };
+  Result<> take_files();
   ImageDevice(std::shared_ptr<Image> image, EventLoop& loop) : image_(std::move(image)), loop_(loop), alive_(std::make_shared<bool>(true)) {}
   void move(uint64_t offset, std::span<const iovec> parts, bool write, Done done);
   Request* take(Done done);
@@ -65,6 +68,7 @@ class ImageDevice final : public BlockDevice {
   void reap();
 
   std::shared_ptr<Image> image_;
+  Config config_;
   EventLoop& loop_;
   unsigned most_threads_ = 1;
   std::unordered_map<File*, std::unique_ptr<Raw>> files_;

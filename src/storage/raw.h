@@ -37,6 +37,7 @@ class Raw final : public BlockDevice {
   uint64_t size() const override { return size_; }
   bool read_only() const override { return config_.read_only; }
   Limits limits() const override { return limits_; }
+  int fd() const { return fd_.get(); }
   const char* engine_name() const { return engine_->name(); }
 
   void read(uint64_t offset, std::span<const iovec> to, Done done) override;

@@ -55,7 +55,7 @@ class Hold {
 
 enum class Preallocation { kOff, kMetadata, kFalloc, kFull };
 
-class Image {
+class Image : public std::enable_shared_from_this<Image> {
  public:
   virtual ~Image() = default;
   virtual const char* format() const = 0;
