@@ -39,20 +39,24 @@ Result<std::string> disk_format(const DiskOptions& options) {
   return fail(ErrorKind::kInvalid, "it begins like a qcow2 image: say format=qcow2, or format=raw if the guest wrote that");
 }
 
-Result<> add_disk(Machine& machine, const DiskOptions& options) {
+Result<storage::LiveDisk*> add_disk(Machine& machine, const DiskOptions& options, const std::string& id) {
   const std::string& cache = options.cache;
   const bool direct = cache == "none" || cache == "directsync", no_flush = cache == "unsafe";
-  std::unique_ptr<storage::BlockDevice> disk;
+  storage::LiveDisk::Config config{.id = id, .path = options.path, .cache = cache.empty() ? "writeback" : cache, .throttle = options.throttle};
+  config.open.direct = direct;
+  config.open.no_flush = no_flush;
+  std::unique_ptr<storage::LiveDisk> disk;
   const std::string format = TRY(disk_format(options));
   if (format == "raw" && !options.power_cut_seed) {
     storage::RawConfig raw{.path = options.path, .read_only = options.readonly, .direct = direct, .no_flush = no_flush};
-    disk = TRY(storage::Raw::create(raw, machine.loop()));
+    disk = TRY(storage::LiveDisk::create(std::move(config), TRY(storage::Raw::create(raw, machine.loop())), machine.loop()));
   } else {
     storage::OpenOptions open;
     open.format = format;
     if (!options.key_file.empty()) {
       auto key = storage::read_secret_file(options.key_file);
       if (!key) return std::unexpected(std::move(key).error().within("key-file"));
+      config.open.any_key = *key;
       open.any_key = std::move(*key);
     }
     open.read_only = options.readonly;
@@ -60,18 +64,22 @@ Result<> add_disk(Machine& machine, const DiskOptions& options) {
     open.no_flush = no_flush;
     if (auto seed = options.power_cut_seed)
       open.wrap = [seed = *seed](std::unique_ptr<storage::File> file) { return std::make_unique<storage::FaultFile>(std::move(file), seed, seed % 4 * 25); };
+    config.open.wrap = open.wrap;
     open.note = [](const std::string& line) { log(LogLevel::kWarning, "disk: repairing: %s", line.c_str()); };
     auto image = storage::open_image(options.path, std::move(open));
     if (!image && options.key_file.empty() && image.error().message.ends_with("is required for cipher"))
       return fail(ErrorKind::kInvalid, "it is encrypted: say key-file=FILE, the file with its password");
     if (!image) return std::unexpected(std::move(image).error());
-    disk = TRY(storage::ImageDevice::create(std::move(*image), {.direct = direct}, machine.loop()));
+    disk = TRY(storage::LiveDisk::create(std::move(config), std::move(*image), machine.loop()));
   }
   virtio::BlkConfig blk{.serial = options.serial,
                         .queues = static_cast<uint16_t>(options.queues),
                         .write_cache = cache != "writethrough" && cache != "directsync"};
+  storage::LiveDisk* live = disk.get();
   auto device = TRY(virtio::Blk::create(blk, {machine.loop()}, std::move(disk)));
-  return machine.board().add(std::move(device));
+  live->set_on_resize([d = device.get()] { d->disk_resized(); });
+  TRY_VOID(machine.board().add(std::move(device)));
+  return live;
 }
 
 // Spec: IEEE 802, a unicast address in the usual notation.
@@ -106,9 +114,17 @@ Result<> add_net(Machine& machine, const NetOptions& options, unsigned index) {
 
 }  // namespace
 
-Result<virtio::Console*> add_devices(Machine& machine, const RunOptions& options, CharBackend* console) {
-  for (const DiskOptions& disk : options.disks)
-    if (auto result = add_disk(machine, disk); !result) return std::unexpected(std::move(result).error().within("--disk " + disk.path));
+Result<AddedDevices> add_devices(Machine& machine, const RunOptions& options, CharBackend* console) {
+  AddedDevices added;
+  for (size_t i = 0; i < options.disks.size(); i++) {
+    const DiskOptions& disk = options.disks[i];
+    const std::string id = disk.id.empty() ? "disk" + std::to_string(i) : disk.id;
+    for (storage::LiveDisk* other : added.disks)
+      if (other->config().id == id) return fail(ErrorKind::kInvalid, "--disk " + disk.path + ": id=" + id + " is another disk's");
+    auto result = add_disk(machine, disk, id);
+    if (!result) return std::unexpected(std::move(result).error().within("--disk " + disk.path));
+    added.disks.push_back(*result);
+  }
   for (unsigned i = 0; i < options.nets.size(); i++)
     if (auto result = add_net(machine, options.nets[i], i); !result) return std::unexpected(std::move(result).error().within("--net " + options.nets[i].text));
   if (options.rng) {
@@ -119,11 +135,10 @@ Result<virtio::Console*> add_devices(Machine& machine, const RunOptions& options
     std::vector<std::unique_ptr<virtio::ConsolePort>> ends;
     ends.push_back(std::make_unique<BackendPort>(*console));
     auto device = TRY(virtio::Console::create({}, {machine.loop()}, std::move(ends)));
-    virtio::Console* added = device.get();
+    added.console = device.get();
     TRY_VOID(machine.board().add(std::move(device)));
-    return added;
   }
-  return nullptr;
+  return added;
 }
 
 }  // namespace vireo::cli

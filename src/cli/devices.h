@@ -4,11 +4,17 @@
 
 #include "base/result.h"
 #include "cli/options.h"
+#include "storage/jobs/live_disk.h"
 #include "virtio/console.h"
 
 namespace vireo::cli {
 
-// `console`: the host's end of a virtio console, or null for none. Gives that console, or null; the machine owns it.
-Result<virtio::Console*> add_devices(Machine& machine, const RunOptions& options, CharBackend* console);
+// What the machine owns, and others need.
+struct AddedDevices {
+  virtio::Console* console = nullptr;
+  std::vector<storage::LiveDisk*> disks;
+};
+// `console`: the host's end of a virtio console, or null for none.
+Result<AddedDevices> add_devices(Machine& machine, const RunOptions& options, CharBackend* console);
 
 }  // namespace vireo::cli

@@ -61,7 +61,7 @@ constexpr Topic kTopics[] = {
   vCPU must be in a node, and the nodes' memory, in turn from address 0, be all of --memory
 )"},
     {"disk", R"(--disk FILE[,readonly][,serial=TEXT][,cache=MODE][,queues=N][,format=raw|qcow2|luks]
-              [,key-file=FILE][,power-cut-test=SEED]
+              [,key-file=FILE][,id=NAME][,bps=N][,iops=N]...[,power-cut-test=SEED]
   readonly             the guest cannot write; several machines may share the file
   serial=TEXT          at most 20 bytes, seen by the guest
   cache=writeback      through the host's page cache (default); none: around it; writethrough, directsync: every
@@ -73,6 +73,9 @@ constexpr Topic kTopics[] = {
                        file's bytes, a final newline too
   power-cut-test=SEED  for tests: writes stay in memory until the guest flushes, except for sectors picked by SEED; so SIGKILL
                        leaves the file as a power cut would leave a disk
+  id=NAME              what vireo ctl and QMP call it; disk0, disk1 ... without
+  bps=N, iops=N        bytes and requests a second at most; bps-rd, bps-wr, iops-rd, iops-wr for one direction;
+                       bps-max=N, bps-max-length=SECONDS and the like for bursts; iops-size=N: larger requests count more
   A comma in FILE is written twice.
 )"},
     {"net", R"(--net user[,forward=[tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=...]

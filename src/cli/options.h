@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "kvm/accelerator.h"
 #include "machine/machine.h"
+#include "storage/jobs/throttle.h"
 
 namespace vireo::cli {
 
@@ -27,7 +28,8 @@ Result<bool> parse_switch(const std::string& text, const std::string& option);  
 Result<std::vector<int>> parse_cpu_list(const std::string& text, const std::string& option);  // 0-3,6
 
 struct DiskOptions {
-  std::string path, format, serial, cache, key_file;
+  std::string path, format, serial, cache, key_file, id;
+  storage::ThrottleConfig throttle;
   bool readonly = false;
   std::optional<uint64_t> power_cut_seed;
   unsigned queues = 1;

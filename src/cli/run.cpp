@@ -95,8 +95,8 @@ std::unique_ptr<control::StatisticsPort> open_statistics(EventLoop& loop, const 
 }
 
 // For --qmp and `vireo ctl`; of these two only the first must be.
-Result<std::unique_ptr<control::ControlPort>> open_control(const RunOptions& options, Machine& machine) {
-  control::ControlPort::Config config{.package = std::string("vireo ") + VIREO_VERSION, .identity = {.name = options.name, .uuid = "00000000-0000-0000-0000-000000000000", .kvm = true}, .paths = options.qmp};
+Result<std::unique_ptr<control::ControlPort>> open_control(const RunOptions& options, const AddedDevices& devices, Machine& machine) {
+  control::ControlPort::Config config{.package = std::string("vireo ") + VIREO_VERSION, .identity = {.name = options.name, .uuid = "00000000-0000-0000-0000-000000000000", .kvm = true}, .paths = options.qmp, .disks = devices.disks};
   auto port = TRY(control::ControlPort::create(config, machine));
   auto own = [&]() -> Result<> {
     const std::string folder = TRY(control::runtime_folder());
@@ -165,13 +165,14 @@ Result<int> run(const RunOptions& options) {
   bool stdio = serial.stdio || virtio_console.stdio;
   Terminal terminal = stdio ? TRY(Terminal::raw()) : TRY(Terminal::none());
   auto machine = TRY(Machine::create(options.machine, *choice.api, *loop, serial.backend.get()));
-  virtio::Console* hvc = TRY(add_devices(*machine, options, virtio_console.backend.get()));
+  const AddedDevices added = TRY(add_devices(*machine, options, virtio_console.backend.get()));
+  virtio::Console* hvc = added.console;
   std::unique_ptr<WindowSize> window;
   if (hvc && virtio_console.stdio) window = TRY(WindowSize::follow(*loop, *hvc));
   std::unique_ptr<Console> console;
   if (terminal.active()) console = std::make_unique<Console>(*machine, serial.stdio ? *serial.backend : *virtio_console.backend);
   std::unique_ptr<control::StatisticsPort> statistics = open_statistics(*loop, *machine);
-  auto control = TRY(open_control(options, *machine));
+  auto control = TRY(open_control(options, added, *machine));
   Signals signals(*loop, *machine);
   TRY_VOID(signals.start());
   int status = 0;

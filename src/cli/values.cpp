@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <charconv>
 #include <climits>
 
@@ -159,6 +160,29 @@ Result<NumaConfig> parse_numa(const std::string& text) {
   return node;
 }
 
+// bps, bps-rd, iops-wr-max, iops-max-length ..., iops-size: bytes or requests a second.
+Result<> parse_throttle(const std::string& key, const std::string& value, const std::string& text, storage::ThrottleConfig& throttle) {
+  using storage::ThrottleConfig;
+  const std::string option = "--disk";
+  static constexpr const char* kNames[] = {"bps", "bps-rd", "bps-wr", "iops", "iops-rd", "iops-wr"};
+  const bool bytes = key.starts_with("bps") && !key.ends_with("-length");
+  const bool plain = !value.empty() && isdigit(static_cast<unsigned char>(value.back()));
+  const uint64_t number = bytes && !plain ? TRY(parse_size(value, option + " " + key)) : TRY(parse_number(value, option + " " + key, 0, UINT64_MAX));
+  if (key == "iops-size") {
+    throttle.iops_size = number;
+    return {};
+  }
+  for (size_t i = 0; i < ThrottleConfig::kKinds; i++) {
+    const std::string name = kNames[i];
+    if (key == name) throttle.limits[i].average = number;
+    else if (key == name + "-max") throttle.limits[i].max = number;
+    else if (key == name + "-max-length") throttle.limits[i].burst_seconds = number;
+    else continue;
+    return {};
+  }
+  return bad(option, text, "unknown word " + key + " (see vireo run --help disk)");
+}
+
 Result<DiskOptions> parse_disk(const std::string& text) {
   const std::string option = "--disk";
   WordList words = TRY(split_words(text, option));
@@ -181,12 +205,20 @@ Result<DiskOptions> parse_disk(const std::string& text) {
     } else if (key == "key-file") {
       if (value.empty()) return bad(option, text, "key-file names the file with the password");
       disk.key_file = value;
+    } else if (key == "id") {
+      const bool good = !value.empty() && value.size() < 64 && isalpha(static_cast<unsigned char>(value[0])) &&
+                        std::ranges::all_of(value, [](unsigned char c) { return isalnum(c) || c == '-' || c == '_' || c == '.'; });
+      if (!good) return bad(option, text, "id is a name: letters, digits, - _ and .");
+      disk.id = value;
+    } else if (key.starts_with("bps") || key.starts_with("iops")) {
+      TRY_VOID(parse_throttle(key, value, text, disk.throttle));
     } else if (key == "queues") {
       disk.queues = static_cast<unsigned>(TRY(parse_number(value, option + " queues", 1, 64)));
     } else {
       return bad(option, text, "unknown word " + key + " (see vireo run --help disk)");
     }
   }
+  if (auto good = disk.throttle.check(); !good) return bad(option, text, good.error().message.c_str());
   return disk;
 }
 

@@ -47,6 +47,13 @@ Result<std::unique_ptr<ControlPort>> ControlPort::create(const Config& config, M
   };
   auto reset = [p = port.get()] { p->host_reset_ = true; };
   qmp::add_machine_commands(*port->server_, *port->loop_, machine, config.identity, {.end = end, .reset = reset});
+  port->job_events_ = std::make_unique<qmp::JobEvents>(*port->loop_, *port->server_);
+  port->disks_ = std::make_unique<storage::DiskGraph>(*port->job_events_);
+  for (storage::LiveDisk* disk : config.disks) port->disks_->add(*disk);
+  qmp::add_query_commands(*port->server_, *port->disks_);
+  qmp::add_job_commands(*port->server_, *port->disks_);
+  qmp::add_node_commands(*port->server_, *port->disks_, *port->job_events_);
+  qmp::add_action_commands(*port->server_, *port->disks_);
   for (const std::string& path : config.paths)
     if (auto made = port->server_->listen(path); !made) return std::unexpected(std::move(made).error().within("--qmp"));
   machine.set_on_event([p = port.get()](MachineEvent event) { p->happened(event); });
@@ -82,6 +89,10 @@ void ControlPort::told_end() {
 
 ControlPort::~ControlPort() {
   machine_.set_on_event(nullptr);
+  // Jobs end before the disks go, and clients hear of it.
+  loop_->call([this] {
+    disks_.reset();
+  });
   // What was posted before still runs.
   loop_->stop();
   if (thread_.joinable()) thread_.join();

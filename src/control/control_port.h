@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "control/qmp/block_commands.h"
 #include "control/qmp/machine_commands.h"
 #include "control/qmp/server.h"
 
@@ -27,6 +28,7 @@ class ControlPort {
     std::string package;             // what the greeting calls us
     qmp::MachineIdentity identity;
     std::vector<std::string> paths;  // of sockets that the user asked for
+    std::vector<storage::LiveDisk*> disks;
   };
   static Result<std::unique_ptr<ControlPort>> create(const Config& config, Machine& machine);
   ~ControlPort();
@@ -45,6 +47,8 @@ class ControlPort {
   Machine& machine_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<qmp::Server> server_;
+  std::unique_ptr<qmp::JobEvents> job_events_;
+  std::unique_ptr<storage::DiskGraph> disks_;
   bool quit_ = false;  // the end has been told
   std::atomic<bool> host_reset_ = false;  // the next reset is one that a client asked for
   std::thread thread_;

@@ -88,6 +88,14 @@ void Blk::fields(Archive& archive) {
   archive.field(1, "writeback", space_.wce);
 }
 
+void Blk::disk_resized() {
+  {
+    std::lock_guard lock(space_mutex_);
+    space_.capacity = disk_->size() / kSector;
+  }
+  if (running()) signal_config();
+}
+
 void Blk::serve(unsigned index) {
   Queue* q = queue(index);
   q->drain([&](Chain chain) { return handle(index, std::move(chain)); });

@@ -39,6 +39,8 @@ class Blk final : public LoopDevice {
   void write_config(uint64_t offset, std::span<const std::byte> data) override;
   void reset() override;
   void fields(Archive& archive) override;
+  // The image has another size: the driver is told (5.2.5). On the loop's thread.
+  void disk_resized();
 
  private:
   struct Request {

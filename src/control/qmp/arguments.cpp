@@ -41,6 +41,11 @@ Outcome<std::string> Arguments::word(const char* name, std::initializer_list<con
   return refuse(std::string("Parameter '") + name + "' does not accept value '" + *value + "'");
 }
 
+Outcome<bool> Arguments::is(const char* name, std::initializer_list<const char*> choices, const char* otherwise, const char* wanted) {
+  const std::string given = QMP_TRY(word(name, choices, otherwise));
+  return given.compare(wanted) == 0;
+}
+
 Outcome<std::optional<int64_t>> Arguments::maybe_integer(const char* name) {
   auto value = take(name);
   if (!value) return std::nullopt;

@@ -15,6 +15,8 @@ class Arguments {
   Outcome<std::string> text(const char* name);
   Outcome<std::optional<std::string>> maybe_text(const char* name);
   Outcome<std::string> word(const char* name, std::initializer_list<const char*> choices, const char* otherwise);  // null: needed
+  // Whether the word is `wanted`, of those.
+  Outcome<bool> is(const char* name, std::initializer_list<const char*> choices, const char* otherwise, const char* wanted);
   Outcome<int64_t> integer(const char* name);
   Outcome<std::optional<int64_t>> maybe_integer(const char* name);
   Outcome<uint64_t> size_or(const char* name, uint64_t otherwise);  // not negative
