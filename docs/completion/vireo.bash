@@ -4,7 +4,7 @@ _vireo() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
   COMPREPLY=()
   if ((COMP_CWORD == 1)); then
-    mapfile -t COMPREPLY < <(compgen -W 'run img io nbd kvm stat --version --help' -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W 'run img io nbd kvm stat ctl --version --help' -- "$word")
     return
   fi
   if [[ ${COMP_WORDS[1]} == img ]]; then
@@ -23,6 +23,19 @@ _vireo() {
       --interval --count --once --per-vcpu --all --json --list --help" -- "$word")
     return
   fi
+  if [[ ${COMP_WORDS[1]} == ctl ]]; then
+    if [[ $before == block ]]; then
+      mapfile -t COMPREPLY < <(compgen -W 'list nodes stats jobs snapshot save forget stream commit mirror backup complete cancel pause resume speed resize throttle' -- "$word")
+    elif [[ $before == bitmap ]]; then
+      mapfile -t COMPREPLY < <(compgen -W 'add remove clear enable disable' -- "$word")
+    elif ((COMP_CWORD < 4)); then
+      mapfile -t COMPREPLY < <(compgen -W "$(vireo ctl list 2> /dev/null) list status stop cont powerdown reset wakeup quit block bitmap qmp events --json --wait --help" -- "$word")
+    else
+      compopt -o filenames
+      mapfile -t COMPREPLY < <(compgen -f -- "$word")
+    fi
+    return
+  fi
   case $before in
     --kernel | --initrd | --config | --disk | --guest-symbols | --jitdump) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     --firmware | --bios) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -W 'seabios ovmf' -- "$word") ;;
@@ -31,11 +44,11 @@ _vireo() {
     --net) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'user tap,ifname= none' -- "$word") ;;
     --serial | --console) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'stdio file: null pty' -- "$word") ;;
     --boot-protocol) mapfile -t COMPREPLY < <(compgen -W 'auto linux64 linux32 pvh multiboot' -- "$word") ;;
-    --help) mapfile -t COMPREPLY < <(compgen -W 'memory cpu disk net serial accel board firmware config perf exit' -- "$word") ;;
+    --help) mapfile -t COMPREPLY < <(compgen -W 'memory cpu disk net serial accel board firmware config qmp perf exit' -- "$word") ;;
     --append | --memory | --numa | --cpus | --cpu-affinity | --debug-exit) ;;
     *) mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --boot-protocol --memory --cpus --numa
          --cpu-affinity --board --firmware --accel --disk --net --serial --console --rng --no-reboot --config --debug-exit
-         --perf-map --jitdump --guest-symbols
+         --perf-map --jitdump --guest-symbols --name --qmp
          --testdev --help' -- "$word") ;;
   esac
 }
