@@ -35,6 +35,36 @@ def copy_debian_root(folder, name="debian.img"):
     return disk
 
 
+def repository(folder, packages):
+    """A disk image with an apt repository: the packages and what they need that the Debian root lacks. Returns its path and their names."""
+    state = pathlib.Path(folder, "status")
+    state.write_bytes(subprocess.run(["debugfs", "-R", "cat /var/lib/dpkg/status", str(debian_root())], capture_output=True, check=True).stdout)
+    plan = subprocess.run(["apt-get", "install", "-s", "-o", f"Dir::State::status={state}", "--no-install-recommends", *packages],
+                          capture_output=True, text=True, check=False)
+    names = sorted(line.split()[1] for line in plan.stdout.splitlines() if line.startswith("Inst "))
+    tree = pathlib.Path(folder, "repository")
+    tree.mkdir()
+    if plan.returncode or subprocess.run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names], cwd=tree, capture_output=True, check=False).returncode:
+        skip(f"Debian's packages {' '.join(packages)} cannot be downloaded: {plan.stderr.strip()[-200:]}")
+    index = ""
+    for file in sorted(tree.glob("*.deb")):
+        control = subprocess.run(["dpkg-deb", "-f", str(file)], capture_output=True, text=True, check=True).stdout
+        data = file.read_bytes()
+        index += f"{control.strip()}\nFilename: ./{file.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n\n"
+    (tree / "Packages").write_text(index)
+    image = pathlib.Path(folder, "repository.img")
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", str(tree), str(image), "256M"], check=True, capture_output=True)
+    shutil.rmtree(tree)
+    return str(image), names
+
+
+def install(guest, device, packages, limit=1200):
+    """Installs packages in a guest from such a repository on one of its disks, by apt."""
+    guest.run(f"mkdir -p /repo && mount -o ro {device} /repo && echo 'deb [trusted=yes] file:/repo ./' > /etc/apt/sources.list")
+    guest.run("export DEBIAN_FRONTEND=noninteractive; apt-get -q update && apt-get -q -y install --no-install-recommends " + " ".join(packages), limit)
+    guest.run("umount /repo")
+
+
 def log_in(guest):
     """Logs in as root and makes the console ready for guest.run(); returns when the login prompt came, in seconds."""
     guest.expect(rb"debian login: ", 600)
