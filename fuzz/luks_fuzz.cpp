@@ -38,7 +38,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     uint64_t where = data[at] | (data[at + 1] & 3) << 8;
     size_t length = std::min<size_t>(data[at + 2], size - at - 3);
     std::vector<std::byte> bytes(length);
-    memcpy(bytes.data(), data + at + 3, length);
+    if (length) memcpy(bytes.data(), data + at + 3, length);
     (void)file->write(where, bytes);
     at += 3 + length;
   }

@@ -63,7 +63,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     uint64_t where = data[at] | data[at + 1] << 8 | (data[at + 2] & 3) << 16;
     size_t length = std::min<size_t>(data[at + 3], size - at - 4);
     std::vector<std::byte> bytes(length);
-    memcpy(bytes.data(), data + at + 4, length);
+    if (length) memcpy(bytes.data(), data + at + 4, length);
     (void)file->write(where, bytes);
     at += 4 + length;
   }

@@ -5,10 +5,11 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 import time
 
-from guest import PROMPT
-from show import TOP, images, say, skip
+from guest import PROMPT, Guest, vireo_run
+from show import TOP, Failed, images, say, skip, vireo
 
 
 def debian_root():
@@ -63,6 +64,56 @@ def install(guest, device, packages, limit=1200):
     guest.run(f"mkdir -p /repo && mount -o ro {device} /repo && echo 'deb [trusted=yes] file:/repo ./' > /etc/apt/sources.list")
     guest.run("export DEBIAN_FRONTEND=noninteractive; apt-get -q update && apt-get -q -y install --no-install-recommends " + " ".join(packages), limit)
     guest.run("umount /repo")
+
+
+def debian_root_with(*packages):
+    """The root with packages that apt installed in a guest; kept like it. Not to be written."""
+    base = debian_root()
+    image = base.with_name(f"{base.stem}-{'-'.join(packages)}.img")
+    if image.exists():
+        return str(image)
+    say(f"a Debian root with {' '.join(packages)} (kept for the next time) ...")
+    with tempfile.TemporaryDirectory(dir=image.parent) as folder:
+        disk = copy_debian_root(folder)
+        extra, _ = repository(folder, packages)
+        kernel, initrd, _ = images("cloud")
+        with Guest(vireo_run(vireo(), kernel=kernel, initrd=initrd, append="console=ttyS0 quiet", memory="1G", cpus=2, disks=(disk, f"{extra},readonly"))) as guest:
+            log_in(guest)
+            install(guest, "/dev/vdb", packages)
+            guest.send("systemctl poweroff\n")
+            if guest.wait(180):
+                raise Failed("the machine in which packages were installed did not end well")
+        os.rename(disk, image)
+    return str(image)
+
+
+# First process of the small way to a Debian root: the file system is mounted read-only, and a shell is the first process.
+SHELL_INIT = """#!/bin/sh
+export PATH=/bin
+bb=/bin/busybox
+$bb mount -t devtmpfs dev /dev
+$bb mount -t proc proc /proc
+$bb mount -t sysfs sys /sys
+while read -r module; do $bb modprobe -q "$module" 2> /dev/null; done < /modules
+until [ -b /dev/vda ]; do $bb sleep 0.05; done
+$bb mount -t ext4 -o ro /dev/vda /root || { echo "no file system"; $bb poweroff -f; }
+$bb mount -t tmpfs run /root/run
+for d in dev proc sys; do $bb mount -o move /$d /root/$d; done
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root PS1='root@debian:/# '
+exec $bb switch_root /root /bin/sh -i
+"""
+
+
+def shell_initrd(folder):
+    """The small initial RAM disk with that first process instead of its own (a second archive)."""
+    tree = pathlib.Path(tempfile.mkdtemp(dir=folder))
+    (tree / "init").write_text(SHELL_INIT)
+    (tree / "init").chmod(0o755)
+    archive = subprocess.run("find . | cpio --quiet -o -H newc -R 0:0", shell=True, cwd=tree, capture_output=True, check=True).stdout
+    target = pathlib.Path(folder, "shell-initrd")
+    target.write_bytes(pathlib.Path(images("cloud")[1]).read_bytes() + archive)
+    shutil.rmtree(tree)
+    return str(target)
 
 
 def log_in(guest):

@@ -191,5 +191,29 @@ TEST(Bitmap, ADamagedDirectoryIsGivenUpAndTheDiskKept) {
   EXPECT_EQ(d.image->header().autoclear & autoclear::kBitmaps, 0u);
 }
 
+// As QEMU leaves it on a disk of no size: nothing is to be moved, and nothing owned.
+TEST(Bitmap, OneWithAnEmptyTableIsLeftWhenAnotherComes) {
+  auto file = std::make_unique<MemoryFile>();
+  MemoryFile* raw = file.get();
+  ASSERT_TRUE(create(*file, {.size = 1 << 20, .cluster_size = 4096}));
+  {
+    auto image = Qcow2::open(std::move(file), nullptr, {});
+    ASSERT_TRUE(image && (*image)->add_bitmap("first", 16, true) && (*image)->close());
+    file = raw->copy();
+  }
+  auto header = Header::read(*file);
+  ASSERT_TRUE(header);
+  auto directory = read_bitmap_directory(*file, *header);
+  ASSERT_TRUE(directory && directory->bitmaps.size() == 1);
+  const std::vector<std::byte> nothing(8);
+  ASSERT_TRUE(file->write(directory->offset + directory->bitmaps[0].flags_at - 4, std::span(nothing).first(4)));
+  ASSERT_TRUE(file->write(24, nothing));  // the disk's size
+  auto image = Qcow2::open(std::move(file), nullptr, {});
+  ASSERT_TRUE(image) << image.error().message;
+  ASSERT_FALSE((*image)->find_bitmap("first")->inconsistent());
+  EXPECT_TRUE((*image)->add_bitmap("second", 16, true));
+  EXPECT_TRUE((*image)->close());
+}
+
 }  // namespace
 }  // namespace vireo::storage::qcow2

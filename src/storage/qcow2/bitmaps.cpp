@@ -25,7 +25,7 @@ Result<> Qcow2::own_bitmaps() {
   if (bitmaps_.bitmaps.empty()) return {};
   // Nothing is written to a place that is something else as well.
   auto taken = [&](uint64_t offset, uint64_t bytes) {
-    for (uint64_t c = offset >> geometry_.cluster_bits; c <= (offset + bytes - 1) >> geometry_.cluster_bits; ++c)
+    for (uint64_t c = offset >> geometry_.cluster_bits; bytes && c <= (offset + bytes - 1) >> geometry_.cluster_bits; ++c)
       if (owners_.get(c) != Owner::kNone) return true;
     return false;
   };

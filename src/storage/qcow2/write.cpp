@@ -49,6 +49,7 @@ Result<> Qcow2::check_overlap(uint64_t host, uint64_t length, const char* what) 
 }
 
 void Qcow2::own(uint64_t offset, uint64_t length, Owner owner) {
+  if (length == 0) return;
   for (uint64_t c = offset >> geometry_.cluster_bits; c <= (offset + length - 1) >> geometry_.cluster_bits; ++c)
     owner == Owner::kNone ? owners_.remove(c) : owners_.set(c, owner);
 }
