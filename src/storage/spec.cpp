@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/spec.h"
 
+#include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <cstring>
@@ -21,6 +22,8 @@ Result<> flatten(const json& from, const std::string& name, size_t depth, std::m
       TRY_VOID(flatten(item.value(), name.empty() ? key : name + "." + key, depth + 1, out));
     }
   } else {
+    // A key may have dots of its own, which are levels as well.
+    if (static_cast<size_t>(std::ranges::count(name, '.')) >= kDeepest) return fail(ErrorKind::kInvalid, "Could not parse the JSON options: too many levels", EINVAL);
     out[name] = from.is_string() ? from.get<std::string>() : from.dump();
   }
   return {};

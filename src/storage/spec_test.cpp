@@ -32,6 +32,21 @@ TEST(ImageSpec, WhatIsNoJsonIsRefused) {
   EXPECT_FALSE(ImageSpec::from_json(deep + "1" + std::string(200, '}')));
 }
 
+TEST(ImageSpec, DotsOfAKeyCountAsLevels) {
+  auto key = [](size_t dots) {
+    std::string text = "json:{'a";
+    for (size_t i = 0; i < dots; ++i) text += ".b";
+    return text + "': 1}";
+  };
+  auto deep = ImageSpec::from_json(key(60));
+  ASSERT_TRUE(deep);
+  EXPECT_TRUE(ImageSpec::from_json(deep->json()));  // what is taken can be told again
+  EXPECT_FALSE(ImageSpec::from_json(key(64)));
+  auto deepest = ImageSpec::from_json(key(63));
+  ASSERT_TRUE(deepest);
+  EXPECT_TRUE(ImageSpec::from_json(deepest->json()));
+}
+
 TEST(ImageSpec, SizesAreBounded) {
   ImageSpec spec({{"a", "64k"}, {"b", "-1"}, {"c", "99999999999E"}, {"d", "12x"}, {"e", "1.25M"}, {"f", "1.5"}, {"g", "1.2.3k"}, {"h", "1.k"}});
   EXPECT_EQ(*spec.take_size("a"), 65536u);
