@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/devices.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "base/log.h"
@@ -73,7 +74,7 @@ Result<storage::LiveDisk*> add_disk(Machine& machine, const DiskOptions& options
     disk = TRY(storage::LiveDisk::create(std::move(config), std::move(*image), machine.loop()));
   }
   virtio::BlkConfig blk{.serial = options.serial,
-                        .queues = static_cast<uint16_t>(options.queues),
+                        .queues = static_cast<uint16_t>(options.queues ? options.queues : std::min(machine.config().cpus, 64u)),
                         .write_cache = cache != "writethrough" && cache != "directsync"};
   storage::LiveDisk* live = disk.get();
   auto device = TRY(virtio::Blk::create(blk, {machine.loop()}, std::move(disk)));

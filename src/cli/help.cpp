@@ -66,7 +66,7 @@ constexpr Topic kTopics[] = {
   serial=TEXT          at most 20 bytes, seen by the guest
   cache=writeback      through the host's page cache (default); none: around it; writethrough, directsync: every
                        write is on the medium when it completes; unsafe: flushes are ignored
-  queues=N             request queues, one a vCPU is a good number
+  queues=N             request queues (default: one a vCPU)
   format=qcow2         an image with a format of its own, and its backing files. Without format= a file whose name ends
                        in .qcow2 is looked at, any other is raw; one that begins like qcow2 then must be told
   key-file=FILE        the password of a LUKS volume or of an encrypted qcow2 image (and of its backing files): all of the

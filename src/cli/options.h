@@ -32,7 +32,7 @@ struct DiskOptions {
   storage::ThrottleConfig throttle;
   bool readonly = false;
   std::optional<uint64_t> power_cut_seed;
-  unsigned queues = 1;
+  unsigned queues = 0;  // 0: one a vCPU, so that each is told of its own requests
 };
 struct NetOptions {
   enum class Kind { kUser, kTap, kNone } kind = Kind::kUser;
