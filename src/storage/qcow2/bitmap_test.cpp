@@ -191,6 +191,38 @@ TEST(Bitmap, ADamagedDirectoryIsGivenUpAndTheDiskKept) {
   EXPECT_EQ(d.image->header().autoclear & autoclear::kBitmaps, 0u);
 }
 
+// The header takes two sectors here, either of which may be lost.
+TEST(Bitmap, APowerCutWhileOneIsAddedLeavesAHeader) {
+  for (const std::string& backing : {std::string("base"), std::string(700, 'x')})
+    for (unsigned cut = 0;; ++cut) {
+      auto file = std::make_unique<MemoryFile>();
+      MemoryFile* raw = file.get();
+      ASSERT_TRUE(create(*file, {.size = 1 << 20, .cluster_size = 4096, .backing_file = backing, .backing_format = "raw"}));
+      raw->keep_history = true;
+      auto image = Qcow2::open(std::move(file), nullptr, {});
+      ASSERT_TRUE(image && (*image)->flush());
+      std::mt19937_64 random(cut);
+      std::vector<std::unique_ptr<MemoryFile>> left;
+      unsigned changes = 0;
+      raw->on_change = [&] {
+        if (changes++ == cut)
+          for (int i = 0; i < 40; ++i) left.push_back(raw->crash(random, 50));
+      };
+      ASSERT_TRUE((*image)->add_bitmap("b", 16, true));
+      raw->on_change = nullptr;
+      (*image)->abandon();
+      if (left.empty()) break;
+      for (auto& one : left) {
+        auto header = Header::read(*one);
+        ASSERT_TRUE(header) << "cut " << cut << ": " << header.error().message;
+        EXPECT_EQ(header->backing_file, backing) << "cut " << cut;
+        EXPECT_EQ(header->backing_format(), "raw");
+        auto found = check(*one, Repair::kNone, [](const std::string&) {});
+        EXPECT_TRUE(found && !found->corruptions && !found->errors) << "cut " << cut;
+      }
+    }
+}
+
 // As QEMU leaves it on a disk of no size: nothing is to be moved, and nothing owned.
 TEST(Bitmap, OneWithAnEmptyTableIsLeftWhenAnotherComes) {
   auto file = std::make_unique<MemoryFile>();

@@ -152,14 +152,44 @@ Result<> Qcow2::open_writable() {
   return {};
 }
 
+// Only a sector is written whole or not at all. A header of several goes by way of one that fits into the first: without the names of
+// features, and with the backing file's name behind all that is read before and after.
 Result<> Qcow2::rewrite_header(const Header& header) {
+  constexpr uint64_t kSector = 512;
   auto bytes = TRY(header.serialize());
   TRY_VOID(commit(true));
   std::lock_guard lock(mutex_);
-  std::vector<std::byte> whole(cluster_size());
+  std::vector<std::byte> whole(cluster_size()), before(cluster_size());
   std::ranges::copy(bytes, whole.begin());
-  TRY_VOID(file_->write(0, whole));
-  TRY_VOID(file_->flush());
+  TRY_VOID(file_->read(0, before));
+  auto put = [&](std::span<const std::byte> from, uint64_t start, uint64_t end) -> Result<> {
+    if (start >= end) return {};
+    TRY_VOID(file_->write(start, from.subspan(start, end - start)));
+    return file_->flush();
+  };
+  uint64_t differ = 0, end = bytes.size();
+  for (uint64_t at = 0; at < whole.size(); at += kSector)
+    differ += !std::equal(&whole[at], &whole[at] + kSector, &before[at]);
+  for (uint64_t at = end; at < before.size(); ++at)
+    if (before[at] != std::byte{0}) end = at + 1;
+  Header small = header;
+  small.set(extension::kFeatureNames, {});
+  auto first = TRY(small.serialize());
+  const uint64_t name = small.has_backing ? small.backing_file.size() : 0, aside = round_up(end, kSector);
+  const bool moved = first.size() > kSector;
+  const bool steps = differ > 1 && first.size() - name <= kSector && (!moved || aside + name <= whole.size());
+  if (steps) {
+    if (moved) {
+      std::ranges::copy(std::as_bytes(std::span(small.backing_file)), before.begin() + static_cast<ptrdiff_t>(aside));
+      TRY_VOID(put(before, aside, aside + name));
+      store(&first[at::kBacking], aside);
+    }
+    first.resize(kSector);
+    TRY_VOID(put(first, 0, kSector));
+    TRY_VOID(put(whole, kSector, moved ? aside : whole.size()));
+    TRY_VOID(put(whole, 0, kSector));
+  }
+  TRY_VOID(put(whole, steps ? aside : 0, whole.size()));
   header_ = header;
   return {};
 }
