@@ -285,6 +285,18 @@ TEST(Engine, WithholdsAStoreAndRaisesMathFaultBeforeThePageFault) {
   EXPECT_EQ(m.at<uint32_t>(0x900000), 0x22222222u);
 }
 
+// FLDENV and FRSTOR are run by C++, and wait like all but the no-wait forms (SDM vol 1, 8.6); before they touch their memory.
+GUEST_CODE(fldenv_waits, "fninit; push 0x37b; fldcw [rsp]; fld1; fldz; fdivp; mov esi, 0x602000; fldenv [rsi]; hlt")
+GUEST_CODE(frstor_waits, "fninit; push 0x37b; fldcw [rsp]; fld1; fldz; fdivp; frstor [rsp - 512]; hlt")
+GUEST_CODE(fldenv_opens, "fninit; push 0x37b; fldcw [rsp]; fnstenv [rsp - 512]; or word ptr [rsp - 508], 4; fldenv [rsp - 512]; fld1; hlt")
+TEST(Engine, LoadsOfTheX87EnvironmentWaitForAnOpenException) {
+  for (const auto& code : {fldenv_waits(), frstor_waits(), fldenv_opens()}) {
+    FaultMachine m;
+    ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
+    EXPECT_EQ(m.vector(), kMFv);
+  }
+}
+
 GUEST_CODE(hint_nowhere, "mov rdi, 0x1234567890abcdef; .byte 0x0f, 0x1c, 0x07; mov eax, 1; hlt")  // cldemote
 TEST(Engine, IgnoresHintsAboutAddressesThatAreNotThere) {
   FaultMachine m;

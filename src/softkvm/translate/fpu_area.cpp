@@ -203,6 +203,13 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   return Outcome::kNext;
 }
 
+// The host's x87 status word is the guest's.
+bool x87_exception_open() {
+  uint16_t status;
+  asm volatile("fnstsw %0" : "=a"(status));
+  return status & 0x80;
+}
+
 // The environment's pointer fields: behind the tag word.
 Outcome x87_environment(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   bool small = insn.operand_size == 2;
@@ -250,6 +257,8 @@ Outcome execute_fpu_area(VcpuState& vcpu, const Insn& insn) {
     case Mnemonic::kFnsave:
     case Mnemonic::kFrstor:
       if (vcpu.cr0 & (kCr0Em | kCr0Ts)) return vcpu.raise(kNM);
+      // The two that load wait for an exception that is open (SDM vol 2, FLDENV, FRSTOR), as the host's would do here.
+      if ((insn.mnemonic == Mnemonic::kFldenv || insn.mnemonic == Mnemonic::kFrstor) && x87_exception_open()) return vcpu.raise(kMFv);
       break;
     case Mnemonic::kXsaves:
     case Mnemonic::kXrstors:
