@@ -75,7 +75,9 @@ void Qcow2::release_entry(const Entry& entry, bool give_back) {
     uint64_t word = entry.word & ~(kCompressed | kCopied);
     free_later(geometry_.compressed_offset(word), geometry_.compressed_size(word), give_back);
   } else if (data_file_) {
-    if (give_back && config_.discard && (entry.word & kCopied)) data_file_->discard(entry.word & kOffsetMask, cluster_size());
+    // At once, before the entry that says so is stable: after a power cut the old one names zeroes, which is what was asked for. Encrypted,
+    // zeroes are noise, so there the space stays.
+    if (give_back && config_.discard && !cipher_ && (entry.word & kCopied)) data_file_->discard(entry.word & kOffsetMask, cluster_size());
   } else if (uint64_t host = entry.word & kOffsetMask) {
     free_later(host, cluster_size(), give_back);
   }
