@@ -122,8 +122,12 @@ TEST_F(LargePagesTest, AWorkerTakesSoMuchAndNoMore) {
   while (taken < 1000 && worker.ask(memory_, PageWorker::Work::kRead)) taken++;
   EXPECT_EQ(taken, 64u);
   ASSERT_TRUE(worker.start());
-  for (unsigned wait = 0; wait < 1000 && !worker.ask(memory_, PageWorker::Work::kRead); wait++) usleep(10000);
-  EXPECT_TRUE(worker.ask(memory_, PageWorker::Work::kRead));
+  // It makes room, again and again.
+  for (unsigned more = 0, wait = 0; more < 3; wait++) {
+    ASSERT_LT(wait, 1000u);
+    if (worker.ask(memory_, PageWorker::Work::kRead)) more++;
+    else usleep(10000);
+  }
 }
 
 TEST_F(LargePagesTest, RangesAreBounded) {
