@@ -72,6 +72,13 @@ void Job::start(JobListener& listener) {
   }
 }
 
+// Whoever waits in the job's thread looks again.
+void Job::wake(std::unique_lock<std::mutex>& lock) {
+  ++woken_;
+  lock.unlock();
+  changed_.notify_all();
+}
+
 void Job::body() {
   Result<> result = run();
   std::unique_lock lock(mutex_);
@@ -220,9 +227,7 @@ Result<> Job::pause() {
   if (state_.status != JobStatus::kRunning && state_.status != JobStatus::kReady) return not_now(state_, "pause");
   if (state_.paused) return fail(ErrorKind::kInvalid, "Job is already paused");
   pause_wanted_ = state_.paused = true;
-  ++woken_;
-  lock.unlock();
-  changed_.notify_all();
+  wake(lock);
   return {};
 }
 
@@ -231,9 +236,7 @@ Result<> Job::resume() {
   if (!state_.paused) return fail(ErrorKind::kInvalid, "Can't resume a job that was not paused");
   pause_wanted_ = state_.paused = false;
   state_.io_status = "ok";
-  ++woken_;
-  lock.unlock();
-  changed_.notify_all();
+  wake(lock);
   return {};
 }
 
@@ -242,9 +245,7 @@ Result<> Job::set_speed(uint64_t speed) {
   if (state_.status >= JobStatus::kWaiting) return not_now(state_, "set-speed");
   state_.speed = speed;
   allowed_ns_ = 0;
-  ++woken_;
-  lock.unlock();
-  changed_.notify_all();
+  wake(lock);
   return {};
 }
 
@@ -254,9 +255,7 @@ Result<> Job::cancel(bool force) {
   soft_ = was_ready_ && !force && soft_cancel() && !cancel_wanted_;
   cancel_wanted_ = !soft_;
   if (soft_) pause_wanted_ = state_.paused = false;
-  ++woken_;
-  lock.unlock();
-  changed_.notify_all();
+  wake(lock);
   return {};
 }
 
@@ -265,9 +264,7 @@ Result<> Job::complete() {
   if (state_.status != JobStatus::kReady) return not_now(state_, "complete");
   if (!can_complete() || state_.paused) return fail(ErrorKind::kInvalid, "The active block job '" + state_.id + "' cannot be completed");
   complete_wanted_ = true;
-  ++woken_;
-  lock.unlock();
-  changed_.notify_all();
+  wake(lock);
   return {};
 }
 

@@ -99,6 +99,7 @@ class Job {
  private:
   void body();
   void change(std::unique_lock<std::mutex>& lock, JobStatus status);
+  void wake(std::unique_lock<std::mutex>& lock);
   void set_paused_status(std::unique_lock<std::mutex>& lock);
 
   std::mutex mutex_;
