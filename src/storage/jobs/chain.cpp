@@ -71,6 +71,11 @@ Result<std::shared_ptr<Image>> reopen_layer(LiveDisk& disk, std::shared_ptr<Imag
   return opened;
 }
 
+void give_back_layer(LiveDisk& disk, std::shared_ptr<Image> layer) {
+  auto again = reopen_layer(disk, std::move(layer), false);
+  if (!again) log(LogLevel::kWarning, "disk %s: %s", disk.config().id.c_str(), again.error().message.c_str());
+}
+
 Result<> write_backing_name(Image& overlay, const std::string& name, const std::string& format, const OpenOptions& how) {
   std::shared_ptr<Image> again;
   Image* image = &overlay;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/jobs/commit_job.h"
 
-#include "base/log.h"
 #include "storage/jobs/chain.h"
 
 namespace vireo::storage {
@@ -59,8 +58,7 @@ void CommitJob::clean() {
   setup_.top.reset();
   setup_.overlay.reset();
   if (!setup_.reopened) return setup_.base.reset();
-  auto again = reopen_layer(*setup_.disk, std::exchange(setup_.base, nullptr), false);
-  if (!again) log(LogLevel::kWarning, "disk %s: %s", setup_.disk->config().id.c_str(), again.error().message.c_str());
+  give_back_layer(*setup_.disk, std::exchange(setup_.base, nullptr));
 }
 
 }  // namespace vireo::storage

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/jobs/stream_job.h"
 
-#include "base/log.h"
 #include "storage/jobs/chain.h"
 
 namespace vireo::storage {
@@ -84,8 +83,7 @@ void StreamJob::clean() {
   });
   setup_.base.reset();
   if (!setup_.reopened) return setup_.top.reset();
-  auto again = reopen_layer(*setup_.disk, std::exchange(setup_.top, nullptr), false);
-  if (!again) log(LogLevel::kWarning, "disk %s: %s", setup_.disk->config().id.c_str(), again.error().message.c_str());
+  give_back_layer(*setup_.disk, std::exchange(setup_.top, nullptr));
 }
 
 }  // namespace vireo::storage
