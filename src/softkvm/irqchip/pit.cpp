@@ -36,8 +36,14 @@ uint64_t Pit::elapsed_ticks(unsigned channel) const {
     return scale(now > begun ? now - begun : 0, kFrequency, kSecond);
   }
   if (channel == 0) return 0;
+  if (stands(channels_[channel])) return stood_at_[channel];
   const uint64_t loaded = static_cast<uint64_t>(channels_[channel].count_load_time);
   return scale(now > loaded ? now - loaded : 0, kFrequency, kSecond);
+}
+
+// Without their gate all modes but 1 and 5, which it triggers, stop counting. Spec: 8254 datasheet, gate pin operations.
+bool Pit::stands(const Channel& c) {
+  return !c.gate && (c.mode == 0 || c.mode == 2 || c.mode == 3 || c.mode == 4);
 }
 
 uint16_t Pit::count(unsigned channel) const {
@@ -56,6 +62,7 @@ uint16_t Pit::count(unsigned channel) const {
 bool Pit::out(unsigned channel) const {
   const Channel& c = channels_[channel];
   const uint64_t ticks = elapsed_ticks(channel);
+  if (stands(c) && c.mode != 0) return true;  // OUT is high at once
   switch (c.mode) {
     case 1: return ticks < c.count;
     case 2: return ticks % c.count == 0 && ticks != 0;
@@ -86,6 +93,7 @@ void Pit::load(unsigned channel, uint32_t count) {
   c.count = count;
   if (channel != 0) {
     c.count_load_time = static_cast<int64_t>(timers_.now_ns());
+    stood_at_[channel] = 0;
     return;
   }
   switch (c.mode) {
@@ -116,9 +124,16 @@ void Pit::stop() {
 
 void Pit::set_gate(unsigned channel, bool gate) {
   Channel& c = channels_[channel];
-  // Modes 0 and 4 would pause; as in KVM they run on. In the others a rising gate starts anew.
-  if (c.mode != 0 && c.mode != 4 && gate && !c.gate) c.count_load_time = static_cast<int64_t>(timers_.now_ns());
+  if (gate == static_cast<bool>(c.gate)) return;
+  const uint64_t ticks = elapsed_ticks(channel);
   c.gate = gate;
+  if (!gate) {
+    stood_at_[channel] = ticks;
+  } else {
+    // Modes 0 and 4 go on where they stood; in the others a rising gate starts anew.
+    const bool goes_on = c.mode == 0 || c.mode == 4;
+    c.count_load_time = static_cast<int64_t>(timers_.now_ns() - (goes_on ? scale(ticks, kSecond, kFrequency) : 0));
+  }
 }
 
 // --- ports

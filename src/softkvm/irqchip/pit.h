@@ -39,6 +39,7 @@ class Pit final : private HostTimer {
   using Channel = kvm_pit_channel_state;
 
   void expire(uint64_t now_ns);
+  static bool stands(const Channel& channel);
   uint64_t elapsed_ticks(unsigned channel) const;
   uint16_t count(unsigned channel) const;
   bool out(unsigned channel) const;
@@ -60,6 +61,7 @@ class Pit final : private HostTimer {
   const bool speaker_;
   SpinLock lock_;
   Channel channels_[3] = {};
+  uint64_t stood_at_[3] = {};   // ticks counted when the gate fell
   uint32_t flags_ = 0;          // KVM_PIT_FLAGS_HPET_LEGACY
   bool speaker_data_on_ = false;
   bool periodic_ = false;

@@ -44,6 +44,7 @@ TEST(Pit, ModeZeroCountsDownOnceAndRaisesOut) {
 
 TEST(Pit, ModeTwoReloads) {
   PitVm vm;
+  vm.gate(true);
   vm.load(2, 2, 1000);
   vm.advance(ns(2300));
   EXPECT_EQ(vm.count(2), 700);
@@ -51,6 +52,7 @@ TEST(Pit, ModeTwoReloads) {
 
 TEST(Pit, ModeThreeCountsByTwosAndIsASquareWave) {
   PitVm vm;
+  vm.gate(true);
   vm.load(2, 3, 1000);
   vm.advance(ns(100));
   EXPECT_EQ(vm.count(2), 800);
@@ -70,8 +72,39 @@ TEST(Pit, ModeOneStartsAtTheGate) {
   EXPECT_EQ(vm.count(2), 990);
 }
 
+// 8254 datasheet, gate pin operations: low disables counting in modes 0, 2, 3 and 4; rising it goes on in 0 and 4, reloads in 2 and 3.
+TEST(Pit, WithoutItsGateACounterStands) {
+  PitVm vm;
+  vm.load(2, 0, 1000);
+  vm.advance(ns(5000));
+  EXPECT_EQ(vm.count(2), 1000);
+  EXPECT_FALSE(vm.out2());
+  vm.gate(true);
+  vm.advance(ns(400));
+  EXPECT_EQ(vm.count(2), 600);
+  vm.gate(false);
+  vm.advance(ns(5000));
+  EXPECT_EQ(vm.count(2), 600);
+  EXPECT_FALSE(vm.out2());
+  vm.gate(true);
+  vm.advance(ns(601));
+  EXPECT_TRUE(vm.out2());
+
+  vm.load(2, 3, 1000);
+  vm.advance(ns(600));
+  EXPECT_FALSE(vm.out2());
+  vm.gate(false);
+  EXPECT_TRUE(vm.out2()) << "at once";
+  const uint16_t stood = vm.count(2);
+  vm.advance(ns(123));
+  EXPECT_EQ(vm.count(2), stood);
+  vm.gate(true);
+  EXPECT_EQ(vm.count(2), 1000);
+}
+
 TEST(Pit, CountOfZeroIs65536) {
   PitVm vm;
+  vm.gate(true);
   vm.load(2, 2, 0);
   EXPECT_EQ(vm.count(2), 0);
   vm.advance(ns(1));
