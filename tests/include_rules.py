@@ -22,7 +22,7 @@ MAY = {
     "virtio": {"base", "memory", "devices", "storage", "network", "display"},
     "machine": {"base", "memory", "devices", "storage", "network", "display", "virtio", "kvm"},
     "migration": {"base", "memory", "kvm", "machine"},
-    "control": {"base", "memory", "machine", "migration", "storage", "network", "display", "kvm"},
+    "control": {"base", "memory", "devices", "machine", "migration", "storage", "network", "display", "kvm"},
     "cli": {"base", "memory", "devices", "storage", "network", "display", "virtio", "machine", "migration", "control",
             "kvm"},
     "preload": {"base", "softkvm"},

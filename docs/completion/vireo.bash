@@ -40,14 +40,16 @@ _vireo() {
     --kernel | --initrd | --config | --disk | --guest-symbols | --jitdump) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     --firmware | --bios) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -W 'seabios ovmf' -- "$word") ;;
     --board) mapfile -t COMPREPLY < <(compgen -W 'q35 microvm' -- "$word") ;;
+    --hpet) mapfile -t COMPREPLY < <(compgen -W 'on off' -- "$word") ;;
+    --vga) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'std none std,rom=' -- "$word") ;;
     --accel) mapfile -t COMPREPLY < <(compgen -W 'auto kvm soft' -- "$word") ;;
     --net) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'user tap,ifname= none' -- "$word") ;;
     --serial | --console) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'stdio file: null pty' -- "$word") ;;
     --boot-protocol) mapfile -t COMPREPLY < <(compgen -W 'auto linux64 linux32 pvh multiboot' -- "$word") ;;
-    --help) mapfile -t COMPREPLY < <(compgen -W 'memory cpu disk net serial accel board firmware config qmp perf exit' -- "$word") ;;
+    --help) mapfile -t COMPREPLY < <(compgen -W 'memory cpu disk net serial accel board firmware vga config qmp perf exit' -- "$word") ;;
     --append | --memory | --numa | --cpus | --cpu-affinity | --debug-exit) ;;
     *) mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --boot-protocol --memory --cpus --numa
-         --cpu-affinity --board --firmware --accel --disk --net --serial --console --rng --no-reboot --config --debug-exit
+         --cpu-affinity --board --hpet --firmware --vga --accel --disk --net --serial --console --rng --no-reboot --config --debug-exit
          --perf-map --jitdump --guest-symbols --name --qmp
          --testdev --help' -- "$word") ;;
   esac

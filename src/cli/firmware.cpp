@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// --firmware: where distributions keep the images, and the file for a machine's variables, made from the one that comes with them.
+// --firmware and --vga: where distributions keep the images, and the file for a machine's variables, made from the one that comes with them.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +14,7 @@ namespace vireo::cli {
 namespace {
 
 constexpr const char* kSeabios[] = {"/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/bios-256k.bin"};
+constexpr const char* kVgaBios[] = {"/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin"};
 struct Ovmf {
   const char *code, *variables;
 };
@@ -53,6 +54,23 @@ std::optional<std::string> find_seabios() {
   for (const char* path : kSeabios)
     if (there(path)) return path;
   return {};
+}
+
+Result<std::optional<VgaConfig>> parse_vga(const std::string& text) {
+  const std::string option = "--vga";
+  if (text == "none") return std::optional<VgaConfig>();
+  if (text != "std" && !text.starts_with("std,")) return fail(ErrorKind::kInvalid, option + " " + text + ": std or none");
+  WordList words = TRY(split_words(text, option));
+  VgaConfig config;
+  bool given = false;
+  for (auto& [key, value] : words.rest) {
+    if (key != "rom") return fail(ErrorKind::kInvalid, option + " " + text + ": unknown word " + key + " (see vireo run --help vga)");
+    config.rom = value;  // rom=: none
+    given = true;
+  }
+  for (const char* path : kVgaBios)
+    if (!given && config.rom.empty() && there(path)) config.rom = path;
+  return std::optional(config);
 }
 
 Result<FirmwareConfig> parse_firmware(const std::string& text) {

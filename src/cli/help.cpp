@@ -17,7 +17,7 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --numa cpus=LIST,memory=SIZE                      a node of the guest; may be repeated
   --serial stdio|file:PATH|null|pty                 first serial port
   --console stdio|file:PATH|null|pty                a virtio console as well
-  --rng                  a virtio entropy source
+  --rng                  a virtio entropy source    --vga std      a screen, for vireo ctl screen
   --board q35|microvm    --accel auto|kvm|soft      --cpu-affinity LIST
   --no-reboot            end when the guest resets
   --name TEXT            for vireo ctl              --qmp unix:PATH  a socket that speaks QMP
@@ -26,7 +26,7 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --debug-exit [PORT]    --testdev                  for test kernels
   --perf-map             --jitdump FOLDER           names of translated code for perf
 On a terminal: Ctrl-A x ends, Ctrl-A c opens a prompt, Ctrl-A h helps.
-More: vireo run --help memory|cpu|disk|net|serial|accel|board|firmware|config|qmp|perf|exit
+More: vireo run --help memory|cpu|disk|net|serial|accel|board|firmware|vga|config|qmp|perf|exit
 )";
 
 struct Topic {
@@ -100,6 +100,8 @@ constexpr Topic kTopics[] = {
     {"board", R"(--board q35|microvm
   q35      a PC with PCI Express (default)
   microvm  no PCI: virtio devices are memory-mapped and found through ACPI
+--hpet on|off
+  A high precision event timer (q35). On with firmware, off without, where a kernel has better clocks
 )"},
     {"firmware", R"(--firmware seabios|ovmf|FILE[,vars=FILE][,menu][,sercon=off][,debug=FILE]     (--bios is the same)
   seabios      a PC's BIOS, which boots the first disk; taken without being asked for where there is no --kernel
@@ -110,6 +112,12 @@ constexpr Topic kTopics[] = {
   sercon=off   SeaBIOS does not show the screen on the first serial port; for an operating system's loader that
                writes there itself
   debug=FILE   what the firmware writes to the debug port 0x402
+)"},
+    {"vga", R"(--vga none|std[,rom=FILE]
+  none         no screen (default)
+  std          a VGA on PCI (1234:1111): text, graphics, and linear modes up to 2560x1600. `vireo ctl screen` prints a text
+               screen, `vireo ctl screendump FILE` (QMP's screendump) writes a picture; no window, no VNC
+  rom=FILE     its BIOS, Debian's package seabios has it; rom= (nothing): none
 )"},
     {"config", R"(--config FILE
   One option a line, `name = value`; # starts a comment. Names are those of the options without dashes: `memory = 2G`,

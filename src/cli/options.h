@@ -73,6 +73,8 @@ Result<NumaConfig> parse_numa(const std::string& text);
 // Finds the image, and makes the file of vars= from the image's own where there is none.
 Result<FirmwareConfig> parse_firmware(const std::string& text);
 std::optional<std::string> find_seabios();
+// std or none; the display adapter's BIOS is found where the firmware's is.
+Result<std::optional<VgaConfig>> parse_vga(const std::string& text);
 
 // The command line after "run". An empty optional: help was printed.
 Result<std::optional<RunOptions>> parse_run(int argc, char** argv);

@@ -14,7 +14,7 @@ namespace vireo::cli {
 namespace {
 
 struct Raw {
-  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config, jitdump, guest_symbols, firmware, name;
+  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config, jitdump, guest_symbols, firmware, name, vga, hpet;
   std::vector<std::string> disks, nets, numa, qmp;
   bool rng = false, no_reboot = false, testdev = false, virtio_console = false, perf_map = false;
 };
@@ -64,6 +64,8 @@ void declare(CLI::App& app, Raw& raw) {
   app.add_option("--cpu-affinity", raw.affinity);
   app.add_option("--board", raw.board);
   app.add_option("--firmware,--bios", raw.firmware);
+  app.add_option("--vga", raw.vga);
+  app.add_option("--hpet", raw.hpet);
   app.add_option("--accel", raw.accel);
   app.add_option("--disk", raw.disks)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
   app.add_option("--net", raw.nets)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
@@ -140,6 +142,11 @@ Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
   else if (!raw.board.empty() && raw.board != "q35")
     return fail(ErrorKind::kInvalid, "--board " + raw.board + ": q35 or microvm");
   TRY_VOID(choose_firmware(raw, given.contains("firmware"), m));
+  if (given.contains("vga")) m.vga = TRY(parse_vga(raw.vga));
+  if (m.vga && m.board != MachineConfig::BoardKind::kQ35) return fail(ErrorKind::kInvalid, "--vga " + raw.vga + ": --board " + raw.board + " has no screen");
+  // A kernel that is started directly has better clocks, and would take an HPET before them.
+  m.hpet = given.contains("hpet") ? TRY(parse_switch(raw.hpet, "--hpet")) : m.firmware.has_value();
+  if (m.hpet && m.board != MachineConfig::BoardKind::kQ35) return fail(ErrorKind::kInvalid, "--hpet " + raw.hpet + ": --board " + raw.board + " has none");
   if (raw.accel == "kvm")
     run.accelerator = kvm::AcceleratorWish::kKvm;
   else if (raw.accel == "soft")

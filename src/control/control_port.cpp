@@ -47,6 +47,7 @@ Result<std::unique_ptr<ControlPort>> ControlPort::create(const Config& config, M
   };
   auto reset = [p = port.get()] { p->host_reset_ = true; };
   qmp::add_machine_commands(*port->server_, *port->loop_, machine, config.identity, {.end = end, .reset = reset});
+  qmp::add_screen_commands(*port->server_, machine);
   port->job_events_ = std::make_unique<qmp::JobEvents>(*port->loop_, *port->server_);
   port->disks_ = std::make_unique<storage::DiskGraph>(*port->job_events_);
   for (storage::LiveDisk* disk : config.disks) port->disks_->add(*disk);

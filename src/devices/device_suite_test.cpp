@@ -14,6 +14,7 @@
 #include "devices/debug_console.h"
 #include "devices/debug_exit.h"
 #include "devices/fw_cfg.h"
+#include "devices/hpet.h"
 #include "devices/i8042.h"
 #include "devices/pflash.h"
 #include "devices/port92.h"
@@ -29,9 +30,14 @@ struct NullLine final : IrqLine {
   void set(bool) override {}
 };
 
+struct NullMsi final : MsiSink {
+  void send(uint64_t, uint32_t) override {}
+};
+
 struct World {
   FakeClock clock{1'000'000'000};
   NullLine line;
+  NullMsi msi;
   std::array<std::byte, 4 * Pflash::kBlockSize> flash{};
 };
 
@@ -47,6 +53,10 @@ const Kind kKinds[] = {
      [](World& w) { return std::make_unique<Rtc>(Rtc::Config{.start = 1'700'000'000}, Rtc::Pins{w.line, w.clock, w.clock}); }},
     {"i8042", 5, [](World& w) { return std::make_unique<I8042>(I8042::Pins{w.line, w.line, [] {}}); }},
     {"acpi_pm", AcpiPm::kPorts, [](World& w) { return std::make_unique<AcpiPm>(AcpiPm::Pins{w.line, w.clock, w.clock, [] {}}); }},
+    {"hpet", Hpet::kSize,
+     [](World& w) {
+       return std::make_unique<Hpet>(Hpet::Pins{{&w.line, &w.line, &w.line, &w.line}, {&w.line, &w.line}, w.msi, w.clock, w.clock, [](bool) {}});
+     }},
     {"reset_control", 1, [](World&) { return std::make_unique<ResetControl>([] {}); }},
     {"debug_exit", DebugExit::kPorts, [](World&) { return std::make_unique<DebugExit>([](int) {}); }},
     {"test_latch", 4, [](World&) { return std::make_unique<TestLatch>(); }},

@@ -11,6 +11,8 @@ namespace {
 constexpr uint8_t kObf = 0x01, kSys = 0x04, kCmd = 0x08, kKeyLock = 0x10, kAuxObf = 0x20;
 // Command byte.
 constexpr uint8_t kKeyboardInt = 0x01, kAuxInt = 0x02, kCtrSys = 0x04, kKeyboardOff = 0x10, kAuxOff = 0x20, kTranslate = 0x40;
+// Output port.
+constexpr uint8_t kOutputA20 = 0x02;
 constexpr uint8_t kAck = 0xfa, kResend = 0xfe, kSelfTestPassed = 0xaa;
 
 }  // namespace
@@ -19,7 +21,7 @@ void I8042::reset(ResetKind) {
   std::lock_guard lock(mutex_);
   queue_.clear();
   control_ = kKeyboardInt | kAuxInt | kCtrSys | kTranslate;
-  output_port_ = 0x03;  // not in reset, A20 on
+  set_output_port(0x03);  // not in reset, A20 on
   pending_command_ = keyboard_pending_ = mouse_pending_ = 0;
   scancode_set_ = 2;
   keyboard_scanning_ = true;
@@ -33,6 +35,11 @@ void I8042::reset_mouse() {
   mouse_reporting_ = mouse_scaling_ = false;
   mouse_rate_ = 100;
   mouse_resolution_ = 2;
+}
+
+void I8042::set_output_port(uint8_t value) {
+  output_port_ = value;
+  if (pins_.a20) pins_.a20(value & kOutputA20);
 }
 
 uint8_t I8042::status() const {
@@ -114,6 +121,7 @@ void I8042::command(uint8_t value) {
     case 0xae: control_ &= ~kKeyboardOff; break;
     case 0xc0: push(0x80, false); break;
     case 0xd0: push(output_port_, false); break;
+    case 0xdd: case 0xdf: set_output_port(value == 0xdf ? output_port_ | kOutputA20 : output_port_ & ~kOutputA20); break;
     default: break;
   }
 }
@@ -121,7 +129,7 @@ void I8042::command(uint8_t value) {
 void I8042::data_byte(uint8_t value) {
   switch (std::exchange(pending_command_, 0)) {
     case 0x60: control_ = value; break;
-    case 0xd1: output_port_ = value; break;
+    case 0xd1: set_output_port(value); break;
     case 0xd2: push(value, false); break;
     case 0xd3: push(value, true); break;
     case 0xd4: mouse_command(value); break;
@@ -268,6 +276,7 @@ void I8042::fields(Archive& archive) {
   for (size_t i = 0; i < queue_.size(); i++) bytes[2 * i] = queue_[i].value, bytes[2 * i + 1] = queue_[i].from_mouse;
   archive.field(17, "queue", bytes);
   archive.field(18, "queue_used", used);
+  set_output_port(output_port_);
   queue_.clear();
   for (size_t i = 0; i < std::min<size_t>(used, kQueueLimit); i++) queue_.push_back({bytes[2 * i], bytes[2 * i + 1] != 0});
   update_irq();

@@ -22,6 +22,7 @@ class I8042 final : public Device {
     IrqLine& keyboard_irq;
     IrqLine& mouse_irq;
     std::function<void()> reset;  // pulses the CPU's reset line
+    std::function<void(bool)> a20 = {};  // whether address line 20 may pass, as far as this gate is asked; or none
   };
 
   explicit I8042(Pins pins) : pins_(std::move(pins)) { reset(ResetKind::kCold); }
@@ -51,6 +52,7 @@ class I8042 final : public Device {
   uint8_t status() const;
   void update_irq();
   void reset_mouse();
+  void set_output_port(uint8_t value);
 
   std::mutex mutex_;
   Pins pins_;

@@ -87,5 +87,29 @@ TEST_F(I8042Test, KeysWaitForTheirTurn) {
   EXPECT_EQ(in(4) & 1, 0);
 }
 
+// Output port, bit 1; by "write output port" (d1), and by the commands dd and df that many controllers have.
+TEST_F(I8042Test, OutputPortHoldsTheA20Gate) {
+  bool open = false;
+  I8042 gated{{keyboard_line, mouse_line, [] {}, [&](bool value) { open = value; }}};
+  auto write = [&](uint64_t offset, uint8_t value) {
+    std::byte b{value};
+    gated.write({offset}, {&b, 1});
+  };
+  EXPECT_TRUE(open) << "at power-on";
+  write(4, 0xd1);
+  write(0, 0xdd);
+  EXPECT_FALSE(open);
+  write(4, 0xd1);
+  write(0, 0xdf);
+  EXPECT_TRUE(open);
+  write(4, 0xdd);
+  EXPECT_FALSE(open);
+  write(4, 0xdf);
+  EXPECT_TRUE(open);
+  write(4, 0xdd);
+  gated.reset(ResetKind::kCold);
+  EXPECT_TRUE(open);
+}
+
 }  // namespace
 }  // namespace vireo

@@ -15,6 +15,8 @@ namespace {
 constexpr uint16_t kCommandMask = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_PARITY |
                                   PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE;
 
+constexpr uint64_t kSmallestRom = 2048;  // bytes that a ROM's address register decodes at the least
+
 bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) { return a < b + b_size && b < a + a_size; }
 
 }  // namespace
@@ -57,6 +59,10 @@ void PciDevice::add_bar(unsigned bar, uint64_t size, BarType type) {
     case BarType::kMemory32:
       mask &= 0xfffffff0;
       break;
+    case BarType::kMemory32Prefetchable:
+      low = PCI_BASE_ADDRESS_MEM_PREFETCH;
+      mask &= 0xfffffff0;
+      break;
     case BarType::kMemory64:
       low = PCI_BASE_ADDRESS_MEM_TYPE_64;
       mask &= ~0xfull;
@@ -72,6 +78,20 @@ void PciDevice::add_bar(unsigned bar, uint64_t size, BarType type) {
 }
 
 void PciDevice::add_doorbell(unsigned bar, Doorbell doorbell) { bars_[bar].doorbells.push_back(std::move(doorbell)); }
+
+void PciDevice::set_bar_memory(unsigned bar, std::span<std::byte> memory) {
+  if (memory.size() != bars_[bar].size) panic("pci: memory of another size than BAR %u", bar);
+  bars_[bar].memory = memory;
+}
+
+void PciDevice::add_rom(std::vector<std::byte> rom) {
+  const uint64_t size = std::bit_ceil(std::max<uint64_t>(rom.size(), kSmallestRom));
+  rom.resize(size, std::byte{0xff});
+  rom_ = std::move(rom);
+  bars_[kRom].size = size;
+  const auto mask = static_cast<uint32_t>(~(size - 1) | PCI_ROM_ADDRESS_ENABLE);
+  memcpy(&mask_[PCI_ROM_ADDRESS], &mask, sizeof mask);
+}
 
 unsigned PciDevice::add_capability(uint8_t id, std::span<const std::byte> body, std::span<const std::byte> write_mask) {
   unsigned offset = next_capability_;
@@ -136,30 +156,35 @@ void PciDevice::write_config(uint16_t offset, std::span<const std::byte> data) {
   if (command) update_intx();
   if (msix_ && overlaps(offset, data.size(), msix_capability_ + PCI_MSIX_FLAGS, 2)) update_msix();
   after_config_write(offset, data.size());
-  if (parent_ && (command || overlaps(offset, data.size(), PCI_BASE_ADDRESS_0, 4 * kBars))) parent_->decoding_changed(*this);
+  if (parent_ && (command || overlaps(offset, data.size(), PCI_BASE_ADDRESS_0, 4 * kBars) || overlaps(offset, data.size(), PCI_ROM_ADDRESS, 4))) parent_->decoding_changed(*this);
 }
 
 uint64_t PciDevice::bar_value(unsigned bar) const {
   uint64_t value = 0;
+  if (bar == kRom) {
+    memcpy(&value, &config_[PCI_ROM_ADDRESS], 4);
+    return value & PCI_ROM_ADDRESS_MASK & ~(bars_[kRom].size - 1);
+  }
   bool wide = bars_[bar].type == BarType::kMemory64 || bars_[bar].type == BarType::kMemory64Prefetchable;
   memcpy(&value, &config_[PCI_BASE_ADDRESS_0 + bar * 4], wide ? 8 : 4);
   return value & ~(bars_[bar].type == BarType::kIo ? 0x3ull : 0xfull);
 }
 
 uint64_t PciDevice::bar_address(unsigned bar) const {
-  if (bar >= kBars || !bars_[bar].size) return kNotDecoded;
+  if (bar >= kWindows || !bars_[bar].size) return kNotDecoded;
+  if (bar == kRom && !(std::to_integer<unsigned>(config_[PCI_ROM_ADDRESS]) & PCI_ROM_ADDRESS_ENABLE)) return kNotDecoded;
   bool io = bars_[bar].type == BarType::kIo;
   if (!(config16(PCI_COMMAND) & (io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY))) return kNotDecoded;
   uint64_t address = bar_value(bar);
   // Address 0 is what reset leaves, and the all-ones of a sizing probe reaches past the end of the space: neither is a place.
-  uint64_t limit = io ? 0x10000 : bars_[bar].type == BarType::kMemory32 ? 1ull << 32 : 1ull << 52;
+  uint64_t limit = io ? 0x10000 : bars_[bar].type == BarType::kMemory32 || bars_[bar].type == BarType::kMemory32Prefetchable ? 1ull << 32 : 1ull << 52;
   if (address == 0 || address >= limit || bars_[bar].size > limit - address) return kNotDecoded;
   if (io ? address + bars_[bar].size >= limit : address + bars_[bar].size == limit) return kNotDecoded;
   return address;
 }
 
 void PciDevice::read(unsigned bar, Access access, std::span<std::byte> data) {
-  if (bar >= kBars || access.offset >= bars_[bar].size || data.size() > bars_[bar].size - access.offset) return;
+  if (bar >= kWindows || access.offset >= bars_[bar].size || data.size() > bars_[bar].size - access.offset) return;
   if (msix_ && bar == msix_bar_) {
     if (overlaps(access.offset, data.size(), msix_table_offset_, msix_->table_size())) {
       if (access.offset >= msix_table_offset_) msix_->read_table({access.offset - msix_table_offset_}, data);
@@ -170,7 +195,10 @@ void PciDevice::read(unsigned bar, Access access, std::span<std::byte> data) {
       return;
     }
   }
-  read_bar(bar, access, data);
+  if (bar == kRom)
+    std::copy_n(rom_.begin() + static_cast<ptrdiff_t>(access.offset), data.size(), data.begin());
+  else
+    read_bar(bar, access, data);
 }
 
 void PciDevice::write(unsigned bar, Access access, std::span<const std::byte> data) {

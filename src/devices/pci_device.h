@@ -50,13 +50,15 @@ class PciDevice {
     MsiSink* msi = nullptr;    // null: the function gets no MSI-X whatever it asks for
     IrqLine* intx = nullptr;   // INTA#, active high here
   };
-  enum class BarType { kIo, kMemory32, kMemory64, kMemory64Prefetchable };
+  enum class BarType { kIo, kMemory32, kMemory32Prefetchable, kMemory64, kMemory64Prefetchable };
   struct Bar {
     uint64_t size = 0;  // 0: not there; else a power of two
     BarType type = BarType::kMemory32;
     std::vector<Doorbell> doorbells;
+    std::span<std::byte> memory;  // what the guest may read (and, but for a ROM, write) as its own memory, without coming to the device
   };
-  static constexpr unsigned kBars = 6;
+  // Behind the BARs comes the expansion ROM, as one more.
+  static constexpr unsigned kBars = 6, kRom = kBars, kWindows = kBars + 1;
   static constexpr unsigned kConfigSize = 4096;
 
   PciDevice(const Identity& identity, Pins pins);
@@ -95,6 +97,10 @@ class PciDevice {
   // For constructors. A 64-bit BAR also takes the next index.
   void add_bar(unsigned bar, uint64_t size, BarType type);
   void add_doorbell(unsigned bar, Doorbell doorbell);
+  // Host memory of a BAR's size, page-aligned, that outlives the function.
+  void set_bar_memory(unsigned bar, std::span<std::byte> memory);
+  // An expansion ROM: code for the machine's firmware. Spec: PCI Local Bus 3.0, 6.2.5.2, 6.3.
+  void add_rom(std::vector<std::byte> rom);
   // Adds a capability: id, pointer to the next, then `body`. Bits set in `write_mask` (as long as body, or empty) are the guest's to
   // write. Returns its offset. Aborts when the 192 bytes are used up.
   unsigned add_capability(uint8_t id, std::span<const std::byte> body, std::span<const std::byte> write_mask = {});
@@ -125,7 +131,8 @@ class PciDevice {
   std::array<std::byte, kConfigSize> config_{};
   std::array<std::byte, kConfigSize> mask_{};    // bits the guest can write
   std::array<std::byte, kConfigSize> initial_{};
-  std::array<Bar, kBars> bars_;
+  std::array<Bar, kWindows> bars_;
+  std::vector<std::byte> rom_;
   Pins pins_;
   PciParent* parent_ = nullptr;
   std::unique_ptr<Msix> msix_;

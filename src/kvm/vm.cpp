@@ -78,6 +78,14 @@ Result<> Vm::set_chip_state(const ChipState& state) {
   return {};
 }
 
+Result<> Vm::replace_pit(bool replaced) const {
+  kvm_pit_state2 pit;
+  TRY(handle_.call(KVM_GET_PIT2, &pit, "KVM_GET_PIT2"));
+  pit.flags = (pit.flags & ~uint32_t{KVM_PIT_FLAGS_HPET_LEGACY}) | (replaced ? KVM_PIT_FLAGS_HPET_LEGACY : 0);
+  TRY(handle_.call(KVM_SET_PIT2, &pit, "KVM_SET_PIT2"));
+  return {};
+}
+
 Result<> Vm::irq_line(unsigned gsi, bool level) const {
   kvm_irq_level line{};
   line.irq = gsi;

@@ -42,6 +42,8 @@ class Vm {
   Result<ChipState> chip_state() const;
   Result<> set_chip_state(const ChipState& state);
 
+  // The PIT's channel 0 gives up its interrupt to another timer, or has it back.
+  Result<> replace_pit(bool replaced) const;
   Result<> irq_line(unsigned gsi, bool level) const;
   // True when the message reached an APIC that took it.
   Result<bool> signal_msi(uint64_t address, uint32_t data) const;

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "devices/acpi_pm.h"
+#include "devices/hpet.h"
 
 namespace vireo {
 namespace {
@@ -73,8 +74,8 @@ Bytes fadt(const AcpiConfig& config, uint64_t facs, uint64_t dsdt) {
   put_at<uint16_t>(t, 96, 0xfff);   // C2 not supported
   put_at<uint16_t>(t, 98, 0xfff);   // C3 not supported
   t[108] = 0x32;                    // century byte of the RTC
-  // IAPC_BOOT_ARCH: legacy devices, 8042, no VGA, ASPM off.
-  put_at<uint16_t>(t, 109, static_cast<uint16_t>(1 | (config.i8042 ? 2 : 0) | 4 | 16));
+  // IAPC_BOOT_ARCH: legacy devices, 8042, whether there is no VGA, ASPM off.
+  put_at<uint16_t>(t, 109, static_cast<uint16_t>(1 | (config.i8042 ? 2 : 0) | (config.vga ? 0 : 4) | 16));
   // WBINVD, PROC_C1, SLP_BUTTON absent (control method), RESET_REG_SUP, and no fixed sleep button.
   put_at<uint32_t>(t, 112, 1 | 1 << 2 | 1 << 5 | 1 << 10);
   put_gas(t, 116, 1, 8, 1, 0xcf9);
@@ -135,6 +136,19 @@ Bytes mcfg(const AcpiConfig::Ecam& ecam) {
   t.push_back(0);
   t.push_back(ecam.last_bus);
   put<uint32_t>(t, 0);
+  seal(t);
+  return t;
+}
+
+// Spec: IA-PC HPET specification 1.0a, 3.2.4.
+Bytes hpet() {
+  Bytes t = table("HPET", 1);
+  put<uint32_t>(t, Hpet::kBlockId);
+  t.resize(t.size() + 12, 0);
+  put_gas(t, 40, 0, 64, 0, Hpet::kAddress);
+  t.push_back(0);         // the only one
+  put<uint16_t>(t, 0x80);  // ticks that a periodic timer has at the least without losing interrupts
+  t.push_back(0);         // no protection by page
   seal(t);
   return t;
 }
@@ -209,6 +223,7 @@ AcpiBlob build_acpi(const AcpiConfig& config) {
   blob.pointers.push_back({listed[0] + 140, 8});
   listed.push_back(place_table(madt(config)));
   if (config.ecam) listed.push_back(place_table(mcfg(*config.ecam)));
+  if (config.hpet) listed.push_back(place_table(hpet()));
   if (!config.numa.empty()) {
     listed.push_back(place_table(srat(config)));
     listed.push_back(place_table(slit(config.numa.size())));

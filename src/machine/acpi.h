@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ACPI tables of a board: RSDP, XSDT, FADT, FACS, MADT, DSDT, and MCFG, SRAT, SLIT where they apply. Spec: ACPI 6.5, chapter 5.
+// The ACPI tables of a board: RSDP, XSDT, FADT, FACS, MADT, DSDT, and MCFG, HPET, SRAT, SLIT where they apply. Spec: ACPI 6.5, chapter 5.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,7 @@ struct AcpiConfig {
   };
   std::optional<Ecam> ecam;
   bool i8042 = true;
+  bool vga = false, hpet = false;
   std::vector<NumaNode> numa;
   aml::Bytes dsdt;  // the board's definition block, without the header
 };

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -46,6 +47,7 @@ class AcpiTables : public testing::Test {
     memory = std::move(*GuestMemory::create({.size = 2 << 20}, 1ull << 31));
     config.cpus = 3;
     config.ecam = AcpiConfig::Ecam{0xb0000000, 255};
+    config.hpet = true;
     config.numa = {{{0, 1}, {{0, 1 << 20}}}, {{2}, {{1 << 20, 1 << 20}}}};
     config.dsdt = aml::join({aml::scope("\\_SB", PcDevices::describe()), PcDevices::sleep_states()});
     auto written = write_acpi(*memory, config, GuestAddress{0xe0000}, GuestAddress{0x100000});
@@ -86,7 +88,7 @@ TEST_F(AcpiTables, EveryChecksumIsZero) {
     EXPECT_EQ(std::accumulate(t.begin(), t.end(), 0) & 0xff, 0);
     names += std::string(t.begin(), t.begin() + 4) + " ";
   }
-  EXPECT_EQ(names, "XSDT FACP APIC MCFG SRAT SLIT DSDT ");
+  EXPECT_EQ(names, "XSDT FACP APIC MCFG HPET SRAT SLIT DSDT ");
 }
 
 TEST_F(AcpiTables, TheDisassemblerFindsNothingToComplainAbout) {
@@ -107,6 +109,26 @@ TEST_F(AcpiTables, TheDisassemblerFindsNothingToComplainAbout) {
     }
   }
   ASSERT_EQ(system(("rm -r " + std::string(folder)).c_str()), 0);
+}
+
+// IA-PC HPET specification 1.0a, 3.2.4.
+TEST(AcpiHpet, TableSaysWhereItIs) {
+  AcpiBlob blob = build_acpi({.hpet = true});
+  const char signature[] = {'H', 'P', 'E', 'T'};
+  auto found = std::ranges::search(blob.tables, signature);
+  ASSERT_FALSE(found.empty());
+  const uint8_t* t = &*found.begin();
+  uint32_t length, block;
+  uint64_t address;
+  memcpy(&length, t + 4, 4);
+  memcpy(&block, t + 36, 4);
+  memcpy(&address, t + 44, 8);
+  EXPECT_EQ(length, 56u);
+  EXPECT_EQ(block, 0x8086a201u);
+  EXPECT_EQ(t[40], 0) << "in memory";
+  EXPECT_EQ(address, 0xfed00000u);
+  AcpiBlob without = build_acpi({});
+  EXPECT_TRUE(std::ranges::search(without.tables, signature).empty());
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 namespace vireo {
 
 class Machine;
+class Vga;
 struct MachineConfig;
 namespace virtio {
 class Device;
@@ -31,6 +32,8 @@ class Board {
   // Writes the tables the guest shall find, and says what the memory map is.
   virtual Result<BootEnvironment> prepare_boot() = 0;
   virtual void press_power_button() = 0;
+  // The screen, or null.
+  virtual const Vga* vga() const { return nullptr; }
   // Boards with suspend to RAM: the processors are stopped; where the table lies that says where they go on.
   virtual void sleep() {}
   virtual GuestAddress facs() const { return GuestAddress{0}; }

@@ -21,8 +21,8 @@ CpuModel for_firmware(CpuModel model, const std::vector<kvm_cpuid_entry2>& offer
 
 // Four pages that Intel's hardware needs in real mode, below the 16 MiB that firmware may have; no board puts anything there.
 constexpr uint64_t kTssAddress = 0xfeffd000, kIdentityMap = 0xfeffc000;
-// With firmware what lies between is the board's: video memory and the BIOS area.
-constexpr uint64_t kLegacyHole = 0xa0000, kLegacyHoleEnd = 0x100000;
+// What lies between is the board's: with firmware video memory and the BIOS area, without it at most video memory.
+constexpr uint64_t kLegacyHole = 0xa0000, kVideoEnd = 0xc0000, kLegacyHoleEnd = 0x100000;
 
 class VmMsiSink final : public MsiSink {
  public:
@@ -92,16 +92,13 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
 }
 
 Result<> Machine::map_memory() {
-  for (const MemoryRegion& region : memory_->regions()) {
-    uint64_t start = raw(region.start), end = start + region.size;
-    std::byte* host = region.host;
-    if (config_.firmware && start == 0 && end > kLegacyHoleEnd) {
-      TRY_VOID(vm_->set_memory(new_memory_slot(), 0, kLegacyHole, host));
-      start = kLegacyHoleEnd;
-      host += kLegacyHoleEnd;
-    }
-    TRY_VOID(vm_->set_memory(new_memory_slot(), start, end - start, host));
-  }
+  const auto& regions = memory_->regions();
+  LowMemory::Config low{.ram = regions[0], .new_slot = [this] { return new_memory_slot(); },
+                        .set_slot = [this](unsigned slot, uint64_t start, uint64_t size, const std::byte* host) { return vm_->set_memory(slot, start, size, host); }};
+  if (config_.firmware || config_.vga) low.hole = kLegacyHole, low.hole_end = config_.firmware ? kLegacyHoleEnd : kVideoEnd;
+  low_memory_ = std::make_unique<LowMemory>(std::move(low));
+  TRY_VOID(low_memory_->map());
+  for (size_t i = 1; i < regions.size(); i++) TRY_VOID(vm_->set_memory(new_memory_slot(), raw(regions[i].start), regions[i].size, regions[i].host));
   return {};
 }
 

@@ -20,9 +20,11 @@
 #include "machine/boot.h"
 #include "machine/bus.h"
 #include "machine/cpu_model.h"
+#include "machine/display_adapter.h"
 #include "machine/doorbells.h"
 #include "machine/firmware.h"
 #include "machine/irq_lines.h"
+#include "machine/low_memory.h"
 #include "machine/numa.h"
 #include "memory/guest_memory.h"
 
@@ -40,6 +42,8 @@ struct MachineConfig {
   std::vector<NumaConfig> numa;   // empty: one node, which the guest is not told of
   BootConfig boot;                         // of a kernel; with firmware there need be none
   std::optional<FirmwareConfig> firmware;  // kQ35 alone
+  std::optional<VgaConfig> vga;              // kQ35 alone
+  bool hpet = false;                         // kQ35 alone
   bool reboot = true;  // false: a guest's reset ends the machine
   std::optional<uint16_t> debug_exit;  // port
   bool test_device = false;
@@ -84,6 +88,7 @@ class Machine final : private kvm::ExitHandler {
   kvm::Vm& vm() { return *vm_; }
   // Numbers for memory slots of the board's own.
   unsigned new_memory_slot() { return next_slot_++; }
+  LowMemory& low_memory() { return *low_memory_; }
   Bus& ports() { return ports_; }
   Bus& mmio() { return mmio_; }
   IrqLine& irq(unsigned gsi) { return irq_lines_.input(gsi); }
@@ -115,8 +120,8 @@ class Machine final : private kvm::ExitHandler {
 
   void port_read(uint16_t port, std::span<std::byte> data) override { ports_.read(port, data); }
   void port_write(uint16_t port, std::span<const std::byte> data) override { ports_.write(port, data); }
-  void mmio_read(uint64_t address, std::span<std::byte> data) override { mmio_.read(address, data); }
-  void mmio_write(uint64_t address, std::span<const std::byte> data) override { mmio_.write(address, data); }
+  void mmio_read(uint64_t address, std::span<std::byte> data) override { mmio_.read(low_memory_->passed(address), data); }
+  void mmio_write(uint64_t address, std::span<const std::byte> data) override { mmio_.write(low_memory_->passed(address), data); }
   void stopped(kvm::Vcpu& vcpu, kvm::StopReason reason, const std::string& detail) override;
 
   MachineConfig config_;
@@ -133,6 +138,7 @@ class Machine final : private kvm::ExitHandler {
   std::vector<NumaNode> numa_;
   std::unique_ptr<kvm::System> system_;
   std::unique_ptr<kvm::Vm> vm_;
+  std::unique_ptr<LowMemory> low_memory_;
   std::vector<std::unique_ptr<kvm::Vcpu>> vcpus_;
   Bus ports_, mmio_;
   IrqLines irq_lines_;

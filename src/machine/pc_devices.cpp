@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include "base/log.h"
 #include "devices/debug_exit.h"
 #include "devices/fw_cfg.h"
 #include "devices/port92.h"
@@ -49,9 +50,10 @@ Result<> PcDevices::build(CharBackend* serial) {
   Machine& m = machine_;
   auto reset_line = [&m] { m.request_reset(); };
   uart_ = std::make_unique<Uart>(Uart::Pins{.irq = m.irq(4), .host = serial});
+  rtc_line_ = std::make_unique<GatedLine>(m.irq(8));
   rtc_ = std::make_unique<Rtc>(Rtc::Config{.start = m.config().rtc_start, .nvram = memory_bytes(m.memory(), m.config().cpus)},
-                               Rtc::Pins{m.irq(8), m.loop(), m.loop(), [this] { pm_->rtc_alarm(); }});
-  i8042_ = std::make_unique<I8042>(I8042::Pins{m.irq(1), m.irq(12), reset_line});
+                               Rtc::Pins{*rtc_line_, m.loop(), m.loop(), [this] { pm_->rtc_alarm(); }});
+  i8042_ = std::make_unique<I8042>(I8042::Pins{m.irq(1), m.irq(12), reset_line, [&m](bool open) { m.low_memory().set(LowMemory::Gate::kKeyboard, open); }});
   AcpiPm::Pins pm{m.irq(kSci), m.loop(), m.loop(), [&m] { m.request_power_off(); }};
   if (suspend_) pm.suspend = [&m] { m.request_suspend(); }, pm.wake = [&m] { m.request_wake(); };
   pm_ = std::make_unique<AcpiPm>(std::move(pm));
@@ -63,14 +65,26 @@ Result<> PcDevices::build(CharBackend* serial) {
   map_pm(kPmBase);
   // The PCI address register lies around it on boards that have one; those pass the byte on themselves.
   if (m.config().board == MachineConfig::BoardKind::kMicrovm) TRY_VOID(m.ports().add(kResetControl, 1, *reset_control_));
-  others_.push_back(std::make_unique<Port92>(reset_line));
+  others_.push_back(std::make_unique<Port92>(reset_line, [&m](bool open) { m.low_memory().set(LowMemory::Gate::kFast, open); }));
   TRY_VOID(m.ports().add(kPort92, Port92::kPorts, *others_.back()));
   if (m.config().debug_exit) {
     others_.push_back(std::make_unique<DebugExit>([&m](int status) { m.request_end(status); }));
     TRY_VOID(m.ports().add(*m.config().debug_exit, DebugExit::kPorts, *others_.back()));
   }
+  if (m.config().hpet) TRY_VOID(build_hpet());
   if (m.config().test_device) TRY_VOID(build_test_devices());
   return {};
+}
+
+Result<> PcDevices::build_hpet() {
+  Machine& m = machine_;
+  Hpet::Pins pins{.lines = {}, .legacy = {&m.irq(0), &m.irq(8)}, .msi = m.msi(), .clock = m.loop(), .timers = m.loop(), .replace_legacy = [this](bool replaced) {
+    rtc_line_->join(!replaced);
+    if (auto done = machine_.vm().replace_pit(replaced); !done) log(LogLevel::kError, "HPET: %s", done.error().message.c_str());
+  }};
+  for (unsigned i = 0; i < Hpet::kPins; i++) pins.lines[i] = &m.irq(Hpet::kFirstPin + i);
+  hpet_ = std::make_unique<Hpet>(std::move(pins));
+  return m.mmio().add(Hpet::kAddress, Hpet::kSize, *hpet_);
 }
 
 void PcDevices::map_pm(std::optional<uint16_t> base) {
@@ -115,6 +129,10 @@ void PcDevices::reset(ResetKind kind) {
                          static_cast<Device*>(pm_.get()), static_cast<Device*>(reset_control_.get())}) {
     auto lock = ports.lock(*device);
     device->reset(kind);
+  }
+  if (hpet_) {
+    auto lock = machine_.mmio().lock(*hpet_);
+    hpet_->reset(kind);
   }
   for (auto& device : others_) {
     auto lock = ports.lock(*device);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every PC board has: serial port, clock, keyboard controller, ACPI power management, reset register, and on request the
-// devices of test kernels.
+// What every PC board has: serial port, clock, keyboard controller, ACPI power management, reset register, and on request the high precision
+// event timer and the devices of test kernels.
 #pragma once
 
 #include <memory>
@@ -9,12 +9,14 @@
 
 #include "devices/acpi_pm.h"
 #include "devices/char_backend.h"
+#include "devices/hpet.h"
 #include "devices/i8042.h"
 #include "devices/reset_control.h"
 #include "devices/rtc.h"
 #include "devices/uart.h"
 #include "machine/aml.h"
 #include "machine/boot.h"
+#include "machine/gated_line.h"
 
 namespace vireo {
 
@@ -43,15 +45,18 @@ class PcDevices {
  private:
   PcDevices(Machine& machine, bool suspend) : machine_(machine), suspend_(suspend) {}
   Result<> build(CharBackend* serial);
+  Result<> build_hpet();
   Result<> build_test_devices();
 
   Machine& machine_;
   bool suspend_;
   std::unique_ptr<Uart> uart_;
+  std::unique_ptr<GatedLine> rtc_line_;
   std::unique_ptr<Rtc> rtc_;
   std::unique_ptr<I8042> i8042_;
   std::unique_ptr<AcpiPm> pm_;
   std::unique_ptr<ResetControl> reset_control_;
+  std::unique_ptr<Hpet> hpet_;  // or null
   std::optional<uint16_t> pm_at_;
   std::vector<std::unique_ptr<Device>> others_;
 };

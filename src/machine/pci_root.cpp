@@ -68,8 +68,8 @@ class PciRoot::Ecam final : public Device {
   PciRoot& root_;
 };
 
-PciRoot::PciRoot(Bus& ports, Bus& mmio, Doorbells& doorbells, Device& reset_control)
-    : ports_(ports), mmio_(mmio), doorbells_(doorbells), config_ports_(std::make_unique<ConfigPorts>(*this, reset_control)),
+PciRoot::PciRoot(Bus& ports, Bus& mmio, Doorbells& doorbells, Device& reset_control, MemorySlots slots)
+    : ports_(ports), mmio_(mmio), doorbells_(doorbells), slots_(std::move(slots)), config_ports_(std::make_unique<ConfigPorts>(*this, reset_control)),
       ecam_(std::make_unique<Ecam>(*this)) {}
 
 PciRoot::~PciRoot() {
@@ -93,7 +93,7 @@ PciRoot::Range PciRoot::high_bars() {
   for (auto& function : functions_) {
     if (!function) continue;
     std::lock_guard lock(function->mutex);
-    for (unsigned bar = 0; bar < PciDevice::kBars; bar++) {
+    for (unsigned bar = 0; bar < PciDevice::kWindows; bar++) {
       uint64_t address = function->device->bar_address(bar);
       if (address == PciDevice::kNotDecoded || address < 1ull << 32) continue;
       range.start = std::min(range.start, address);
@@ -108,12 +108,13 @@ Result<> PciRoot::add(unsigned slot, unsigned function, std::unique_ptr<PciDevic
   if (slot >= kSlots || function >= kFunctions || place) return fail(ErrorKind::kInvalid, "PCI slot " + std::to_string(slot) + " is taken");
   place = std::make_unique<Function>();
   place->device = std::move(device);
-  for (unsigned bar = 0; bar < PciDevice::kBars; bar++) {
+  for (unsigned bar = 0; bar < PciDevice::kWindows; bar++) {
     Window& window = place->windows[bar];
     window.device = place->device.get();
     window.mutex = &place->mutex;
     window.bar = bar;
     window.io = place->device->bar(bar).type == PciDevice::BarType::kIo;
+    if (!place->device->bar(bar).memory.empty()) window.slot = slots_.add();
   }
   place->device->set_parent(this);
   return {};
@@ -147,6 +148,7 @@ void PciRoot::unmap(Window& window) {
   if (window.mapped_at == PciDevice::kNotDecoded) return;
   (window.io ? ports_ : mmio_).remove(window.mapped_at);
   doorbells_.detach(window.mapped_at, window.io);
+  if (const auto& memory = window.device->bar(window.bar).memory; !memory.empty()) (void)slots_.set(window.slot, window.mapped_at, 0, nullptr);
   window.mapped_at = PciDevice::kNotDecoded;
 }
 
@@ -162,6 +164,9 @@ void PciRoot::decoding_changed(PciDevice& device) {
       if (!(window.io ? ports_ : mmio_).add(address, device.bar(window.bar).size, window)) continue;
       window.mapped_at = address;
       doorbells_.attach(address, window.io, device.bar(window.bar).doorbells);
+      // Where there is no slot for it, accesses come to the device.
+      if (const auto& memory = device.bar(window.bar).memory; !memory.empty())
+        if (auto set = slots_.set(window.slot, address, memory.size(), memory.data()); !set) log(LogLevel::kError, "PCI memory: %s", set.error().message.c_str());
     }
   }
 }
@@ -185,7 +190,7 @@ void PciRoot::assign(Windows w, const std::function<uint8_t(unsigned)>& interrup
     std::lock_guard lock(function->mutex);
     PciDevice& device = *function->device;
     uint16_t command = PCI_COMMAND_MASTER;
-    for (unsigned bar = 0; bar < PciDevice::kBars; bar++) {
+    for (unsigned bar = 0; bar < PciDevice::kWindows; bar++) {
       const PciDevice::Bar& b = device.bar(bar);
       if (!b.size) continue;
       bool io = b.type == PciDevice::BarType::kIo;
@@ -200,6 +205,11 @@ void PciRoot::assign(Windows w, const std::function<uint8_t(unsigned)>& interrup
       if (!address && wide) address = take(w.high, w.high_end);
       if (!address) {
         log(LogLevel::kWarning, "PCI function %u: no room for BAR %u of 0x%llx bytes", index, bar, static_cast<unsigned long long>(b.size));
+        continue;
+      }
+      if (bar == PciDevice::kRom) {  // given a place, but off: a kernel that wants to read it switches it on
+        auto word = static_cast<uint32_t>(address);
+        device.write_config(PCI_ROM_ADDRESS, std::as_bytes(std::span(&word, 1)));
         continue;
       }
       command |= io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;

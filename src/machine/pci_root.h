@@ -19,8 +19,13 @@ class PciRoot final : public PciParent {
  public:
   static constexpr unsigned kSlots = 32, kFunctions = 8;
 
+  // A memory slot of the hypervisor for what a BAR has of memory; size 0 deletes it. The number is the slot's, from add().
+  struct MemorySlots {
+    std::function<unsigned()> add;
+    std::function<Result<>(unsigned slot, uint64_t start, uint64_t size, std::byte* host)> set;
+  };
   // `reset_control` answers at port 0xcf9, inside the address register.
-  PciRoot(Bus& ports, Bus& mmio, Doorbells& doorbells, Device& reset_control);
+  PciRoot(Bus& ports, Bus& mmio, Doorbells& doorbells, Device& reset_control, MemorySlots slots);
   ~PciRoot() override;
 
   Result<> map();
@@ -59,7 +64,7 @@ class PciRoot final : public PciParent {
 
     PciDevice* device = nullptr;
     std::recursive_mutex* mutex = nullptr;
-    unsigned bar = 0;
+    unsigned bar = 0, slot = 0;
     uint64_t mapped_at = PciDevice::kNotDecoded;
     bool io = false;
   };
@@ -67,7 +72,7 @@ class PciRoot final : public PciParent {
     std::unique_ptr<PciDevice> device;
     // Recursive: a write through a function's own configuration window comes back to it.
     std::recursive_mutex mutex;
-    std::array<Window, PciDevice::kBars> windows;
+    std::array<Window, PciDevice::kWindows> windows;
   };
   class ConfigPorts;
   class Ecam;
@@ -80,6 +85,7 @@ class PciRoot final : public PciParent {
   Bus& ports_;
   Bus& mmio_;
   Doorbells& doorbells_;
+  MemorySlots slots_;
   std::array<std::unique_ptr<Function>, kSlots * kFunctions> functions_;
   std::unique_ptr<Device> config_ports_, ecam_;
   uint64_t ecam_at_ = 0, ecam_size_ = 0;

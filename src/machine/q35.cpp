@@ -19,7 +19,9 @@ Result<> Q35::build(CharBackend* serial) {
   pc_ = TRY(PcDevices::create(machine_, serial, !firmware));
   auto irq = [this](unsigned n) -> IrqLine& { return machine_.irq(n); };
   pirqs_ = std::make_unique<PirqRouter>([irq](unsigned n) -> IrqLine& { return irq(kFirstPin + n); }, irq);
-  pci_ = std::make_unique<PciRoot>(machine_.ports(), machine_.mmio(), machine_.doorbells(), pc_->reset_control());
+  PciRoot::MemorySlots slots{[this] { return machine_.new_memory_slot(); },
+                             [this](unsigned slot, uint64_t start, uint64_t size, std::byte* host) { return machine_.vm().set_memory(slot, start, size, host); }};
+  pci_ = std::make_unique<PciRoot>(machine_.ports(), machine_.mmio(), machine_.doorbells(), pc_->reset_control(), std::move(slots));
   TRY_VOID(pci_->map());
   if (firmware) firmware_ = TRY(Firmware::create(machine_, *firmware, [this] { return acpi(); }));
   HostBridge::Pins host{.ecam = [this](std::optional<HostBridge::Ecam> ecam) {
@@ -44,7 +46,9 @@ Result<> Q35::build(CharBackend* serial) {
   TRY_VOID(pci_->add(0, 0, std::move(bridge)));
   auto south = std::make_unique<LpcBridge>(pm_base, std::move(lpc));
   south->reset(ResetKind::kCold);
-  return pci_->add(kLpcSlot, 0, std::move(south));
+  TRY_VOID(pci_->add(kLpcSlot, 0, std::move(south)));
+  if (machine_.config().vga) display_ = TRY(DisplayAdapter::create(machine_, *pci_, kVgaSlot, *machine_.config().vga));
+  return {};
 }
 
 Result<> Q35::add(std::unique_ptr<virtio::Device> device) {
@@ -112,7 +116,10 @@ aml::Bytes Q35::describe() const {
   if (ecam_)
     ecam = device("ECAM", join({name("_HID", eisa_id("PNP0C02")), name("_UID", integer(2)),
                                 name("_CRS", resources({memory32(static_cast<uint32_t>(ecam_->start), static_cast<uint32_t>(ecam_->size))}))}));
-  return join({scope("\\_SB", join({links, root, ecam, PcDevices::describe(pm_base_)})), PcDevices::sleep_states(!firmware_)});
+  Bytes hpet;
+  if (machine_.config().hpet)
+    hpet = device("HPET", join({name("_HID", eisa_id("PNP0103")), name("_UID", integer(0)), name("_CRS", resources({memory32(Hpet::kAddress, Hpet::kSize)}))}));
+  return join({scope("\\_SB", join({links, root, ecam, hpet, PcDevices::describe(pm_base_)})), PcDevices::sleep_states(!firmware_)});
 }
 
 void Q35::assign_pci() {
@@ -124,6 +131,8 @@ void Q35::assign_pci() {
 AcpiConfig Q35::acpi() const {
   AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = pm_base_, .sci = PcDevices::kSci, .numa = machine_.numa()};
   if (ecam_) acpi.ecam = AcpiConfig::Ecam{ecam_->start, static_cast<uint8_t>((ecam_->size >> 20) - 1)};
+  acpi.vga = display_ != nullptr;
+  acpi.hpet = machine_.config().hpet;
   acpi.dsdt = describe();
   return acpi;
 }

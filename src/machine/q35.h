@@ -9,6 +9,7 @@
 #include "devices/pirq.h"
 #include "machine/acpi.h"
 #include "machine/board.h"
+#include "machine/display_adapter.h"
 #include "machine/firmware.h"
 #include "machine/host_bridge.h"
 #include "machine/pc_devices.h"
@@ -27,13 +28,14 @@ class Q35 final : public Board {
   void press_power_button() override { pc_->pm().power_button(); }
   void sleep() override { pc_->pm().sleep(); }
   GuestAddress facs() const override { return facs_; }
+  const Vga* vga() const override { return display_ ? &display_->vga() : nullptr; }
 
  private:
   static constexpr uint64_t kEcam = 0xb0000000, kEcamSize = 0x10000000;
   static constexpr uint32_t kWindow = 0xc0000000, kWindowEnd = 0xfebfffff;
   static constexpr uint16_t kIoWindow = 0xc000, kIoWindowEnd = 0xffff;
   static constexpr uint64_t kHighWindowSize = 16ull << 30;
-  static constexpr unsigned kLpcSlot = 31, kLinks = PirqRouter::kPirqs, kFirstPin = 16;
+  static constexpr unsigned kVgaSlot = 1, kLpcSlot = 31, kLinks = PirqRouter::kPirqs, kFirstPin = 16;
   // INTA# of slot n goes to PIRQ n modulo 8, on IOAPIC pin 16 and up. Modulo 4 it is what firmware for QEMU's board tells the 8259s.
   static unsigned gsi_of(unsigned slot) { return kFirstPin + slot % kLinks; }
 
@@ -50,6 +52,7 @@ class Q35 final : public Board {
   std::unique_ptr<PirqRouter> pirqs_;
   std::optional<HostBridge::Ecam> ecam_;
   uint16_t pm_base_ = PcDevices::kPmBase;
+  std::unique_ptr<DisplayAdapter> display_;  // or null: there is no screen
   std::unique_ptr<PciRoot> pci_;
   GuestAddress facs_{};
 };

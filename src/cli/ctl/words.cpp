@@ -19,6 +19,8 @@ const std::vector<Word>& words() {
       {"powerdown", "system_powerdown", {}, nullptr, false, "press the power button"},
       {"reset", "system_reset", {}, nullptr, false, "as the reset button"},
       {"wakeup", "system_wakeup", {}, nullptr, false, "from suspend to RAM"},
+      {"screen", "x-query-screen", {}, nullptr, false, "the text on the screen of a machine with --vga"},
+      {"screendump", "screendump", {"filename"}, nullptr, false, "FILE [format=ppm|text]: a picture of the screen"},
       {"quit", "quit", {}, nullptr, false, "end the machine now"},
       {"block list", "query-block", {}, nullptr, false, "disks"},
       {"block nodes", "query-named-block-nodes", {}, nullptr, false, "images, by node"},

@@ -19,5 +19,7 @@ struct MachineHooks {
   std::function<void()> reset;  // a reset that is asked for here is about to come
 };
 void add_machine_commands(Server& server, EventLoop& loop, Machine& machine, MachineIdentity identity, MachineHooks hooks);
+// What is on the screen: screendump as of qapi/ui.json, with one more format, "text"; and x-query-screen, which is ours.
+void add_screen_commands(Server& server, Machine& machine);
 
 }  // namespace vireo::control::qmp
