@@ -97,6 +97,13 @@ bool hits_code(const Piece& piece, unsigned size) {
   return map && (map & chunk_mask(piece.gpa, size));
 }
 
+// Of an access that hits code: how much of it comes before that.
+unsigned bytes_before_code(const Piece& piece, unsigned size) {
+  const uint64_t map = piece.slot->code_of(piece.gpa).load(std::memory_order_relaxed) & chunk_mask(piece.gpa, size);
+  const unsigned at = piece.gpa & 0xfff, code = map ? static_cast<unsigned>(__builtin_ctzll(map)) * 64 : at + size;
+  return code > at ? code - at : 0;
+}
+
 uint64_t wrap(const VcpuState& vcpu, uint64_t linear) { return vcpu.in_64bit() ? linear : linear & 0xffffffffull; }
 
 void note_smc(Engine& engine, uint64_t gpa, uint32_t size) {
@@ -429,7 +436,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   return bytes;
 }
 
-uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, Outcome& outcome) {
+uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, Outcome& outcome, unsigned* before_code) {
   Engine& engine = engine_of(vcpu);
   TlbView& tlb = engine.tlb[view_of(vcpu.mode)];
   unsigned index = linear >> 12 & (kTlbEntries - 1);
@@ -439,7 +446,12 @@ uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
   Piece piece;
   outcome = translate_piece(vcpu, linear, write, false, false, piece);
   if (outcome != Outcome::kNext) return nullptr;
-  if (!piece.slot || (write && hits_code(piece, size))) {
+  if (piece.slot && write && hits_code(piece, size)) {
+    const unsigned plain = bytes_before_code(piece, size);
+    if (before_code && plain) *before_code = plain;
+    else piece.slot = nullptr;
+  }
+  if (!piece.slot) {
     engine.need_step = true;
     outcome = Outcome::kExit;
     return nullptr;

@@ -14,8 +14,9 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
 extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t descriptor);
 
 // The host address of [linear, linear+size) inside one page for C++ to use until the next guest instruction, with a TLB fill; null with
-// vcpu.fault pending or Engine::need_step set (`outcome` says which).
-uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, Outcome& outcome);
+// vcpu.fault pending or Engine::need_step set (`outcome` says which). Where a write would hit translated code: with `before_code`, and if something
+// comes before the code, the address, and how many bytes that is.
+uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, Outcome& outcome, unsigned* before_code = nullptr);
 
 // linear_address() for accesses that are never checked for alignment where `aligned` is false.
 Outcome linear_address(VcpuState& vcpu, SegmentRegister segment, uint64_t offset, unsigned size, AccessType type, uint64_t& linear,

@@ -69,7 +69,15 @@ struct Strings {
       n = 1;
     }
     uint64_t low = down ? linear - (n - 1) * size : linear;
-    uint8_t* p = host_address(vcpu, low, n * size, write, outcome);
+    // Upwards what lies before translated code goes at once too: in step mode each element would be an instruction of its own.
+    unsigned before_code = static_cast<unsigned>(n * size);
+    uint8_t* p = host_address(vcpu, low, before_code, write, outcome, down ? nullptr : &before_code);
+    if (p && before_code < size) {
+      engine_of(vcpu).need_step = true;
+      outcome = Outcome::kExit;
+      return nullptr;
+    }
+    if (p && before_code < n * size) n = before_code / size;
     if (outcome == Outcome::kFault && vcpu.fault.vector == kPFv) vcpu.fault.payload = linear;  // the first element's
     return p ? p + (down ? (n - 1) * size : 0) : nullptr;
   }
