@@ -88,7 +88,7 @@ aml::Bytes Q35::describe() const {
                                                        name("_STA", integer(0xb))}))});
   }
   // Everything above the low memory but the configuration space's own addresses, and what firmware has put above 4 GiB.
-  std::vector<Bytes> windows{word_window(Window::kBus, 0, 255), io_ports(0xcf8, 8), word_window(Window::kIo, 0, 0xcf7), word_window(Window::kIo, 0xd00, 0xffff),
+  std::vector<Bytes> windows{word_window(Window::kBus, 0, kLastBus), io_ports(0xcf8, 8), word_window(Window::kIo, 0, 0xcf7), word_window(Window::kIo, 0xd00, 0xffff),
                              dword_window(0xa0000, 0xbffff)};
   uint32_t below = firmware_ ? kLowMemoryLimit : kWindow;
   if (ecam_ && ecam_->start + ecam_->size > below && ecam_->start <= kWindowEnd) {
@@ -130,7 +130,7 @@ void Q35::assign_pci() {
 
 AcpiConfig Q35::acpi() const {
   AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = pm_base_, .sci = PcDevices::kSci, .numa = machine_.numa()};
-  if (ecam_) acpi.ecam = AcpiConfig::Ecam{ecam_->start, static_cast<uint8_t>((ecam_->size >> 20) - 1)};
+  if (ecam_) acpi.ecam = AcpiConfig::Ecam{ecam_->start, kLastBus};
   acpi.vga = display_ != nullptr;
   acpi.hpet = machine_.config().hpet;
   acpi.dsdt = describe();

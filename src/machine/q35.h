@@ -32,6 +32,8 @@ class Q35 final : public Board {
 
  private:
   static constexpr uint64_t kEcam = 0xb0000000, kEcamSize = 0x10000000;
+  // There are no bridges to other buses. What is said of more, a guest looks through: Linux reads each slot of every bus that MCFG names.
+  static constexpr uint8_t kLastBus = 0;
   static constexpr uint32_t kWindow = 0xc0000000, kWindowEnd = 0xfebfffff;
   static constexpr uint16_t kIoWindow = 0xc000, kIoWindowEnd = 0xffff;
   static constexpr uint64_t kHighWindowSize = 16ull << 30;
