@@ -68,13 +68,15 @@ void CodeCache::populate() {
   raw_syscall(SYS_madvise, reinterpret_cast<long>(writable_ + populated_), static_cast<long>(step), MADV_POPULATE_WRITE);
   raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + populated_), static_cast<long>(step), MADV_POPULATE_READ);
   populated_ += step;
+  if (worker && small_pages) ask_ahead();
 }
 
-// The next area of the code and of each array, where that is near.
+// The next area of the code and of each array, where that is near: the worker has mapped it before it is come to.
 void CodeCache::ask_ahead() {
-  if (size_ - populated_ >= kLargePage) {
-    worker->ask(writable_ + populated_, PageWorker::Work::kLarge);
-    worker->ask(executable_ + populated_, PageWorker::Work::kRead);
+  const size_t next_area = (populated_ + kLargePage / 2) & ~(kLargePage - 1);
+  if (asked_code_ != next_area && next_area >= populated_ && size_ - next_area >= kLargePage) {
+    const bool asked = worker->ask(writable_ + next_area, small_pages ? PageWorker::Work::kWritable : PageWorker::Work::kLarge);
+    if (asked && worker->ask(executable_ + next_area, PageWorker::Work::kRead)) asked_code_ = next_area;
   }
   auto ask = [this](const uint8_t*& asked, const void* array, size_t used, size_t room) {
     const size_t next = (used + kLargePage) & ~(kLargePage - 1);

@@ -117,7 +117,8 @@ class CodeCache {
   Link* links_ = nullptr;
   uint32_t* starts_ = nullptr;  // by cache offset / 64: one more than the number of the block that starts there, or 0
   VmCounters& counters_;
-  const uint8_t* asked_[4] = {};  // the last area asked for, of each of the arrays
+  size_t asked_code_ = 0;         // the last area of the code that the worker was asked for
+  const uint8_t* asked_[4] = {};  // ... and of each of the arrays
   size_t block_count_ = 0, side_count_ = 0, link_count_ = 0;
   size_t block_room_ = 0, side_room_ = 0, link_room_ = 0;
   Page* pages_ = nullptr;       // by hash of their address, with linear probing
