@@ -56,7 +56,8 @@ Outcome write_cr4(VcpuState& vcpu, uint64_t value) {
   if (pae_active(vcpu.cr0, value, vcpu.efer) && (changed & (kCr4Pae | kCr4Pge | kCr4Pse | kCr4Smep))) STEP(load_pdptes(vcpu, vcpu.cr3));
   vcpu.cr4 = value;
   vcpu.linear_bits = value & kCr4La57 ? 57 : 48;
-  if (changed & (kCr4Pse | kCr4Pae | kCr4Pge | kCr4Pcide | kCr4Smep | kCr4Smap | kCr4La57 | kCr4Pke | kCr4Pks)) flush_tlb(vcpu, false);
+  constexpr uint64_t kTranslates = kCr4Pse | kCr4Pae | kCr4Pcide | kCr4Smep | kCr4Smap | kCr4La57 | kCr4Pke | kCr4Pks;
+  if (changed & (kTranslates | kCr4Pge)) flush_tlb(vcpu, false, !(changed & kTranslates));
   update_mode(vcpu);
   return Outcome::kNext;
 }
@@ -280,7 +281,7 @@ Outcome invpcid(VcpuState& vcpu, const Insn& insn) {
         flush_tlb_pcid(vcpu, static_cast<unsigned>(pcid), true);
       break;
     case 1: flush_tlb_pcid(vcpu, static_cast<unsigned>(pcid), true); break;
-    case 2: flush_tlb(vcpu, false); break;
+    case 2: flush_tlb(vcpu, false, true); break;
     default: flush_tlb(vcpu, true); break;
   }
   return jump_behind(vcpu, insn);

@@ -71,7 +71,8 @@ Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessT
 
 // To be called by whoever changes CR0/3/4, EFER, XCR0, PKRU, segments, CPL, flags that the mode depends on.
 void update_mode(VcpuState& vcpu);
-void flush_tlb(VcpuState& vcpu, bool keep_global);  // of all address spaces
+// Of all address spaces. `as_before`: nothing has changed by which addresses are translated, so that what the page tables say now may stay.
+void flush_tlb(VcpuState& vcpu, bool keep_global, bool as_before = false);
 // CR3 names another address space: the old one's entries may be kept for when it comes back, under its PCID, but not used.
 void switch_address_space(VcpuState& vcpu);
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear);

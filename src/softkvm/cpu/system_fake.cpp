@@ -79,7 +79,7 @@ void update_mode(VcpuState& v) {
   v.seg_base_fs_copy = v.segment[kFS].base;
   v.seg_base_gs_copy = v.segment[kGS].base;
 }
-void flush_tlb(VcpuState&, bool keep_global) {
+void flush_tlb(VcpuState&, bool keep_global, bool) {
   machine->flushes++;
   machine->last_keep_global = keep_global;
 }

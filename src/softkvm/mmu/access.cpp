@@ -59,6 +59,7 @@ void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, b
   tlb.addend[index] = reinterpret_cast<uint64_t>(host);
   vcpu.vm->large.used(host);
   if (write_tag) engine.write_log[view].add(index);
+  else if (write) engine.code_writes[view][index % kCodePageWrites] = {page, {piece.gpa & kPageMask, &slot, piece.writable, piece.global}};
   (piece.global ? engine.tlb_log_global : engine.tlb_log)[view].add(index);
 }
 
@@ -255,6 +256,32 @@ void dirtied(VcpuState& vcpu, const Slot& slot, uint64_t gpa) {
   if (ring->full()) vcpu.attention = 1;
 }
 
+namespace {
+// What the inline check sends here though the TLB knows: an access over the edge of two pages that lie together in the host's memory too, and a
+// write beside the code in its page. Null: something else.
+uint8_t* known_to_tlb(VcpuState& vcpu, uint64_t linear, unsigned size, bool write) {
+  Engine& engine = engine_of(vcpu);
+  const unsigned view = view_of(vcpu.mode), index = linear >> 12 & (kTlbEntries - 1), in_page = linear & 0xfff;
+  const uint64_t page = linear & kPageMask;
+  const TlbView& tlb = engine.tlb[view];
+  if (engine.watching) return nullptr;
+  if (in_page + size > kPageSize) {
+    const auto& tags = write ? tlb.write : tlb.read;
+    const unsigned next = (index + 1) & (kTlbEntries - 1);
+    if (tags[index] != page || tags[next] != page + kPageSize || tlb.addend[next] != tlb.addend[index] + kPageSize) return nullptr;
+    return reinterpret_cast<uint8_t*>(tlb.addend[index] + in_page);
+  }
+  const CodePageWrite& known = engine.code_writes[view][index % kCodePageWrites];
+  if (!write || known.tag != page) return nullptr;
+  Piece piece = known.piece;
+  piece.gpa += in_page;
+  if (!piece.slot->code_of(piece.gpa).load(std::memory_order_relaxed)) return nullptr;  // not any more: it can have a write tag
+  if (hits_code(piece, size)) return nullptr;
+  dirtied(vcpu, *piece.slot, piece.gpa);
+  return pointer(piece);
+}
+}  // namespace
+
 extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t descriptor) {
   Engine& engine = engine_of(*vcpu);
   engine.counters.tlb_misses++;
@@ -265,7 +292,14 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
   unsigned first;
   const auto segment = static_cast<SegmentRegister>(descriptor >> kAccessSegmentShift & 7);
   const bool refused = vcpu->in_64bit() && offset_refused(*vcpu, segment, linear - vcpu->segment[segment].base);
-  Outcome o = refused || misaligned(linear, size, descriptor) ? vcpu->raise(kGP, 0) : translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
+  Outcome o;
+  if (refused || misaligned(linear, size, descriptor)) {
+    o = vcpu->raise(kGP, 0);
+  } else {
+    if (!(vcpu->vm->off & kSwitchQuickMisses))
+      if (uint8_t* at = known_to_tlb(*vcpu, linear, size, write)) return at;
+    o = translate_both(*vcpu, linear, size, write, false, stack, pieces, first);
+  }
   o = x87_first(*vcpu, descriptor, o);
   if (o != Outcome::kNext) {
     if (descriptor & kAccessMasked) engine.reason = kReasonStep;
@@ -669,10 +703,58 @@ void forget_recent_pages(Engine& engine, bool writes_only) {
 }
 }  // namespace
 
-void flush_tlb(VcpuState& vcpu, bool keep_global) {
+namespace {
+void forget_code_writes(Engine& engine) {
+  for (auto& view : engine.code_writes)
+    for (CodePageWrite& page : view) page.tag = kInvalidTag;
+}
+
+// Keeps those of the global pages' fetch entries that the page tables would fill just so now, as a CPU may that fetches ahead.
+void keep_same_fetches(VcpuState& vcpu) {
+  struct Large {
+    uint64_t tag = kInvalidTag, gpa = 0;  // of an area of 2 MiB
+  } seen[8];
+  constexpr uint64_t kArea = (2u << 20) - 1;
+  const PendingException fault = vcpu.fault;
+  for (FetchEntry& f : engine_of(vcpu).fetch) {
+    if (f.tag == kInvalidTag) continue;
+    const uint64_t linear = f.tag & kPageMask, area = f.tag & ~(kArea & kPageMask);
+    Large& large = seen[linear >> 21 & 7];
+    uint64_t now = ~0ull;
+    if (f.global && large.tag == area) {
+      now = large.gpa + (linear & kArea);
+    } else if (f.global) {
+      Translation t;
+      WalkPath path;
+      if (walk(vcpu, linear, Want::kFetch, f.tag & 1, false, false, t, &path) == Outcome::kNext) {
+        now = t.gpa;
+        if (path.leaf > 1) large = {area, t.gpa - (linear & kArea)};
+      }
+    }
+    if (now != f.gpa) f.tag = kInvalidTag;
+  }
+  vcpu.fault = fault;
+}
+
+// The jump entries of global pages whose fetch entries have stayed.
+void keep_same_jumps(VcpuState& vcpu, unsigned view) {
+  Engine& engine = engine_of(vcpu);
+  engine.jump_log_global[view].compact([&](unsigned i) {
+    JumpEntry& jump = engine.jump[view][i];
+    const FetchEntry& fetch = engine.fetch[jump.tag >> 12 & (kFetchEntries - 1)];
+    const bool same = fetch.tag == ((jump.tag & kPageMask) | (view == kViewUser ? 1 : 0));
+    if (!same) jump.tag = kInvalidTag;
+    return same;
+  });
+}
+}  // namespace
+
+void flush_tlb(VcpuState& vcpu, bool keep_global, bool as_before) {
   Engine& engine = engine_of(vcpu);
   const uint32_t off = vcpu.vm->off;
-  if (off & kSwitchGlobalPages) keep_global = false;
+  // What was kept as global while CR4.PGE was set is not any more.
+  if (off & kSwitchGlobalPages || !(vcpu.cr4 & kCr4Pge)) keep_global = false;
+  const bool keep_jumps = !keep_global && as_before && !(off & (kSwitchKeptJumps | kSwitchGlobalPages | kSwitchFillLog | kSwitchFetchCache));
   engine.counters.tlb_flush++;
   engine.native_flushes++;
   if (!keep_global) vcpu.user_keys = vcpu.supervisor_keys = 0;
@@ -684,9 +766,15 @@ void flush_tlb(VcpuState& vcpu, bool keep_global) {
     engine.tlb_log[v].drain(kTlbEntries, drop);
     if (!keep_global) engine.tlb_log_global[v].drain(kTlbEntries, drop);
     engine.write_log[v].keep_if([&](unsigned i) { return tlb.write[i] != kInvalidTag; });
-    flush_jump_cache(vcpu, v, keep_global);
   }
-  if (keep_global && ++engine.fetch_space) return;
+  forget_code_writes(engine);
+  if (keep_jumps) keep_same_fetches(vcpu);
+  for (unsigned v = 0; v < kViews; v++) {
+    const bool keep = keep_jumps && engine.jump_log_global[v].count <= FillLog::kCapacity;
+    if (keep) keep_same_jumps(vcpu, v);
+    flush_jump_cache(vcpu, v, keep_global || keep);
+  }
+  if (keep_jumps || (keep_global && ++engine.fetch_space)) return;
   for (FetchEntry& f : engine.fetch)
     if (!keep_global || !f.global) f.tag = kInvalidTag;
 }
@@ -729,6 +817,7 @@ void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   engine.native_flushes++;
   forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
+  for (auto& view : engine.code_writes) view[index % kCodePageWrites].tag = kInvalidTag;
   FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
   if ((fetch.tag & kPageMask) == (linear & kPageMask)) fetch.tag = kInvalidTag;
   for (unsigned v = 0; v < kViews; v++)
@@ -744,6 +833,7 @@ void flush_write_tags(VcpuState& vcpu) {
   Engine& engine = engine_of(vcpu);
   engine.native_write_flushes++;
   forget_recent_pages(engine, true);
+  forget_code_writes(engine);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
     if (vcpu.vm->off & kSwitchFillLog) engine.write_log[v].forget();

@@ -118,6 +118,7 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   if (block && block->second_source && !source_current(vcpu, *block->second_source, block->second_page, fresh)) block = nullptr;
   if (!block) {
     MakeBlock what{.linear = linear, .mode = mode};
+    if (!(vcpu.vm->off & kSwitchFetchCache)) what.gpa = gpa;
     if (make_block(static_cast<Vcpu&>(vcpu), what, false) != Made::kYes) {
       engine.reason = kReasonTranslate;  // the slow half can wait, and says what is wrong
       return nullptr;
@@ -153,7 +154,8 @@ extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void
   engine.link_site = site;
   engine.link_generation = cache.generation();
   engine.target = linear;
-  MakeBlock what{.linear = linear, .mode = vcpu->mode, .site = site, .generation = engine.link_generation};
+  MakeBlock what{.linear = linear, .mode = vcpu->mode, .site = site, .generation = engine.link_generation,
+                 .at_site = !(vcpu->vm->off & kSwitchFetchCache)};
   if (make_block(*static_cast<Vcpu*>(vcpu), what, false) == Made::kYes) return cache.executable(what.block->indirect_entry);
   engine.reason = kReasonLink;
   return nullptr;

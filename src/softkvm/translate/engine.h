@@ -52,6 +52,7 @@ constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear a
 constexpr unsigned kTlbBits = 16, kTlbEntries = 1u << kTlbBits;
 constexpr unsigned kJumpBits = 16, kJumpEntries = 1u << kJumpBits;
 constexpr unsigned kFetchEntries = 512;
+constexpr unsigned kCodePageWrites = 64;
 
 struct TlbView {
   uint64_t read[kTlbEntries];    // linear page, or kInvalidTag
@@ -66,6 +67,19 @@ struct RecentPage {
   uint64_t addend = 0;         // host page
 };
 constexpr unsigned kRecentRip = 16, kRecentNoBase = 17, kRecentFs = 18, kRecentGs = 19, kRecentKeys = 20;  // below 16: the base register
+
+// One page's worth of an access: its slot, or none for a device.
+struct Piece {
+  uint64_t gpa;
+  const struct Slot* slot;
+  bool writable, global;
+};
+
+// A page that was written but has no write tag, since there is translated code in it: where it is, as long as the TLB's entries hold.
+struct CodePageWrite {
+  uint64_t tag = kInvalidTag;  // linear page
+  Piece piece{};               // ... of its first byte
+};
 
 // Where a linear address is looked for: mixed, since big programs spread their code over many times 64 KiB.
 constexpr unsigned jump_index(uint64_t linear) { return static_cast<unsigned>((linear ^ linear >> kJumpBits) & (kJumpEntries - 1)); }
@@ -88,13 +102,6 @@ struct Fragment {
   uint8_t size;
   bool done;
   uint8_t data[8];
-};
-
-// One page's worth of an access: its slot, or none for a device.
-struct Piece {
-  uint64_t gpa;
-  const struct Slot* slot;
-  bool writable, global;
 };
 
 // An access of the step-mode instruction that runs on a bounce buffer: `first` bytes lie in pieces[0], the others in pieces[1].
@@ -262,6 +269,7 @@ struct Engine {
   alignas(4096) TlbView tlb[kViews];
   alignas(4096) JumpEntry jump[kViews][kJumpEntries];
   TrustedPages trusted;
+  CodePageWrite code_writes[kViews][kCodePageWrites];  // by the linear page's number
 
   UserProfile profile;  // which user code is worth running natively (native/native.h)
 

@@ -73,11 +73,20 @@ struct Maker {
     // page than the walk: then it would ask for ever for a block that is there already.
     Engine& engine = engine_of(vcpu);
     engine.fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global, engine.fetch_space};
-    out.gpa = t.gpa;
-    out.slot = vm.slots->find(t.gpa);
+    return find_at(t.gpa, out);
+  }
+  Made find_at(uint64_t gpa, CodePage& out) {
+    out.gpa = gpa;
+    out.slot = vm.slots->find(gpa);
     if (!out.slot) return Made::kNoMemory;
-    out.host = out.slot->host + ((t.gpa & kPageMask) - out.slot->gpa);
+    out.host = out.slot->host + ((gpa & kPageMask) - out.slot->gpa);
     return Made::kYes;
+  }
+  // The first page, where that is known without a walk.
+  uint64_t known_gpa() const {
+    if (!what.at_site || what.generation != code.generation()) return what.gpa;
+    const Block* from = code.containing(code.offset_of(what.site));
+    return from && from->valid && !from->straddle ? (from->gpa & kPageMask) | (what.linear & ~kPageMask) : ~0ull;
   }
 
   // With the lock held: the page is watched, and what its blocks were made from is what it holds.
@@ -102,7 +111,8 @@ Made Maker::run() {
   const uint64_t linear = what.linear;
   const unsigned offset = linear & 0xfff;
   CodePage here, next;
-  if (Made m = find(linear, here); m != Made::kYes) return m;
+  const uint64_t known = known_gpa();
+  if (Made m = known == ~0ull ? find(linear, here) : find_at(known, here); m != Made::kYes) return m;
   const unsigned first = offset > kDependencyReach ? (offset - kDependencyReach) / 64 : 0;
   const unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
   const uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);

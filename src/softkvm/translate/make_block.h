@@ -25,6 +25,8 @@ struct MakeBlock {
   uint32_t mode;
   const void* site = nullptr;  // the rel32 of the jump to link; executable address
   uint64_t generation = 0;     // of the code cache when the site was noted
+  bool at_site = false;        // the vCPU runs the jump at the moment: its page is mapped where it was translated from
+  uint64_t gpa = ~0ull;        // where `linear` leads by a translation that the vCPU may use; ~0: by a walk
   Block* block = nullptr;      // what came out
   uint64_t page = 0;           // see Made
 };

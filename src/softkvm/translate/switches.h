@@ -33,6 +33,8 @@ enum Switch : uint32_t {
   kSwitchTrustedPages = 1u << 20,
   kSwitchEarlyWriteTags = 1u << 21,
   kSwitchLargePages = 1u << 22,
+  kSwitchKeptJumps = 1u << 23,
+  kSwitchQuickMisses = 1u << 24,
 };
 
 // The names, in the order in which docs/engine.md tells of them.

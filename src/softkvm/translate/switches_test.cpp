@@ -243,6 +243,30 @@ TEST(Switches, FillLogAndInvlpgFilter) {
   EXPECT_SWITCHED(compare("invlpg-filter", dropped([](TestMachine& m) { flush_tlb_page(*m.vcpu, 0x300000); })), on == 1 && off == 3);
 }
 
+// Global pages, and CR4.PGE toggled: Intel SDM vol 3, 4.10.4.1. A function at 0x400000 gives 1, one at 0x600000 gives 2.
+void map_global(TestMachine& m) {
+  for (unsigned i = 0; i < 8; i++) m.at(0x3000 + 8 * i) |= 0x100;
+  m.vcpu->cr4 |= kCr4Pge;
+  m.at(0x400000) = 0xc300000001b8, m.at(0x600000) = 0xc300000002b8;  // mov eax, n; ret
+}
+GUEST_CODE(toggled_rounds, "mov esi, 100; 1: call 2f; mov rax, cr4; xor eax, 0x80; mov cr4, rax; xor eax, 0x80; mov cr4, rax; dec esi; jnz 1b; hlt; 2: ret")
+TEST(Switches, KeptJumps) {
+  EXPECT_SWITCHED(compare("kept-jumps", counted(&VcpuCounters::lookups, toggled_rounds(), map_global)), on < 50 && off >= 200);
+}
+GUEST_CODE(mapped_anew_and_toggled,
+           "mov ebx, 0x400000; call rbx; mov ebp, eax; xor dword ptr [0x3010], 0x200000; mov rax, cr4; xor eax, 0x80; mov cr4, rax; xor eax, 0x80; mov cr4, rax; call rbx; hlt")
+GUEST_CODE(mapped_anew_without_global_pages,
+           "mov ebx, 0x400000; call rbx; mov ebp, eax; mov rax, cr4; xor eax, 0x80; mov cr4, rax; xor dword ptr [0x3010], 0x200000; mov rax, cr3; mov cr3, rax; call rbx; hlt")
+TEST(Switches, KeptJumpsGoWhereThePageTablesSay) {
+  for (auto code : {mapped_anew_and_toggled(), mapped_anew_without_global_pages()}) {
+    TestMachine m;
+    map_global(m);
+    ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
+    EXPECT_EQ(m.vcpu->gpr[kRbp], 1u);
+    EXPECT_EQ(m.vcpu->gpr[kRax], 2u);
+  }
+}
+
 // The processor's accessed bit tells of a walk: it is taken away between two runs, and nothing is flushed.
 uint64_t walks_again(TestMachine& m, std::span<const uint8_t> code, uint64_t& entry) {
   EXPECT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
@@ -262,6 +286,20 @@ TEST(Switches, FetchCacheAndTlbAccess) {
       compare("tlb-access",
               [](TestMachine& m, Engine&) { return walks_again(m, store_table(), m.at(0x3000 + 8)); }),
       on == 0 && off == 1);
+}
+
+// Over the edge of two pages that the TLB has; and writes beside the code of their page, whose first is noted.
+GUEST_CODE(over_an_edge, "mov edi, 0x3ffffc; mov eax, [rdi]; mov eax, [rdi + 4]; mov rax, [rdi]; hlt")
+GUEST_CODE(rounds_beside, "mov ecx, 50; 1: mov dword ptr [rip + 1b + 2048], ecx; dec ecx; jnz 1b; hlt")
+GUEST_CODE(write_protected_by_invlpg, "lea rdi, [rip + 1f + 2048]; 1: mov [rdi], eax; mov [rdi], eax; and dword ptr [0x3000], -3; invlpg [rdi]; mov [rdi], eax; hlt")
+GUEST_CODE(write_protected_by_cr3, "lea rdi, [rip + 1f + 2048]; 1: mov [rdi], eax; mov [rdi], eax; and dword ptr [0x3000], -3; mov rax, cr3; mov cr3, rax; mov [rdi], eax; hlt")
+TEST(Switches, QuickMisses) {
+  EXPECT_SWITCHED(compare("quick-misses", [](TestMachine& m, Engine&) { return walks_again(m, over_an_edge(), m.at(0x3000 + 16)); }), on == 0 && off == 1);
+  EXPECT_SWITCHED(compare("quick-misses", counted(&VcpuCounters::tlb_fills, rounds_beside())), on < 10 && off >= 50);
+  for (auto code : {write_protected_by_invlpg(), write_protected_by_cr3()}) {
+    TestMachine m;
+    EXPECT_EQ(m.run(code), unsigned{KVM_EXIT_SHUTDOWN});  // a page fault, and no table of handlers
+  }
 }
 
 // A store far from the code of its page.
