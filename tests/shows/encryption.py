@@ -12,15 +12,17 @@ SIZE = 4 << 20
 QEMU = ["qemu-img"]
 LUKS = ("cipher-alg=aes-256", "cipher-alg=aes-128,hash-alg=sha1", "cipher-alg=aes-256,cipher-mode=cbc,hash-alg=sha512",
         "cipher-alg=aes-256,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256", "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=plain",
-        "cipher-alg=aes-256,cipher-mode=ctr", "cipher-alg=aes-256,cipher-mode=ecb", "hash-alg=ripemd160")
+        "cipher-alg=aes-256,cipher-mode=ctr", "cipher-alg=aes-256,cipher-mode=ecb", "hash-alg=ripemd160",
+        "cipher-alg=serpent-256", "cipher-alg=serpent-256,cipher-mode=cbc,ivgen-alg=essiv", "cipher-alg=serpent-192", "cipher-alg=aes-192", "cipher-alg=serpent-128,cipher-mode=ctr", "cipher-alg=twofish-256",
+        "cipher-alg=twofish-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=md5", "cipher-alg=cast5-128,cipher-mode=cbc,ivgen-alg=plain")
 QCOW2 = ("encrypt.format=luks", "encrypt.format=luks,compat=0.10", "encrypt.format=aes", "encryption=on,compat=0.10",
          "encrypt.format=luks,cluster_size=512", "encrypt.format=luks,cluster_size=2M,lazy_refcounts=on", "encrypt.format=aes,cluster_size=4k,refcount_bits=64",
          "encrypt.format=luks,extended_l2=on,cluster_size=16k", "encrypt.format=aes,extended_l2=on", "encrypt.format=luks,data_file=FOLDER/data",
          "encrypt.format=luks,preallocation=metadata", "encrypt.format=luks,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv")
 CRYPTSETUP = (["--cipher", "aes-xts-plain64", "--key-size", "512", "--hash", "sha256"], ["--cipher", "aes-cbc-essiv:sha256", "--key-size", "256", "--hash", "sha1"],
               ["--cipher", "aes-cbc-plain64", "--key-size", "128", "--hash", "sha512"])
-# cryptsetup knows no such modes.
-NOT_CRYPTSETUP = ("ctr", "ecb")
+# cryptsetup knows no such modes, and asks the kernel for other ciphers than AES, which need not have them.
+NOT_CRYPTSETUP = ("ctr", "ecb", "serpent", "twofish", "cast5")
 
 
 class Judge:

@@ -46,17 +46,18 @@ Result<Luks> Luks::read(File& file, uint64_t base, uint64_t room) {
 Result<Luks> Luks::plan(const LuksOptions& o) {
   Luks out;
   LuksHeader& h = out.header_;
-  size_t bytes = o.cipher == "aes-128" ? 16 : o.cipher == "aes-192" ? 24 : o.cipher == "aes-256" ? 32 : 0;
-  if (!bytes) {
-    for (const char* name : {"des", "3des", "cast5-128", "serpent-128", "serpent-192", "serpent-256", "twofish-128", "twofish-192", "twofish-256"})
-      if (o.cipher == name) return fail(ErrorKind::kUnsupported, "cipher-alg " + o.cipher + " is not supported (aes-128, aes-192 and aes-256 are)", ENOTSUP);
-    return bad("cipher-alg", o.cipher);
-  }
+  const size_t dash = o.cipher.find('-');
+  const std::string cipher = o.cipher.substr(0, dash);
+  const size_t bytes = o.cipher.ends_with("-128") ? 16 : o.cipher.ends_with("-192") ? 24 : o.cipher.ends_with("-256") ? 32 : 0;
+  const bool several = cipher == "aes" || cipher == "serpent" || cipher == "twofish";
+  if (o.cipher == "des" || o.cipher == "3des" || o.cipher == "twofish-192")
+    return fail(ErrorKind::kUnsupported, "cipher-alg " + o.cipher + " is not supported (aes and serpent are, with -128, -192 and -256, twofish with -128 and -256, cast5-128)", ENOTSUP);
+  if (!bytes || (!several && o.cipher != "cast5-128") || cipher.size() + 4 != o.cipher.size()) return bad("cipher-alg", o.cipher);
   if (o.mode != "xts" && o.mode != "cbc" && o.mode != "ctr" && o.mode != "ecb") return bad("cipher-mode", o.mode);
   if (!o.ivgen.empty() && o.ivgen != "plain" && o.ivgen != "plain64" && o.ivgen != "essiv") return bad("ivgen-alg", o.ivgen);
   if (!digest_size(o.hash)) return bad("hash-alg", o.hash);
   if (!o.ivgen_hash.empty() && !digest_size(o.ivgen_hash)) return bad("ivgen-hash-alg", o.ivgen_hash);
-  h.spec = {.cipher = "aes", .mode = o.mode, .ivgen = o.ivgen.empty() ? "plain64" : o.ivgen, .ivgen_hash = {}};
+  h.spec = {.cipher = cipher, .mode = o.mode, .ivgen = o.ivgen.empty() ? "plain64" : o.ivgen, .ivgen_hash = {}};
   if (h.spec.ivgen == "essiv") h.spec.ivgen_hash = o.ivgen_hash.empty() ? "sha256" : o.ivgen_hash;
   else if (!o.ivgen_hash.empty()) h.spec.ivgen_hash = o.ivgen_hash;
   h.hash = o.hash;
@@ -69,7 +70,7 @@ Result<Luks> Luks::plan(const LuksOptions& o) {
   }
   h.payload = kFirstMaterial + static_cast<uint32_t>(LuksHeader::kSlots) * step;
   random_bytes(h.salt);
-  // XTS with two equal halves is no XTS, and OpenSSL refuses it.
+  // XTS with two equal halves is no XTS.
   out.key_ = SecretBytes(h.key_bytes);
   do random_bytes(out.key_);
   while (o.mode == "xts" && CRYPTO_memcmp(out.key_.data(), out.key_.data() + bytes, bytes) == 0);

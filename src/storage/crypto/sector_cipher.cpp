@@ -1,53 +1,86 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "storage/crypto/sector_cipher.h"
 
-#include <openssl/evp.h>
+#include <gcrypt.h>
 
 #include <cstring>
+#include <mutex>
 
 #include "storage/crypto/digest.h"
 
 namespace vireo::storage {
 namespace {
 
-struct FreeContext {
-  void operator()(EVP_CIPHER_CTX* p) const { EVP_CIPHER_CTX_free(p); }
+struct Close {
+  void operator()(gcry_cipher_hd_t p) const { gcry_cipher_close(p); }
 };
-using ContextPointer = std::unique_ptr<EVP_CIPHER_CTX, FreeContext>;
+using Handle = std::unique_ptr<gcry_cipher_handle, Close>;
 
-const unsigned char* raw(const std::byte* p) { return reinterpret_cast<const unsigned char*>(p); }
-unsigned char* raw(std::byte* p) { return reinterpret_cast<unsigned char*>(p); }
+struct Algorithm {
+  const char* name;
+  size_t key_bytes;
+  int number;
+};
+constexpr Algorithm kAlgorithms[] = {
+    {"aes", 16, GCRY_CIPHER_AES128},         {"aes", 24, GCRY_CIPHER_AES192},         {"aes", 32, GCRY_CIPHER_AES256},         {"serpent", 16, GCRY_CIPHER_SERPENT128},
+    {"serpent", 24, GCRY_CIPHER_SERPENT192}, {"serpent", 32, GCRY_CIPHER_SERPENT256}, {"twofish", 16, GCRY_CIPHER_TWOFISH128}, {"twofish", 32, GCRY_CIPHER_TWOFISH},
+    {"cast5", 16, GCRY_CIPHER_CAST5},
+};
 
-std::unexpected<Error> broken() { return fail(ErrorKind::kIo, "OpenSSL could not encrypt or decrypt", EIO); }
+// libgcrypt's number, 0 for what is not there.
+int find(const std::string& cipher, size_t key_bytes) {
+  for (const Algorithm& a : kAlgorithms)
+    if (cipher == a.name && key_bytes == a.key_bytes) return a.number;
+  return 0;
+}
 
-Result<ContextPointer> keyed(const EVP_CIPHER* cipher, const SecretBytes& key, bool encrypt) {
-  ContextPointer context(EVP_CIPHER_CTX_new());
-  if (!context || EVP_CipherInit_ex2(context.get(), cipher, raw(key.data()), nullptr, encrypt, nullptr) != 1)
-    return fail(ErrorKind::kCorrupt, "OpenSSL does not take the disk's key", EINVAL);
-  // Only where there is any: once it is set off, OpenSSL sets it anew with each start value, which takes as long as a part of a sector.
-  const int mode = EVP_CIPHER_get_mode(cipher);
-  if (mode == EVP_CIPH_CBC_MODE || mode == EVP_CIPH_ECB_MODE) EVP_CIPHER_CTX_set_padding(context.get(), 0);
-  return context;
+int find_mode(const std::string& mode) {
+  return mode == "xts" ? GCRY_CIPHER_MODE_XTS : mode == "cbc" ? GCRY_CIPHER_MODE_CBC : mode == "ctr" ? GCRY_CIPHER_MODE_CTR : mode == "ecb" ? GCRY_CIPHER_MODE_ECB : GCRY_CIPHER_MODE_NONE;
+}
+
+// Its first call has to be this one, before other threads use it. Keys lie in ordinary memory here as elsewhere in this program.
+void prepare() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    if (gcry_control(GCRYCTL_INITIALIZATION_FINISHED_P)) return;
+    gcry_check_version(nullptr);
+    gcry_control(GCRYCTL_DISABLE_SECMEM, 0);
+    gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
+  });
+}
+
+Result<Handle> keyed(int cipher, int mode, const SecretBytes& key) {
+  gcry_cipher_hd_t handle = nullptr;
+  gcry_error_t e = gcry_cipher_open(&handle, cipher, mode, 0);
+  Handle out(handle);
+  if (!e) e = gcry_cipher_setkey(handle, key.data(), key.size());
+  if (e) return fail(ErrorKind::kCorrupt, std::string("the cipher does not take the disk's key: ") + gcry_strerror(e), EINVAL);
+  return out;
 }
 
 }  // namespace
 
 struct SectorCipher::Context {
-  ContextPointer encrypt, decrypt, iv;
+  Handle data, iv;
 };
+
+SectorCipher::SectorCipher() = default;
+SectorCipher::~SectorCipher() = default;
 
 Result<std::unique_ptr<SectorCipher>> SectorCipher::create(const CipherSpec& spec, std::span<const std::byte> key) {
   auto unsupported = [&] {
     std::string text = spec.cipher + "-" + spec.mode + (spec.ivgen.empty() ? "" : "-" + spec.ivgen) + (spec.ivgen_hash.empty() ? "" : ":" + spec.ivgen_hash);
     return fail(ErrorKind::kUnsupported, "cipher " + text + " with a key of " + std::to_string(key.size() * 8) + " bits is not supported", ENOTSUP);
   };
-  const size_t length = spec.mode == "xts" ? key.size() / 2 : key.size();
-  const bool known = spec.mode == "xts" || spec.mode == "cbc" || spec.mode == "ctr" || spec.mode == "ecb";
-  if (spec.cipher != "aes" || !known || (length != 16 && length != 24 && length != 32)) return unsupported();
+  prepare();
   std::unique_ptr<SectorCipher> out(new SectorCipher);
-  std::string name = "AES-" + std::to_string(length * 8) + "-" + spec.mode;
-  out->cipher_ = EVP_CIPHER_fetch(nullptr, name.c_str(), nullptr);
-  if (!out->cipher_) return unsupported();
+  const bool xts = spec.mode == "xts";
+  out->cipher_ = find(spec.cipher, xts ? key.size() / 2 : key.size());
+  out->mode_ = find_mode(spec.mode);
+  if (!out->cipher_ || out->mode_ == GCRY_CIPHER_MODE_NONE) return unsupported();
+  out->block_ = gcry_cipher_get_algo_blklen(out->cipher_);
+  // XTS is made for blocks of 16 bytes. (IEEE 1619 has keys of twice 128 and 256 bits; QEMU makes volumes with twice 192 too.)
+  if (xts && out->block_ != 16) return unsupported();
   out->key_ = SecretBytes(key);
   if (spec.mode == "ecb") {
     out->iv_ = Iv::kNone;
@@ -58,54 +91,47 @@ Result<std::unique_ptr<SectorCipher>> SectorCipher::create(const CipherSpec& spe
   } else if (spec.ivgen == "essiv") {
     // The key's hash is the key of a cipher that makes each sector's start from its number.
     size_t size = TRY(digest_size(spec.ivgen_hash));
-    if (size != 16 && size != 24 && size != 32) return unsupported();
+    out->iv_cipher_ = find(spec.cipher, size);
+    if (!out->iv_cipher_) return unsupported();
     out->iv_ = Iv::kEssiv;
     out->iv_key_ = SecretBytes(size);
     TRY_VOID(digest(spec.ivgen_hash, key, {}, out->iv_key_));
-    out->iv_cipher_ = EVP_CIPHER_fetch(nullptr, ("AES-" + std::to_string(size * 8) + "-ECB").c_str(), nullptr);
-    if (!out->iv_cipher_) return unsupported();
   } else {
     return unsupported();
   }
-  out->free_.push_back(TRY(out->make()));  // a key that OpenSSL does not like is told here
+  out->free_.push_back(TRY(out->make()));  // a key that the library does not like is told here
   return out;
-}
-
-SectorCipher::~SectorCipher() {
-  free_.clear();
-  EVP_CIPHER_free(cipher_);
-  EVP_CIPHER_free(iv_cipher_);
 }
 
 Result<std::unique_ptr<SectorCipher::Context>> SectorCipher::make() {
   auto context = std::make_unique<Context>();
-  context->encrypt = TRY(keyed(cipher_, key_, true));
-  context->decrypt = TRY(keyed(cipher_, key_, false));
-  if (iv_cipher_) context->iv = TRY(keyed(iv_cipher_, iv_key_, true));
+  context->data = TRY(keyed(cipher_, mode_, key_));
+  if (iv_cipher_) context->iv = TRY(keyed(iv_cipher_, GCRY_CIPHER_MODE_ECB, iv_key_));
   return context;
 }
 
 Result<> SectorCipher::crypt(bool encrypt, uint64_t sector, const std::byte* in, std::byte* out, size_t length) {
+  if (length % kSector) return fail(ErrorKind::kInvalid, "a part of a sector cannot be encrypted or decrypted", EINVAL);
   std::unique_ptr<Context> context;
   {
     std::lock_guard lock(mutex_);
     if (!free_.empty()) context = std::move(free_.back()), free_.pop_back();
   }
   if (!context) context = TRY(make());
-  EVP_CIPHER_CTX* cipher = encrypt ? context->encrypt.get() : context->decrypt.get();
-  bool good = length % kSector == 0;
-  for (size_t done = 0; good && done < length; done += kSector, ++sector) {
+  gcry_cipher_hd_t cipher = context->data.get();
+  gcry_error_t e = 0;
+  for (size_t done = 0; !e && done < length; done += kSector, ++sector) {
     unsigned char iv[16] = {};
     uint64_t number = iv_ == Iv::kPlain ? sector & 0xffffffff : sector;
     memcpy(iv, &number, sizeof number);  // little-endian, as this machine is
-    int made = 0;
-    if (iv_ == Iv::kEssiv) good = EVP_CipherUpdate(context->iv.get(), iv, &made, iv, sizeof iv) == 1 && made == sizeof iv;
-    good = good && EVP_CipherInit_ex2(cipher, nullptr, nullptr, iv_ == Iv::kNone ? nullptr : iv, -1, nullptr) == 1 &&
-           EVP_CipherUpdate(cipher, raw(out + done), &made, raw(in + done), kSector) == 1 && made == kSector;
+    if (iv_ == Iv::kEssiv) e = gcry_cipher_encrypt(context->iv.get(), iv, block_, nullptr, 0);
+    if (!e && iv_ != Iv::kNone) e = mode_ == GCRY_CIPHER_MODE_CTR ? gcry_cipher_setctr(cipher, iv, block_) : gcry_cipher_setiv(cipher, iv, block_);
+    if (!e) e = encrypt ? gcry_cipher_encrypt(cipher, out + done, kSector, in + done, kSector) : gcry_cipher_decrypt(cipher, out + done, kSector, in + done, kSector);
   }
   std::lock_guard lock(mutex_);
   free_.push_back(std::move(context));
-  return good ? Result<>{} : broken();
+  if (e) return fail(ErrorKind::kIo, std::string("libgcrypt could not encrypt or decrypt: ") + gcry_strerror(e), EIO);
+  return {};
 }
 
 }  // namespace vireo::storage

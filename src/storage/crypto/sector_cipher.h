@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What changes the sectors of an encrypted disk on their way, 512 bytes at a time, each with its number as the start of its
 // cipher chain. Ciphers are told as Linux tells them ("aes" in "xts-plain64"). Any thread may call.
+// The ciphers are libgcrypt's: a sector of XTS takes half of the time that it takes by OpenSSL 3.0's (docs/libraries.md).
 #pragma once
 
 #include <cstdint>
@@ -10,13 +11,10 @@
 
 #include "storage/crypto/secret_bytes.h"
 
-struct evp_cipher_ctx_st;
-struct evp_cipher_st;
-
 namespace vireo::storage {
 
 struct CipherSpec {
-  std::string cipher = "aes";     // without the key's length
+  std::string cipher = "aes";     // aes, serpent, twofish, cast5: without the key's length
   std::string mode = "xts";       // xts, cbc, ctr, ecb
   std::string ivgen = "plain64";  // plain, plain64, essiv; empty with ecb
   std::string ivgen_hash;         // of essiv
@@ -36,15 +34,16 @@ class SectorCipher {
 
  private:
   enum class Iv { kNone, kPlain, kPlain64, kEssiv };
-  // A pair of contexts with the key set, used by one thread at a time.
+  // Handles with the keys set, used by one thread at a time.
   struct Context;
 
-  SectorCipher() = default;
+  SectorCipher();
   Result<std::unique_ptr<Context>> make();
   Result<> crypt(bool encrypt, uint64_t sector, const std::byte* in, std::byte* out, size_t length);
 
-  evp_cipher_st* cipher_ = nullptr;
-  evp_cipher_st* iv_cipher_ = nullptr;
+  // libgcrypt's numbers.
+  int cipher_ = 0, mode_ = 0, iv_cipher_ = 0;
+  size_t block_ = 0;  // bytes of a cipher block and of a chain's start
   Iv iv_ = Iv::kNone;
   SecretBytes key_, iv_key_;
   std::mutex mutex_;
