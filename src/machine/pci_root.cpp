@@ -10,7 +10,7 @@
 namespace vireo {
 namespace {
 
-constexpr uint64_t kAddressPort = 0xcf8, kDataPort = 0xcfc;
+constexpr uint64_t kAddressPort = 0xcf8;
 constexpr uint32_t kEnable = 1u << 31;
 
 }  // namespace

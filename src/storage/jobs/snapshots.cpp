@@ -30,7 +30,7 @@ Result<Step> DiskGraph::snapshot(const SnapshotWish& wish) {
   // Most of what must be stable goes out while the guest still runs.
   TRY_VOID(old->flush());
   Step step{.disk = &disk};
-  step.commit = [this, &disk, old, overlay]() -> Result<> {
+  step.commit = [&disk, old, overlay]() -> Result<> {
     TRY_VOID(old->flush());
     overlay->set_backing(old);
     disk.live()->set_top(overlay);
