@@ -17,6 +17,7 @@
 #include "virtio/console.h"
 #include "virtio/net.h"
 #include "virtio/rng.h"
+#include "virtio/vhost_user/blk.h"
 
 namespace vireo::cli {
 namespace {
@@ -83,6 +84,11 @@ Result<storage::LiveDisk*> add_disk(Machine& machine, const DiskOptions& options
   return live;
 }
 
+Result<> add_vhost_user_disk(Machine& machine, const DiskOptions& options) {
+  virtio::vhost_user::BlkConfig config{.path = options.path, .queues = options.queues ? options.queues : std::min(machine.config().cpus, 64u)};
+  return machine.board().add(TRY(virtio::vhost_user::Blk::create(config, {machine.loop(), machine.memory()})));
+}
+
 // Spec: IEEE 802, a unicast address in the usual notation.
 Result<virtio::Mac> parse_mac(const std::string& text) {
   virtio::Mac mac{};
@@ -119,6 +125,10 @@ Result<AddedDevices> add_devices(Machine& machine, const RunOptions& options, Ch
   AddedDevices added;
   for (size_t i = 0; i < options.disks.size(); i++) {
     const DiskOptions& disk = options.disks[i];
+    if (disk.vhost_user) {
+      if (auto result = add_vhost_user_disk(machine, disk); !result) return std::unexpected(std::move(result).error().within("--disk vhost-user=" + disk.path));
+      continue;
+    }
     const std::string id = disk.id.empty() ? "disk" + std::to_string(i) : disk.id;
     for (storage::LiveDisk* other : added.disks)
       if (other->config().id == id) return fail(ErrorKind::kInvalid, "--disk " + disk.path + ": id=" + id + " is another disk's");

@@ -77,6 +77,9 @@ constexpr Topic kTopics[] = {
   bps=N, iops=N        bytes and requests a second at most; bps-rd, bps-wr, iops-rd, iops-wr for one direction;
                        bps-max=N, bps-max-length=SECONDS and the like for bursts; iops-size=N: larger requests count more
   A comma in FILE is written twice.
+--disk vhost-user=SOCKET[,queues=N]
+  a disk that another process has (qemu-storage-daemon, SPDK): it maps the guest's memory and serves its requests. When it goes away
+  the disk stands still until one listens at SOCKET again
 )"},
     {"net", R"(--net user[,forward=[tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=...]
   a network of its own behind this process: no rights are needed; the guest reaches out by NAT, and in by `forward`

@@ -30,6 +30,7 @@ Result<std::vector<int>> parse_cpu_list(const std::string& text, const std::stri
 struct DiskOptions {
   std::string path, format, serial, cache, key_file, id;
   storage::ThrottleConfig throttle;
+  bool vhost_user = false;  // `path` is the socket of the process that has it
   bool readonly = false;
   std::optional<uint64_t> power_cut_seed;
   unsigned queues = 0;  // 0: one a vCPU, so that each is told of its own requests

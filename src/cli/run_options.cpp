@@ -153,7 +153,10 @@ Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
     run.accelerator = kvm::AcceleratorWish::kSoft;
   else if (!raw.accel.empty() && raw.accel != "auto")
     return fail(ErrorKind::kInvalid, "--accel " + raw.accel + ": auto, kvm or soft");
-  for (const std::string& disk : raw.disks) run.disks.push_back(TRY(parse_disk(disk)));
+  for (const std::string& disk : raw.disks) {
+    run.disks.push_back(TRY(parse_disk(disk)));
+    m.shared_memory |= run.disks.back().vhost_user;
+  }
   for (const std::string& net : raw.nets) {
     NetOptions options = TRY(parse_net(net));
     if (options.kind != NetOptions::Kind::kNone) run.nets.push_back(options);

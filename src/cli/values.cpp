@@ -188,7 +188,14 @@ Result<DiskOptions> parse_disk(const std::string& text) {
   WordList words = TRY(split_words(text, option));
   if (words.first.empty()) return bad(option, text, "the file is missing");
   DiskOptions disk{.path = words.first};
+  constexpr std::string_view kVhostUser = "vhost-user=";
+  if (disk.path.starts_with(kVhostUser)) {
+    disk.path.erase(0, kVhostUser.size());
+    disk.vhost_user = true;
+    if (disk.path.empty()) return bad(option, text, "vhost-user= names the back-end's socket");
+  }
   for (auto& [key, value] : words.rest) {
+    if (disk.vhost_user && key != "queues") return bad(option, text, "the rest is the back-end's; queues=N alone is said here");
     if (key == "readonly") {
       disk.readonly = TRY(parse_switch(value, option + " readonly"));
     } else if (key == "serial") {

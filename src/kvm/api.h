@@ -42,6 +42,8 @@ struct Api {
   int (*allow_large_pages)(int vm_fd, const void* host, size_t size);
   // Names translated code for perf; before the first VM. Null: nothing is translated.
   Result<> (*name_code)(const CodeNames& wanted);
+  // Other processes will write guest memory without a word; before the first VM. Null: it makes no difference.
+  void (*expect_foreign_writes)();
 };
 
 const Api& kernel_api();

@@ -16,6 +16,11 @@ Result<> name_code(const CodeNames& wanted) {
   return softkvm::name_code({.perf_map = wanted.perf_map, .jitdump_folder = wanted.jitdump_folder, .symbols = wanted.symbols});
 }
 
+void expect_foreign_writes() {
+  softkvm::expect_unseen_writes();
+  softkvm::expect_foreign_writes();
+}
+
 constexpr Api kSoft{"soft",
                     softkvm::open_system,
                     softkvm::ioctl,
@@ -26,7 +31,8 @@ constexpr Api kSoft{"soft",
                     remove_doorbell,
                     softkvm::lend_memory,
                     softkvm::allow_large_pages,
-                    name_code};
+                    name_code,
+                    expect_foreign_writes};
 
 }  // namespace
 

@@ -59,7 +59,8 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   int most = system_->extension(KVM_CAP_MAX_VCPUS);
   if (config_.cpus < 1 || (most > 0 && config_.cpus > static_cast<unsigned>(most)))
     return fail(ErrorKind::kInvalid, "--cpus " + std::to_string(config_.cpus) + ": 1 to " + std::to_string(most) + " are possible");
-  config_.memory.prefer_shared = api.lend_memory != nullptr;
+  config_.memory.prefer_shared = api.lend_memory != nullptr || config_.shared_memory;
+  if (config_.shared_memory && api.expect_foreign_writes) api.expect_foreign_writes();
   auto memory = GuestMemory::create(config_.memory, Board::low_memory_limit(config_));
   if (!memory) return fail(memory.error().kind, "--memory " + memory.error().message, memory.error().code);
   memory_ = std::move(*memory);

@@ -39,6 +39,7 @@ struct MachineConfig {
   CpuModel cpu;
   std::vector<int> cpu_affinity;  // host CPU of each vCPU in turn; empty: not pinned
   MemoryConfig memory;
+  bool shared_memory = false;  // other processes will map it, and write to it
   std::vector<NumaConfig> numa;   // empty: one node, which the guest is not told of
   BootConfig boot;                         // of a kernel; with firmware there need be none
   std::optional<FirmwareConfig> firmware;  // kQ35 alone

@@ -31,6 +31,8 @@ class Device {
   virtual ~Device() = default;
   virtual uint16_t type() const = 0;            // virtio device id
   virtual uint64_t features() const = 0;        // device's own; the transport adds the ring's
+  // Which of the ring's features it can do with; what works on the rings may be somebody else.
+  virtual uint64_t ring_features() const { return ~0ull; }
   virtual std::vector<uint16_t> queue_sizes() const = 0;  // the maximum of each queue
   // Bytes past the device's config space are left as they are. Must be consistent in itself against the device's own thread;
   // the transport finds out about changes between two reads.

@@ -123,6 +123,12 @@ class Queue {
     } while (enable_notifications());
   }
 
+  const Config& config() const { return config_; }
+  // Somebody else has worked on the (split) ring and is now there in it, with nothing in flight.
+  void move_to(uint16_t next_avail, uint16_t next_used) {
+    state_.next_avail = next_avail;
+    state_.next_used = next_used;
+  }
   unsigned in_flight() const { return in_flight_; }
   const State& state() const { return state_; }
 

@@ -26,7 +26,7 @@ Transport::Transport(std::unique_ptr<Device> device, GuestMemory& memory) : devi
 
 Transport::~Transport() { deactivate(); }
 
-uint64_t Transport::offered_features() const { return device_->features() | kRingFeatures; }
+uint64_t Transport::offered_features() const { return device_->features() | (kRingFeatures & device_->ring_features()); }
 
 uint32_t Transport::device_feature_word(uint32_t select) const {
   return select < 2 ? static_cast<uint32_t>(offered_features() >> (32 * select)) : 0;
