@@ -133,5 +133,25 @@ TEST(Options, TheCommandLineWinsOverTheFile) {
   unlink(path);
 }
 
+TEST(Options, VhostUserDiskIsASocketAndQueues) {
+  auto disk = parse_disk("vhost-user=/run/x.sock,queues=4");
+  ASSERT_TRUE(disk) << disk.error().message;
+  EXPECT_TRUE(disk->vhost_user);
+  EXPECT_EQ(disk->path, "/run/x.sock");
+  EXPECT_EQ(disk->queues, 4u);
+  EXPECT_FALSE(parse_disk("vhost-user=/run/x.sock,cache=none"));
+  EXPECT_FALSE(parse_disk("vhost-user="));
+  EXPECT_FALSE(parse_disk("plain.img")->vhost_user);
+}
+
+TEST(Options, VgaIsStdOrNone) {
+  EXPECT_FALSE(parse_vga("none")->has_value());
+  auto vga = parse_vga("std,rom=/tmp/bios.bin");
+  ASSERT_TRUE(vga);
+  EXPECT_EQ((*vga)->rom, "/tmp/bios.bin");
+  EXPECT_EQ((*parse_vga("std,rom="))->rom, "");
+  for (const char* bad : {"", "cirrus", "standard", "std,size=1", "none,rom=x"}) EXPECT_FALSE(parse_vga(bad)) << bad;
+}
+
 }  // namespace
 }  // namespace vireo::cli
