@@ -151,6 +151,14 @@ class Emitter {
     u32(VCPU_FLAGS);
     move(0, kScratch1);
   }
+  // ... with a borrow slot instead of r10.
+  void restore_flags_by(uint32_t slot) {
+    store(slot, 0);
+    bytes({0x65, 0x0f, 0xb7, 0x04, 0x25});
+    u32(VCPU_FLAGS);
+    bytes({0x04, 0x7f, 0x9e});
+    load(0, slot);
+  }
   void restore_flags() {
     move(kScratch1, 0);
     bytes({0x65, 0x0f, 0xb7, 0x04, 0x25});        // movzx eax, word gs:[flags]

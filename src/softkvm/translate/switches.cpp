@@ -20,6 +20,7 @@ constexpr SwitchName kNames[] = {
     {"inline-stack", kSwitchInlineStack},
     {"string-stubs", kSwitchStringStubs},
     {"bulk-strings", kSwitchBulkStrings},
+    {"bit-strings", kSwitchBitStrings},
     {"dead-flags", kSwitchDeadFlags},
     {"host-flags", kSwitchHostFlags},
     {"inline-tlb", kSwitchInlineTlb},

@@ -35,6 +35,7 @@ enum Switch : uint32_t {
   kSwitchLargePages = 1u << 22,
   kSwitchKeptJumps = 1u << 23,
   kSwitchQuickMisses = 1u << 24,
+  kSwitchBitStrings = 1u << 25,
 };
 
 // The names, in the order in which docs/engine.md tells of them.

@@ -162,6 +162,26 @@ TEST(Switches, BulkStrings) {
   EXPECT_SWITCHED(compare("bulk-strings", steps_onto_code(string_to_code()), "string-stubs"), on < 200);
 }
 
+// Bit offsets are signed and reach beyond the operand; ZF is left alone (Intel SDM vol 2, BT). Here bit 4001 of a string at 0x300000, which is bit 1 of
+// the byte at 0x3001f4; 100 bits before it; one over the edge of a page; by registers that have no place in the host's.
+GUEST_CODE(bit_rounds,
+           "mov edi, 0x300000; mov ecx, 100; mov eax, 4001; 1: bts [rdi], rax; dec ecx; jnz 1b; lea rbx, [rdi + 512]; mov r10, -95; mov r11, rbx; "
+           "bt [r11], r10; setc dl; lock btr [r11], r10; setc dh; bt [r11], r10d; setc cl; mov r9d, -1; mov esi, 0x301000; lock bts [rsi], r9d; "
+           "mov r8, 0x3ffffc; mov ebp, 40; btc [r8], rbp; cmp eax, eax; bt [rdi], rax; setz ch; hlt")
+TEST(Switches, BitStrings) {
+  EXPECT_SWITCHED(compare("bit-strings",
+                          [](TestMachine& m, Engine& e) {
+                            EXPECT_EQ(m.run(bit_rounds()), unsigned{KVM_EXIT_HLT});
+                            EXPECT_EQ(m.vcpu->gpr[kRdx] & 0xffff, 0x0101u);
+                            EXPECT_EQ(m.vcpu->gpr[kRcx] & 0xffff, 0x0100u);
+                            EXPECT_EQ(m.at<uint8_t>(0x3001f4), 0u);
+                            EXPECT_EQ(m.at<uint32_t>(0x300ffc), 0x80000000u);
+                            EXPECT_EQ(m.at<uint8_t>(0x400001), 1u);
+                            return e.counters.call_outs;
+                          }),
+                  on < 10 && off >= 100);
+}
+
 GUEST_CODE(flags_dead,
            "mov edi, 0x300000; add eax, 1; mov ebx, [rdi]; add eax, 1; mov [rdi], ebx; xor ecx, ecx; hlt")
 GUEST_CODE(flags_over_a_jump, "cmp eax, eax; jmp 1f; 1: sete cl; hlt")

@@ -274,7 +274,7 @@ class Translation {
       case Form::kSpecial:
         // Masked loads and stores run as they are, on an address range that is only checked as a whole.
         d.masked = (insn.encoding != Encoding::kLegacy && insn.memory_operand()) || masked_move(insn);
-        d.by_name = !d.masked, d.callout = Callout::kSpecial;
+        d.by_name = !d.masked && !bit_string(insn), d.callout = Callout::kSpecial;
         break;
       case Form::kStack:
       case Form::kBranch:
@@ -285,6 +285,19 @@ class Translation {
   }
 
   bool quick() const { return !step_ && !(off_ & kSwitchQuickStubs); }
+
+  // BT and its kin on a string of bits in memory, where that is emitted.
+  bool bit_string(const Insn& insn) const {
+    switch (insn.mnemonic) {
+      case Mnemonic::kBt:
+      case Mnemonic::kBts:
+      case Mnemonic::kBtr:
+      case Mnemonic::kBtc: break;
+      default: return false;
+    }
+    return insn.memory_operand() && insn.operands[1].kind == OperandKind::kGpr && insn.operand_size >= 4 && insn.address_size == 8 && by_tlb(insn.segment) &&
+           !(off_ & kSwitchBitStrings);
+  }
 
   // MOV of a segment register to a whole general register.
   bool selector_read(const Insn& insn) const {
@@ -777,6 +790,7 @@ class Translation {
     if (insn.form == Form::kSystem) return selector(d);
     if (moffs) return move_offset(d, *moffs);
     if (masked_move(insn)) return masked_store(d);
+    if (mem && bit_string(insn)) return bit_in_memory(d);
     if (!long_ && (insn.mnemonic == Mnemonic::kVzeroall || insn.mnemonic == Mnemonic::kVzeroupper)) {
       for (unsigned r = 0; r < 8; r++) note_side(d), zero_register(out_, r, insn.mnemonic == Mnemonic::kVzeroall);
       return;
@@ -929,6 +943,33 @@ class Translation {
     note_side(d, &borrowed);
     reencode(out_, d.insn, Rename{});
     out_.load(kRdi, ENGINE_BORROW);
+  }
+
+  // The word that has the bit, by the offset's upper bits, and the instruction on that with the offset's lower bits.
+  void bit_in_memory(Decoded& d) {
+    const Insn& insn = d.insn;
+    const unsigned size = insn.operand_size, guest = insn.operands[1].reg;
+    const int host = host_of(guest);
+    auto offset_to_r10 = [&] {
+      if (host < 0) out_.load_gpr(kScratch1, guest);
+      else out_.move(kScratch1, static_cast<unsigned>(host));
+    };
+    give_up_flags(live_in(index_));
+    address(insn, true);
+    offset_to_r10();
+    if (size == 4) out_.bytes({0x4d, 0x63, 0xd2});                          // movsxd r10, r10d
+    out_.bytes({0x49, 0xc1, 0xfa, static_cast<uint8_t>(size == 8 ? 6 : 5)});  // sar r10, 6 or 5
+    out_.lea(kScratch0, kScratch0, kScratch1, size, 0);
+    translate_address(recent_key(insn), size, true, insn.mnemonic != Mnemonic::kBt, insn.segment, live_in(index_));
+    offset_to_r10();
+    out_.bytes({0x41, 0x83, 0xe2, static_cast<uint8_t>(size * 8 - 1)});  // and r10d, 63 or 31
+    if (d.live_out & ~insn.flags_written) {
+      out_.restore_flags_by(kCarry);  // neither scratch register is free
+      flags_.host = true;
+    }
+    note_side(d);
+    reencode(out_, insn, Rename{.reg = static_cast<int>(kScratch1), .memory = static_cast<int>(kScratch0)});
+    flags_ = {true, false};
   }
 
   void move_offset(Decoded& d, const Operand& moffs) {

@@ -55,7 +55,7 @@ bool two_byte(const Insn& insn, unsigned reg, bool memory) {
     case 0xa3:
     case 0xab:
     case 0xb3:
-    case 0xbb: return !memory;                                   // bit offsets reach anywhere
+    case 0xbb: return true;                                      // on memory with a bit offset inside the operand alone: verifier_state.cpp
     case 0xae:
       if (!memory) return bare && reg >= 5;                      // fences; else INCSSP, UMONITOR, TPAUSE, FS and GS base
       if (reg == 2 || reg == 3) return bare;                     // LDMXCSR, STMXCSR

@@ -25,6 +25,11 @@ bool masked(const Insn& insn) {
   return insn.mnemonic == Mnemonic::kMaskmovq || insn.mnemonic == Mnemonic::kMaskmovdqu || insn.mnemonic == Mnemonic::kVmaskmovdqu ||
          (insn.encoding != Encoding::kLegacy && insn.memory_operand());
 }
+// BT and its kin on memory, with a bit offset in a register.
+bool bit_string(const Insn& insn) {
+  if (insn.encoding != Encoding::kLegacy || insn.map != OpcodeMap::k0F || !insn.memory_operand()) return false;
+  return insn.opcode == 0xa3 || insn.opcode == 0xab || insn.opcode == 0xb3 || insn.opcode == 0xbb;
+}
 bool stores_to_rdi(const Insn& insn) { return masked(insn) && !insn.memory_operand(); }
 
 // May it raise a host exception without naming memory?
@@ -409,6 +414,11 @@ struct BlockRules::Step {
         set(kIndex, {.kind = Kind::kJumpByte, .id = reg(kIndex).id});
         out.next.compared = Compared::kNothing;
         return true;
+      case Mnemonic::kAnd:
+        if (!is_gpr(to, kIndex, 4) || insn.immediate_size != 1 || (insn.immediate != 31 && insn.immediate != 63) || !reg(kIndex).plain()) return false;
+        set(kIndex, {.kind = Kind::kBit, .id = uint64_t{at} << 8 | kIndex, .amount = static_cast<uint32_t>(insn.immediate)});
+        out.next.compared = Compared::kNothing;
+        return true;
       case Mnemonic::kCmp:
         if (!is_gpr(to, kAddress, 8) || insn.immediate_size != 4 || reg(kAddress).kind != Kind::kTagged) return false;
         if (insn.immediate < 0 || insn.immediate > 4095) return false;
@@ -457,7 +467,14 @@ struct BlockRules::Step {
     }
     if (insn.mnemonic == Mnemonic::kLea) return lea();
     if (insn.form == Form::kBranch) return branch();
-    if (insn.form != Form::kPlain && !(insn.form == Form::kSpecial && masked(insn))) return broken(Rule::kForbidden);
+    // The bit has to lie in the operand: other offsets reach anywhere.
+    if (bit_string(insn)) {
+      const Operand& offset = insn.operands[1];
+      if (insn.operand_size < 4 || !is_gpr(offset, kIndex, insn.operand_size) || reg(kIndex).kind != Kind::kBit || reg(kIndex).amount != insn.operand_size * 8u - 1)
+        return broken(Rule::kForbidden);
+    } else if (insn.form != Form::kPlain && !(insn.form == Form::kSpecial && masked(insn))) {
+      return broken(Rule::kForbidden);
+    }
     if (check_step()) return true;
     if (mem && !guest_memory(*mem)) return false;
     if (stores_to_rdi(insn) && !access(kRdi, insn.mnemonic == Mnemonic::kMaskmovq ? 8 : 16, true, true)) return false;

@@ -22,6 +22,7 @@ struct Value {
     kMixed,       // that xor the address
     kJumpIndex,   // the low 16 bits of that
     kJumpByte,    // 16 times that
+    kBit,         // a bit's number, at most `amount`
     kTagged,      // address ^ TLB tag
     kHit,         // offset in the page, of an address whose tag matched
     kHost,        // host address of `amount` bytes
@@ -34,7 +35,7 @@ struct Value {
   uint32_t amount = 0;
   uint32_t page = 0;   // kTagged, kHit: offset of the RecentPage whose tag it was, 0: a TLB entry's; kConstant: the upper half
 
-  bool plain() const { return kind >= Kind::kPlain && kind <= Kind::kJumpByte; }
+  bool plain() const { return kind >= Kind::kPlain && kind <= Kind::kBit; }
   bool address() const { return kind == Kind::kPlain || kind == Kind::kConstant; }
   bool operator==(const Value&) const = default;
 };
