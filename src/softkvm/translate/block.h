@@ -54,8 +54,10 @@ struct PageSource {
       const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
       const auto* a = reinterpret_cast<const uint64_t*>(bytes + at);
       const auto* b = reinterpret_cast<const volatile uint64_t*>(page + at);
-      for (unsigned i = 0; i < 8; i++)
-        if (a[i] != b[i]) return false;
+      uint64_t differ = 0;
+#pragma GCC unroll 8
+      for (unsigned i = 0; i < 8; i++) differ |= a[i] ^ b[i];
+      if (differ) return false;
     }
     return true;
   }

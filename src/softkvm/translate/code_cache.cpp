@@ -153,7 +153,7 @@ CodeCache::Page* CodeCache::make_page(uint64_t gpa) {
     if (p.name == name) return &p;
     if (p.name) continue;
     if (page_count_ >= kMostPages) return nullptr;
-    page_count_++;
+    page_order_[page_count_++] = i % kPages;
     p.name = name;
     return &p;
   }
@@ -258,6 +258,23 @@ uint64_t CodeCache::invalidate_page(uint64_t gpa, unsigned size) {
     page->source->chunks.fetch_and(map);
   }
   return map;
+}
+
+void CodeCache::invalidate_all() {
+  if (dropped_ == block_count_) return;
+  // Programs change their slots a dozen times in a row, with few blocks made in between.
+  for (; dropped_ < block_count_; dropped_++) {
+    Block& b = blocks_[dropped_];
+    counters_.code_blocks_invalidated += b.valid;
+    b.valid = false;
+    unlink_incoming(b);
+    table_->bucket[BlockTable::hash(b.gpa, b.mode)].store(nullptr, std::memory_order_release);
+  }
+  for (uint32_t i = 0; i < page_count_; i++) {
+    Page& page = pages_[page_order_[i]];
+    page.first = nullptr;
+    if (page.source) page.source->chunks = page.source->used = 0;
+  }
 }
 
 const Block* CodeCache::containing(uint32_t offset) const {

@@ -49,15 +49,15 @@ class CodeCache {
   // Calls f(page) for each guest page that has blocks.
   template <class F>
   void each_page(F f) const {
-    for (uint32_t i = 0; i < kPages; i++)
-      if (pages_[i].first) f(pages_[i].name - 1);
+    for (uint32_t i = 0; i < page_count_; i++)
+      if (const Page& page = pages_[page_order_[i]]; page.first) f(page.name - 1);
   }
 
   // Drops all blocks that depend on a byte of [gpa, gpa+size) and gives the page's new chunk map.
   uint64_t invalidate_page(uint64_t gpa, unsigned size);
   void drop(Block& block) { forget(block); }
   bool full() const;
-  void invalidate_all();  // unlinks everything; memory stays until reset(). Not FAST.
+  void invalidate_all();  // unlinks everything; memory stays until reset().
   void reset();           // no vCPU may be in translated code. Not FAST.
 
   // The block whose code has `offset`, or null.
@@ -122,7 +122,9 @@ class CodeCache {
   size_t block_count_ = 0, side_count_ = 0, link_count_ = 0;
   size_t block_room_ = 0, side_room_ = 0, link_room_ = 0;
   Page* pages_ = nullptr;       // by hash of their address, with linear probing
+  uint32_t* page_order_ = nullptr;  // their places, in the order in which they came
   uint32_t page_count_ = 0;
+  size_t dropped_ = 0;  // the blocks before this one have been invalidated by invalidate_all()
   std::deque<PageSource> sources_;  // they live as long as the blocks' memory
 };
 

@@ -92,8 +92,9 @@ CodeCache* CodeCache::create(size_t bytes, VmCounters& counters) {
   cache->links_ = room_for<Link>(cache->link_room_);
   cache->starts_ = room_for<uint32_t>(bytes / 64);
   cache->pages_ = table_of<Page>(kPages);
+  cache->page_order_ = table_of<uint32_t>(kMostPages);
   if (cache->writable_ && cache->executable_ && cache->table_ && cache->blocks_ && cache->sides_ && cache->links_ && cache->starts_ &&
-      cache->pages_)
+      cache->pages_ && cache->page_order_)
     return cache;
   delete cache;
   return nullptr;
@@ -111,6 +112,7 @@ CodeCache::~CodeCache() {
   give_back(links_, link_room_ * sizeof(Link));
   give_back(starts_, size_ / 64 * sizeof(uint32_t));
   give_back(pages_, kPages * sizeof(Page));
+  give_back(page_order_, kMostPages * sizeof(uint32_t));
 }
 
 PageSource* CodeCache::make_source(uint64_t gpa) {
@@ -120,20 +122,6 @@ PageSource* CodeCache::make_source(uint64_t gpa) {
   return page->source;
 }
 
-void CodeCache::invalidate_all() {
-  for (size_t i = 0; i < block_count_; i++) {
-    counters_.code_blocks_invalidated += blocks_[i].valid;
-    blocks_[i].valid = false;
-    unlink_incoming(blocks_[i]);
-  }
-  // Zeros for whoever looks meanwhile.
-  madvise(table_, sizeof(BlockTable), MADV_DONTNEED);
-  for (uint32_t i = 0; page_count_ && i < kPages; i++) {
-    pages_[i].first = nullptr;
-    if (pages_[i].source) pages_[i].source->chunks = pages_[i].source->used = 0;
-  }
-}
-
 void CodeCache::reset() {
   invalidate_all();
   // How often pages were overwritten stays known, as long as there is room for new ones.
@@ -141,11 +129,11 @@ void CodeCache::reset() {
     madvise(pages_, kPages * sizeof(Page), MADV_DONTNEED);
     page_count_ = 0;
   } else {
-    for (uint32_t i = 0; page_count_ && i < kPages; i++) pages_[i].source = nullptr;
+    for (uint32_t i = 0; i < page_count_; i++) pages_[page_order_[i]].source = nullptr;
   }
   madvise(starts_, size_ / 64 * sizeof(uint32_t), MADV_DONTNEED);
   sources_.clear();
-  block_count_ = side_count_ = link_count_ = 0;
+  block_count_ = dropped_ = side_count_ = link_count_ = 0;
   used_ = 0;
   counters_.code_cache_flushes++;
   counters_.code_cache_used = counters_.code_cache_blocks = 0;

@@ -62,14 +62,13 @@ bool source_current(VcpuState& vcpu, PageSource& source, uint64_t gpa, bool fres
   return true;
 }
 
-// Looks at the pages that can be entered without a lookup. Where one has changed, or where they have become many and most may be out of use,
-// every page is looked at when it is entered next. While the vCPU counts as running: a flush of the code cache waits for that.
+// Looks at the pages that can be entered without a lookup. Where one has changed, or where looking has cost as much as filling the jump entries
+// anew will, every page is looked at when it is entered next. While the vCPU counts as running: a flush of the code cache waits for that.
 void settle_doubt(VcpuState& vcpu) {
-  constexpr unsigned kLooks = 64;
   Engine& engine = engine_of(vcpu);
   TrustedPages& trusted = engine.trusted;
   engine.doubted = false;
-  bool same = !trusted.overflow && ++trusted.looks < kLooks && !(vcpu.vm->off & kSwitchTrustedPages);
+  bool same = !(vcpu.vm->off & kSwitchTrustedPages) && trusted.worth_a_look();
   for (unsigned i = 0; i < trusted.count && same; i++) same = source_current(vcpu, *trusted.pages[i].source, trusted.pages[i].gpa, false);
   if (!same) flush_all_jump_caches(vcpu);
 }
@@ -114,9 +113,13 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
       return nullptr;
     }
   }
-  if (block && block->source && !source_current(vcpu, *block->source, block->gpa, fresh)) block = nullptr;
-  if (block && block->second_source && !source_current(vcpu, *block->second_source, block->second_page, fresh)) block = nullptr;
+  if (block && ((block->source && !source_current(vcpu, *block->source, block->gpa, fresh)) ||
+                (block->second_source && !source_current(vcpu, *block->second_source, block->second_page, fresh)))) {
+    fresh = true;
+    block = nullptr;
+  }
   if (!block) {
+    engine.suspect |= fresh;
     MakeBlock what{.linear = linear, .mode = mode};
     if (!(vcpu.vm->off & kSwitchFetchCache)) what.gpa = gpa;
     if (make_block(static_cast<Vcpu&>(vcpu), what, false) != Made::kYes) {
@@ -353,6 +356,7 @@ void flush_all_jump_caches(VcpuState& vcpu) {
 }
 
 void TrustedPages::add(PageSource* source, uint64_t gpa) {
+  fills++;
   unsigned slot = static_cast<unsigned>(reinterpret_cast<uintptr_t>(source) * 0x9e3779b97f4a7c15ull >> 54);
   static_assert(kSlots == 1u << 10 && kMost < kSlots / 2, "probing has to end");
   for (; slots[slot]; slot = (slot + 1) % kSlots)
@@ -365,10 +369,24 @@ void TrustedPages::add(PageSource* source, uint64_t gpa) {
   slots[slot] = static_cast<uint16_t>(++count);
 }
 
+bool TrustedPages::worth_a_look() {
+  constexpr unsigned kFree = 128;  // what emptying the caches costs, in pages
+  if (overflow) return false;
+  looks += count;
+  if (looks <= (fills << patience) + kFree) return true;
+  if (count_then && count >= count_then - count_then / 4 && patience < kMostPatience) {
+    patience++;  // emptying them last time has saved nothing: as many pages are in use again
+    return true;
+  }
+  count_then = count;
+  patience -= patience > 0;
+  return false;
+}
+
 void TrustedPages::clear() {
   if (count)
     for (uint16_t& slot : slots) slot = 0;
-  count = looks = 0;
+  count = looks = fills = 0;
   overflow = false;
 }
 

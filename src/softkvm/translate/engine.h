@@ -152,18 +152,22 @@ constexpr unsigned kMaxFragments = 1024, kMaxBounces = 4;
 
 // VMs with unseen writes: the pages of code that jump entries lead to. As long as all of them are as they were, the entries may stay.
 struct TrustedPages {
-  static constexpr unsigned kSlots = 1024, kMost = 384;
+  static constexpr unsigned kSlots = 1024, kMost = 384, kMostPatience = 6;
   struct Page {
     PageSource* source;
     uint64_t gpa;
   };
   Page pages[kMost];
   unsigned count = 0;
-  unsigned looks = 0;       // since the set was empty
+  unsigned looks = 0;       // at pages, since the set was empty ...
+  unsigned fills = 0;       // ... and jump entries made
+  unsigned patience = 0;    // an entry is worth 2 ^ so many looks
+  unsigned count_then = 0;  // pages when they were last given up for the looks that they took, or 0
   bool overflow = false;    // there were more than kMost
   uint16_t slots[kSlots] = {};  // by hash of the source: index + 1 into pages, or 0
 
   void add(PageSource* source, uint64_t gpa);
+  bool worth_a_look();  // at all pages; else the jump entries are better made anew
   void clear();
 };
 
@@ -202,6 +206,7 @@ struct Engine {
   uint64_t link_generation = 0;        // of the code cache when link_site was noted
   uint64_t unseen_epoch = 0;           // pages of code that were compared before this have to be compared again; 0: never
   bool doubted = false;                // ... and the trusted pages have not been looked at since
+  bool suspect = false;                // the page that a block is wanted on is newly mapped, or seen to have changed
   std::atomic<bool> alert_request{false};
   bool alert = false;                  // jump caches are empty and stay so: each page is looked at whenever it is entered
   uint32_t target_mode = 0;
@@ -307,6 +312,8 @@ void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global = false);
 void flush_all_jump_caches(VcpuState& vcpu);
 // VMs with unseen writes: the guest may have learnt of one. Settled before it runs on.
 void doubt_code(Vcpu& vcpu);
+// Looks at the pages of code now, where the guest's SIMD state is not live and the comparison costs a fifth. Not FAST.
+void settle_doubt_ahead(Vcpu& vcpu);
 // The guest has written to a device, which may answer by a foreign write (softkvm.h, expect_foreign_writes).
 void expect_answer(Vcpu& vcpu);
 void flush_write_tags(VcpuState& vcpu);

@@ -89,17 +89,24 @@ struct Maker {
     return from && from->valid && !from->straddle ? (from->gpa & kPageMask) | (what.linear & ~kPageMask) : ~0ull;
   }
 
-  // With the lock held: the page is watched, and what its blocks were made from is what it holds.
-  Made watch(CodePage& page, uint64_t chunks) {
+  // May the guest have learnt that what the page's blocks were made from is no longer there? Else it is enough that what a block is made from
+  // agrees with it; the rest is compared when the vCPU comes to doubt it.
+  bool doubtful(const PageSource& source) const {
+    const Engine& engine = engine_of(vcpu);
+    return engine.suspect || engine.alert || source.checked.load(std::memory_order_acquire) < engine.unseen_epoch;
+  }
+
+  // With the lock held: the page is watched, and if that was asked or is doubtful, what its blocks were made from is what it holds.
+  Made watch(CodePage& page, uint64_t chunks, bool compare) {
     what.page = page.gpa & kPageMask;
     if (vm.off & kSwitchCodeChunks) chunks = ~0ull;
     if (!watch_page(vcpu, *page.slot, page.gpa, chunks)) return Made::kWatch;
     if (!vm.unseen_writes) return Made::kYes;
     page.source = code.source(page.gpa);
     if (!page.source) return Made::kNeedSource;
-    if (!page.source->same(page.host)) {
+    if ((compare || doubtful(*page.source)) && !page.source->same(page.host)) {
       drop_blocks(vm, *page.slot, page.gpa & kPageMask, 4096);
-      return watch(page, chunks);  // it knows nothing any more, so this comes to an end
+      return watch(page, chunks, compare);  // it knows nothing any more, so this comes to an end
     }
     return Made::kYes;
   }
@@ -120,13 +127,13 @@ Made Maker::run() {
                          : (what.mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32
                                                                       : CodeMode::k16;
   if (vm.unseen_writes)  // the block may be one of bytes that are no longer there
-    if (PageSource* source = code.source(here.gpa); source && !source->same(here.host))
+    if (PageSource* source = code.source(here.gpa); source && doubtful(*source) && !source->same(here.host))
       drop_blocks(vm, *here.slot, here.gpa & kPageMask, 4096);
   Block* block = code.table().find(here.gpa, what.mode);
   if (block && !block->straddle) return what.block = block, Made::kYes;
   PageCopy page(here.host);
-  for (;;) {
-    if (Made m = watch(here, chunks); m != Made::kYes) return m;
+  for (bool again = false;; again = true) {
+    if (Made m = watch(here, chunks, again); m != Made::kYes) return m;
     if (!here.source) break;
     page.forget();
     for (unsigned c = first; c <= last; c++) page.at(c * 64);
@@ -139,7 +146,7 @@ Made Maker::run() {
     uint64_t behind = (linear & kPageMask) + kPageSize;
     if (!vcpu.in_64bit()) behind &= 0xffffffffull;
     if (Made m = find(behind, next); m != Made::kYes) return m;
-    if (Made m = watch(next, 1); m != Made::kYes) return m;
+    if (Made m = watch(next, 1, true); m != Made::kYes) return m;
     const unsigned in_first = 4096 - offset;
     for (unsigned i = 0; i < in_first; i++) cut[i] = page.at(offset)[i];
     for (unsigned i = in_first; i < kMaxInsnLength; i++) cut[i] = next.host[i - in_first];
@@ -184,6 +191,7 @@ Made make_block(Vcpu& vcpu, MakeBlock& what, bool wait) {
   else if (vcpu.vm->off & kSwitchFastBlocks || !code.mutex.try_lock_awhile()) return Made::kBusy;
   Unlock unlock(code.mutex);
   const Made made = Maker{vcpu, what}.run();
+  if (made == Made::kYes) engine_of(vcpu).suspect = false;
   // The jump is still the one that asked, if the cache has not been emptied since.
   if (made == Made::kYes && what.site && what.generation == code.generation()) code.link(code.offset_of(what.site), *what.block);
   return made;

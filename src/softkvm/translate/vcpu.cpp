@@ -506,6 +506,7 @@ int Vcpu::run_guest() {
     mp_state = KVM_MP_STATE_RUNNABLE;
   }
   doubt_code(*this);
+  settle_doubt_ahead(*this);
   e.native->prepare();
   GsBase gs(this);
   set_running_vcpu(this);
