@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <thread>
 
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/switches_off.h"
@@ -91,6 +92,27 @@ TEST_F(Unseen, WhatALinkedJumpLeadsToIsFoundChanged) {
     for (size_t i = 1000; i + 5 < bytes.size(); i++)
       if (bytes[i] == 0xb8 && bytes[i + 1] == 11) machine.ram[TestMachine::kCode + i + 1] = static_cast<uint8_t>(value + 1);
   }
+}
+
+// Calls what is at 4 MiB, waits for it to be overwritten, maps it anew and enters it where no block is yet, 2 KiB further.
+GUEST_CODE(maps_anew,
+           "mov rsi, 0x400000\n call rsi\n mov ebx, eax\n mov dword ptr [0x300000], 1\n 1: cmp dword ptr [0x300008], 0\n je 1b\n"
+           "invlpg [rsi]\n lea rdx, [rsi + 2048]\n call rdx\n hlt")
+
+TEST_F(Unseen, WhatAPageThatIsMappedAnewHeldBeforeIsGoneAsAWhole) {
+  function(kFunctions, 1);
+  std::thread device([&] {
+    auto* flags = machine.ram + 0x300000;
+    while (!__atomic_load_n(flags, __ATOMIC_ACQUIRE)) std::this_thread::yield();
+    function(kFunctions, 2);
+    const uint8_t back[] = {0xe9, 0xfb, 0xf7, 0xff, 0xff};  // jmp -2053
+    memcpy(machine.ram + kFunctions + 2048, back, sizeof back);
+    __atomic_store_n(flags + 8, 1, __ATOMIC_RELEASE);
+  });
+  EXPECT_EQ(machine.run(maps_anew()), kHalted);
+  device.join();
+  EXPECT_EQ(machine.vcpu->gpr[kRbx], 1u);
+  EXPECT_EQ(machine.vcpu->gpr[kRax], 2u);
 }
 
 // The flags of the addition are wanted, or not, by what comes behind the jump.
