@@ -453,7 +453,14 @@ Action run_fast(Vcpu& vcpu) {
       engine.alert = true;
       flush_all_jump_caches(vcpu);
     }
-    if (engine.doubted) settle_doubt(vcpu);
+    if (engine.doubted) {
+      constexpr unsigned kFew = 3;  // pages that are looked at sooner than the slow half is there
+      if (engine.trusted.count > kFew && !engine.completing) {
+        engine.step_next = step;
+        return stop(Action::kDoubt);
+      }
+      settle_doubt(vcpu);
+    }
     uint32_t mode = vcpu.mode;
     bool trap = vcpu.system_flags & kTF;
     bool debug_step = vcpu.guest_debug.control & KVM_GUESTDBG_SINGLESTEP && vcpu.guest_debug.control & KVM_GUESTDBG_ENABLE;

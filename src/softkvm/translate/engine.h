@@ -302,6 +302,7 @@ enum class Action : uint8_t {
   kInterrupted,  // KVM_RUN returns EINTR
   kInvalidate,   // the instruction overwrote translated code (Engine::smc)
   kRequests,     // other threads' requests, INIT, SIPI
+  kDoubt,        // many pages of code are to be compared (settle_doubt_ahead())
   kExclusive,    // the next instruction has to run with the other vCPUs held
   kNative,       // user code is to go on natively
   kStuck,        // the instruction cannot be run: KVM_EXIT_INTERNAL_ERROR

@@ -581,6 +581,7 @@ int Vcpu::run_guest() {
         }
         break;
       case Action::kRequests: break;
+      case Action::kDoubt: settle_doubt_ahead(*this); break;
       case Action::kExclusive: e.want_exclusive = true; break;
       case Action::kNative:
         e.native->run();
