@@ -370,23 +370,21 @@ void TrustedPages::add(PageSource* source, uint64_t gpa) {
 }
 
 bool TrustedPages::worth_a_look() {
-  constexpr unsigned kFree = 128;  // what emptying the caches costs, in pages
+  constexpr unsigned kFree = 64;  // what emptying the caches costs, in pages
   if (overflow) return false;
+  doubts++;
   looks += count;
-  if (looks <= (fills << patience) + kFree) return true;
-  if (count_then && count >= count_then - count_then / 4 && patience < kMostPatience) {
-    patience++;  // emptying them last time has saved nothing: as many pages are in use again
-    return true;
-  }
+  // Where as many pages are in use again at once, emptying the caches has saved nothing; it is done less often then.
+  if (doubts == 2 && count_then) patience = count < count_then - count_then / 4 ? 0 : patience < kMostPatience ? patience + 1 : kMostPatience;
+  if (looks <= (fills << patience) / 2 + kFree) return true;
   count_then = count;
-  patience -= patience > 0;
   return false;
 }
 
 void TrustedPages::clear() {
   if (count)
     for (uint16_t& slot : slots) slot = 0;
-  count = looks = fills = 0;
+  count = doubts = looks = fills = 0;
   overflow = false;
 }
 

@@ -152,16 +152,17 @@ constexpr unsigned kMaxFragments = 1024, kMaxBounces = 4;
 
 // VMs with unseen writes: the pages of code that jump entries lead to. As long as all of them are as they were, the entries may stay.
 struct TrustedPages {
-  static constexpr unsigned kSlots = 1024, kMost = 384, kMostPatience = 6;
+  static constexpr unsigned kSlots = 1024, kMost = 384, kMostPatience = 4;
   struct Page {
     PageSource* source;
     uint64_t gpa;
   };
   Page pages[kMost];
   unsigned count = 0;
-  unsigned looks = 0;       // at pages, since the set was empty ...
+  unsigned doubts = 0;      // since the set was empty ...
+  unsigned looks = 0;       // ... looks at pages ...
   unsigned fills = 0;       // ... and jump entries made
-  unsigned patience = 0;    // an entry is worth 2 ^ so many looks
+  unsigned patience = 0;    // two entries are worth 2 ^ so many looks
   unsigned count_then = 0;  // pages when they were last given up for the looks that they took, or 0
   bool overflow = false;    // there were more than kMost
   uint16_t slots[kSlots] = {};  // by hash of the source: index + 1 into pages, or 0
