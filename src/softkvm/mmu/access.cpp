@@ -726,7 +726,8 @@ void keep_same_fetches(VcpuState& vcpu) {
     } else if (f.global) {
       Translation t;
       WalkPath path;
-      if (walk(vcpu, linear, Want::kFetch, f.tag & 1, false, false, t, &path) == Outcome::kNext) {
+      // An entry that has lost its G would go with the next change of address space; the entry itself says, as CR4.PGE may be clear just now.
+      if (walk(vcpu, linear, Want::kFetch, f.tag & 1, false, false, t, &path) == Outcome::kNext && (!path.leaf || path.value[path.leaf] & kEntryGlobal)) {
         now = t.gpa;
         if (path.leaf > 1) large = {area, t.gpa - (linear & kArea)};
       }

@@ -175,8 +175,7 @@ again:
     frame = entry & physical_mask & ~page_mask;
   }
   out.gpa = frame | (linear & page_mask) | space;
-  constexpr uint64_t kGlobal = 0x100;
-  out.global = entry & kGlobal && vcpu.cr4 & kCr4Pge;
+  out.global = entry & kEntryGlobal && vcpu.cr4 & kCr4Pge;
   return Outcome::kNext;
 }
 

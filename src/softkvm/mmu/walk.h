@@ -10,6 +10,8 @@ namespace vireo::softkvm {
 
 enum class Want : uint8_t { kRead, kWrite, kFetch };
 
+constexpr uint64_t kEntryGlobal = 1u << 8;  // G, in an entry that maps a page
+
 struct Translation {
   uint64_t gpa = 0;
   bool global = false;    // the entry outlives a change of address space (G with CR4.PGE; always so without paging)

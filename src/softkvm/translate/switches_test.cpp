@@ -277,8 +277,11 @@ GUEST_CODE(mapped_anew_and_toggled,
            "mov ebx, 0x400000; call rbx; mov ebp, eax; xor dword ptr [0x3010], 0x200000; mov rax, cr4; xor eax, 0x80; mov cr4, rax; xor eax, 0x80; mov cr4, rax; call rbx; hlt")
 GUEST_CODE(mapped_anew_without_global_pages,
            "mov ebx, 0x400000; call rbx; mov ebp, eax; mov rax, cr4; xor eax, 0x80; mov cr4, rax; xor dword ptr [0x3010], 0x200000; mov rax, cr3; mov cr3, rax; call rbx; hlt")
+GUEST_CODE(not_global_any_more,
+           "mov ebx, 0x400000; call rbx; mov ebp, eax; and dword ptr [0x3010], -0x101; mov rax, cr4; xor eax, 0x80; mov cr4, rax; xor eax, 0x80; mov cr4, rax; call rbx; "
+           "xor dword ptr [0x3010], 0x200000; mov rax, cr3; mov cr3, rax; call rbx; hlt")
 TEST(Switches, KeptJumpsGoWhereThePageTablesSay) {
-  for (auto code : {mapped_anew_and_toggled(), mapped_anew_without_global_pages()}) {
+  for (auto code : {mapped_anew_and_toggled(), mapped_anew_without_global_pages(), not_global_any_more()}) {
     TestMachine m;
     map_global(m);
     ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});
