@@ -29,6 +29,15 @@ Result<> show_snapshot(Image& image, const std::string& word) {
   return bad("Failed to load snapshot: Can't find snapshot");
 }
 
+// In a raw file of which all was written or zeroed, the first block is space and no hole, as in one that was made anew (create_file).
+Result<> fill_first_block(Image& target) {
+  std::array<std::byte, 4096> bytes;
+  auto first = std::span(bytes).first(std::min<uint64_t>(target.size(), bytes.size()));
+  TRY_VOID(target.read(0, first));
+  if (!storage::all_zero(first.data(), first.size())) return {};
+  return target.write(0, std::span<const std::byte>(first));
+}
+
 }  // namespace
 
 Result<int> convert(int argc, char** argv) {
@@ -102,8 +111,9 @@ Result<int> convert(int argc, char** argv) {
     for (Image* i = job.sources[0]->backing(); i; i = i->backing())
       if (i->file().name() == base->file().name()) job.base = i;
   }
+  bool reused = false;
   if (!a.has("n")) {
-    CreateWish wish{.format = out_format, .name = target_name, .backing = a.get("B"), .backing_format = a.get("F"), .options = options, .print = false};
+    CreateWish wish{.format = out_format, .name = target_name, .backing = a.get("B"), .backing_format = a.get("F"), .options = options, .print = false, .reused = &reused};
     wish.size = size;
     for (auto& [key, value] : options)
       if (key == "size") wish.size.reset();
@@ -115,13 +125,17 @@ Result<int> convert(int argc, char** argv) {
   job.target = target.get();
   // Where each sector has its place beforehand, order says nothing, and all threads may encrypt.
   if (std::string_view(target->format()) == "luks") job.out_of_order = true;
-  job.target_is_zero = a.has("target-is-zero") || (!a.has("n") && backing.empty() && (out_format == "qcow2" || (out_format == "raw" && target->file().new_space_is_zero())));
+  job.target_is_zero = a.has("target-is-zero") || (!a.has("n") && backing.empty() && (out_format == "qcow2" || (out_format == "raw" && target->file().new_space_is_zero() && !reused)));
   if (auto* q = as_qcow2(*target); q && q->has_data_file() && !a.has("target-is-zero")) job.target_is_zero = false;
   // With a backing file that no part of the source's chain is, everything is written.
   Progress progress(a.has("p"));
   job.progress = &progress;
   progress.show(0, size);
   if (auto copied = copy(job); !copied) return std::unexpected(std::move(copied).error().within("error while copying"));
+  if (reused) {
+    TRY_VOID(target->write_zeroes(size, target->size() - size, true));
+    TRY_VOID(fill_first_block(*target));
+  }
   if (a.has("bitmaps")) TRY_VOID(copy_bitmaps(*job.sources[0], *target));
   if (auto closed = target->close(); !closed) return std::unexpected(std::move(closed).error().within("error while writing"));
   progress.end();

@@ -291,6 +291,10 @@ Result<> create_image(const CreateWish& wish) {
   }
   Preallocation preallocation = Preallocation::kOff;
   if (std::string mode = get("preallocation"); !mode.empty()) preallocation = TRY(parse_preallocation(mode, false));
+  if (preallocation == Preallocation::kOff && wish.reused) {
+    *wish.reused = TRY(storage::reuse_file(TRY(storage::plain_path(wish.name)), rounded));
+    return {};
+  }
   TRY_VOID(create_file_for(wish.name, preallocation == Preallocation::kOff ? rounded : 0));
   if (preallocation == Preallocation::kOff) return {};
   auto file = TRY(storage::open_file({.path = TRY(storage::plain_path(wish.name))}));

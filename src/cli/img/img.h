@@ -80,6 +80,7 @@ struct CreateWish {
   bool quiet = false;
   bool unsafe = false;  // the backing file is not looked at
   bool print = true;
+  bool* reused = nullptr;  // given by who writes or zeroes all: whether a raw file of that name was taken as it is (reuse_file)
 };
 Result<> create_image(const CreateWish& wish);
 Result<storage::qcow2::CreateConfig> qcow2_config(const OptionList& options);

@@ -86,5 +86,8 @@ struct FileConfig {
 Result<std::unique_ptr<File>> open_file(const FileConfig& config);
 // Makes an empty file of that size; an existing regular file is cut to nothing first, a block device must be large enough.
 Result<> create_file(const std::string& path, uint64_t size);
+// The same for who goes on to write or zero all of it: an existing regular file is not cut to nothing, since to free its space and get it again
+// takes longer than to write over it. True: what it had may be there still (all but the first 4096 bytes).
+Result<bool> reuse_file(const std::string& path, uint64_t size);
 
 }  // namespace vireo::storage

@@ -224,7 +224,16 @@ Result<std::unique_ptr<File>> open_file(const FileConfig& config) {
   return file;
 }
 
-Result<> create_file(const std::string& path, uint64_t size) {
+namespace {
+// As qemu-img does it: programs find out what alignment O_DIRECT needs by reading the first block, which a hole would not tell.
+bool write_first_block(int fd, uint64_t size) {
+  static constexpr std::byte kFirst[4096] = {};
+  const size_t first = size < sizeof kFirst ? std::min<size_t>(size, 512) : sizeof kFirst;
+  return !first || pwrite(fd, kFirst, first, 0) == static_cast<ssize_t>(first);
+}
+
+// Whether what it had below `size` has stayed.
+Result<bool> create_file(const std::string& path, uint64_t size, bool keep) {
   struct stat st;
   bool device = stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode);
   OwnedFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
@@ -233,16 +242,23 @@ Result<> create_file(const std::string& path, uint64_t size) {
     uint64_t have = 0;
     if (ioctl(fd.get(), BLKGETSIZE64, &have) != 0 || have < size)
       return fail(ErrorKind::kInvalid, "Could not create '" + path + "': the device is too small", ENOSPC);
-    return {};
+    return false;
   }
   TRY_VOID(lock_image(fd.get(), true, path));
-  if (ftruncate(fd.get(), 0) != 0 || ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
+  // Only where holes can be made in it, or zeroes would take space that they take in no new file.
+  keep = keep && fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, sizeof(std::byte[4096])) == 0;
+  if ((!keep && ftruncate(fd.get(), 0) != 0) || ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
     return fail_errno("Could not resize file");
-  // As qemu-img does it: programs find out what alignment O_DIRECT needs by reading the first block, which a hole would not tell.
-  static constexpr std::byte kFirst[4096] = {};
-  const size_t first = size < sizeof kFirst ? std::min<size_t>(size, 512) : sizeof kFirst;
-  if (first && pwrite(fd.get(), kFirst, first, 0) != static_cast<ssize_t>(first)) return fail_errno("Could not write to '" + path + "'");
+  if (!write_first_block(fd.get(), size)) return fail_errno("Could not write to '" + path + "'");
+  return keep;
+}
+}  // namespace
+
+Result<> create_file(const std::string& path, uint64_t size) {
+  TRY(create_file(path, size, false));
   return {};
 }
+
+Result<bool> reuse_file(const std::string& path, uint64_t size) { return create_file(path, size, true); }
 
 }  // namespace vireo::storage
