@@ -65,6 +65,17 @@ put:    pushaw
         popaw
         ret
 
+// Counter 0 to 100 Hz in the mode of the control word in al, no ticks yet, interrupts on.
+rate_100:
+        outb    %al, $0x43
+        movb    $11932 & 255, %al
+        outb    %al, $0x40
+        movb    $11932 >> 8, %al
+        outb    %al, $0x40
+        movw    $0, ticks
+        sti
+        ret
+
 // %si: a part's name; carry: it is wrong.
 verdict:
         pushw   %si
@@ -344,13 +355,7 @@ main:   // COM1: 115200 8N1 without interrupts.
         movw    $irq0, 8*4
         movw    $0, 8*4+2
         movb    $0x34, %al
-        outb    %al, $0x43
-        movb    $11932 & 255, %al
-        outb    %al, $0x40
-        movb    $11932 >> 8, %al
-        outb    %al, $0x40
-        movw    $0, ticks
-        sti
+        call    rate_100
 1:      hlt
         cmpw    $20, ticks
         jb      1b
@@ -392,13 +397,7 @@ main:   // COM1: 115200 8N1 without interrupts.
 4:      // Mode 3 counts by two: all counts of an even divisor are even.
         cli
         movb    $0x36, %al
-        outb    %al, $0x43
-        movb    $11932 & 255, %al
-        outb    %al, $0x40
-        movb    $11932 >> 8, %al
-        outb    %al, $0x40
-        movw    $0, ticks
-        sti
+        call    rate_100
         movw    $50, %cx
 5:      movb    $0, %al
         outb    %al, $0x43
