@@ -16,6 +16,9 @@ namespace vireo::storage {
 namespace {
 
 constexpr unsigned kEntries = 256;
+// As many as have gathered go to the kernel without being asked for: a disk that is given all of a queue of 32 at once stands still while they
+// are made ready, and ends them at once too (4 KiB reads by 32: 0.88 of the time with 8 at a time, as with 4; 0.92 with 16).
+constexpr size_t kBatch = 8;
 
 class UringEngine final : public FileEngine {
  public:
@@ -57,6 +60,7 @@ class UringEngine final : public FileEngine {
     slot->op = op;
     slot->done = std::move(done);
     waiting_.push_back(slot);
+    if (waiting_.size() >= kBatch && in_flight_ < kEntries) fill();
   }
 
   void submit() override {
