@@ -10,7 +10,7 @@
 #include "softkvm/cpu/feature_enabled.h"
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
-#include "softkvm/translate/masked_alignment.h"
+#include "softkvm/translate/memory_checks.h"
 #include "softkvm/translate/reencode.h"
 #include "softkvm/translate/switches.h"
 
@@ -22,12 +22,6 @@ constexpr uint32_t kCarry = ENGINE_BORROW + 3 * 8;
 
 int host_of(unsigned guest) { return guest == kRsp ? static_cast<int>(kHostRsp) : guest >= 9 && guest <= 11 ? -1 : static_cast<int>(guest); }
 
-uint32_t tlb_at(unsigned view, size_t array) {
-  return static_cast<uint32_t>(ENGINE + offsetof(Engine, tlb) + view * sizeof(TlbView) + array);
-}
-uint32_t recent_at(unsigned view, bool write, unsigned key) {
-  return static_cast<uint32_t>(ENGINE + offsetof(Engine, recent) + ((view * 2 + write) * kRecentKeys + key) * sizeof(RecentPage));
-}
 uint32_t jump_at(unsigned view, size_t member) {
   return static_cast<uint32_t>(ENGINE + offsetof(Engine, jump) + view * sizeof(JumpEntry) * kJumpEntries + member);
 }
@@ -39,73 +33,6 @@ CodeMode code_mode(uint32_t mode) {
     default: return CodeMode::k16;
   }
 }
-
-bool sha(const Insn& insn) {
-  switch (insn.mnemonic) {
-    case Mnemonic::kSha1msg1:
-    case Mnemonic::kSha1msg2:
-    case Mnemonic::kSha1nexte:
-    case Mnemonic::kSha1rnds4:
-    case Mnemonic::kSha256msg1:
-    case Mnemonic::kSha256msg2:
-    case Mnemonic::kSha256rnds2: return true;
-    default: return false;
-  }
-}
-
-// kAccessAligned where a misaligned memory operand gives #GP(0): Intel SDM vol 1, 10.4.1.1 and 14.9; vol 2, 2.6. Not of instructions that compute on it
-// where MXCSR.MM is set; AMD's CPUs take the SHA instructions' anywhere.
-uint32_t needs_alignment(const Insn& insn, bool amd) {
-  const Operand* mem = insn.memory_operand();
-  if (!mem || mem->size < 16) return 0;
-  switch (insn.mnemonic) {
-    case Mnemonic::kCmpxchg16b:
-    case Mnemonic::kMovaps:
-    case Mnemonic::kMovapd:
-    case Mnemonic::kMovdqa:
-    case Mnemonic::kMovntps:
-    case Mnemonic::kMovntpd:
-    case Mnemonic::kMovntdq:
-    case Mnemonic::kMovntdqa:
-    case Mnemonic::kVmovaps:
-    case Mnemonic::kVmovapd:
-    case Mnemonic::kVmovdqa:
-    case Mnemonic::kVmovdqa32:
-    case Mnemonic::kVmovdqa64:
-    case Mnemonic::kVmovntps:
-    case Mnemonic::kVmovntpd:
-    case Mnemonic::kVmovntdq:
-    case Mnemonic::kVmovntdqa: return kAccessAligned;
-    case Mnemonic::kMovups:
-    case Mnemonic::kMovupd:
-    case Mnemonic::kMovdqu:
-    case Mnemonic::kLddqu:
-    case Mnemonic::kPcmpestri:
-    case Mnemonic::kPcmpestrm:
-    case Mnemonic::kPcmpistri:
-    case Mnemonic::kPcmpistrm: return 0;
-    default: break;
-  }
-  if (insn.encoding != Encoding::kLegacy || mem->size != 16 || (amd && sha(insn))) return 0;
-  for (unsigned i = 0; i < insn.operand_count; i++)
-    if (insn.operands[i].kind == OperandKind::kVector || insn.operands[i].kind == OperandKind::kMmx) return kAccessAlignedUnlessMm;
-  return 0;
-}
-
-// Does an x87 exception that is open make it #MF? Intel SDM vol 1, 8.6: all but the no-wait forms; MMX instructions too.
-bool waits_for_x87(const Insn& insn) {
-  if (insn.encoding != Encoding::kLegacy) return false;
-  if (insn.map == OpcodeMap::kOneByte && insn.opcode >= 0xd8 && insn.opcode <= 0xdf)
-    return insn.mnemonic != Mnemonic::kFnstsw && insn.mnemonic != Mnemonic::kFnstcw;
-  for (unsigned i = 0; i < insn.operand_count; i++)
-    if (insn.operands[i].kind == OperandKind::kMmx) return true;
-  return false;
-}
-
-// Exception types 11 and E11 of Intel's manual: the half-precision conversions of F16C give no #AC (SDM vol 2, 2.4). AMD's do.
-bool never_ac(const Insn& insn) { return insn.mnemonic == Mnemonic::kVcvtph2ps || insn.mnemonic == Mnemonic::kVcvtps2ph; }
-
-bool locked(const Insn& insn) { return insn.lock || (insn.mnemonic == Mnemonic::kXchg && insn.memory_operand()); }
 
 // What Intel's CPUs run and AMD's do not: PREFETCH and PREFETCHW of a register (APM vol 3, PREFETCHlevel; a NOP in SDM vol 2, table A-3), and the
 // 64-bit forms of VPEXTRD and VPINSRD outside of 64-bit mode (APM vol 4, VPEXTRQ, VPINSRQ; W is ignored in SDM vol 2), but for EVEX's.
@@ -129,7 +56,7 @@ class Translation {
   Translation(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes)
       : vcpu_(vcpu), source_(source), mode_(source.mode), view_(view_of(source.mode)), code_mode_(code_mode(source.mode)),
         off_(vcpu.vm->off),
-        out_(out, offset), block_(block), notes_(notes) {
+        out_(out, offset), checks_(vcpu, source.mode, out_), block_(block), notes_(notes) {
     step_ = mode_ & kModeStep;
     long_ = code_mode_ == CodeMode::k64;
     inline_stack_ = !step_ && !(off_ & kSwitchInlineStack) && mode_ & kModeFlatData && (long_ || (mode_ & kModeStack32 && code_mode_ == CodeMode::k32));
@@ -161,6 +88,7 @@ class Translation {
     if (in_slot) later(Later::kHostEntry, 0).back = body;
     for (index_ = 0; index_ < count_; index_++) emit(insns_[index_]);
     if (!ended_) exit_to(end_, false);
+    checks_.emit_misses();
     for (unsigned i = 0; i < later_count_; i++) emit_later(later_[i]);
     notes_.instructions = count_;
     block_.gpa = source_.gpa;
@@ -295,7 +223,7 @@ class Translation {
       case Mnemonic::kBtc: break;
       default: return false;
     }
-    return insn.memory_operand() && insn.operands[1].kind == OperandKind::kGpr && insn.operand_size >= 4 && insn.address_size == 8 && by_tlb(insn.segment) &&
+    return insn.memory_operand() && insn.operands[1].kind == OperandKind::kGpr && insn.operand_size >= 4 && insn.address_size == 8 && checks_.by_tlb(insn.segment) &&
            !(off_ & kSwitchBitStrings);
   }
 
@@ -317,7 +245,7 @@ class Translation {
       case Mnemonic::kSwapgs: return STUB_SWAPGS;
       case Mnemonic::kMovs:
       case Mnemonic::kStos:
-        if (!long_ || !insn.rep || insn.address_size != 8 || insn.segment >= kFS || !by_tlb(kES)) return STUB_CALLOUT;
+        if (!long_ || !insn.rep || insn.address_size != 8 || insn.segment >= kFS || !checks_.by_tlb(kES)) return STUB_CALLOUT;
         return (insn.mnemonic == Mnemonic::kMovs ? STUB_MOVS : STUB_STOS) +
                (insn.opcode & 1 ? static_cast<unsigned>(__builtin_ctz(insn.operand_size)) : 0);
       default: return STUB_CALLOUT;
@@ -482,13 +410,12 @@ class Translation {
 
   // What is emitted behind the block's end, and where the jump to it is.
   struct Later {
-    enum Kind : uint8_t { kStub, kHostEntry, kMiss, kRecentMiss, kPoll, kPollFlags, kLink, kRecord } kind;
+    enum Kind : uint8_t { kStub, kHostEntry, kPoll, kPollFlags, kLink, kRecord } kind;
     FlagsIn flags;
     uint32_t from;        // cache offset of the rel32
     uint32_t back;        // where to go on
-    uint32_t a;           // the stub, or what is xor'ed into r11 to have the address again
+    uint32_t a;           // the stub
     union {
-      uint64_t b;         // for r10
       int64_t target;     // page offset
       const Decoded* decoded;
     };
@@ -510,18 +437,6 @@ class Translation {
       case Later::kHostEntry:
         block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = out_.here();
         out_.save_flags();
-        out_.jmp_to(l.back);
-        break;
-      case Later::kMiss:
-        out_.gs_indexed(0x33, kScratch0, kScratch1, l.a);  // the address again
-        out_.move_imm(kScratch1, l.b);
-        out_.call_stub(STUB_MISS);
-        out_.jmp_to(l.back);
-        break;
-      case Later::kRecentMiss:
-        out_.gs(0x33, kScratch0, l.a);  // the address again
-        out_.move_imm64(kScratch1, l.b);
-        out_.call_stub(STUB_RECENT + 2 * view_ + (l.b & kAccessWrite ? 1 : 0));
         out_.jmp_to(l.back);
         break;
       case Later::kPoll:
@@ -591,68 +506,15 @@ class Translation {
     }
   }
 
-  bool by_tlb(unsigned segment) const {
-    return !step_ && !(off_ & kSwitchInlineTlb) && mode_ & kModeFlatData && (long_ || segment == kDS || segment == kES || segment == kSS);
-  }
-
-  // Whose recent page an operand's address is compared with.
-  static unsigned recent_key(const Insn& insn) {
-    if (insn.segment == kFS) return kRecentFs;
-    if (insn.segment == kGS) return kRecentGs;
-    if (insn.rip_relative) return kRecentRip;
-    return insn.base != kNoRegister ? insn.base : kRecentNoBase;
-  }
-
-  // The stack's registers mostly stay on a page; others go from one object to the next, where the comparison costs more than it saves
-  // (measured: with all of them gcc and Python ran half as fast again).
-  bool stays_on_a_page(unsigned key) const { return (key == kRsp || key == kRbp) && !(off_ & kSwitchRecentPages); }
-
-  void indexed_check(unsigned size, bool write, uint32_t descriptor) {
-    uint32_t tags = tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read));
-    out_.move(kScratch1, kScratch0);
-    out_.bytes({0x49, 0xc1, 0xea, 12});                      // shr r10, 12
-    out_.bytes({0x45, 0x0f, 0xb7, 0xd2});                    // movzx r10d, r10w
-    out_.gs_indexed(0x33, kScratch0, kScratch1, tags);       // xor r11, tag
-    out_.bytes({0x49, 0x81, 0xfb});                          // cmp r11, 4096 - size
-    out_.u32(4096 - size);
-    Later& miss = later(Later::kMiss, out_.jcc(7));          // ja
-    out_.gs_indexed(0x03, kScratch0, kScratch1, tlb_at(view_, offsetof(TlbView, addend)));
-    miss.back = out_.here();
-    miss.a = tags;
-    miss.b = descriptor;
-  }
-
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
   void translate_address(unsigned key, unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
-    const Insn& insn = current_->insn;
-    const bool amd = vcpu_.vendor_is_amd;
-    uint32_t descriptor = access_descriptor(current_->offset & 0xfff, size, read, write, segment) | (waits_for_x87(insn) ? kAccessX87 : 0);
-    if (current_->masked)
-      descriptor |= kAccessMasked | masked_alignment(insn, amd) << kAccessMaskedAlignmentShift;
-    else
-      descriptor |= needs_alignment(insn, amd) | (never_ac(insn) && !amd ? kAccessNoAc : 0) | (locked(insn) ? kAccessLocked : 0);
     give_up_flags(live);
-    if (!by_tlb(segment)) {
-      out_.move_imm(kScratch1, descriptor);
-      out_.call_stub(STUB_ACCESS);
-      return;
-    }
-    if (!stays_on_a_page(key)) return indexed_check(size, write, descriptor);
-    const uint32_t recent = recent_at(view_, write, key);
-    const uint64_t descriptor_and_page = descriptor | static_cast<uint64_t>(recent) << 32;
-    out_.gs(0x33, kScratch0, recent + offsetof(RecentPage, tag));     // xor r11, tag
-    out_.bytes({0x49, 0x81, 0xfb});                                   // cmp r11, 4096 - size
-    out_.u32(4096 - size);
-    Later& miss = later(Later::kRecentMiss, out_.jcc(7));             // ja
-    out_.gs(0x03, kScratch0, recent + offsetof(RecentPage, addend));  // add r11, host page
-    miss.back = out_.here();
-    miss.a = recent + offsetof(RecentPage, tag);
-    miss.b = descriptor_and_page;
+    checks_.translate({key, size, read, write, segment}, current_->insn, current_->offset, current_->masked);
   }
 
   void memory(const Insn& insn, unsigned size, bool read, bool write, uint32_t live) {
-    address(insn, by_tlb(insn.segment));
-    translate_address(recent_key(insn), size, read, write, insn.segment, live);
+    address(insn, checks_.by_tlb(insn.segment));
+    translate_address(MemoryChecks::recent_key(insn), size, read, write, insn.segment, live);
   }
 
   // --- leaving the block
@@ -960,7 +822,7 @@ class Translation {
     if (size == 4) out_.bytes({0x4d, 0x63, 0xd2});                          // movsxd r10, r10d
     out_.bytes({0x49, 0xc1, 0xfa, static_cast<uint8_t>(size == 8 ? 6 : 5)});  // sar r10, 6 or 5
     out_.lea(kScratch0, kScratch0, kScratch1, size, 0);
-    translate_address(recent_key(insn), size, true, insn.mnemonic != Mnemonic::kBt, insn.segment, live_in(index_));
+    translate_address(MemoryChecks::recent_key(insn), size, true, insn.mnemonic != Mnemonic::kBt, insn.segment, live_in(index_));
     offset_to_r10();
     out_.bytes({0x41, 0x83, 0xe2, static_cast<uint8_t>(size * 8 - 1)});  // and r10d, 63 or 31
     if (d.live_out & ~insn.flags_written) {
@@ -976,7 +838,7 @@ class Translation {
     const Insn& insn = d.insn;
     bool write = static_cast<unsigned>(moffs.access) & 2;
     out_.move_imm(kScratch0, static_cast<uint64_t>(insn.displacement));
-    if (long_ && by_tlb(insn.segment) && insn.segment >= kFS) {
+    if (long_ && checks_.by_tlb(insn.segment) && insn.segment >= kFS) {
       out_.load(kScratch1, insn.segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE);
       out_.lea(kScratch0, kScratch0, kScratch1, 1, 0);
     }
@@ -1188,10 +1050,11 @@ class Translation {
   const uint32_t off_;  // translate/switches.h
   bool step_ = false, long_ = false, inline_stack_ = false, ended_ = false;
   Emitter out_;
+  MemoryChecks checks_;
   Block& block_;
   BlockNotes& notes_;
   // LOOPcc: two exits with a poll, a link and a lookup each; everything else has fewer.
-  Later later_[kMaxBlockInsns * 6 + 4];
+  Later later_[kMaxBlockInsns * 4 + 4];
   unsigned later_count_ = 0;
   struct {
     uint16_t offset, live;

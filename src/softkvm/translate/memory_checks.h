@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// The checks in front of a block's accesses to guest memory: from a guest address to the host's by the inline TLB or by a register's recent page,
+// and what is run where those do not have it. docs/engine.md, "Memory".
+#pragma once
+
+#include <cstdint>
+
+#include "softkvm/cpu/insn.h"
+#include "softkvm/translate/emitter.h"
+#include "softkvm/translate/translator.h"
+
+namespace vireo::softkvm {
+
+// One access of a guest instruction.
+struct MemoryAccess {
+  unsigned key;       // whose recent page it may lie in: a register's number or kRecent*
+  unsigned size;      // bytes
+  bool read, write;
+  unsigned segment;
+};
+
+class MemoryChecks {
+ public:
+  MemoryChecks(const Vcpu& vcpu, uint32_t mode, Emitter& out);
+
+  // Is the inline TLB asked? Else the access helper is, which sees to the segment too.
+  bool by_tlb(unsigned segment) const;
+  // Whose recent page an operand's address is compared with.
+  static unsigned recent_key(const Insn& insn);
+
+  // Emits: r11, the offset (linear where by_tlb), becomes the host's address. r10 and the host's flags are clobbered. `insn` is the instruction at the
+  // page offset `at`; `masked`: its elements may be masked off.
+  void translate(const MemoryAccess& access, const Insn& insn, unsigned at, bool masked);
+  // Emits what is run where a check has failed. Behind the block's last instruction.
+  void emit_misses();
+
+ private:
+  struct Miss {
+    uint32_t from, back;  // cache offsets of the check's jump, and of where it goes on
+    uint32_t tag;         // what was xor'ed into r11
+    bool recent;
+    uint64_t descriptor;  // for r10
+  };
+  uint32_t descriptor_of(const MemoryAccess& access, const Insn& insn, unsigned at, bool masked) const;
+  bool stays_on_a_page(unsigned key) const;
+
+  const Vcpu& vcpu_;
+  const uint32_t mode_, off_;
+  const unsigned view_;
+  const bool long_;
+  Emitter& out_;
+  Miss misses_[kMaxBlockInsns * 2];
+  unsigned miss_count_ = 0;
+};
+
+}  // namespace vireo::softkvm
