@@ -323,6 +323,42 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
 
 namespace {
 
+// Where the TLB has all of a group of accesses, in the host's memory in one piece.
+uint8_t* known_group(VcpuState& vcpu, uint64_t linear, unsigned span, uint32_t group) {
+  Engine& engine = engine_of(vcpu);
+  const unsigned view = view_of(vcpu.mode);
+  const bool write = group & kGroupWrite;
+  const TlbView& tlb = engine.tlb[view];
+  const auto& tags = write ? tlb.write : tlb.read;
+  const unsigned index = linear >> 12 & (kTlbEntries - 1), in_page = linear & 0xfff;
+  if (tags[index] != (linear & kPageMask)) return nullptr;
+  if (in_page + span > kPageSize) {
+    const unsigned next = (index + 1) & (kTlbEntries - 1);
+    if (tags[next] != (linear & kPageMask) + kPageSize || tlb.addend[next] != tlb.addend[index] + kPageSize || vcpu.vm->off & kSwitchQuickMisses) return nullptr;
+  } else if (const unsigned key = group >> kGroupRecentShift & kNoRecent; key != kNoRecent) {
+    engine.recent[view][write][key] = {tags[index], tlb.addend[index]};
+  }
+  return reinterpret_cast<uint8_t*>(tlb.addend[index] + in_page);
+}
+
+}  // namespace
+
+extern "C" uint8_t* softkvm_group_miss(VcpuState* vcpu, uint64_t linear, uint64_t what) {
+  uint8_t* const each = reinterpret_cast<uint8_t*>(1);
+  const uint32_t group = static_cast<uint32_t>(what >> 32), descriptor = static_cast<uint32_t>(what);
+  const unsigned span = group & 0xfff;
+  if (uint8_t* at = known_group(*vcpu, linear, span, group)) return at;
+  const uint64_t first = linear + (group >> kGroupDeltaShift & 0xfff);
+  const unsigned size = descriptor >> kAccessSizeShift & 0x3ff, index = first >> 12 & (kTlbEntries - 1);
+  const TlbView& tlb = engine_of(*vcpu).tlb[view_of(vcpu->mode)];
+  if ((first ^ (descriptor & kAccessWrite ? tlb.write : tlb.read)[index]) <= kPageSize - size) return each;  // it is the others that are elsewhere
+  if (!softkvm_tlb_miss(vcpu, first, descriptor)) return nullptr;
+  uint8_t* at = known_group(*vcpu, linear, span, group);
+  return at ? at : each;
+}
+
+namespace {
+
 bool alignment_checked(const VcpuState& vcpu) { return vcpu.cpl == 3 && vcpu.system_flags & kAC && vcpu.cr0 & kCr0Am; }
 
 // 80-bit operands want 8 bytes. Of vectors Intel's CPUs want nothing (SDM vol 3, 6.15, #AC), AMD's 16 bytes (APM vol 2, 8.2.18).

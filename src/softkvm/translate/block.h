@@ -20,6 +20,7 @@ struct LinkSite {
   uint32_t at;        // cache offset of the rel32
   uint32_t unlinked;  // cache offset of the stub it jumps to when not linked
   FlagsIn flags;
+  bool ungrouped = false;  // its target is of kModeUngrouped, else not
 };
 
 struct Block;

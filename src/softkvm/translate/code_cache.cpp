@@ -186,8 +186,8 @@ Link* CodeCache::link_of(const Block* from, uint32_t at) {
 void CodeCache::link(uint32_t site, Block& target) {
   const Block* from = containing(site);
   Link* link = link_of(from, site);
-  if (!link || link->target || !from->valid || !target.valid || target.straddle || from->mode != target.mode ||
-      from->gpa >> 12 != target.gpa >> 12)
+  if (!link || link->target || !from->valid || !target.valid || target.straddle || from->gpa >> 12 != target.gpa >> 12 ||
+      target.mode != ((from->mode & ~kModeUngrouped) | (link->site.ungrouped ? kModeUngrouped : 0)))
     return;
   link->target = &target;
   link->next = target.incoming;

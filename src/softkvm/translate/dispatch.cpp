@@ -151,17 +151,25 @@ extern "C" const void* softkvm_lookup(VcpuState* vcpu, uint64_t linear) {
 }
 
 // A direct jump inside the page that is not linked yet. Where linking it needs waiting it is only noted which jump it was.
-extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void* site) {
+static const void* follow(VcpuState* vcpu, uint64_t linear, const void* site, uint32_t mode) {
   Engine& engine = engine_of(*vcpu);
   CodeCache& cache = *vcpu->vm->code;
   engine.link_site = site;
+  engine.link_mode = mode;
   engine.link_generation = cache.generation();
   engine.target = linear;
-  MakeBlock what{.linear = linear, .mode = vcpu->mode, .site = site, .generation = engine.link_generation,
+  MakeBlock what{.linear = linear, .mode = mode, .site = site, .generation = engine.link_generation,
                  .at_site = !(vcpu->vm->off & kSwitchFetchCache)};
-  if (make_block(*static_cast<Vcpu*>(vcpu), what, false) == Made::kYes) return cache.executable(what.block->indirect_entry);
+  if (make_block(*static_cast<Vcpu*>(vcpu), what, false) == Made::kYes) {
+    engine.link_site = nullptr;  // it is not what a later lookup is for
+    return cache.executable(what.block->indirect_entry);
+  }
   engine.reason = kReasonLink;
   return nullptr;
+}
+extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void* site) { return follow(vcpu, linear, site, vcpu->mode); }
+extern "C" const void* softkvm_link_ungrouped(VcpuState* vcpu, uint64_t linear, const void* site) {
+  return follow(vcpu, linear, site, vcpu->mode | kModeUngrouped);
 }
 
 namespace {
@@ -513,7 +521,7 @@ Action run_fast(Vcpu& vcpu) {
       case kReasonTranslate:
       case kReasonLink:
         set_rip_linear(vcpu, engine.target);
-        engine.target_mode = vcpu.mode;
+        engine.target_mode = engine.reason == kReasonLink ? engine.link_mode : vcpu.mode;
         engine.step_next = false;
         return stop(Action::kTranslate);
       case kReasonStep:

@@ -68,6 +68,12 @@ struct RecentPage {
 };
 constexpr unsigned kRecentRip = 16, kRecentNoBase = 17, kRecentFs = 18, kRecentGs = 19, kRecentKeys = 20;  // below 16: the base register
 
+constexpr int8_t kGroupSlots = 8;
+
+// What the check of a group of accesses tells its helper, in the upper half of r10: how many bytes from r11 on it is for, how far behind r11 the first
+// access lies (r10d describes it), the recent page to enter (or kNoRecent), and whether it is for writing.
+constexpr unsigned kGroupDeltaShift = 12, kGroupRecentShift = 24, kGroupWrite = 1u << 29, kNoRecent = 31;
+
 // One page's worth of an access: its slot, or none for a device.
 struct Piece {
   uint64_t gpa;
@@ -187,6 +193,7 @@ struct Engine {
   bool interrupt_waiting = false;      // an interrupt waits for IF
   uint64_t view_tlb = 0;               // update_mode(): bytes from the first view's TLB to the current one's
   RecentPage recent[kViews][2][kRecentKeys];
+  uint64_t group[kGroupSlots] = {};    // host addresses of the groups of accesses in the block that runs (access_groups.h)
 
   // --- running user code natively (native/native.h)
   class Native* native = nullptr;
@@ -205,6 +212,7 @@ struct Engine {
 
   const void* link_site = nullptr;
   uint64_t link_generation = 0;        // of the code cache when link_site was noted
+  uint32_t link_mode = 0;              // ... and the mode of its target
   uint64_t unseen_epoch = 0;           // pages of code that were compared before this have to be compared again; 0: never
   bool doubted = false;                // ... and the trusted pages have not been looked at since
   bool suspect = false;                // the page that a block is wanted on is newly mapped, or seen to have changed

@@ -50,6 +50,8 @@
 #define STUB_SWAPGS 17
 #define STUB_MOVS 18 /* + log2 of the element's size */
 #define STUB_STOS 22 /* ... */
+#define STUB_GROUP 26
+#define STUB_LINK_UNGROUPED 27
 
 /* struct CalloutRecord */
 #define RECORD_OFFSET 0
@@ -68,6 +70,8 @@
 #define HELPER_CALLOUT 2
 #define HELPER_LOOKUP 3
 #define HELPER_LINK 4
+#define HELPER_GROUP 5
+#define HELPER_LINK_UNGROUPED 6
 
 #define REASON_ATTENTION 1
 #define REASON_STEP_DONE 2

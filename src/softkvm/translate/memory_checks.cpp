@@ -119,43 +119,53 @@ void MemoryChecks::translate(const MemoryAccess& access, const Insn& insn, unsig
     return;
   }
   Miss& miss = misses_[miss_count_++];
-  miss.recent = stays_on_a_page(access.key);
+  compare(access.key, access.size, access.write, miss);
+  miss.kind = stays_on_a_page(access.key) ? Miss::kRecent : Miss::kIndexed;
   miss.descriptor = descriptor;
-  const uint32_t recent = recent_at(view_, access.write, access.key);
-  if (miss.recent) {
-    miss.tag = recent + offsetof(RecentPage, tag);
-    miss.descriptor |= static_cast<uint64_t>(recent) << 32;
+  if (miss.kind == Miss::kRecent) miss.descriptor |= static_cast<uint64_t>(recent_at(view_, access.write, access.key)) << 32;
+}
+
+void MemoryChecks::translate_group(const MemoryAccess& first, const Insn& insn, unsigned at, unsigned span, unsigned delta, bool write, FlagsIn flags) {
+  Miss& miss = misses_[miss_count_++];
+  compare(first.key, span, write, miss);
+  const bool recent = stays_on_a_page(first.key);
+  miss.kind = recent ? Miss::kRecentGroup : Miss::kGroup;
+  miss.flags = flags;
+  const uint32_t group = span | delta << kGroupDeltaShift | (recent ? first.key : kNoRecent) << kGroupRecentShift | (write ? kGroupWrite : 0);
+  miss.descriptor = descriptor_of(first, insn, at, false) | static_cast<uint64_t>(group) << 32;
+}
+
+void MemoryChecks::compare(unsigned key, unsigned bytes, bool write, Miss& miss) {
+  const bool recent = stays_on_a_page(key);
+  const uint32_t page = recent_at(view_, write, key);
+  if (recent) {
+    miss.tag = page + offsetof(RecentPage, tag);
     out_.gs(0x33, kScratch0, miss.tag);                               // xor r11, tag
   } else {
-    miss.tag = tlb_at(view_, access.write ? offsetof(TlbView, write) : offsetof(TlbView, read));
+    miss.tag = tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read));
     out_.move(kScratch1, kScratch0);
     out_.bytes({0x49, 0xc1, 0xea, 12});                               // shr r10, 12
     out_.bytes({0x45, 0x0f, 0xb7, 0xd2});                             // movzx r10d, r10w
     out_.gs_indexed(0x33, kScratch0, kScratch1, miss.tag);            // xor r11, tag
   }
-  out_.bytes({0x49, 0x81, 0xfb});                                     // cmp r11, 4096 - size
-  out_.u32(4096 - access.size);
+  out_.bytes({0x49, 0x81, 0xfb});                                     // cmp r11, 4096 - bytes
+  out_.u32(4096 - bytes);
   miss.from = out_.jcc(7);                                            // ja
-  if (miss.recent) out_.gs(0x03, kScratch0, recent + offsetof(RecentPage, addend));  // add r11, host page
+  if (recent) out_.gs(0x03, kScratch0, page + offsetof(RecentPage, addend));  // add r11, host page
   else out_.gs_indexed(0x03, kScratch0, kScratch1, tlb_at(view_, offsetof(TlbView, addend)));
   miss.back = out_.here();
 }
 
-void MemoryChecks::emit_misses() {
-  for (unsigned i = 0; i < miss_count_; i++) {
-    const Miss& miss = misses_[i];
-    out_.resolve(miss.from, out_.here());
-    if (miss.recent) {
-      out_.gs(0x33, kScratch0, miss.tag);  // the address again
-      out_.move_imm64(kScratch1, miss.descriptor);
-      out_.call_stub(STUB_RECENT + 2 * view_ + (miss.descriptor & kAccessWrite ? 1 : 0));
-    } else {
-      out_.gs_indexed(0x33, kScratch0, kScratch1, miss.tag);
-      out_.move_imm(kScratch1, miss.descriptor);
-      out_.call_stub(STUB_MISS);
-    }
-    out_.jmp_to(miss.back);
-  }
+void MemoryChecks::emit_miss(const Miss& miss) {
+  out_.resolve(miss.from, out_.here());
+  // The address again.
+  if (miss.kind == Miss::kRecent || miss.kind == Miss::kRecentGroup) out_.gs(0x33, kScratch0, miss.tag);
+  else out_.gs_indexed(0x33, kScratch0, kScratch1, miss.tag);
+  if (miss.kind == Miss::kIndexed) out_.move_imm(kScratch1, miss.descriptor);
+  else out_.move_imm64(kScratch1, miss.descriptor);
+  out_.call_stub(miss.kind == Miss::kIndexed  ? STUB_MISS
+                 : miss.kind == Miss::kRecent ? STUB_RECENT + 2 * view_ + (miss.descriptor & kAccessWrite ? 1 : 0)
+                                              : STUB_GROUP);
 }
 
 }  // namespace vireo::softkvm

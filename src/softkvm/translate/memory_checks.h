@@ -31,16 +31,30 @@ class MemoryChecks {
   // Emits: r11, the offset (linear where by_tlb), becomes the host's address. r10 and the host's flags are clobbered. `insn` is the instruction at the
   // page offset `at`; `masked`: its elements may be masked off.
   void translate(const MemoryAccess& access, const Insn& insn, unsigned at, bool masked);
-  // Emits what is run where a check has failed. Behind the block's last instruction.
-  void emit_misses();
+  // The same for a group of accesses, of `span` bytes from r11 on, of which this is the first and lies `delta` bytes behind r11. Where not all of them can be
+  // had by one address, it jumps to where each is checked: `flags` says how it leaves the status flags.
+  void translate_group(const MemoryAccess& first, const Insn& insn, unsigned at, unsigned span, unsigned delta, bool write, FlagsIn flags);
+  // Emits what is run where a check has failed. Behind the block's last instruction. link(rel32, page offset, flags): where the rel32 of a jump to the
+  // instruction at a page offset is, in a block of kModeUngrouped.
+  template <class Link>
+  void emit_misses(Link link) {
+    for (unsigned i = 0; i < miss_count_; i++) {
+      emit_miss(misses_[i]);
+      if (misses_[i].kind == Miss::kGroup || misses_[i].kind == Miss::kRecentGroup) link(out_.patchable_jcc(4), misses_[i].descriptor & 0xfff, misses_[i].flags);
+      out_.jmp_to(misses_[i].back);
+    }
+  }
 
  private:
   struct Miss {
     uint32_t from, back;  // cache offsets of the check's jump, and of where it goes on
     uint32_t tag;         // what was xor'ed into r11
-    bool recent;
+    enum Kind : uint8_t { kIndexed, kRecent, kGroup, kRecentGroup } kind;
+    FlagsIn flags;
     uint64_t descriptor;  // for r10
   };
+  void compare(unsigned key, unsigned bytes, bool write, Miss& miss);
+  void emit_miss(const Miss& miss);
   uint32_t descriptor_of(const MemoryAccess& access, const Insn& insn, unsigned at, bool masked) const;
   bool stays_on_a_page(unsigned key) const;
 

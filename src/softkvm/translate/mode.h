@@ -18,6 +18,8 @@ constexpr uint32_t kModeAvx = 1u << 11;      // CR4.OSXSAVE and XCR0 has SSE and
 constexpr uint32_t kModeAvx512 = 1u << 12;   // ... and opmask, ZMM_Hi256, Hi16_ZMM
 constexpr uint32_t kModeStep = 1u << 13;     // one instruction, every access by the access helper (bounce buffer)
 constexpr uint32_t kModeProtected = 1u << 14, kModeVm86 = 1u << 15;
+// Never a vCPU's own: each access has a check of its own. Where the check of a group fails, the block goes on in one of these.
+constexpr uint32_t kModeUngrouped = 1u << 16;
 
 // TLB views: which rights an access has.
 enum View : unsigned { kViewUser = 0, kViewSupervisor = 1, kViewSupervisorAc = 2, kViews = 3 };  // the last: SMAP on and EFLAGS.AC set

@@ -498,13 +498,16 @@ void RandomBlock::composed(Unit& unit) {
   auto byte = [&] { return static_cast<uint8_t>(rng_()); };
   bool faults;
   uint8_t reg = static_cast<uint8_t>(pick(8));
-  switch (pick(11)) {
+  switch (pick(14)) {
     case 0:
       unit.name = "call, ret";
       code({0xe8, 2, 0, 0, 0});
       code({0xeb, 1});
       code({0xc3});
       break;
+    case 11:
+    case 12:
+    case 13: return several_accesses(unit);
     case 1: {
       unit.name = "jcc";
       unit.passed_over = 1;
@@ -574,6 +577,77 @@ void RandomBlock::composed(Unit& unit) {
       else code({0xe3, 2});
       code({static_cast<uint8_t>(0xb0 | reg % 4), byte()});
   }
+}
+
+// By one register, which changes by constants in between, or is loaded anew: what may share a check, and what may not.
+void RandomBlock::several_accesses(Unit& unit) {
+  unit.name = "several accesses";
+  auto code = [&](std::initializer_list<unsigned> bytes) {
+    Unit::Piece p;
+    for (unsigned b : bytes) p.bytes.push_back(static_cast<uint8_t>(b));
+    unit.pieces.push_back(p);
+  };
+  const unsigned base = static_cast<unsigned>(pick(16));
+  unsigned index = kRsp;  // none
+  if (chance(25)) do index = static_cast<unsigned>(pick(16)); while (index == base || index == kRsp);
+  const unsigned shift = static_cast<unsigned>(pick(4));
+  auto other = [&] {
+    unsigned r;
+    do r = static_cast<unsigned>(pick(16)); while (r == base || r == index || r == kRsp);
+    return r;
+  };
+  bool faults;
+  auto place = [&] { move(unit, base, address(64, faults) - 64 - (index != kRsp ? 16u << shift : 0)); };
+  // With REX.W, reg and [base + index << shift + a byte].
+  auto access = [&](std::initializer_list<unsigned> opcode, unsigned reg) {
+    Unit::Piece p;
+    p.bytes.push_back(static_cast<uint8_t>(0x48 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3));
+    for (unsigned b : opcode) p.bytes.push_back(static_cast<uint8_t>(b));
+    p.bytes.push_back(static_cast<uint8_t>(0x44 | (reg & 7) << 3));
+    p.bytes.push_back(static_cast<uint8_t>(shift << 6 | (index & 7) << 3 | (base & 7)));
+    p.bytes.push_back(static_cast<uint8_t>(pick(128)));
+    unit.pieces.push_back(p);
+  };
+  if (index != kRsp) move(unit, index, 16);
+  place();
+  for (uint64_t n = 2 + pick(8); n; n--) {
+    const unsigned r = other();
+    switch (pick(14)) {
+      case 0: case 1: case 2: access({0x8b}, r); break;        // mov r, m
+      case 3: case 4: access({0x89}, r); break;                // mov m, r
+      case 5: access({0x01}, r), tainted_ = 0; break;          // add m, r
+      case 6:
+        if (tainted_ & kCF) code({0xf8});                      // clc
+        access({0x13}, r), tainted_ = 0;                       // adc r, m
+        break;
+      case 7: access({0x0f, chance(50) ? 0x10u : 0x11u}, r); break;  // movups
+      case 8: access({0x0f, 0xb6}, r); break;                  // movzx r, byte m
+      case 9: code({0x48 | base >> 3, 0x83, 0xc0 | (base & 7), static_cast<unsigned>(pick(256))}), tainted_ = 0; break;  // add base, imm8
+      case 10:                                                 // lea base, [base + imm8]
+        code({0x48 | (base >> 3) * 5, 0x8d, 0x44 | (base & 7) << 3, 0x20 | (base & 7), static_cast<unsigned>(pick(256))});
+        break;
+      case 11:
+        code({0x85, 0xc0});                                    // test eax, eax; jz over mov al, imm8
+        tainted_ |= kAF;
+        code({0x74, 2});
+        code({0xb0 | r % 4, static_cast<unsigned>(pick(256))});
+        unit.passed_over++;
+        break;
+      case 12:
+        if (base == kRsp || chance(30)) {                      // push r, pop r
+          code({0x40 | r >> 3, (chance(50) ? 0x50 : 0x58) | (r & 7)});
+        } else if (index != kRsp) {
+          code({0x48 | index >> 3, 0xff, 0xc0 | (index & 7)});  // inc index
+          tainted_ &= kCF;
+        }
+        break;
+      default:
+        if (base == kRsp) break;
+        access({0x8b}, base);                                  // mov base, m
+        place();
+    }
+  }
+  if (base == kRsp) move(unit, kRsp, BlockSpace::kStack);
 }
 
 }  // namespace vireo::softkvm

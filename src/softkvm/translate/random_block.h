@@ -57,6 +57,7 @@ class RandomBlock {
   void give_mxcsr(Unit& unit, const Insn& insn, const std::vector<uint8_t>& bytes);
   void composed(Unit& unit);
   void composed_narrow(Unit& unit);
+  void several_accesses(Unit& unit);
   void move(Unit& unit, unsigned reg, uint64_t value);
   uint64_t address(unsigned size, bool& faults);
   uint64_t pick(uint64_t n) { return rng_() % n; }

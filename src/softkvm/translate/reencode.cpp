@@ -20,7 +20,13 @@ unsigned prefix_length(const Insn& insn) {
 void modrm(Emitter& out, const Insn& insn, const Rename& rename) {
   unsigned reg = rename.reg >= 0 ? rename.reg & 7 : insn.modrm >> 3 & 7;
   if (rename.memory >= 0) {
-    out.u8(reg << 3 | (rename.memory & 7));  // never 4 or 5: plain [base]
+    const unsigned base = reg << 3 | (rename.memory & 7);  // never 4 or 5: plain [base]
+    if (!rename.displacement) return out.u8(base);
+    // EVEX counts a displacement of one byte in units.
+    if (insn.encoding != Encoding::kEvex && rename.displacement == static_cast<int8_t>(rename.displacement))
+      return out.u8(0x40 | base), out.u8(static_cast<uint8_t>(rename.displacement));
+    out.u8(0x80 | base);
+    out.u32(static_cast<uint32_t>(rename.displacement));
   } else {
     unsigned rm = rename.rm >= 0 ? rename.rm & 7 : insn.modrm & 7;
     out.u8(0xc0 | reg << 3 | rm);

@@ -10,7 +10,8 @@ namespace vireo::softkvm {
 // Host registers for the general registers in the fields of an encoding; -1: the field holds none, its bits stay.
 struct Rename {
   int reg = -1, rm = -1, vvvv = -1, low3 = -1;
-  int memory = -1;  // base register of the memory operand
+  int memory = -1;  // base register of the memory operand: none of rSP, rBP, r12, r13
+  int32_t displacement = 0;  // beside it
 };
 
 // What VZEROALL or VZEROUPPER does to vector register `r` (0-7): outside of 64-bit mode those leave the registers from 8 on, which the host's do not.

@@ -96,6 +96,24 @@ leave_saved:
         ACCESS_STUB softkvm_stub_miss, HELPER_MISS
         ACCESS_STUB softkvm_stub_access, HELPER_ACCESS
 
+// r11 the linear address of a group of accesses, r10 its first access's descriptor and, above that, what engine.h tells at kGroupDeltaShift: gives r11
+// the host address of the group, or ZF where each access has to be checked by itself. Flags: dead or in the slot. Called.
+        .globl softkvm_stub_group
+softkvm_stub_group:
+        SAVE_CALLER_SAVED
+        mov rdi, gs:[ENGINE_SELF]
+        mov rsi, r11
+        mov rdx, r10
+        sub rsp, 8
+        call gs:[ENGINE_HELPERS + HELPER_GROUP*8]
+        add rsp, 8
+        test rax, rax
+        jz leave_callee
+        mov r11, rax
+        cmp rax, 1
+        LOAD_CALLER_SAVED
+        ret
+
 // r11 linear address, r10 the access descriptor and, above it, the offset of the site's RecentPage: the TLB's entry, where it has one,
 // becomes the recent page; else as softkvm_stub_miss. Flags: dead or in the slot. Called.
         .macro RECENT_STUB name, view, array
@@ -417,6 +435,17 @@ softkvm_stub_link_slot:
         mov rsi, r11
         mov rdx, r10
         call gs:[ENGINE_HELPERS + HELPER_LINK*8]
+        jmp go_on
+
+// The same to a block of kModeUngrouped. Flags in the slot.
+        .globl softkvm_stub_link_ungrouped
+softkvm_stub_link_ungrouped:
+        SAVE_CALLER_SAVED
+        mov gs:[ENGINE_TARGET], r11
+        mov rdi, gs:[ENGINE_SELF]
+        mov rsi, r11
+        mov rdx, r10
+        call gs:[ENGINE_HELPERS + HELPER_LINK_UNGROUPED*8]
         jmp go_on
 
 // r11 linear address to go on at. Flags in the slot. Jumped to.

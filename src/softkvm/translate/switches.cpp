@@ -25,6 +25,7 @@ constexpr SwitchName kNames[] = {
     {"host-flags", kSwitchHostFlags},
     {"inline-tlb", kSwitchInlineTlb},
     {"recent-pages", kSwitchRecentPages},
+    {"grouped-checks", kSwitchGroupedChecks},
     {"tlb-access", kSwitchTlbAccess},
     {"quick-misses", kSwitchQuickMisses},
     {"early-write-tags", kSwitchEarlyWriteTags},

@@ -36,6 +36,7 @@ enum Switch : uint32_t {
   kSwitchKeptJumps = 1u << 23,
   kSwitchQuickMisses = 1u << 24,
   kSwitchBitStrings = 1u << 25,
+  kSwitchGroupedChecks = 1u << 26,
 };
 
 // The names, in the order in which docs/engine.md tells of them.

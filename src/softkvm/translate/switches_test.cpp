@@ -234,6 +234,16 @@ TEST(Switches, Tlb) {
       on == 1 && off == 0);
 }
 
+GUEST_CODE(by_one_register, "mov edi, 0x300000; mov rax, [rdi]; mov rbx, [rdi + 8]; mov rcx, [rdi + 16]; mov rdx, [rdi + 24]; hlt")
+TEST(Switches, GroupedChecks) {
+  EXPECT_SWITCHED(compare("grouped-checks",
+                          [](TestMachine& m, Engine&) {
+                            EXPECT_EQ(m.run(by_one_register()), unsigned{KVM_EXIT_HLT});
+                            return code_bytes(m);
+                          }),
+                  on < off);
+}
+
 // A page with D set is read first; and with CR4.PGE and a global page, around a load of CR3.
 GUEST_CODE(read_then_write, "mov edi, 0x300000; mov eax, [rdi]; mov [rdi], eax; hlt")
 GUEST_CODE(over_cr3, "mov edi, 0x300000; mov rax, cr3; mov ebx, [rdi]; mov cr3, rax; mov ebx, [rdi]; hlt")

@@ -8,6 +8,7 @@
 #include "softkvm/cpu/decoder.h"
 #include "softkvm/cpu/feature.h"
 #include "softkvm/cpu/feature_enabled.h"
+#include "softkvm/translate/access_groups.h"
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/memory_checks.h"
@@ -22,6 +23,7 @@ constexpr uint32_t kCarry = ENGINE_BORROW + 3 * 8;
 
 int host_of(unsigned guest) { return guest == kRsp ? static_cast<int>(kHostRsp) : guest >= 9 && guest <= 11 ? -1 : static_cast<int>(guest); }
 
+uint32_t group_at(int8_t slot) { return static_cast<uint32_t>(ENGINE + offsetof(Engine, group) + static_cast<size_t>(slot) * 8); }
 uint32_t jump_at(unsigned view, size_t member) {
   return static_cast<uint32_t>(ENGINE + offsetof(Engine, jump) + view * sizeof(JumpEntry) * kJumpEntries + member);
 }
@@ -46,6 +48,24 @@ bool masked_move(const Insn& insn) {
   return insn.mnemonic == Mnemonic::kMaskmovq || insn.mnemonic == Mnemonic::kMaskmovdqu || insn.mnemonic == Mnemonic::kVmaskmovdqu;
 }
 
+// No fault, no effect.
+bool does_nothing(const Insn& insn) {
+  switch (insn.mnemonic) {
+    case Mnemonic::kNop:
+    case Mnemonic::kEndbr32:
+    case Mnemonic::kEndbr64:
+    case Mnemonic::kCldemote:
+    case Mnemonic::kPrefetch:
+    case Mnemonic::kPrefetchw:
+    case Mnemonic::kPrefetchwt1:
+    case Mnemonic::kPrefetchnta:
+    case Mnemonic::kPrefetcht0:
+    case Mnemonic::kPrefetcht1:
+    case Mnemonic::kPrefetcht2: return true;
+    default: return false;
+  }
+}
+
 // Where the status flags are.
 struct Flags {
   bool host = true, slot = false;
@@ -65,6 +85,7 @@ class Translation {
   size_t run() {
     decode_block();
     liveness();
+    find_groups();
     block_.indirect_entry = out_.here();
     // Entered with r11 the linear address, flags in the slot. lea r10, [r11 - start] in eight aligned bytes, since a jump takes their place when
     // the block is dropped (CodeCache::turn_away).
@@ -88,7 +109,10 @@ class Translation {
     if (in_slot) later(Later::kHostEntry, 0).back = body;
     for (index_ = 0; index_ < count_; index_++) emit(insns_[index_]);
     if (!ended_) exit_to(end_, false);
-    checks_.emit_misses();
+    checks_.emit_misses([this](uint32_t at, unsigned target, FlagsIn flags) {
+      link_site(at, target, flags);
+      later_[later_count_ - 1].ungrouped = true;
+    });
     for (unsigned i = 0; i < later_count_; i++) emit_later(later_[i]);
     notes_.instructions = count_;
     block_.gpa = source_.gpa;
@@ -412,6 +436,7 @@ class Translation {
   struct Later {
     enum Kind : uint8_t { kStub, kHostEntry, kPoll, kPollFlags, kLink, kRecord } kind;
     FlagsIn flags;
+    bool ungrouped;       // kLink: to a block of kModeUngrouped
     uint32_t from;        // cache offset of the rel32
     uint32_t back;        // where to go on
     uint32_t a;           // the stub
@@ -450,11 +475,11 @@ class Translation {
         out_.jump_stub(STUB_POLL);
         break;
       case Later::kLink:
-        notes_.sites[notes_.site_count++] = {l.from, out_.here(), l.flags};
+        notes_.sites[notes_.site_count++] = {l.from, out_.here(), l.flags, l.ungrouped};
         out_.bytes({0x4c, 0x8d, 0x15});  // lea r10, [rip + the rel32]
         out_.u32(l.from - (out_.here() + 4));
         linear_of(l.target);
-        out_.jump_stub(l.flags == FlagsIn::kSlot ? STUB_LINK_SLOT : STUB_LINK);
+        out_.jump_stub(l.ungrouped ? STUB_LINK_UNGROUPED : l.flags == FlagsIn::kSlot ? STUB_LINK_SLOT : STUB_LINK);
         break;
       case Later::kRecord: {
         const uint32_t head[2] = {l.decoded->offset, static_cast<uint32_t>(l.decoded->callout)};
@@ -478,12 +503,13 @@ class Translation {
     out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(page_offset), long_);
   }
 
-  // r11 = the memory operand's offset. r10 is clobbered. With `linear`, FS and GS bases are added (64-bit mode).
-  void address(const Insn& insn, bool linear) {
-    bool wide = insn.address_size == 8;
+  // r11 = the memory operand's offset, less `before`. r10 is clobbered. With `linear`, FS and GS bases are added (64-bit mode).
+  void address(const Insn& insn, bool linear, unsigned before = 0) {
+    const bool wide = insn.address_size == 8;
+    const int64_t displacement = insn.displacement - static_cast<int64_t>(before);
     if (insn.rip_relative) {
       linear_of(0);
-      out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(current_->offset + insn.length + insn.displacement), wide);
+      out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(current_->offset + insn.length + displacement), wide);
     } else {
       int base = 0xff, index = 0xff;
       if (insn.base != kNoRegister) {
@@ -495,9 +521,9 @@ class Translation {
         if (index < 0) out_.load_gpr(index = kScratch1, insn.index);
       }
       if (base == 0xff && index == 0xff)
-        out_.move_imm(kScratch0, wide ? static_cast<uint64_t>(insn.displacement) : static_cast<uint32_t>(insn.displacement));
+        out_.move_imm(kScratch0, wide ? static_cast<uint64_t>(displacement) : static_cast<uint32_t>(displacement));
       else
-        out_.lea(kScratch0, base, index, insn.scale, static_cast<int32_t>(insn.displacement), wide);
+        out_.lea(kScratch0, base, index, insn.scale, static_cast<int32_t>(displacement), wide);
       if (insn.address_size == 2) out_.bytes({0x45, 0x0f, 0xb7, 0xdb});  // movzx r11d, r11w
     }
     if (linear && long_ && insn.segment >= kFS) {
@@ -507,14 +533,40 @@ class Translation {
   }
 
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
-  void translate_address(unsigned key, unsigned size, bool read, bool write, unsigned segment, uint32_t live) {
+  void translate_address(const MemoryAccess& access, uint32_t live) {
     give_up_flags(live);
-    checks_.translate({key, size, read, write, segment}, current_->insn, current_->offset, current_->masked);
+    checks_.translate(access, current_->insn, current_->offset, current_->masked);
+    in_r11_ = -1;
   }
 
-  void memory(const Insn& insn, unsigned size, bool read, bool write, uint32_t live) {
-    address(insn, checks_.by_tlb(insn.segment));
-    translate_address(MemoryChecks::recent_key(insn), size, read, write, insn.segment, live);
+  // r11 and what is returned make the host address of the instruction's access `number` (AccessGroups::Member). lead(before): r11 = its linear address less
+  // `before`. r10 and the host's flags may be clobbered.
+  template <class Lead>
+  int32_t reach(unsigned number, const MemoryAccess& access, uint32_t live, Lead lead) {
+    const int8_t which = grouped_ ? groups_.member(index_, number).group : int8_t{-1};
+    AccessGroup* group = which < 0 || groups_.group(which).members < 2 ? nullptr : &groups_.group(which);
+    if (!group || (group->checked && in_r11_ != which && group->slot < 0)) {
+      lead(0);
+      translate_address(access, live);
+      return 0;
+    }
+    const int32_t delta = groups_.member(index_, number).at - group->low;
+    if (group->checked) {
+      if (in_r11_ != which) out_.load(kScratch0, group_at(group->slot));
+    } else {
+      lead(static_cast<unsigned>(delta));
+      give_up_flags(live);
+      checks_.translate_group(access, current_->insn, current_->offset, group->span(), static_cast<unsigned>(delta), group->write, flags_in(live));
+      if (group->slot >= 0) out_.store(group_at(group->slot), kScratch0);
+      group->checked = true;
+    }
+    in_r11_ = which;
+    return delta;
+  }
+
+  int32_t memory(const Insn& insn, unsigned size, bool read, bool write, uint32_t live) {
+    return reach(0, {MemoryChecks::recent_key(insn), size, read, write, insn.segment}, live,
+                 [&](unsigned before) { address(insn, checks_.by_tlb(insn.segment), before); });
   }
 
   // --- leaving the block
@@ -579,12 +631,105 @@ class Translation {
     Later& l = later(Later::kLink, at);
     l.target = target;
     l.flags = flags;
+    l.ungrouped = false;
+  }
+
+  // --- groups of accesses
+
+  // Does a plain instruction's memory operand go through memory()?
+  bool groupable(const Decoded& d) const {
+    return d.insn.memory_operand() && d.insn.mnemonic != Mnemonic::kLea && d.insn.form == Form::kPlain && d.insn.address_size == 8;
+  }
+
+  // Is r11 used for something else than the address of such an operand or of the stack?
+  static bool uses_r11(const Decoded& d) {
+    const Insn& insn = d.insn;
+    if (d.by_name) return true;
+    if (insn.form == Form::kStack || insn.form == Form::kBranch || does_nothing(insn)) return false;
+    if (insn.mnemonic == Mnemonic::kLea) return !direct_lea(insn);
+    if (insn.form == Form::kSpecial) return true;
+    unsigned displaced = 0;
+    for (unsigned i = 0; i < insn.operand_count; i++) {
+      const Operand& o = insn.operands[i];
+      if (o.kind == OperandKind::kMoffs) return true;
+      displaced += o.kind == OperandKind::kGpr && !o.high && host_of(o.reg) < 0;
+    }
+    return displaced > 1 && !insn.memory_operand();
+  }
+
+  void find_groups() {
+    grouped_ = long_ && count_ > 1 && !source_.straddle && checks_.by_tlb(kDS) && !(mode_ & kModeUngrouped) &&
+               !(off_ & (kSwitchGroupedChecks | kSwitchLinks));
+    if (!grouped_) return;
+    groups_.begin();
+    for (unsigned i = 0; i < count_; i++) {
+      const Decoded& d = insns_[i];
+      if (d.by_name) {
+        groups_.call_out();
+        continue;
+      }
+      if (uses_r11(d)) groups_.clobber();
+      switch (d.insn.form) {
+        case Form::kStack: group_stack(i, d); break;
+        case Form::kBranch: group_branch(i, d); break;
+        default:
+          if (does_nothing(d.insn)) break;
+          if (groupable(d)) {
+            const Operand& mem = *d.insn.memory_operand();
+            groups_.memory(i, d.insn, d.offset + d.insn.length, mem.size ? mem.size : 1, static_cast<unsigned>(mem.access) & 2);
+          } else if (d.insn.memory_operand() && d.insn.mnemonic != Mnemonic::kLea) {
+            groups_.alone(i, 0);
+          }
+          groups_.registers(d.insn, d.offset + d.insn.length);
+      }
+    }
+    groups_.end();
+  }
+  void group_stack(unsigned i, const Decoded& d) {
+    const Operand& o = d.insn.operands[0];
+    constexpr int kWord = 8;
+    switch (d.insn.mnemonic) {
+      case Mnemonic::kPush:
+        if (o.kind == OperandKind::kMemory) group_memory(i, d);
+        [[fallthrough]];
+      case Mnemonic::kPushf:
+        if (d.insn.mnemonic == Mnemonic::kPushf) groups_.clobber();
+        groups_.stack(i, 1, kRsp, -kWord, kWord, true);
+        return groups_.moved(kRsp, kRsp, -kWord);
+      case Mnemonic::kPop:
+        groups_.stack(i, 1, kRsp, 0, kWord, false);
+        groups_.moved(kRsp, kRsp, kWord);
+        return groups_.lost(o.reg);
+      default:  // LEAVE
+        groups_.stack(i, 1, kRbp, 0, kWord, false);
+        groups_.moved(kRsp, kRbp, kWord);
+        return groups_.lost(kRbp);
+    }
+  }
+  void group_branch(unsigned i, const Decoded& d) {
+    switch (d.insn.mnemonic) {
+      case Mnemonic::kJcc: return groups_.jump_out();
+      case Mnemonic::kCall:
+      case Mnemonic::kJmp:
+        if (d.insn.operands[0].kind == OperandKind::kMemory) group_memory(i, d);
+        groups_.clobber();
+        if (d.insn.mnemonic == Mnemonic::kCall) groups_.stack(i, 1, kRsp, -8, 8, true);
+        return;
+      case Mnemonic::kRet: return groups_.stack(i, 1, kRsp, 0, 8, false);
+      default: return;
+    }
+  }
+  // The memory operand of a stack instruction or of a branch.
+  void group_memory(unsigned i, const Decoded& d) {
+    if (d.insn.address_size == 8) groups_.memory(i, d.insn, d.offset + d.insn.length, 8, false);
+    else groups_.alone(i, 0);
   }
 
   // --- instructions
 
   void emit(Decoded& d) {
     current_ = &d;
+    if (uses_r11(d)) in_r11_ = -1;
     if (d.by_name) return call_out(d);
     switch (d.insn.form) {
       case Form::kStack: return stack(d);
@@ -634,20 +779,7 @@ class Translation {
     for (unsigned i = 0; i < insn.operand_count; i++)
       if (insn.operands[i].kind == OperandKind::kMoffs) moffs = &insn.operands[i];
 
-    switch (insn.mnemonic) {
-      case Mnemonic::kNop:
-      case Mnemonic::kEndbr32:
-      case Mnemonic::kEndbr64:
-      case Mnemonic::kCldemote:
-      case Mnemonic::kPrefetch:
-      case Mnemonic::kPrefetchw:
-      case Mnemonic::kPrefetchwt1:
-      case Mnemonic::kPrefetchnta:
-      case Mnemonic::kPrefetcht0:
-      case Mnemonic::kPrefetcht1:
-      case Mnemonic::kPrefetcht2: return;  // no fault, no effect
-      default: break;
-    }
+    if (does_nothing(insn)) return;
     if (insn.mnemonic == Mnemonic::kLea) return lea(d);
     if (insn.form == Form::kSystem) return selector(d);
     if (moffs) return move_offset(d, *moffs);
@@ -670,7 +802,7 @@ class Translation {
       unsigned size = mem->size;
       if (!read && !write) read = true;  // clflush and its like: an address that has to be readable
       if (!size) size = 1;
-      memory(insn, size, read, write, live_in(index_));
+      rename.displacement = memory(insn, size, read, write, live_in(index_));
       rename.memory = kScratch0;
     }
 
@@ -749,14 +881,19 @@ class Translation {
     if ((insn.flags_written | insn.flags_maybe) & kStatusFlags) flags_ = {true, false};
   }
 
+  // LEA whose registers are all where they are in the host's.
+  static bool direct_lea(const Insn& insn) {
+    const bool here = (insn.base == kNoRegister || host_of(insn.base) >= 0) && (insn.index == kNoRegister || host_of(insn.index) >= 0);
+    return host_of(insn.operands[0].reg) >= 0 && here && !insn.rip_relative && insn.operands[0].size >= 4 && insn.address_size >= 4 &&
+           (insn.base != kNoRegister || insn.index != kNoRegister);
+  }
+
   void lea(Decoded& d) {
     const Insn& insn = d.insn;
     unsigned guest = insn.operands[0].reg;
     int host = host_of(guest);
     unsigned size = insn.operands[0].size;
-    const bool here = (insn.base == kNoRegister || host_of(insn.base) >= 0) && (insn.index == kNoRegister || host_of(insn.index) >= 0);
-    if (host >= 0 && here && !insn.rip_relative && size >= 4 && insn.address_size >= 4 && (insn.base != kNoRegister || insn.index != kNoRegister)) {
-      // All of its registers are where they are in the host's.
+    if (direct_lea(insn)) {
       const unsigned base = insn.base == kNoRegister ? 0xff : static_cast<unsigned>(host_of(insn.base));
       const unsigned index = insn.index == kNoRegister ? 0xff : static_cast<unsigned>(host_of(insn.index));
       out_.lea(static_cast<unsigned>(host), base, index, insn.scale, static_cast<int32_t>(insn.displacement), size == 8 && insn.address_size == 8);
@@ -796,7 +933,8 @@ class Translation {
     to.rip_relative = false;
     to.displacement = 0;
     to.segment = to.segment_prefix == kNoRegister ? static_cast<uint8_t>(kDS) : to.segment_prefix;
-    memory(to, d.insn.mnemonic == Mnemonic::kMaskmovq ? 8 : 16, true, true, live_in(index_));
+    address(to, checks_.by_tlb(to.segment));
+    translate_address({MemoryChecks::recent_key(to), d.insn.mnemonic == Mnemonic::kMaskmovq ? 8u : 16u, true, true, to.segment}, live_in(index_));
     SideEntry borrowed{};
     borrowed.borrowed = 1;
     borrowed.borrow_reg[0] = kRdi;
@@ -822,7 +960,7 @@ class Translation {
     if (size == 4) out_.bytes({0x4d, 0x63, 0xd2});                          // movsxd r10, r10d
     out_.bytes({0x49, 0xc1, 0xfa, static_cast<uint8_t>(size == 8 ? 6 : 5)});  // sar r10, 6 or 5
     out_.lea(kScratch0, kScratch0, kScratch1, size, 0);
-    translate_address(MemoryChecks::recent_key(insn), size, true, insn.mnemonic != Mnemonic::kBt, insn.segment, live_in(index_));
+    translate_address({MemoryChecks::recent_key(insn), size, true, insn.mnemonic != Mnemonic::kBt, insn.segment}, live_in(index_));
     offset_to_r10();
     out_.bytes({0x41, 0x83, 0xe2, static_cast<uint8_t>(size * 8 - 1)});  // and r10d, 63 or 31
     if (d.live_out & ~insn.flags_written) {
@@ -842,7 +980,7 @@ class Translation {
       out_.load(kScratch1, insn.segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE);
       out_.lea(kScratch0, kScratch0, kScratch1, 1, 0);
     }
-    translate_address(insn.segment == kFS ? kRecentFs : insn.segment == kGS ? kRecentGs : kRecentNoBase, moffs.size, !write, write, insn.segment, live_in(index_));
+    translate_address({insn.segment == kFS ? kRecentFs : insn.segment == kGS ? kRecentGs : kRecentNoBase, moffs.size, !write, write, insn.segment}, live_in(index_));
     note_side(d);
     if (moffs.size == 2) out_.u8(0x66);
     out_.u8(moffs.size == 8 ? 0x49 : 0x41);
@@ -853,50 +991,55 @@ class Translation {
 
   unsigned stack_size() const { return long_ ? 8 : 4; }
 
-  // r11 = host address of the new top after pushing.
-  void push_address(uint32_t live) {
-    out_.lea(kScratch0, kHostRsp, 0xff, 1, -static_cast<int32_t>(stack_size()), long_);
-    translate_address(kRsp, stack_size(), false, true, kSS, live);
+  // r11 and what is returned make the host address of a word of the stack's: the new top after pushing, that of `reg` else.
+  int32_t push_address(uint32_t live) {
+    return reach(1, {kRsp, stack_size(), false, true, kSS}, live, [&](unsigned before) {
+      out_.lea(kScratch0, kHostRsp, 0xff, 1, -static_cast<int32_t>(stack_size() + before), long_);
+    });
+  }
+  int32_t top_address(unsigned reg, uint32_t live) {
+    return reach(1, {reg, stack_size(), true, false, kSS}, live, [&](unsigned before) {
+      out_.lea(kScratch0, static_cast<unsigned>(host_of(reg)), 0xff, 1, -static_cast<int32_t>(before), long_);
+    });
   }
   void move_rsp(int32_t by) { out_.lea(kHostRsp, kHostRsp, 0xff, 1, by, long_); }
-  void store_top(unsigned reg) { out_.memory_form(0x89, reg, kScratch0, 0xff, 1, 0, long_); }
-  void load_top(unsigned reg) { out_.memory_form(0x8b, reg, kScratch0, 0xff, 1, 0, long_); }
+  void store_top(unsigned reg, int32_t at) { out_.memory_form(0x89, reg, kScratch0, 0xff, 1, at, long_); }
+  void load_top(unsigned reg, int32_t at) { out_.memory_form(0x8b, reg, kScratch0, 0xff, 1, at, long_); }
 
   void stack(Decoded& d) {
     const Insn& insn = d.insn;
     uint32_t live = live_in(index_);
     const Operand& o = insn.operands[0];
+    int32_t at;
     switch (insn.mnemonic) {
       case Mnemonic::kPush:
         if (o.kind == OperandKind::kMemory) {
-          memory(insn, stack_size(), true, false, live);
+          at = memory(insn, stack_size(), true, false, live);
           note_side(d);
-          load_top(kScratch1);
+          load_top(kScratch1, at);
           out_.store(kCarry, kScratch1);
-          push_address(live);
+          at = push_address(live);
           out_.load(kScratch1, kCarry);
           note_side(d);
-          store_top(kScratch1);
+          store_top(kScratch1, at);
         } else if (o.kind == OperandKind::kImmediate) {
-          push_address(live);
+          at = push_address(live);
           note_side(d);
-          out_.u8(long_ ? 0x49 : 0x41);
-          out_.bytes({0xc7, 0x03});  // mov [r11], imm32
+          out_.memory_form(0xc7, 0, kScratch0, 0xff, 1, at, long_);  // mov [r11 + at], imm32
           out_.u32(static_cast<uint32_t>(insn.immediate));
         } else {
-          push_address(live);
+          at = push_address(live);
           int host = host_of(o.reg);
           if (host < 0) out_.load_gpr(host = kScratch1, o.reg);
           note_side(d);
-          store_top(host);
+          store_top(host, at);
         }
         move_rsp(-static_cast<int32_t>(stack_size()));
         break;
       case Mnemonic::kPop: {
-        out_.lea(kScratch0, kHostRsp, 0xff, 1, 0, long_);
-        translate_address(kRsp, stack_size(), true, false, kSS, live);
+        at = top_address(kRsp, live);
         note_side(d);
-        load_top(kScratch1);
+        load_top(kScratch1, at);
         move_rsp(static_cast<int32_t>(stack_size()));
         put(o.reg, kScratch1);
         break;
@@ -905,18 +1048,18 @@ class Translation {
         want_flags_in_slot();
         flags_.host = false;
         out_.call_stub(STUB_RFLAGS);
+        in_r11_ = -1;
         out_.store(kCarry, kScratch1);
-        push_address(live);
+        at = push_address(live);
         out_.load(kScratch1, kCarry);
         note_side(d);
-        store_top(kScratch1);
+        store_top(kScratch1, at);
         move_rsp(-static_cast<int32_t>(stack_size()));
         break;
       default:  // LEAVE
-        out_.lea(kScratch0, kRbp, 0xff, 1, 0, long_);
-        translate_address(kRbp, stack_size(), true, false, kSS, live);
+        at = top_address(kRbp, live);
         note_side(d);
-        load_top(kScratch1);
+        load_top(kScratch1, at);
         out_.lea(kHostRsp, kRbp, 0xff, 1, static_cast<int32_t>(stack_size()), long_);
         out_.move(kRbp, kScratch1);
     }
@@ -936,6 +1079,7 @@ class Translation {
     int64_t target = insn.operand_count && insn.operands[0].kind == OperandKind::kRelative ? target_of(d) : 0;
     bool relative = insn.operand_count && insn.operands[0].kind == OperandKind::kRelative;
     auto backward = [&](int64_t t) { return t <= d.offset; };
+    int32_t at;
     switch (insn.mnemonic) {
       case Mnemonic::kJcc: {
         want_flags_in_host();
@@ -1001,11 +1145,11 @@ class Translation {
           out_.store(kCarry, kScratch0);
         }
         want_flags_in_slot();
-        push_address(kStatusFlags);
+        at = push_address(kStatusFlags);
         out_.load(kScratch1, VCPU_PAGE_BASE);
         out_.lea(kScratch1, kScratch1, 0xff, 1, static_cast<int32_t>(next), long_);
         note_side(d);
-        store_top(kScratch1);
+        store_top(kScratch1, at);
         move_rsp(-static_cast<int32_t>(stack_size()));
         if (relative) {
           exit_to(target, backward(target));
@@ -1015,11 +1159,10 @@ class Translation {
         }
         break;
       default: {  // RET
-        out_.lea(kScratch0, kHostRsp, 0xff, 1, 0, long_);
         want_flags_in_slot();
-        translate_address(kRsp, stack_size(), true, false, kSS, live);
+        at = top_address(kRsp, live);
         note_side(d);
-        load_top(kScratch0);
+        load_top(kScratch0, at);
         move_rsp(static_cast<int32_t>(stack_size() + (insn.immediate_size ? insn.immediate & 0xffff : 0)));
         indirect_exit();
       }
@@ -1031,11 +1174,13 @@ class Translation {
   void near_target(Decoded& d, uint32_t live) {
     const Operand& o = d.insn.operands[0];
     if (o.kind == OperandKind::kMemory) {
-      memory(d.insn, stack_size(), true, false, live);
+      const int32_t at = memory(d.insn, stack_size(), true, false, live);
       note_side(d);
-      load_top(kScratch0);
+      load_top(kScratch0, at);
+      in_r11_ = -1;
       return;
     }
+    in_r11_ = -1;
     int host = host_of(o.reg);
     if (host < 0) out_.load_gpr(kScratch0, o.reg);
     else out_.lea(kScratch0, static_cast<unsigned>(host), 0xff, 1, 0, long_);
@@ -1054,7 +1199,7 @@ class Translation {
   Block& block_;
   BlockNotes& notes_;
   // LOOPcc: two exits with a poll, a link and a lookup each; everything else has fewer.
-  Later later_[kMaxBlockInsns * 4 + 4];
+  Later later_[kMaxBlockInsns * 6 + 4];
   unsigned later_count_ = 0;
   struct {
     uint16_t offset, live;
@@ -1071,6 +1216,9 @@ class Translation {
   unsigned dependency_begin_ = 0, dependency_end_ = 0;
   uint32_t live_first_ = 0;
   Flags flags_;
+  bool grouped_ = false;  // accesses may share their checks
+  int in_r11_ = -1;       // the group whose host address r11 is, or -1
+  AccessGroups groups_;
 };
 
 }  // namespace

@@ -253,7 +253,8 @@ std::optional<Violation> verify_link(const uint8_t* cache, uint32_t at, const Bl
     const bool own = destination == site.unlinked && destination >= from->indirect_entry && destination < from->code_end;
     return own ? std::nullopt : std::optional(Violation{Rule::kLink, at});
   }
-  const bool kin = target->valid && target->mode == from->mode && target->gpa >> 12 == from->gpa >> 12 && !target->straddle &&
+  const uint32_t mode = (from->mode & ~kModeUngrouped) | (site.ungrouped ? kModeUngrouped : 0);
+  const bool kin = target->valid && target->mode == mode && target->gpa >> 12 == from->gpa >> 12 && !target->straddle &&
                    !from->straddle && !(from->mode & kModeStep);
   if (!kin || destination != target->linked_entry[static_cast<unsigned>(site.flags)]) return Violation{Rule::kLink, at};
   return std::nullopt;

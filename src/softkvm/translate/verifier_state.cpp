@@ -51,6 +51,8 @@ MachineState entry_state() {
 }
 
 void join(MachineState& into, const MachineState& other, uint32_t at) {
+  for (unsigned s = 0; s < kGroupSlots; s++)
+    if (into.group[s] != other.group[s]) into.group[s] = {};
   for (unsigned r = 0; r < 16; r++) {
     Value &a = into.reg[r], b = other.reg[r];
     if (a == b) continue;
@@ -151,7 +153,7 @@ struct BlockRules::Step {
 
   // --- guest memory
 
-  bool access(unsigned base, unsigned size, bool read, bool write) {
+  bool access(unsigned base, int64_t behind, unsigned size, bool read, bool write) {
     const Value& v = reg(base);
     if (v.kind != Kind::kHost) return broken(Rule::kUnchecked);
     if (size == 0) {
@@ -159,7 +161,7 @@ struct BlockRules::Step {
         return broken(Rule::kTooWide);
       size = 1;
     }
-    if (size > v.amount) return broken(Rule::kTooWide);
+    if (behind < 0 || behind > v.amount || size > v.amount - behind) return broken(Rule::kTooWide);
     if (!read && !write) read = true;
     if ((read && !(v.rights & kReadable)) || (write && !(v.rights & kWritable))) return broken(Rule::kRights);
     return has_side_entry() || broken(Rule::kSideTable);
@@ -167,8 +169,8 @@ struct BlockRules::Step {
   bool guest_memory(const Operand& mem) {
     if (insn.rip_relative) return broken(Rule::kRipRelative);
     if (insn.base == kStackRegister) return broken(Rule::kHostStack);
-    if (insn.base == kNoRegister || insn.index != kNoRegister || insn.displacement || insn.address_size != 8) return broken(Rule::kUnchecked);
-    return access(insn.base, mem.size, static_cast<unsigned>(mem.access) & 1, static_cast<unsigned>(mem.access) & 2);
+    if (insn.base == kNoRegister || insn.index != kNoRegister || insn.address_size != 8) return broken(Rule::kUnchecked);
+    return access(insn.base, insn.displacement, mem.size, static_cast<unsigned>(mem.access) & 1, static_cast<unsigned>(mem.access) & 2);
   }
 
   // --- GS-relative: the vCPU's slots, stubs, TLB and jump cache
@@ -180,6 +182,7 @@ struct BlockRules::Step {
         const bool store = insn.operands[0].kind == OperandKind::kMemory;
         const Operand& o = insn.operands[store ? 1 : 0];
         if (o.kind != OperandKind::kGpr || o.high || insn.lock) return broken(Rule::kSlot);
+        if (within(where, ENGINE + offsetof(Engine, group), kGroupSlots)) return (full && is_gpr(o, kAddress, 8) && group(where, store)) || broken(Rule::kSlot);
         const bool displaced = within(where, VCPU_GPR + 9 * 8, 3), borrow = within(where, ENGINE_BORROW, 4);
         const bool ok = store ? (displaced && (full || mem.size == 2)) || (borrow && full) || (where == VCPU_FLAGS && mem.size == 2) ||
                                     (where == VCPU_PAGE_BASE && full && before.by_address)
@@ -203,6 +206,19 @@ struct BlockRules::Step {
       case Mnemonic::kAdd: return (full && insn.operands[1].kind == OperandKind::kMemory && recent(where)) || broken(Rule::kSlot);
       default: return broken(Rule::kSlot);
     }
+  }
+
+  // A host address is kept for the other accesses of its group, or had again. Nothing else is ever in the slot.
+  bool group(uint64_t where, bool store) {
+    const size_t slot = (where - ENGINE - offsetof(Engine, group)) / 8;
+    if (store) {
+      if (reg(kAddress).kind != Kind::kHost) return false;
+      out.next.group[slot] = reg(kAddress);
+      return true;
+    }
+    if (before.group[slot].kind != Kind::kHost) return false;
+    set(kAddress, before.group[slot]);
+    return true;
   }
 
   // The recent page of a register: its tag to compare with, its host page to add.
@@ -265,9 +281,22 @@ struct BlockRules::Step {
         set(kAddress, {.kind = Kind::kHost, .rights = rights, .id = r11.id, .amount = r10.amount >> kAccessSizeShift & 0x3ff});
         return true;
       }
+      case STUB_GROUP: {
+        if (!call || !r11.address() || r10.kind != Kind::kConstant || rules.stepping_) return broken(Rule::kStub);
+        const uint32_t group = r10.page, span = group & 0xfff, delta = group >> kGroupDeltaShift & 0xfff, recent = group >> kGroupRecentShift & kNoRecent;
+        const uint32_t size = r10.amount >> kAccessSizeShift & 0x3ff;
+        if (group >> 30 || delta > span || size > span - delta || (recent != kNoRecent && recent >= kRecentKeys)) return broken(Rule::kStub);
+        if (r10.amount & kAccessWrite && !(group & kGroupWrite)) return broken(Rule::kRights);
+        after_call();
+        const uint8_t rights = group & kGroupWrite ? kReadable | kWritable : kReadable;
+        set(kAddress, {.kind = Kind::kGroup, .rights = rights, .id = r11.id, .amount = span});
+        out.next.compared = Compared::kGroup;
+        return true;
+      }
       case STUB_CALLOUT:
         if (!call || r11.kind != Kind::kRecord) return broken(Rule::kStub);
         after_call();
+        forget_groups();
         out.next.after_callout = true;
         return true;
       case STUB_CLI:
@@ -277,6 +306,7 @@ struct BlockRules::Step {
       case STUB_STOS: case STUB_STOS + 1: case STUB_STOS + 2: case STUB_STOS + 3:
         if (!call || r11.kind != Kind::kRecord || rules.stepping_ || !quick_record(which, r11.amount)) return broken(Rule::kStub);
         after_call();
+        forget_groups();
         out.next.after_callout = true;
         return true;
       case STUB_RFLAGS:
@@ -286,11 +316,16 @@ struct BlockRules::Step {
         return true;
       case STUB_LOOKUP:
       case STUB_POLL: return (!call && r11.plain() && !rules.stepping_) || broken(Rule::kStub);
+      case STUB_LINK_UNGROUPED:
       case STUB_LINK_SLOT:
       case STUB_LINK: return (!call && r11.plain() && r10.kind == Kind::kSite && !rules.stepping_) || broken(Rule::kStub);
       case STUB_STEP_DONE: return (!call && r11.plain() && rules.stepping_) || broken(Rule::kStub);
       default: return broken(Rule::kStub);
     }
+  }
+  // What the TLB says may be another thing behind a call-out.
+  void forget_groups() {
+    for (Value& v : out.next.group) v = {};
   }
   void after_call() {
     for (unsigned r = 0; r < 16; r++)
@@ -444,6 +479,13 @@ struct BlockRules::Step {
       out.taken.compared = Compared::kNothing;
       if (condition == 7 && before.compared == Compared::kTag && r11.kind == Kind::kTagged && r11.id == before.compared_id)
         set(kAddress, {.kind = Kind::kHit, .rights = r11.rights, .id = r11.id, .amount = before.room, .page = r11.page});
+      if (r11.kind == Kind::kGroup) {
+        if (condition != 4 || before.compared != Compared::kGroup) return broken(Rule::kStub);
+        Value host = r11;
+        host.kind = Kind::kHost;
+        set(kAddress, host);
+        out.taken.reg[kAddress] = {};
+      }
       if (condition == 5 && before.compared == Compared::kJump) out.next.compared = Compared::kJumpEqual;
       return true;
     }
@@ -477,7 +519,7 @@ struct BlockRules::Step {
     }
     if (check_step()) return true;
     if (mem && !guest_memory(*mem)) return false;
-    if (stores_to_rdi(insn) && !access(kRdi, insn.mnemonic == Mnemonic::kMaskmovq ? 8 : 16, true, true)) return false;
+    if (stores_to_rdi(insn) && !access(kRdi, 0, insn.mnemonic == Mnemonic::kMaskmovq ? 8 : 16, true, true)) return false;
     for (unsigned i = 0; i < insn.operand_count; i++) {
       const OperandKind k = insn.operands[i].kind;
       if (k == OperandKind::kMoffs || k == OperandKind::kVectorMemory || (k == OperandKind::kString && !stores_to_rdi(insn)))

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "softkvm/cpu/insn.h"
+#include "softkvm/translate/engine.h"
 #include "softkvm/translate/verifier.h"
 
 namespace vireo::softkvm {
@@ -25,6 +26,7 @@ struct Value {
     kBit,         // a bit's number, at most `amount`
     kTagged,      // address ^ TLB tag
     kHit,         // offset in the page, of an address whose tag matched
+    kGroup,       // kHost, or 1
     kHost,        // host address of `amount` bytes
     kSite,        // address of the link site at cache offset `amount`
     kRecord,      // address of the call-out record at cache offset `amount`
@@ -43,8 +45,9 @@ constexpr uint8_t kReadable = 1, kWritable = 2;
 
 struct MachineState {
   Value reg[16];
+  Value group[kGroupSlots];  // Engine::group
   // What the host's flags tell of the address `id`.
-  enum class Compared : uint8_t { kNothing, kTag, kJump, kJumpEqual } compared = Compared::kNothing;
+  enum class Compared : uint8_t { kNothing, kTag, kJump, kJumpEqual, kGroup } compared = Compared::kNothing;
   uint64_t compared_id = 0;
   uint32_t room = 0;         // kTag: bytes that the check was for
   bool after_callout = false;

@@ -73,6 +73,41 @@ class Draft {
       out.jmp_to(back);
     });
   }
+  // The check of a group of accesses of `span` bytes, of which the first are `size`.
+  struct Group {
+    unsigned span = 32, size = 8, delta = 0;
+    bool write = false, first_writes = false;
+    unsigned condition = 4;
+    uint32_t what = 0;  // if not the right one
+  };
+  void group(Group g) {
+    uint32_t tags = tlb(g.write ? offsetof(TlbView, write) : offsetof(TlbView, read));
+    address();
+    out.move(kScratch1, kScratch0);
+    out.bytes({0x49, 0xc1, 0xea, 12, 0x45, 0x0f, 0xb7, 0xd2});
+    out.gs_indexed(0x33, kScratch0, kScratch1, tags);
+    out.bytes({0x49, 0x81, 0xfb});
+    out.u32(4096 - g.span);
+    uint32_t miss = out.jcc(7);
+    out.gs_indexed(0x03, kScratch0, kScratch1, tlb(offsetof(TlbView, addend)));
+    uint32_t back = out.here();
+    const uint32_t what = g.what ? g.what : g.span | g.delta << kGroupDeltaShift | kNoRecent << kGroupRecentShift | (g.write ? kGroupWrite : 0);
+    const uint64_t both = access_descriptor(16, g.size, !g.first_writes, g.first_writes, kDS) | static_cast<uint64_t>(what) << 32;
+    later.push_back([=, this] {
+      out.resolve(miss, out.here());
+      out.gs_indexed(0x33, kScratch0, kScratch1, tags);
+      out.move_imm64(kScratch1, both);
+      out.call_stub(STUB_GROUP);
+      link(out.patchable_jcc(g.condition), STUB_LINK_UNGROUPED);
+      out.jmp_to(back);
+    });
+  }
+  void group() { group({}); }
+  void keep(unsigned slot) { out.store(kept(slot), kScratch0); }
+  void again(unsigned slot) { out.load(kScratch0, kept(slot)); }
+  static uint32_t kept(unsigned slot) { return static_cast<uint32_t>(ENGINE + offsetof(Engine, group) + slot * 8); }
+  void load_behind(uint8_t bytes) { guest({0x49, 0x8b, 0x43, bytes}); }   // mov rax, [r11 + bytes]
+  void store_behind(uint8_t bytes) { guest({0x49, 0x89, 0x43, bytes}); }  // mov [r11 + bytes], rax
   void checked(Check c) { address(), check(c); }
   void checked() { checked({}); }
   void note() { side.push_back({out.here(), 16, 0, 0, {}}); }
@@ -118,15 +153,15 @@ class Draft {
       out.jump_stub(STUB_LOOKUP);
     });
   }
-  void link(uint32_t at) {
-    later.push_back([this, at] {
+  void link(uint32_t at, unsigned by = STUB_LINK) {
+    later.push_back([this, at, by] {
       uint32_t stub = out.here();
       out.resolve(at, stub);
-      sites.push_back({at, stub, FlagsIn::kHost});
+      sites.push_back({at, stub, FlagsIn::kHost, by == STUB_LINK_UNGROUPED});
       out.bytes({0x4c, 0x8d, 0x15});
       out.u32(at - (out.here() + 4));
       linear();
-      out.jump_stub(STUB_LINK);
+      out.jump_stub(by);
     });
   }
   void link() { link(out.patchable_jmp()); }
@@ -289,12 +324,33 @@ TEST(Verifier, RefusesOtherSlots) {
 TEST(Verifier, RefusesUncheckedMemory) {
   EXPECT_RULE(Rule::kUnchecked, [](Draft& d) { d.guest({0x48, 0x8b, 0x07}); });             // mov rax, [rdi]
   EXPECT_RULE(Rule::kUnchecked, [](Draft& d) { d.address(), d.load(); });                   // the check left out
-  EXPECT_RULE(Rule::kUnchecked, [](Draft& d) { d.checked(), d.guest({0x49, 0x8b, 0x43, 0x08}); });        // [r11 + 8]
+  EXPECT_RULE(Rule::kTooWide, [](Draft& d) { d.checked(), d.guest({0x49, 0x8b, 0x43, 0x08}); });          // [r11 + 8]
+  EXPECT_RULE(Rule::kTooWide, [](Draft& d) { d.checked({.size = 16}), d.guest({0x49, 0x8b, 0x43, 0xf8}); });  // [r11 - 8]
   EXPECT_RULE(Rule::kUnchecked, [](Draft& d) { d.checked(), d.guest({0x49, 0x8b, 0x04, 0x03}); });        // [r11 + rax]
   EXPECT_RULE(Rule::kUnchecked, [](Draft& d) { d.guest({0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0}); });         // [0]
   EXPECT_RULE(Rule::kUnchecked, [](Draft& d) { d.checked(), d.record(Draft::cpuid()), d.load(); });       // a call lies between
   EXPECT_RULE(Rule::kUnchecked, [](Draft& d) { d.checked(), d.load(), d.out.lea(kScratch0, kRdi, 0xff, 1, 8), d.load(); });
   EXPECT_RULE(Rule::kUnchecked, [](Draft& d) { d.guest({0x66, 0x0f, 0xf7, 0xc1}); });       // maskmovdqu to the guest's rDI
+}
+
+TEST(Verifier, TakesAccessesInAGroup) {
+  EXPECT_EQ(verdict([](Draft& d) { d.group(), d.load(), d.load_behind(8), d.load_behind(24); }), "passed");
+  EXPECT_EQ(verdict([](Draft& d) { d.group({.write = true}), d.load_behind(8), d.store_behind(24); }), "passed");
+  EXPECT_EQ(verdict([](Draft& d) { d.group(), d.keep(2), d.load(), d.checked(), d.load(), d.again(2), d.load_behind(16); }), "passed");
+}
+
+TEST(Verifier, RefusesWhatIsNotInTheGroup) {
+  EXPECT_RULE(Rule::kTooWide, [](Draft& d) { d.group(), d.load_behind(25); });
+  EXPECT_RULE(Rule::kTooWide, [](Draft& d) { d.group(), d.load_behind(0xf8); });                                 // [r11 - 8]
+  EXPECT_RULE(Rule::kRights, [](Draft& d) { d.group(), d.load(), d.store_behind(8); });
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.group({.condition = 5}), d.load(); });                               // 1 taken for an address
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.group({.span = 32, .size = 8, .delta = 25}), d.load(); });           // the first one is not in it
+  EXPECT_RULE(Rule::kRights, [](Draft& d) { d.group({.first_writes = true}), d.load(); });
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.group({.what = 32 | kRecentKeys << kGroupRecentShift}), d.load(); });  // no such recent page
+  EXPECT_RULE(Rule::kTooWide, [](Draft& d) { d.group({.what = 16 | kNoRecent << kGroupRecentShift}), d.load_behind(16); });
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.group(), d.load(), d.again(2), d.load(); });                         // nothing was kept
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.address(), d.keep(2); });                                            // a guest's value
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.group(), d.keep(2), d.load(), d.record(Draft::cpuid()), d.again(2), d.load(); });
 }
 
 TEST(Verifier, RefusesAccessesWiderThanTheirCheck) {
