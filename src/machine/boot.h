@@ -3,13 +3,18 @@
 // 32-bit entry), PVH, multiboot 1.
 #pragma once
 
+#include <asm/bootparam.h>
+
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "machine/cpu_entry.h"
 #include "machine/file_view.h"
+#include "machine/packed_kernel.h"
 #include "memory/guest_memory.h"
 
 namespace vireo {
@@ -44,6 +49,7 @@ class BootImage {
 
  private:
   Result<CpuEntry> load_bzimage(const BootEnvironment& environment) const;
+  std::optional<UnpackedKernel> unpack_here(const BootEnvironment& environment, const setup_header& header, std::span<const std::byte> code, uint64_t initrd) const;
   Result<CpuEntry> load_vmlinux(const BootEnvironment& environment) const;
   Result<CpuEntry> load_pvh(const BootEnvironment& environment) const;
   Result<CpuEntry> load_multiboot(const BootEnvironment& environment) const;

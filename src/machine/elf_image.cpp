@@ -4,45 +4,33 @@
 #include <elf.h>
 
 #include <algorithm>
-#include <vector>
 
 namespace vireo {
 namespace {
 
 constexpr uint32_t kPhys32Entry = 18;
 
-struct Segment {
-  uint32_t type;
-  uint64_t offset, virtual_address, physical, file_size, memory_size;
-};
-
-struct Headers {
-  bool is64;
-  uint64_t entry;
-  std::vector<Segment> segments;
-};
+template <class T>
+bool get(std::span<const std::byte> file, uint64_t offset, T& out) {
+  if (offset > file.size() || sizeof(T) > file.size() - offset) return false;
+  memcpy(&out, file.data() + offset, sizeof(T));
+  return true;
+}
 
 template <class Ehdr, class Phdr>
-Result<Headers> read_headers(const FileView& file, bool is64) {
+Result<ElfHeaders> read_headers(std::span<const std::byte> file, bool is64) {
   Ehdr head;
-  if (!file.get(0, head)) return fail(ErrorKind::kCorrupt, "ELF header is cut off");
+  if (!get(file, 0, head)) return fail(ErrorKind::kCorrupt, "ELF header is cut off");
   if (head.e_machine != EM_386 && head.e_machine != EM_X86_64) return fail(ErrorKind::kInvalid, "ELF file for another processor");
   if (head.e_type != ET_EXEC && head.e_type != ET_DYN) return fail(ErrorKind::kInvalid, "ELF file that is not linked");
-  Headers headers{is64, head.e_entry, {}};
+  ElfHeaders headers{is64, head.e_entry, {}, head.e_shoff + uint64_t{head.e_shnum} * head.e_shentsize};
   for (unsigned i = 0; i < head.e_phnum; i++) {
     Phdr p;
-    if (!file.get(head.e_phoff + uint64_t{i} * sizeof(Phdr), p)) return fail(ErrorKind::kCorrupt, "ELF program headers are cut off");
+    if (!get(file, head.e_phoff + uint64_t{i} * sizeof(Phdr), p)) return fail(ErrorKind::kCorrupt, "ELF program headers are cut off");
     if (p.p_type == PT_INTERP) return fail(ErrorKind::kInvalid, "not a kernel but a program: it asks for a dynamic linker");
     headers.segments.push_back({p.p_type, p.p_offset, p.p_vaddr, p.p_paddr, p.p_filesz, p.p_memsz});
   }
   return headers;
-}
-
-Result<Headers> headers_of(const FileView& file) {
-  uint8_t ident[EI_NIDENT];
-  if (!file.get(0, ident)) return fail(ErrorKind::kCorrupt, "ELF header is cut off");
-  if (ident[EI_CLASS] == ELFCLASS64) return read_headers<Elf64_Ehdr, Elf64_Phdr>(file, true);
-  return read_headers<Elf32_Ehdr, Elf32_Phdr>(file, false);
 }
 
 std::optional<uint32_t> find_pvh(std::span<const std::byte> notes) {
@@ -65,15 +53,22 @@ std::optional<uint32_t> find_pvh(std::span<const std::byte> notes) {
 
 }  // namespace
 
+Result<ElfHeaders> ElfHeaders::read(std::span<const std::byte> start) {
+  uint8_t ident[EI_NIDENT];
+  if (!get(start, 0, ident) || memcmp(ident, ELFMAG, SELFMAG)) return fail(ErrorKind::kCorrupt, "ELF header is cut off");
+  if (ident[EI_CLASS] == ELFCLASS64) return read_headers<Elf64_Ehdr, Elf64_Phdr>(start, true);
+  return read_headers<Elf32_Ehdr, Elf32_Phdr>(start, false);
+}
+
 bool ElfImage::is_elf(const FileView& file) {
   char magic[4];
   return file.get(0, magic) && memcmp(magic, ELFMAG, SELFMAG) == 0;
 }
 
 Result<ElfImage> ElfImage::parse(const FileView& file) {
-  Headers headers = TRY(headers_of(file));
+  const ElfHeaders headers = TRY(ElfHeaders::read(file.bytes()));
   ElfImage image{.is64 = headers.is64, .entry = headers.entry, .physical_entry = headers.entry};
-  for (const Segment& s : headers.segments) {
+  for (const ElfSegment& s : headers.segments) {
     if (s.type == PT_LOAD) {
       image.end = std::max(image.end, s.physical + s.memory_size);
       if (headers.entry >= s.virtual_address && headers.entry - s.virtual_address < s.memory_size)
@@ -87,8 +82,8 @@ Result<ElfImage> ElfImage::parse(const FileView& file) {
 }
 
 Result<> ElfImage::load(const FileView& file, GuestMemory& memory) {
-  Headers headers = TRY(headers_of(file));
-  for (const Segment& s : headers.segments) {
+  const ElfHeaders headers = TRY(ElfHeaders::read(file.bytes()));
+  for (const ElfSegment& s : headers.segments) {
     if (s.type != PT_LOAD || s.memory_size == 0) continue;
     auto bytes = file.slice(s.offset, s.file_size);
     if (bytes.size() != s.file_size || s.file_size > s.memory_size) return fail(ErrorKind::kCorrupt, "ELF segment is cut off");

@@ -5,12 +5,28 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "base/result.h"
 #include "machine/file_view.h"
 #include "memory/guest_memory.h"
 
 namespace vireo {
+
+struct ElfSegment {
+  uint32_t type;
+  uint64_t offset, virtual_address, physical, file_size, memory_size;
+};
+
+struct ElfHeaders {
+  bool is64 = false;
+  uint64_t entry = 0;
+  std::vector<ElfSegment> segments;
+  uint64_t sections_end = 0;  // in the file, behind the section headers
+  // `start`: the file's first bytes, with all program headers.
+  static Result<ElfHeaders> read(std::span<const std::byte> start);
+};
 
 struct ElfImage {
   bool is64 = false;

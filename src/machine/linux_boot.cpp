@@ -7,6 +7,7 @@
 
 #include "machine/boot.h"
 #include "machine/elf_image.h"
+#include "machine/packed_kernel.h"
 
 namespace vireo {
 namespace {
@@ -18,6 +19,7 @@ constexpr uint64_t kKernelStart = 0x100000;
 constexpr uint16_t kOldestVersion = 0x020c;  // the first with xloadflags, Linux 3.8
 constexpr uint8_t kLoaderUnregistered = 0xff;
 constexpr uint64_t kEntry64 = 0x200;
+constexpr uint64_t kIdentityMapped = 1ull << 32;  // by the page tables of cpu_entry.h
 
 void fill_map(boot_params& params, const BootEnvironment& environment) {
   size_t count = std::min<size_t>(environment.map.size(), E820_MAX_ENTRIES_ZEROPAGE);
@@ -59,8 +61,6 @@ Result<CpuEntry> BootImage::load_bzimage(const BootEnvironment& environment) con
   uint64_t need = std::max<uint64_t>(h.init_size, code.size());
   if (environment.memory.range(GuestAddress{start}, need).empty())
     return fail(ErrorKind::kInvalid, "needs " + std::to_string((start + need) >> 20) + " MiB to start; give it more with --memory");
-  environment.memory.write(GuestAddress{start}, code);
-
   h.type_of_loader = kLoaderUnregistered;
   h.loadflags |= CAN_USE_HEAP;
   h.heap_end_ptr = 0xfe00;
@@ -71,10 +71,32 @@ Result<CpuEntry> BootImage::load_bzimage(const BootEnvironment& environment) con
   h.ramdisk_image = static_cast<uint32_t>(initrd.start);
   h.ramdisk_size = static_cast<uint32_t>(initrd.size);
   fill_map(params, environment);
+  uint64_t entry = wide ? start + kEntry64 : start;
+  if (auto unpacked = unpack_here(environment, h, code, initrd.size ? initrd.start : UINT64_MAX)) {
+    entry = unpacked->entry;
+    if (unpacked->randomized) h.loadflags |= KASLR_FLAG;
+  } else {
+    environment.memory.write(GuestAddress{start}, code);
+  }
   TRY_VOID(store(environment, params));
   return CpuEntry{.mode = wide ? CpuEntry::Mode::kLong64 : CpuEntry::Mode::kProtected32,
-                  .rip = wide ? start + kEntry64 : start,
+                  .rip = entry,
                   .rsi = kZeroPage};
+}
+
+// In the RAM from the kernel's usual place up to the initrd. What asks for the boot protocol's own entry, by --boot-protocol, gets that.
+std::optional<UnpackedKernel> BootImage::unpack_here(const BootEnvironment& environment, const setup_header& header, std::span<const std::byte> code, uint64_t initrd) const {
+  if (config_.protocol != BootProtocol::kAuto || header.payload_offset > code.size() || header.payload_length > code.size() - header.payload_offset) return {};
+  for (const MemoryMapEntry& entry : environment.map) {
+    if (entry.type != MemoryMapEntry::kRam || entry.start > header.pref_address || header.pref_address - entry.start >= entry.size) continue;
+    return unpack_kernel({.payload = code.subspan(header.payload_offset, header.payload_length),
+                          .header = header,
+                          .command_line = config_.append,
+                          .low = std::max(entry.start, kKernelStart),
+                          .high = std::min({entry.start + entry.size, initrd, kIdentityMapped})},
+                         environment.memory);
+  }
+  return {};
 }
 
 // An uncompressed kernel has no setup header of its own: the loader makes one up.

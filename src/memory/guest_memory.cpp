@@ -192,11 +192,16 @@ bool GuestMemory::read(GuestAddress start, std::span<std::byte> out) const {
   return true;
 }
 
+std::span<std::byte> GuestMemory::range_to_fill(GuestAddress start, uint64_t size) {
+  auto bytes = range(start, size);
+  if (impl_->large) make_large(bytes);
+  return bytes;
+}
+
 bool GuestMemory::write(GuestAddress start, std::span<const std::byte> in) {
   if (in.empty()) return true;
-  auto bytes = range(start, in.size());
+  auto bytes = range_to_fill(start, in.size());
   if (bytes.empty()) return false;
-  if (impl_->large) make_large(bytes);
   memcpy(bytes.data(), in.data(), in.size());
   notice_write(start, in.size());
   return true;

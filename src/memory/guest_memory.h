@@ -60,6 +60,9 @@ class GuestMemory {
   bool read(GuestAddress start, std::span<std::byte> out) const;      // false: not all RAM, nothing read
   bool write(GuestAddress start, std::span<const std::byte> in);      // calls the write notice
 
+  // The same for a range that the host is going to write whole: in large pages, where that can be had at once. notice_write() is the caller's.
+  std::span<std::byte> range_to_fill(GuestAddress start, uint64_t size);
+
   // The host wrote [start, start+size) behind the hypervisor's back (device DMA). To be called after the data is in place and
   // before its completion becomes visible to the guest. The hypervisor may have translated code there; with /dev/kvm it is a no-op.
   void notice_write(GuestAddress start, uint64_t size);

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/kernel_payload.h"
+
+#include <lz4.h>
+#include <lzma.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+namespace vireo {
+namespace {
+
+std::unexpected<Error> broken(const char* method) { return fail(ErrorKind::kCorrupt, std::string("its ") + method + " data are broken"); }
+
+Result<Unpacked> unpack_gzip(std::span<const std::byte> payload, std::span<std::byte> out) {
+  constexpr size_t kMost = std::numeric_limits<uInt>::max();
+  if (payload.size() > kMost || out.size() > kMost) return fail(ErrorKind::kUnsupported, "gzip data of 4 GiB and more");
+  z_stream stream{};
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(payload.data()));
+  stream.avail_in = static_cast<uInt>(payload.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  if (inflateInit2(&stream, 16 + MAX_WBITS) != Z_OK) return fail(ErrorKind::kIo, "no memory to unpack it", ENOMEM);
+  int code;
+  do code = inflate(&stream, Z_SYNC_FLUSH);
+  while (code == Z_OK);
+  const size_t got = out.size() - stream.avail_out;
+  inflateEnd(&stream);
+  // Z_BUF_ERROR: nothing more to be done with this much of both.
+  if (code != Z_STREAM_END && code != Z_BUF_ERROR) return broken("gzip");
+  return Unpacked{got, code == Z_STREAM_END};
+}
+
+// xz, and the older .lzma.
+Result<Unpacked> unpack_xz(bool alone, std::span<const std::byte> payload, std::span<std::byte> out) {
+  constexpr uint64_t kMostMemory = 512 << 20;
+  lzma_stream stream = LZMA_STREAM_INIT;
+  const std::unique_ptr<lzma_stream, decltype(&lzma_end)> end(&stream, &lzma_end);
+  if ((alone ? lzma_alone_decoder(&stream, kMostMemory) : lzma_stream_decoder(&stream, kMostMemory, 0)) != LZMA_OK)
+    return fail(ErrorKind::kIo, "no memory to unpack it", ENOMEM);
+  stream.next_in = reinterpret_cast<const uint8_t*>(payload.data());
+  stream.avail_in = payload.size();
+  stream.next_out = reinterpret_cast<uint8_t*>(out.data());
+  stream.avail_out = out.size();
+  lzma_ret code = LZMA_OK;
+  while (code == LZMA_OK) code = lzma_code(&stream, LZMA_RUN);
+  if (code == LZMA_MEMLIMIT_ERROR) return fail(ErrorKind::kUnsupported, "its dictionary takes more than 512 MiB");
+  // LZMA_BUF_ERROR: as above.
+  if (code != LZMA_STREAM_END && code != LZMA_BUF_ERROR) return broken(alone ? "LZMA" : "xz");
+  return Unpacked{out.size() - stream.avail_out, code == LZMA_STREAM_END};
+}
+
+// The "legacy" frame of lz4_Frame_format.md: blocks of at most 8 MiB unpacked, each with its packed size before it.
+Result<Unpacked> unpack_lz4(std::span<const std::byte> payload, std::span<std::byte> out) {
+  constexpr uint32_t kMagic = 0x184c2102;
+  constexpr size_t kMostBlock = 8 << 20;
+  size_t at = 0, got = 0;
+  bool cut = false;  // there is more in the last block than there was room for
+  while (got < out.size() && payload.size() - at >= 4) {
+    uint32_t packed;
+    memcpy(&packed, &payload[at], 4);
+    at += 4;
+    if (packed == kMagic) continue;  // another frame
+    if (packed > payload.size() - at || packed > LZ4_COMPRESSBOUND(kMostBlock)) return broken("LZ4");
+    const int room = static_cast<int>(std::min(out.size() - got, kMostBlock));
+    auto* from = reinterpret_cast<const char*>(&payload[at]);
+    auto* to = reinterpret_cast<char*>(&out[got]);
+    int bytes = LZ4_decompress_safe(from, to, static_cast<int>(packed), room);
+    if (bytes < 0) cut = true, bytes = LZ4_decompress_safe_partial(from, to, static_cast<int>(packed), room, room);
+    if (bytes <= 0) return broken("LZ4");
+    at += packed;
+    got += static_cast<size_t>(bytes);
+  }
+  return Unpacked{got, !cut && at == payload.size()};
+}
+
+Result<Unpacked> unpack_zstd(std::span<const std::byte> payload, std::span<std::byte> out) {
+  // All at once needs no window: only a beginning takes the long way.
+  if (const size_t got = ZSTD_decompress(out.data(), out.size(), payload.data(), payload.size()); !ZSTD_isError(got)) return Unpacked{got, true};
+  const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(), &ZSTD_freeDCtx);
+  if (!context) return fail(ErrorKind::kIo, "no memory to unpack it", ENOMEM);
+  ZSTD_inBuffer in{payload.data(), payload.size(), 0};
+  ZSTD_outBuffer to{out.data(), out.size(), 0};
+  while (to.pos < to.size && in.pos < in.size)
+    if (ZSTD_isError(ZSTD_decompressStream(context.get(), &to, &in))) return broken("zstd");
+  return Unpacked{to.pos, false};
+}
+
+}  // namespace
+
+std::optional<Packing> packing_of(std::span<const std::byte> payload) {
+  auto begins = [&](std::initializer_list<uint8_t> magic) { return payload.size() >= magic.size() && memcmp(payload.data(), magic.begin(), magic.size()) == 0; };
+  if (begins({0x1f, 0x8b})) return Packing::kGzip;
+  if (begins({0xfd, '7', 'z', 'X', 'Z', 0})) return Packing::kXz;
+  if (begins({0x5d, 0, 0})) return Packing::kLzma;
+  if (begins({0x02, 0x21, 0x4c, 0x18})) return Packing::kLz4;
+  if (begins({0x28, 0xb5, 0x2f, 0xfd})) return Packing::kZstd;
+  return {};
+}
+
+Result<Unpacked> unpack(Packing packing, std::span<const std::byte> payload, std::span<std::byte> out) {
+  switch (packing) {
+    case Packing::kGzip: return unpack_gzip(payload, out);
+    case Packing::kXz: return unpack_xz(false, payload, out);
+    case Packing::kLzma: return unpack_xz(true, payload, out);
+    case Packing::kLz4: return unpack_lz4(payload, out);
+    case Packing::kZstd: return unpack_zstd(payload, out);
+  }
+  return fail(ErrorKind::kInternal, "an unknown packing");
+}
+
+}  // namespace vireo

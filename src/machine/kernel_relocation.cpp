@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/kernel_relocation.h"
+
+#include <cstring>
+#include <vector>
+
+namespace vireo {
+namespace {
+
+// Adds to the little-endian T at each place.
+template <class T>
+bool add(const KernelRelocation& kernel, std::span<const uint32_t> places, uint64_t what) {
+  const uint64_t first = KernelRelocation::kMapStart + kernel.linked_at;
+  for (uint32_t low : places) {
+    const uint64_t at = static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(low))) - first;
+    if (at >= kernel.image.size() || sizeof(T) > kernel.image.size() - at) return false;
+    T value;
+    memcpy(&value, &kernel.image[at], sizeof value);
+    value += static_cast<T>(what);
+    memcpy(&kernel.image[at], &value, sizeof value);
+  }
+  return true;
+}
+
+}  // namespace
+
+bool KernelRelocation::apply(std::span<const std::byte> table, uint64_t shift) const {
+  std::vector<uint32_t> words(table.size() / 4);
+  memcpy(words.data(), table.data(), words.size() * 4);
+  std::vector<std::span<const uint32_t>> lists;
+  for (size_t at = 0; at < words.size(); at++) {
+    if (words[at] == 0)
+      lists.emplace_back(&words[at] + 1, size_t{0});
+    else if (lists.empty())
+      return false;
+    else
+      lists.back() = {lists.back().data(), lists.back().size() + 1};
+  }
+  if (lists.size() != 2 && lists.size() != 3) return false;
+  if (!add<uint64_t>(*this, lists.front(), shift) || !add<uint32_t>(*this, lists.back(), shift)) return false;
+  return lists.size() == 2 || add<uint32_t>(*this, lists[1], -shift);
+}
+
+}  // namespace vireo
