@@ -75,6 +75,10 @@ int return_memory(int vm_fd, const void* host, size_t size);
 // uses much of it. Whole large pages inside of it are; at most LargePages::kMost ranges of a VM. Any time. 0 or -errno.
 int allow_large_pages(int vm_fd, const void* host, size_t size);
 
+// The program has got large pages for [host, host+size) from the kernel (madvise(2), MADV_HUGEPAGE). If that becomes a guest's memory, it is as with
+// allow_large_pages(); where the host is seen to take long for large pages, the wish is taken back. For preload/.
+void note_large_page_wish(void* host, size_t size);
+
 // Registers a direct call instead of an eventfd for an ioeventfd-like doorbell: a guest write of `size` bytes (0: any) to a guest physical
 // address (or port, if `pio`), runs `call(context)` on the vCPU's thread. 0 or -errno.
 struct Doorbell {

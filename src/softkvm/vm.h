@@ -66,7 +66,8 @@ class Vm {
   std::atomic<uint64_t> alert_until{0};        // host TSC: until then a foreign write may come
   Irqchip* irqchip = nullptr;      // set by abi/ on KVM_CREATE_IRQCHIP; owned there
   bool pit_present = false;
-  Ioeventfds* ioeventfds = nullptr;  // set by abi/, always there; guest writes to devices ask it before they leave
+  Ioeventfds* ioeventfds = nullptr;  // set by abi/, always there; guest writes to devices ask it before they leave,
+  class CoalescedWrites* coalesced = nullptr;  // ... and then this; also of abi/
   Published<MsrFilter> msr_filter;   // set by abi/, asked by msr_filter_allows()
   struct TscWrites {
     std::mutex mutex;
@@ -136,6 +137,7 @@ class Vcpu : public VcpuState {
   // abi/'s own, for KVM_GET_VCPU_EVENTS: `injected` came as "pending", with a payload that CR2 or DR6 do not hold yet.
   bool injected_is_pending = false, injected_has_payload = false;
   bool triple_fault_pending = false;
+  bool user_acted = false;  // abi/'s, too: an ioctl that is not KVM_RUN has come since the last one
   bool guest_stopped = false;  // KVM_KVMCLOCK_CTRL: the next kvmclock page says so (PVCLOCK_GUEST_STOPPED)
   bool smm_inside_nmi = false;
   uint64_t steal_updated = 0, steal_seen = 0;  // the last update's TSC, and the thread's waiting time then

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Coalesced writes: guest writes to registered zones of device memory or ports go into a ring that user space empties at its next
-// exit. The ABI has one ring a VM, seen through every vCPU's pages. A vCPU's pages here are a memfd of its own, so the ring is used only
-// while the VM has one vCPU; with more, such writes leave one by one, which the ABI allows at any time (as when the ring is full).
+// The zones of coalesced writes (irqchip/coalesced.h), and where their ring lies. The ABI has one ring a VM, seen through every vCPU's pages. A
+// vCPU's pages here are a memfd of its own, so the ring is used only while the VM has one vCPU; with more, such writes leave one by one,
+// which the ABI allows at any time (as when the ring is full).
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace vireo::softkvm::abi {
 int register_coalesced(VmFile& vm, uintptr_t argument);
 int unregister_coalesced(VmFile& vm, uintptr_t argument);
 
-// The exit in kvm_run is a write that went into the ring: the guest may go on.
-bool coalesce_exit(VcpuFile& file);
+// A vCPU has come. Under VmFile::mutex.
+void choose_ring(VmFile& vm);
 
 }  // namespace vireo::softkvm::abi

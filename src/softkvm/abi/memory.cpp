@@ -6,6 +6,7 @@
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vm_ioctls.h"
 #include "softkvm/mmu/dirty_ring.h"
+#include "softkvm/mmu/large_page_wishes.h"
 #include "softkvm/mmu/slots.h"
 
 namespace vireo::softkvm::abi {
@@ -36,7 +37,10 @@ int set_region(VmFile& vm, const kvm_userspace_memory_region& region) {
   constexpr uint64_t kUserEnd = 0x7ffffffff000;
   if (region.memory_size != 0 && (region.userspace_addr > kUserEnd || region.memory_size > kUserEnd - region.userspace_addr)) return -EINVAL;
   std::lock_guard lock(vm.slots_mutex);
-  return vm.vm->set_memory_region(region);
+  if (int error = vm.vm->set_memory_region(region)) return error;
+  for (const auto& wish : large_page_wishes().grant(reinterpret_cast<void*>(region.userspace_addr), region.memory_size))
+    vm.vm->allow_large_pages(wish.host, wish.size);  // else the kernel alone does it
+  return 0;
 }
 
 // The slot's number of pages, 0 if it keeps no log. Under slots_mutex.

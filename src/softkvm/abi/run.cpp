@@ -3,7 +3,6 @@
 #include <cerrno>
 
 #include "softkvm/abi/capability.h"
-#include "softkvm/abi/coalesced.h"
 #include "softkvm/abi/irq.h"
 #include "softkvm/abi/signals.h"
 #include "softkvm/abi/vcpu_ioctls.h"
@@ -94,9 +93,7 @@ int enter(VcpuFile& file) {
     RunSignals signals(v, file.run_mask);
     if (file.signal.has_ioapic_eoi()) v.request_exit();
     if (v.lapic) v.lapic->enter();
-    do {
-      result = v.run_guest();
-    } while (result == 0 && coalesce_exit(file));
+    result = v.run_guest();
     if (v.lapic) v.lapic->leave();
   }
   settle_injected_exception(v, false);

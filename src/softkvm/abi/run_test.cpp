@@ -156,6 +156,24 @@ TEST_P(Run, AWriteInACoalescedZoneDoesNotExit) {
   EXPECT_EQ(ring->coalesced_mmio[1].data[0], 0x5b);
 }
 
+TEST_P(Run, AZoneThatIsGoneOrTooSmallLetsTheWriteOut) {
+  Machine m(backend());
+  kvm_coalesced_mmio_zone zone{};
+  zone.addr = 0x70, zone.size = 1, zone.pio = 1;
+  ASSERT_EQ(m.vm(KVM_REGISTER_COALESCED_MMIO, &zone), 0);
+  m.real_mode(0x1000, {0xe7, 0x70, 0xe6, 0x70, 0xe6, 0x70, 0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));  // two bytes
+  EXPECT_EQ(m.run->io.size, 2);
+  ASSERT_EQ(m.vm(KVM_UNREGISTER_COALESCED_MMIO, &zone), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+  EXPECT_EQ(m.run->io.size, 1);
+  ASSERT_EQ(m.vm(KVM_REGISTER_COALESCED_MMIO, &zone), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_HLT));
+}
+
 TEST_P(Run, AFullCoalescedRingLetsTheWriteOut) {
   Machine m(backend());
   kvm_coalesced_mmio_zone zone{};

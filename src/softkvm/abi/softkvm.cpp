@@ -12,6 +12,7 @@
 #include "softkvm/abi/system_ioctls.h"
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/abi/vm_ioctls.h"
+#include "softkvm/mmu/large_page_wishes.h"
 
 namespace vireo::softkvm {
 
@@ -72,6 +73,8 @@ int allow_large_pages(int vm_fd, const void* host, size_t size) {
   auto file = find_vm(vm_fd);
   return file ? file->vm->allow_large_pages(host, size) : -ENOTTY;
 }
+
+void note_large_page_wish(void* host, size_t size) { large_page_wishes().note(host, size); }
 
 int return_memory(int vm_fd, const void* host, size_t size) {
   auto file = find_vm(vm_fd);

@@ -10,6 +10,7 @@
 #include <cstdio>
 
 #include "softkvm/abi/clock.h"
+#include "softkvm/abi/coalesced.h"
 #include "softkvm/abi/handles.h"
 #include "softkvm/abi/irq.h"
 #include "softkvm/abi/vcpu_ioctls.h"
@@ -94,6 +95,7 @@ int VcpuFile::create(const std::shared_ptr<VmFile>& vm, unsigned long id) {
   VcpuFile* made = file.get();
   vm->vcpus.push_back(std::move(file));
   vm->vcpu_count = static_cast<unsigned>(vm->vcpus.size());
+  choose_ring(*vm);
   vm->vm->counters->vcpus = vm->vcpus.size();
   {
     std::lock_guard vcpus_lock(vm->vm->vcpus_mutex);

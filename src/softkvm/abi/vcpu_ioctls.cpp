@@ -23,6 +23,7 @@ int enable_cap(VcpuFile& file, uintptr_t argument) {
 int vcpu_ioctl(VcpuFile& file, unsigned long request, uintptr_t argument) {
   if (_IOC_TYPE(request) != KVMIO) return -EINVAL;
   std::lock_guard lock(file.mutex);
+  if (request != KVM_RUN) file.vcpu->user_acted = true;
   switch (request) {
     case KVM_RUN: return run(file, argument);
     case KVM_GET_REGS: return get_regs(file, argument);

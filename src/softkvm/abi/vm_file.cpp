@@ -37,6 +37,7 @@ int VmFile::create() {
   if (!file->vm) return -ENOMEM;
   if (int error = create_statistics(*file)) return error;
   file->vm->ioeventfds = &file->ioeventfds;
+  file->vm->coalesced = &file->coalesced.writes;
   start_clock(*file->vm);
   int fd = make_descriptor(*file, "kvm-vm", 0);
   if (fd >= 0) install(fd, std::move(file));

@@ -11,6 +11,7 @@
 
 #include "softkvm/abi/file.h"
 #include "softkvm/abi/stats.h"
+#include "softkvm/irqchip/coalesced.h"
 #include "softkvm/irqchip/ioeventfd.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/vm.h"
@@ -26,6 +27,13 @@ constexpr unsigned kAddressSpaces = 2;   // KVM_CAP_MULTI_ADDRESS_SPACE
 constexpr unsigned kMaxRoutes = 4096;    // KVM_CAP_IRQ_ROUTING
 
 enum class IrqchipMode : uint8_t { kNone, kKernel, kSplit };
+
+struct Coalesced {
+  CoalescedWrites writes;
+  std::mutex mutex;  // of the zones
+  std::vector<kvm_coalesced_mmio_zone> list;
+  CoalescedZones table;
+};
 
 class VmFile final : public File {
  public:
@@ -60,11 +68,8 @@ class VmFile final : public File {
 
   Statistics statistics;
 
-  // Coalesced writes: the ring lies in the first vCPU's pages.
-  std::mutex zones_mutex;
-  std::vector<kvm_coalesced_mmio_zone> zones;
-  std::atomic<bool> any_zone{false};
   std::atomic<unsigned> vcpu_count{0};
+  Coalesced coalesced;
 };
 
 }  // namespace vireo::softkvm::abi

@@ -20,6 +20,10 @@ constexpr uint64_t kLargePage = 1ull << kLargePageShift;
 // Puts the large page's worth of memory at `area` into one; what is there stays. False: the host does not, or no longer, since it took as
 // long as small pages would have: memory that it has to look for, or has never had before. FAST.
 bool make_large(const void* area);
+// The same where there may be no page at all yet, which the host would not make a large one: the first may be one at once, where the program wants that.
+bool make_large_from_nothing(const void* area);
+// It has taken long more than once.
+bool host_is_slow();
 // Forgets that the host was slow. For tests, which want to see large pages even so.
 void ask_host_again();
 

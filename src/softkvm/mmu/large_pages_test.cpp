@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Areas that are used become large pages of the host's, and keep what is in them. Spec: madvise(2), MADV_COLLAPSE; proc(5), smaps.
 #include "softkvm/mmu/large_pages.h"
+#include "softkvm/mmu/large_page_wishes.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -137,6 +138,40 @@ TEST_F(LargePagesTest, RangesAreBounded) {
   EXPECT_EQ(pages.add(memory_, kLargePage), -ENOSPC);
   EXPECT_EQ(pages.add(memory_ + 1, ~0ull), -EINVAL);
   EXPECT_EQ(pages.add(memory_ + 4096, kLargePage), 0);  // has none
+}
+
+// What the kernel has of a mapping: two letters a flag (proc(5), smaps, VmFlags).
+std::string flags_of(const void* host) {
+  std::ifstream maps("/proc/self/smaps");
+  char start[32];
+  snprintf(start, sizeof start, "%lx-", reinterpret_cast<unsigned long>(host));
+  bool here = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find(':') > 20 && line.find('-') < 20) here = line.starts_with(start);
+    if (here && line.starts_with("VmFlags:")) return line + " ";
+  }
+  return {};
+}
+
+TEST(LargePageWishes, AreTakenBackWhereTheyBecameAGuests) {
+  auto* place = static_cast<uint8_t*>(mmap(nullptr, 6 * kLargePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  uint8_t *guests = place + kLargePage, *others = place + 4 * kLargePage;
+  LargePageWishes wishes;
+  for (uint8_t* at : {guests, others}) {
+    ASSERT_EQ(mprotect(at, kLargePage, PROT_READ | PROT_WRITE), 0);
+    if (madvise(at, kLargePage, MADV_HUGEPAGE) != 0) GTEST_SKIP() << "the host has no large pages for who asks";
+    wishes.note(at, kLargePage);
+  }
+  EXPECT_TRUE(wishes.grant(place, kLargePage).empty());
+  const auto granted = wishes.grant(guests + 4096, 4096);
+  ASSERT_EQ(granted.size(), 1u);
+  EXPECT_EQ(granted[0].host, guests);
+  EXPECT_TRUE(wishes.grant(guests, kLargePage).empty());
+  EXPECT_NE(flags_of(guests).find(" hg "), std::string::npos) << flags_of(guests);
+  wishes.take_back();
+  EXPECT_NE(flags_of(guests).find(" nh "), std::string::npos) << flags_of(guests);
+  EXPECT_NE(flags_of(others).find(" hg "), std::string::npos) << flags_of(others);
+  munmap(place, 6 * kLargePage);
 }
 
 }  // namespace

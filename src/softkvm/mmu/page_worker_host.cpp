@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "softkvm/mmu/large_page_wishes.h"
 #include "softkvm/mmu/large_pages.h"
 #include "softkvm/mmu/page_worker.h"
 
@@ -15,8 +16,8 @@ namespace {
 void carry_out(PageWorker::Work work, void* area) {
   switch (work) {
     case PageWorker::Work::kLarge:
-      // Where there is no page at all the host would not make it a large one.
-      if (madvise(area, 4096, MADV_POPULATE_WRITE) == 0 && make_large(area)) break;
+      if (make_large_from_nothing(area)) break;
+      if (host_is_slow()) large_page_wishes().take_back();
       [[fallthrough]];
     case PageWorker::Work::kWritable: madvise(area, kLargePage, MADV_POPULATE_WRITE); break;
     case PageWorker::Work::kRead: madvise(area, kLargePage, MADV_POPULATE_READ); break;

@@ -4,6 +4,7 @@
 
 #include "softkvm/cpu/cpuid.h"
 #include "softkvm/cpu/system.h"
+#include "softkvm/irqchip/coalesced.h"
 #include "softkvm/irqchip/ioeventfd.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/irqchip/lapic.h"
@@ -19,9 +20,12 @@ namespace {
 
 Vcpu& whole(VcpuState& vcpu) { return static_cast<Vcpu&>(vcpu); }
 
-bool rung(VcpuState& vcpu, bool done) {
-  engine_of(vcpu).counters.doorbells += done;
-  return done;
+// A write that nobody has to be asked for.
+bool taken(Vcpu& vcpu, bool pio, uint64_t address, unsigned size, uint64_t value) {
+  expect_answer(vcpu);
+  const bool rung = vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(pio, address, size, value);
+  engine_of(vcpu).counters.doorbells += rung;
+  return rung || (vcpu.vm->coalesced && vcpu.vm->coalesced->try_push(pio, address, size, value));
 }
 
 }  // namespace
@@ -75,16 +79,14 @@ bool device_mmio(VcpuState& state, uint64_t gpa, unsigned size, bool write, uint
   }
   if (vcpu.vm->irqchip && vcpu.vm->irqchip->mmio(gpa, size, write, value)) return true;
   if (!write) return false;
-  expect_answer(vcpu);
-  return rung(vcpu, vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(false, gpa, size, value));
+  return taken(vcpu, false, gpa, size, value);
 }
 
 bool device_pio(VcpuState& state, uint16_t port, unsigned size, bool write, uint32_t& value) {
   Vcpu& vcpu = whole(state);
   if (vcpu.vm->irqchip && vcpu.vm->irqchip->pio(port, size, write, value)) return true;
   if (!write) return false;
-  expect_answer(vcpu);
-  return rung(vcpu, vcpu.vm->ioeventfds && vcpu.vm->ioeventfds->try_signal(true, port, size, value));
+  return taken(vcpu, true, port, size, value);
 }
 
 Outcome port_in_ahead(VcpuState& vcpu, uint16_t port, unsigned size, uint64_t wanted, uint32_t& value) {

@@ -77,6 +77,65 @@ TEST_F(Unseen, TheSwitchEmptiesTheJumpCaches) {
   EXPECT_TRUE(machine.vm->off || lookups[true] < 1000) << lookups[true];
 }
 
+// Reads a port, then calls what is at 4 MiB.
+GUEST_CODE(asks_and_calls, "mov edx, [0x300000]\n in eax, dx\n mov rsi, 0x400000\n call rsi\n mov [0x300008], eax\n hlt")
+
+class Asks : public Unseen {
+ protected:
+  // What the function says that is written before the answer, where it said 1 before; and whether the answer made the vCPU doubt its code.
+  uint32_t new_value(uint32_t port, uint32_t answer, bool user_acts, bool& doubted) {
+    TestMachine& m = machine;
+    m.at<uint32_t>(0x300000) = port;
+    auto begin = [&] {
+      m.vcpu->rip = TestMachine::kCode;
+      EXPECT_EQ(m.go(), static_cast<uint32_t>(KVM_EXIT_IO));
+    };
+    auto end = [&](uint32_t value) {
+      memcpy(static_cast<uint8_t*>(m.page) + 4096, &value, sizeof value);
+      EXPECT_EQ(m.go(), kHalted);
+    };
+    function(kFunctions, 1);
+    begin(), end(0);
+    EXPECT_EQ(m.at<uint32_t>(0x300008), 1u);
+    begin();
+    function(kFunctions, 2);
+    m.vcpu->user_acted = user_acts;
+    const uint64_t before = m.vm->unseen_epoch;
+    end(answer);
+    doubted = m.vm->unseen_epoch != before;
+    return m.at<uint32_t>(0x300008);
+  }
+};
+
+TEST_F(Asks, AllOnesOfNoPciDeviceTellNothingUnlessUserSpaceHasDoneMore) {
+  memcpy(machine.ram + TestMachine::kCode, asks_and_calls().data(), asks_and_calls().size());
+  bool doubted;
+  for (uint32_t port : {0x70u, 0xcf8u, 0xcfau, 0xcfcu, 0xd00u}) {
+    EXPECT_EQ(new_value(port, 0x12345678, false, doubted), 2u) << port;
+    EXPECT_TRUE(doubted);
+    EXPECT_EQ(new_value(port, 0xffffffff, true, doubted), 2u) << port;
+    EXPECT_TRUE(doubted);
+    new_value(port, 0xffffffff, false, doubted);
+    EXPECT_EQ(doubted, port != 0xcfc) << port;
+  }
+}
+
+GUEST_CODE(selects_a_register, "mov edx, 0xcf8\n mov eax, 0x80000000\n out dx, eax\n out dx, al\n mov edx, 0xcfc\n out dx, eax\n hlt")
+
+TEST_F(Unseen, OnlyAWriteOfThePciAddressTellsNothing) {
+  bool doubts[3];
+  EXPECT_EQ(machine.run(selects_a_register()), static_cast<uint32_t>(KVM_EXIT_IO));
+  for (bool& doubted : doubts) {
+    const uint64_t before = machine.vm->unseen_epoch;
+    machine.go();
+    doubted = machine.vm->unseen_epoch != before;
+  }
+  EXPECT_FALSE(doubts[0]);
+  EXPECT_TRUE(doubts[1]);
+  EXPECT_TRUE(doubts[2]);
+  EXPECT_EQ(machine.vcpu->run->exit_reason, kHalted);
+}
+
 // Far apart in one page, reached by a jump that is linked.
 GUEST_CODE(linked_jump, "mov ecx, 1000\n 1: jmp 2f\n .skip 1500\n 2: mov eax, 11\n dec ecx\n jnz 1b\n mov [0x300008], eax\n hlt")
 

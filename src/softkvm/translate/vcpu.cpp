@@ -395,6 +395,17 @@ void fill_exit(Vcpu& vcpu) {
   }
 }
 
+// The search for PCI devices, by which a kernel leaves thousands of times: the guest cannot learn by it that a device has written to memory. A write
+// of the address of a configuration register says nothing back, and a read that gives all ones is of no device (PCI Local Bus 3.0,
+// 3.2.2.3.2: CONFIG_ADDRESS is written whole or not at all; 6.1: all ones for a device that is not there).
+bool tells_nothing(const Engine& engine) {
+  constexpr unsigned kConfigAddress = 0xcf8, kConfigData = 0xcfc;
+  if (engine.io_count != 1) return false;
+  if (engine.io_write) return engine.io_port == kConfigAddress && engine.io_size == 4;
+  if (engine.io_port < kConfigData || engine.io_port + engine.io_size > kConfigData + 4u) return false;
+  return engine.io_value == 0xffffffffu >> (32 - 8 * engine.io_size);
+}
+
 // Takes user space's answer to the last exit. True: more writes have to leave first (kvm_run is filled).
 bool take_answer(Vcpu& vcpu) {
   Engine& engine = *vcpu.engine;
@@ -503,6 +514,7 @@ int Vcpu::run_guest() {
     e.exit_request.store(false);
     return -EINTR;
   };
+  const bool answered = e.io_open;
   if (take_answer(*this)) return 0;
   if (run->immediate_exit) {
     e.exit_request.store(true);
@@ -512,7 +524,9 @@ int Vcpu::run_guest() {
     halted = true;
     mp_state = KVM_MP_STATE_RUNNABLE;
   }
-  doubt_code(*this);
+  // What user space may have written besides answering, it has stopped the vCPU for.
+  if (!answered || user_acted || !tells_nothing(e)) doubt_code(*this);
+  user_acted = false;
   settle_doubt_ahead(*this);
   e.native->prepare();
   GsBase gs(this);
