@@ -19,6 +19,7 @@ struct alignas(4096) VcpuCounters {
   uint64_t irq_injections, nmi_injections, exceptions, pf_guest, hypercalls;
   // translation
   uint64_t blocks_translated, insns_translated, code_bytes_translated;
+  uint64_t blocks_restored;  // ... and blocks that were found in a file of translated code
   uint64_t lookups, call_outs, leaves, steps, code_writes;
   // memory
   uint64_t tlb_misses, tlb_fills, tlb_flush, invlpg;
@@ -37,6 +38,7 @@ struct alignas(4096) VmCounters {
   uint64_t code_cache_size, code_cache_used, code_cache_blocks;
   uint64_t code_cache_flushes;  // it was full: all blocks went
   uint64_t code_pages_invalidated, code_blocks_invalidated;
+  uint64_t code_blocks_stored;  // in the file of translated code, as far as it was read
 };
 
 }  // namespace vireo::softkvm

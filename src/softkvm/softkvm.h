@@ -65,6 +65,10 @@ struct CodeNames {
 };
 Result<> name_code(const CodeNames& wanted);
 
+// Keeps translated code in `folder` for the next VM (docs/code-cache.md), at most `most` bytes of files. The folder is made where only it is missing; it
+// has to be this user's and no one else's to write. For the whole process, before the first VM is made. What is wrong, in one line.
+Result<> keep_code(const std::string& folder, uint64_t most);
+
 // Says that the host memory [host, host+size) is mapped shared from `offset` of file `fd`, so that softkvm may map its pages in processes of its own and
 // run guest user code there on the bare CPU (docs/native.md). Whole pages; the descriptor is duplicated. To be called before the vCPUs run, for
 // memory that is or will be in a slot; return_memory() before the file is made shorter. 0 or -errno.

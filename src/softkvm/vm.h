@@ -23,6 +23,7 @@ struct MsrFilter; // abi/msr_filter.h
 class Ioeventfds; // irqchip/ioeventfd.h
 class Slots;     // mmu/slots.h: memory slots
 class CodeCache; // translate/code_cache.h
+class StoredCode; // translate/stored_code.h
 struct VmCounters; // counters.h
 struct Engine;   // translate/engine.h: one vCPU's TLBs, jump cache and translated-code entry
 
@@ -58,6 +59,7 @@ class Vm {
   LargePages large{page_worker};
   std::unique_ptr<Slots> slots;
   std::unique_ptr<CodeCache> code;
+  std::unique_ptr<StoredCode> stored;  // null: no translated code is kept beyond the VM
   VmCounters* counters = nullptr;  // a page of its own; written by who may only look at the VM, too
   const uint32_t off;        // translate/switches.h
   const bool unseen_writes;  // host code writes memory without notice_write

@@ -60,6 +60,7 @@ constexpr Statistics::Counter kVcpuCounters[] = {
     {"blocks_translated", kCount, 0, offsetof(V, blocks_translated)},
     {"insns_translated", kCount, 0, offsetof(V, insns_translated)},
     {"code_bytes_translated", kBytes, 0, offsetof(V, code_bytes_translated)},
+    {"blocks_restored", kCount, 0, offsetof(V, blocks_restored)},
     {"lookups", kCount, 0, offsetof(V, lookups)},
     {"call_outs", kCount, 0, offsetof(V, call_outs)},
     {"leaves", kCount, 0, offsetof(V, leaves)},
@@ -91,6 +92,7 @@ constexpr Statistics::Counter kVmCounters[] = {
     {"code_cache_flushes", kCount, 0, offsetof(VmCounters, code_cache_flushes)},
     {"code_pages_invalidated", kCount, 0, offsetof(VmCounters, code_pages_invalidated)},
     {"code_blocks_invalidated", kCount, 0, offsetof(VmCounters, code_blocks_invalidated)},
+    {"code_blocks_stored", kNow, 0, offsetof(VmCounters, code_blocks_stored)},
 };
 // Every counter is told, in the order of the struct.
 constexpr bool complete(std::span<const Statistics::Counter> table, size_t end) {
@@ -98,7 +100,7 @@ constexpr bool complete(std::span<const Statistics::Counter> table, size_t end) 
     if (table[i].at != 8 * i || std::string_view(table[i].name).size() >= kNameSize) return false;
   return end + 8 == 8 * table.size();
 }
-static_assert(complete(kVcpuCounters, offsetof(V, native.run_ticks)) && complete(kVmCounters, offsetof(VmCounters, code_blocks_invalidated)));
+static_assert(complete(kVcpuCounters, offsetof(V, native.run_ticks)) && complete(kVmCounters, offsetof(VmCounters, code_blocks_stored)));
 static_assert(sizeof(VcpuCounters) == kPage && sizeof(VmCounters) == kPage);
 
 }  // namespace

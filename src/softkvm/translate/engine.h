@@ -220,6 +220,8 @@ struct Engine {
   bool alert = false;                  // jump caches are empty and stay so: each page is looked at whenever it is entered
   uint32_t target_mode = 0;
   uint32_t pauses = 0;
+  class StoredBlocks* stored = nullptr;  // where blocks may be had from and left, or null ...
+  bool stored_known = false;           // ... once that has been asked
   bool step_next = false;              // the next instruction runs in step mode
   bool completing = false;             // user space has answered: the instruction at rip has to be completed before anything else
   bool memory_gone = false;            // a slot was not backed by host memory: KVM_RUN returns EFAULT

@@ -2,12 +2,14 @@
 // FAST.
 #include "softkvm/translate/make_block.h"
 
+#include "base/log.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/code_names.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/host_state.h"
+#include "softkvm/translate/stored_blocks.h"
 #include "softkvm/translate/switches.h"
 #include "softkvm/translate/translator.h"
 
@@ -58,6 +60,40 @@ struct CodePage {
   const uint8_t* host = nullptr;  // of the page
   PageSource* source = nullptr;
 };
+
+#ifdef VIREO_VERIFY_BLOCKS
+// A block that was stored has to be what would be made now, byte for byte. With the code cache's lock held.
+void compare_with_new(const Vcpu& vcpu, const Source& source, std::span<const uint8_t> code, uint32_t at, const Block& block, const BlockNotes& notes) {
+  static uint8_t room[kBlockRoom];
+  static BlockNotes now;
+  Block made{};
+  now.side_count = now.site_count = 0;
+  const size_t used = translate(vcpu, source, room, at, made, now);
+  auto differ = [&](const char* what, uint64_t where) {
+    HostState aside;
+    panic("stored code: the block of guest 0x%llx, mode 0x%x, is not what would be made now: %s %llu", static_cast<unsigned long long>(source.gpa),
+          source.mode, what, static_cast<unsigned long long>(where));
+  };
+  if (used != code.size()) differ("size", used);
+  for (size_t i = 0; i < used; i++)
+    if (room[i] != code[i]) differ("byte", i);
+  if (made.indirect_entry != block.indirect_entry || made.straddle != block.straddle || made.guest_begin != block.guest_begin || made.guest_end != block.guest_end)
+    differ("head", 0);
+  for (unsigned i = 0; i < 3; i++)
+    if (made.linked_entry[i] != block.linked_entry[i]) differ("entry", i);
+  if (now.side_count != notes.side_count || now.site_count != notes.site_count || now.instructions != notes.instructions) differ("notes", 0);
+  for (unsigned i = 0; i < now.side_count; i++) {
+    const SideEntry &a = now.side[i], &b = notes.side[i];
+    bool same = a.host == b.host && a.guest == b.guest && a.host_flags == b.host_flags && a.borrowed == b.borrowed;
+    for (unsigned k = 0; k < 4; k++) same &= a.borrow_reg[k] == b.borrow_reg[k];
+    if (!same) differ("side entry", i);
+  }
+  for (unsigned i = 0; i < now.site_count; i++)
+    if (now.sites[i].at != notes.sites[i].at || now.sites[i].unlinked != notes.sites[i].unlinked || now.sites[i].flags != notes.sites[i].flags ||
+        now.sites[i].ungrouped != notes.sites[i].ungrouped)
+      differ("link site", i);
+}
+#endif
 
 struct Maker {
   Vcpu& vcpu;
@@ -163,11 +199,21 @@ Made Maker::run() {
   made.source = here.source;
   made.second_source = next.source;
   BlockNotes notes;
-  const size_t used = translate(vcpu, source, room, at, made, notes);
+  StoredBlocks* stored = engine_of(vcpu).stored;
   VcpuCounters& counters = engine_of(vcpu).counters;
-  counters.blocks_translated++;
-  counters.insns_translated += notes.instructions;
-  counters.code_bytes_translated += used;
+  size_t used = stored ? stored->restore(page, source, room, at, made, notes) : 0;
+  if (used) {
+    counters.blocks_restored++;
+#ifdef VIREO_VERIFY_BLOCKS
+    compare_with_new(vcpu, source, {room, used}, at, made, notes);
+#endif
+  } else {
+    used = translate(vcpu, source, room, at, made, notes);
+    if (stored) stored->note(page, source, notes);
+    counters.blocks_translated++;
+    counters.insns_translated += notes.instructions;
+    counters.code_bytes_translated += used;
+  }
   what.block = code.finish(made, used, notes.all_side(), notes.all_sites());
   if (code.named) {
     HostState aside;

@@ -85,7 +85,7 @@ bool locked(const Insn& insn) { return insn.lock || (insn.mnemonic == Mnemonic::
 
 }  // namespace
 
-MemoryChecks::MemoryChecks(const Vcpu& vcpu, uint32_t mode, Emitter& out)
+MemoryChecks::MemoryChecks(const VcpuState& vcpu, uint32_t mode, Emitter& out)
     : vcpu_(vcpu), mode_(mode), off_(vcpu.vm->off), view_(view_of(mode)), long_((mode & kModeCodeMask) == kModeCode64), out_(out) {}
 
 bool MemoryChecks::by_tlb(unsigned segment) const {

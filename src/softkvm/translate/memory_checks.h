@@ -21,7 +21,7 @@ struct MemoryAccess {
 
 class MemoryChecks {
  public:
-  MemoryChecks(const Vcpu& vcpu, uint32_t mode, Emitter& out);
+  MemoryChecks(const VcpuState& vcpu, uint32_t mode, Emitter& out);
 
   // Is the inline TLB asked? Else the access helper is, which sees to the segment too.
   bool by_tlb(unsigned segment) const;
@@ -58,7 +58,7 @@ class MemoryChecks {
   uint32_t descriptor_of(const MemoryAccess& access, const Insn& insn, unsigned at, bool masked) const;
   bool stays_on_a_page(unsigned key) const;
 
-  const Vcpu& vcpu_;
+  const VcpuState& vcpu_;
   const uint32_t mode_, off_;
   const unsigned view_;
   const bool long_;

@@ -37,6 +37,7 @@ constexpr SwitchName kNames[] = {
     {"trusted-pages", kSwitchTrustedPages},
     {"native", kSwitchNative},
     {"large-pages", kSwitchLargePages},
+    {"stored-code", kSwitchStoredCode},
 };
 
 }  // namespace

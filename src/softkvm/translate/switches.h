@@ -37,6 +37,7 @@ enum Switch : uint32_t {
   kSwitchQuickMisses = 1u << 24,
   kSwitchBitStrings = 1u << 25,
   kSwitchGroupedChecks = 1u << 26,
+  kSwitchStoredCode = 1u << 27,
 };
 
 // The names, in the order in which docs/engine.md tells of them.

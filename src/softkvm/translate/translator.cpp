@@ -73,7 +73,7 @@ struct Flags {
 
 class Translation {
  public:
-  Translation(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes)
+  Translation(const VcpuState& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes)
       : vcpu_(vcpu), source_(source), mode_(source.mode), view_(view_of(source.mode)), code_mode_(code_mode(source.mode)),
         off_(vcpu.vm->off),
         out_(out, offset), checks_(vcpu, source.mode, out_), block_(block), notes_(notes) {
@@ -143,6 +143,7 @@ class Translation {
   void decode_block() {
     start_ = source_.offset;
     unsigned at = start_;
+    notes_.look_count = 1;
     const unsigned limit = step_ || source_.straddle || off_ & kSwitchLongBlocks ? 1 : kMaxBlockInsns;
     dependency_begin_ = start_;
     while (count_ < limit && at < 4096) {
@@ -150,6 +151,7 @@ class Translation {
       d.begin(at);
       DecodeStatus status = source_.straddle ? decode(source_.straddle, 15, code_mode_, d.insn)
                                              : decode(source_.page.at(at), 4096 - at, code_mode_, d.insn);
+      if (status != DecodeStatus::kOk) note_look(at, at + kMaxInsnLength);
       if (status == DecodeStatus::kTruncated) {
         if (count_ == 0) d.bad = true, d.by_name = true, d.callout = Callout::kUndefined, d.insn.length = 1, count_++;
         break;  // the next block takes it as a straddling instruction
@@ -167,6 +169,16 @@ class Translation {
     }
     end_ = at;
     dependency_end_ = std::max(dependency_end_, at);
+    notes_.looks[0] = {static_cast<uint16_t>(start_), static_cast<uint16_t>(end_ - start_)};
+  }
+
+  // What follows depends on bytes [from, to) of the page.
+  void note_look(unsigned from, unsigned to) const {
+    if (notes_.look_count >= kMostLooks || source_.straddle) {
+      notes_.look_count = kMostLooks + 1;
+      return;
+    }
+    notes_.looks[notes_.look_count++] = {static_cast<uint16_t>(from), static_cast<uint16_t>(std::min(to, 4096u) - from)};
   }
 
   bool has_vector(const Insn& insn, bool& mmx) const {
@@ -352,8 +364,13 @@ class Translation {
   uint32_t find_live_at(unsigned at) {
     uint32_t needed = 0, written = 0;
     Insn insn;
-    for (unsigned n = 0; n < 6 && written != kStatusFlags; n++) {
-      if (decode(source_.page.at(at), 4096 - at, code_mode_, insn) != DecodeStatus::kOk) break;
+    const unsigned from = at;
+    unsigned looked = 0;
+    for (unsigned n = 0; n < 6 && written != kStatusFlags && at < 4096; n++) {  // behind the page's end there is nothing to ask PageCopy for
+      if (decode(source_.page.at(at), 4096 - at, code_mode_, insn) != DecodeStatus::kOk) {
+        looked = kMaxInsnLength;
+        break;
+      }
       dependency_begin_ = std::min(dependency_begin_, at);
       at += insn.length;
       dependency_end_ = std::max(dependency_end_, at);
@@ -363,13 +380,16 @@ class Translation {
       written |= insn.flags_written;
       if (needed == kStatusFlags) break;
     }
+    note_look(from, at + looked);
     return (needed | ~written) & kStatusFlags;
   }
 
   // May the instruction at a page offset be cut by the page's end? Where its bytes were not copied: yes.
   bool may_straddle(unsigned target) const {
     if (4096 - target >= kMaxInsnLength) return false;
-    return !near_start(target, kDependencyReach) || straddles(source_.page, target, code_mode_);
+    if (!near_start(target, kDependencyReach)) return true;
+    note_look(target, 4096);
+    return straddles(source_.page, target, code_mode_);
   }
 
   static int64_t target_of(const Decoded& d) { return static_cast<int64_t>(d.offset) + d.insn.length + d.insn.immediate; }
@@ -1187,7 +1207,7 @@ class Translation {
     if (host < 0 && !long_) out_.bytes({0x45, 0x89, 0xdb});
   }
 
-  const Vcpu& vcpu_;
+  const VcpuState& vcpu_;
   const Source& source_;
   uint32_t mode_;
   unsigned view_;
@@ -1223,7 +1243,7 @@ class Translation {
 
 }  // namespace
 
-size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes) {
+size_t translate(const VcpuState& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes) {
   Translation t(vcpu, source, out, offset, block, notes);
   return t.run();
 }

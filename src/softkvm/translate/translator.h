@@ -55,18 +55,27 @@ constexpr unsigned kDependencyReach = 512; // how far from its start a block rea
 constexpr unsigned kMostSides = kMaxBlockInsns * 8;  // VZEROALL outside of 64-bit mode has eight
 constexpr unsigned kMostSites = kMaxBlockInsns * 2 + 2;
 
+// Bytes of the page that a block's code is a function of.
+struct LookedAt {
+  uint16_t at, size;
+};
+constexpr unsigned kMostLooks = 80;
+
 // What belongs to a block beside its code.
 struct BlockNotes {
   std::array<SideEntry, kMostSides> side;
   std::array<LinkSite, kMostSites> sites;
   uint32_t side_count = 0, site_count = 0, instructions = 0;
+  // The block's own bytes first; with an instruction that straddles those are Source::straddle's. For who keeps blocks beyond their VM (stored_blocks.h).
+  std::array<LookedAt, kMostLooks> looks;
+  uint32_t look_count = 0;  // kMostLooks + 1: there were more
 
   std::span<const SideEntry> all_side() const { return {side.data(), side_count}; }
   std::span<const LinkSite> all_sites() const { return {sites.data(), site_count}; }
 };
 
 // FAST. Emits at `out` (which lies at cache offset `offset`) and fills `block` and `notes`. Gives the bytes used.
-size_t translate(const Vcpu& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes);
+size_t translate(const VcpuState& vcpu, const Source& source, uint8_t* out, uint32_t offset, Block& block, BlockNotes& notes);
 
 // Is the first instruction at `offset` cut by the page's end?
 bool straddles(PageCopy& page, unsigned offset, CodeMode mode);

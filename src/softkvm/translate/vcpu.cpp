@@ -32,6 +32,7 @@
 #include "softkvm/translate/make_block.h"
 #include "softkvm/translate/paravirtual.h"
 #include "softkvm/translate/safe_point.h"
+#include "softkvm/translate/stored_code.h"
 
 #include <asm/prctl.h>
 #include <cpuid.h>
@@ -523,6 +524,10 @@ int Vcpu::run_guest() {
   if (mp_state == KVM_MP_STATE_HALTED) {
     halted = true;
     mp_state = KVM_MP_STATE_RUNNABLE;
+  }
+  if (vm->stored && !e.stored_known) {
+    e.stored = vm->stored->blocks_for(*this);  // CPUID stays as it is from now on
+    e.stored_known = true;
   }
   // What user space may have written besides answering, it has stopped the vCPU for.
   if (!answered || user_acted || !tells_nothing(e)) doubt_code(*this);

@@ -21,6 +21,7 @@
 #include "softkvm/translate/host_faults.h"
 #include "softkvm/translate/make_block.h"
 #include "softkvm/translate/safe_point.h"
+#include "softkvm/translate/stored_code.h"
 #include "softkvm/translate/switches.h"
 
 namespace vireo::softkvm {
@@ -55,6 +56,8 @@ std::atomic<uint64_t> Vm::foreign_ticks{0};
 void Vm::expect_foreign_writes(uint64_t host_tsc_ticks) { foreign_ticks = host_tsc_ticks; }
 
 Vm::~Vm() {
+  if (stored) stored->save();
+  stored.reset();
   page_worker.stop();
   std::lock_guard lock(all_mutex);
   std::erase(all, this);
@@ -67,6 +70,20 @@ Vm::~Vm() {
 #endif
 }
 
+namespace {
+// Programs end without closing their VMs. Others may be running still: what they make from now on is not kept.
+void save_code_at_exit() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    std::atexit([] {
+      std::lock_guard lock(all_mutex);
+      for (Vm* vm : all)
+        if (vm->stored) vm->stored->save();
+    });
+  });
+}
+}  // namespace
+
 std::unique_ptr<Vm> Vm::create() {
   std::unique_ptr<Vm> vm(new Vm);
   vm->slots = std::make_unique<Slots>();
@@ -77,6 +94,8 @@ std::unique_ptr<Vm> Vm::create() {
   if (!vm->code) return nullptr;
   vm->code->whole_pages = vm->off & kSwitchCodeChunks;
   vm->code->small_pages = vm->off & kSwitchLargePages;
+  if (!(vm->off & kSwitchStoredCode)) vm->stored = StoredCode::create(vm->off, vm->code->mutex, *vm->counters);
+  if (vm->stored) save_code_at_exit();
   install_host_fault_handlers();
   return vm;
 }
