@@ -38,6 +38,7 @@ _vireo() {
   fi
   case $before in
     --kernel | --initrd | --config | --disk | --guest-symbols | --jitdump) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    --code-cache) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
     --firmware | --bios) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -W 'seabios ovmf' -- "$word") ;;
     --board) mapfile -t COMPREPLY < <(compgen -W 'q35 microvm' -- "$word") ;;
     --hpet) mapfile -t COMPREPLY < <(compgen -W 'on off' -- "$word") ;;
@@ -46,11 +47,11 @@ _vireo() {
     --net) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'user tap,ifname= none' -- "$word") ;;
     --serial | --console) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'stdio file: null pty' -- "$word") ;;
     --boot-protocol) mapfile -t COMPREPLY < <(compgen -W 'auto linux64 linux32 pvh multiboot' -- "$word") ;;
-    --help) mapfile -t COMPREPLY < <(compgen -W 'memory cpu disk net serial accel board firmware vga config qmp perf exit' -- "$word") ;;
+    --help) mapfile -t COMPREPLY < <(compgen -W 'memory cpu disk net serial accel board firmware vga config qmp perf code-cache exit' -- "$word") ;;
     --append | --memory | --numa | --cpus | --cpu-affinity | --debug-exit) ;;
     *) mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --boot-protocol --memory --cpus --numa
          --cpu-affinity --board --hpet --firmware --vga --accel --disk --net --serial --console --rng --no-reboot --config --debug-exit
-         --perf-map --jitdump --guest-symbols --name --qmp
+         --perf-map --jitdump --guest-symbols --code-cache --name --qmp
          --testdev --help' -- "$word") ;;
   esac
 }

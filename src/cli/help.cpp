@@ -25,8 +25,9 @@ constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial consol
   --boot-protocol auto|linux64|linux32|pvh|multiboot
   --debug-exit [PORT]    --testdev                  for test kernels
   --perf-map             --jitdump FOLDER           names of translated code for perf
+  --code-cache FOLDER    keeps translated code for the next machine; --accel soft
 On a terminal: Ctrl-A x ends, Ctrl-A c opens a prompt, Ctrl-A h helps.
-More: vireo run --help memory|cpu|disk|net|serial|accel|board|firmware|vga|config|qmp|perf|exit
+More: vireo run --help memory|cpu|disk|net|serial|accel|board|firmware|vga|config|qmp|perf|code-cache|exit
 )";
 
 struct Topic {
@@ -139,6 +140,12 @@ constexpr Topic kTopics[] = {
   --guest-symbols FILE   the guest kernel's functions: a copy of its /proc/kallsyms read by root, or its System.map where it
                          runs without KASLR (nokaslr)
   In a program under vireo kvm: VIREO_PERF_MAP=1, VIREO_JITDUMP=FOLDER, VIREO_GUEST_SYMBOLS=FILE in the environment.
+)"},
+    {"code-cache", R"(--code-cache FOLDER[,size=SIZE]: keeps translated code for the next machine; --accel soft alone
+  FOLDER is made where only it is missing; it must belong to this user, and nobody else may write to it.
+  size=SIZE              of all files in it together: 256M by default
+  What a machine has translated is written when it ends, and now and then before that; several may use one folder.
+  In a program under vireo kvm: VIREO_CODE_CACHE=FOLDER[,size=MIB] in the environment.
 )"},
     {"exit", R"(exit status
   0        the guest powered off, was told to, or reset under --no-reboot

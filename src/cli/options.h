@@ -22,6 +22,7 @@ struct WordList {
 };
 Result<WordList> split_words(const std::string& text, const std::string& option);
 
+Result<kvm::CodeFolder> parse_code_cache(const std::string& text);
 Result<uint64_t> parse_size(const std::string& text, const std::string& option);  // 512M, 2G, 64K, plain: MiB
 Result<uint64_t> parse_number(const std::string& text, const std::string& option, uint64_t least, uint64_t most);
 Result<bool> parse_switch(const std::string& text, const std::string& option);  // on off yes no true false, "" is on
@@ -61,6 +62,7 @@ struct RunOptions {
   SerialOptions console;  // of the virtio console
   bool rng = false;
   kvm::CodeNames code_names;
+  kvm::CodeFolder code_folder;
   std::string name;
   std::vector<std::string> qmp;  // paths of sockets
 };

@@ -115,6 +115,18 @@ TEST(Options, NamesForPerfNeedSomewhereToGo) {
   EXPECT_NE(error_of({"--kernel", "k", "--jitdump", ""}).find("--jitdump"), std::string::npos);
 }
 
+TEST(Options, TheCodeCacheIsAFolderWithABound) {
+  EXPECT_TRUE((*parse({"--kernel", "k"}))->code_folder.path.empty());
+  auto run = parse({"--kernel", "k", "--code-cache", "/c"});
+  ASSERT_TRUE(run) << run.error().message;
+  EXPECT_EQ((*run)->code_folder.path, "/c");
+  EXPECT_EQ((*run)->code_folder.most, 256u << 20);
+  EXPECT_EQ((*parse({"--kernel", "k", "--code-cache", "/c,,d,size=64M"}))->code_folder.path, "/c,d");
+  EXPECT_EQ((*parse({"--kernel", "k", "--code-cache", "/c,size=64M"}))->code_folder.most, 64u << 20);
+  for (const char* wrong : {"", ",size=64M", "/c,size=10K", "/c,size=much", "/c,limit=64M"})
+    EXPECT_NE(error_of({"--kernel", "k", "--code-cache", wrong}).find("--code-cache"), std::string::npos) << wrong;
+}
+
 TEST(Options, TheCommandLineWinsOverTheFile) {
   char path[] = "/tmp/vireo-config-XXXXXX";
   int fd = mkstemp(path);

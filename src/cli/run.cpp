@@ -81,6 +81,18 @@ Result<> name_code(const kvm::Api& api, const kvm::CodeNames& names) {
   return api.name_code(names);
 }
 
+// A machine runs as well without, so an accelerator that translates nothing is no error.
+Result<> keep_code(const kvm::Api& api, const kvm::CodeFolder& wanted) {
+  if (wanted.path.empty()) return {};
+  if (!api.keep_code) {
+    log(LogLevel::kWarning, "--code-cache %s: not used, code is translated with --accel soft alone", wanted.path.c_str());
+    return {};
+  }
+  auto kept = api.keep_code(wanted);
+  if (!kept) return std::unexpected(std::move(kept).error().within("--code-cache"));
+  return {};
+}
+
 // For `vireo stat`. A machine runs as well without.
 std::unique_ptr<control::StatisticsPort> open_statistics(EventLoop& loop, const Machine& machine) {
   auto open = [&]() -> Result<std::unique_ptr<control::StatisticsPort>> {
@@ -157,6 +169,7 @@ Result<int> run(const RunOptions& options) {
   auto choice = TRY(kvm::choose_accelerator(options.accelerator));
   if (!choice.note.empty()) log(LogLevel::kWarning, "%s", choice.note.c_str());
   TRY_VOID(name_code(*choice.api, options.code_names));
+  TRY_VOID(keep_code(*choice.api, options.code_folder));
   auto loop = TRY(EventLoop::create());
   SerialEnd serial = TRY(open_serial(options.serial, *loop, "--serial"));
   SerialEnd virtio_console;

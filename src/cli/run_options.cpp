@@ -14,7 +14,7 @@ namespace vireo::cli {
 namespace {
 
 struct Raw {
-  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config, jitdump, guest_symbols, firmware, name, vga, hpet;
+  std::string kernel, initrd, append, memory, cpus, cpu, affinity, board, accel, serial, console, protocol, debug_exit, config, jitdump, guest_symbols, code_cache, firmware, name, vga, hpet;
   std::vector<std::string> disks, nets, numa, qmp;
   bool rng = false, no_reboot = false, testdev = false, virtio_console = false, perf_map = false;
 };
@@ -78,6 +78,7 @@ void declare(CLI::App& app, Raw& raw) {
   app.add_flag("--perf-map", raw.perf_map);
   app.add_option("--jitdump", raw.jitdump);
   app.add_option("--guest-symbols", raw.guest_symbols);
+  app.add_option("--code-cache", raw.code_cache);
   app.add_option("--name", raw.name);
   app.add_option("--qmp", raw.qmp)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
   app.add_option("--config", raw.config);
@@ -178,6 +179,7 @@ Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
     if (given.contains(option) && value->empty()) return fail(ErrorKind::kInvalid, std::string("--") + option + ": a name is missing");
   if (!raw.guest_symbols.empty() && !raw.perf_map && raw.jitdump.empty())
     return fail(ErrorKind::kInvalid, "--guest-symbols " + raw.guest_symbols + ": for --perf-map or --jitdump, and neither is given");
+  if (given.contains("code-cache")) run.code_folder = TRY(parse_code_cache(raw.code_cache));
   m.reboot = !raw.no_reboot;
   m.test_device = raw.testdev;
   if (given.contains("debug-exit"))

@@ -45,6 +45,19 @@ Result<WordList> split_words(const std::string& text, const std::string& option)
   return list;
 }
 
+Result<kvm::CodeFolder> parse_code_cache(const std::string& text) {
+  const std::string option = "--code-cache";
+  const WordList list = TRY(split_words(text, option));
+  if (list.first.empty()) return bad(option, text, "a folder is missing");
+  kvm::CodeFolder folder{.path = list.first};
+  for (const auto& [key, value] : list.rest) {
+    if (key != "size") return bad(option, text, "unknown word '" + key + "'");
+    folder.most = TRY(parse_size(value, option));
+    if (folder.most < 1u << 20) return bad(option, text, "size is at least 1M");
+  }
+  return folder;
+}
+
 Result<uint64_t> parse_size(const std::string& text, const std::string& option) {
   std::string digits = text;
   unsigned shift = 20;

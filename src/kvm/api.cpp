@@ -30,7 +30,9 @@ constexpr Api kKernel{.name = "kvm",
                       .remove_doorbell = nullptr,
                       .lend_memory = nullptr,
                       .allow_large_pages = nullptr,
-                      .name_code = nullptr};
+                      .name_code = nullptr,
+                      .keep_code = nullptr,
+                      .expect_foreign_writes = nullptr};
 
 }  // namespace
 

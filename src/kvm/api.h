@@ -28,6 +28,12 @@ struct CodeNames {
   bool any() const { return perf_map || !jitdump_folder.empty() || !symbols.empty(); }
 };
 
+// Where translated code is kept for the next machine.
+struct CodeFolder {
+  std::string path;  // empty: nowhere
+  uint64_t most = 256u << 20;  // bytes of all files in it
+};
+
 struct Api {
   const char* name;  // "kvm" or "soft"
   int (*open_system)();                                              // descriptor or -errno
@@ -42,6 +48,8 @@ struct Api {
   int (*allow_large_pages)(int vm_fd, const void* host, size_t size);
   // Names translated code for perf; before the first VM. Null: nothing is translated.
   Result<> (*name_code)(const CodeNames& wanted);
+  // Keeps translated code; as above.
+  Result<> (*keep_code)(const CodeFolder& wanted);
   // Other processes will write guest memory without a word; before the first VM. Null: it makes no difference.
   void (*expect_foreign_writes)();
 };

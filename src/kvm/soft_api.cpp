@@ -16,6 +16,8 @@ Result<> name_code(const CodeNames& wanted) {
   return softkvm::name_code({.perf_map = wanted.perf_map, .jitdump_folder = wanted.jitdump_folder, .symbols = wanted.symbols});
 }
 
+Result<> keep_code(const CodeFolder& wanted) { return softkvm::keep_code(wanted.path, wanted.most); }
+
 void expect_foreign_writes() {
   softkvm::expect_unseen_writes();
   softkvm::expect_foreign_writes();
@@ -32,6 +34,7 @@ constexpr Api kSoft{"soft",
                     softkvm::lend_memory,
                     softkvm::allow_large_pages,
                     name_code,
+                    keep_code,
                     expect_foreign_writes};
 
 }  // namespace
