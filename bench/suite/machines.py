@@ -246,9 +246,9 @@ class Place:
             agent.spread_vcpus()
         return agent
 
-    def boot(self, name, cpus):
+    def boot(self, name, cpus, whole=False):
         """Seconds from kernel start to the first user process. TCG's begin when its firmware jumps to the kernel's loader, vireo's
-        with its process."""
+        with its process. `whole`: the machine powers off by itself then, as only a machine that ends leaves its translated code; else it is killed."""
         lines = Lines(name, self.guest(name, cpus, self.boot_initrd, f"{APPEND} vireo_mark={MARK} vireo_stop=poweroff", not self.ours(name)))
         try:
             while True:
@@ -263,6 +263,10 @@ class Place:
                 if at < 0:
                     raise Broken(f"{name}: the firmware did not say when it starts the kernel: {lines.tail()}")
                 start = max(t for offset, t in lines.error_times if offset <= at)
+            while whole and line is not None:
+                line, _ = lines.next(120)
+            if whole and lines.process.wait() != 0:
+                raise Broken(f"{name} ended with {lines.process.wait()}: {lines.tail()}")
             return now - start
         finally:
             lines.kill()
