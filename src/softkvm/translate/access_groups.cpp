@@ -11,9 +11,6 @@ namespace {
 
 // A group's check fails where its span lies over the end of a page. Up to here that is rare enough by estimate: nobody has timed other bounds.
 constexpr unsigned kMostSpan = 256;
-// Displacements beyond it are taken for values of their own, so that no sum of some overflows.
-constexpr int64_t kFarthest = 1 << 28;
-
 constexpr uint8_t kPageBase = 16, kFirstNew = 17;  // values; those below are what the registers came in with
 
 }  // namespace
@@ -38,14 +35,14 @@ void AccessGroups::lost(unsigned reg) { register_[reg] = {static_cast<uint8_t>(v
 
 void AccessGroups::moved(unsigned to, unsigned from, int64_t by) {
   const int64_t plus = by + register_[from].plus;
-  if (plus > kFarthest || plus < -kFarthest) return lost(to);
+  if (plus > kFarthestGrouped || plus < -kFarthestGrouped) return lost(to);
   register_[to] = {register_[from].value, static_cast<int32_t>(plus)};
 }
 
 void AccessGroups::access(unsigned index, unsigned number, const Key& key, int64_t at, unsigned size, bool write) {
   Member& member = members_[index][number];
   member = {-1, 0};
-  if (at > kFarthest || at < -kFarthest || size == 0 || size > kMostSpan) {
+  if (at > kFarthestGrouped || at < -kFarthestGrouped || size == 0 || size > kMostSpan) {
     in_r11_ = -1;
     return;
   }

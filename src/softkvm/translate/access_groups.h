@@ -10,6 +10,9 @@
 
 namespace vireo::softkvm {
 
+// Displacements beyond it are taken for values of their own, so that no sum of some overflows.
+constexpr int64_t kFarthestGrouped = 1 << 28;
+
 // The accesses that one check is for: it stands in front of the first of them.
 struct AccessGroup {
   int32_t low, high;   // of all accesses, first byte and behind the last, counted from what their addresses have in common

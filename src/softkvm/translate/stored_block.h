@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "softkvm/translate/access_groups.h"
 #include "softkvm/translate/block.h"
 #include "softkvm/translate/translator.h"
 
@@ -22,13 +23,17 @@ struct StoredField {
   uint16_t at;  // in the ranges' bytes
   uint16_t kind;
 
+  static uint32_t size_of(uint32_t value) { return value >> 31 ? 0 - value : value; }
+  // Accesses are grouped up to a displacement, to which the place in the page is added: a block is made otherwise on its other side.
+  static bool grouped(uint32_t value) { return size_of(value) < kFarthestGrouped; }
   static bool may_be(unsigned kind, uint32_t value) {
-    constexpr uint32_t kLowest = 0x80000000u, kEnd = 0xff000000u, kNear = 0x10000u, kFarthest = 0x7f000000u;
+    constexpr uint32_t kLowest = 0x80000000u, kEnd = 0xff000000u, kNear = 0x10000u, kFarthest = 0x7f000000u, kPlace = 0x2000u;
+    const uint32_t size = size_of(value);
+    if (size + kPlace > kFarthestGrouped && size < kFarthestGrouped + kPlace) return false;
     if (kind == kAddress) return value >= kLowest && value < kEnd;
-    const uint32_t size = value >> 31 ? 0 - value : value;
     return size >= kNear && size < kFarthest;
   }
-  static bool may_become(unsigned kind, uint32_t from, uint32_t to) { return may_be(kind, to) && from >> 31 == to >> 31; }
+  static bool may_become(unsigned kind, uint32_t from, uint32_t to) { return may_be(kind, to) && from >> 31 == to >> 31 && grouped(from) == grouped(to); }
 };
 
 struct StoredPatch {

@@ -74,6 +74,19 @@ Counts run_once(const std::function<void(TestMachine&)>& change = {}, std::span<
   return {c.blocks_translated, c.blocks_restored, m.vm->counters->code_blocks_stored, m.vcpu->gpr[kRax], m.vcpu->gpr[kRbx]};
 }
 
+// A module may lie farther from the kernel than accesses are grouped, or nearer, by chance: blocks are made otherwise then.
+TEST(StoredField, DoesNotBecomeADistanceForWhichAccessesAreGroupedOtherwise) {
+  const auto far = static_cast<uint32_t>(-(kFarthestGrouped + 0x100000)), near = static_cast<uint32_t>(-(kFarthestGrouped - 0x100000));
+  for (unsigned kind : {StoredField::kFar, StoredField::kAddress})
+    for (uint32_t value : {far, near}) {
+      EXPECT_TRUE(StoredField::may_be(kind, value));
+      EXPECT_TRUE(StoredField::may_become(kind, value, value + 16));
+      EXPECT_FALSE(StoredField::may_become(kind, value, value == far ? near : far));
+      EXPECT_FALSE(StoredField::may_become(kind, value, static_cast<uint32_t>(-kFarthestGrouped)));
+    }
+  EXPECT_FALSE(StoredField::may_become(StoredField::kFar, 0x12345, static_cast<uint32_t>(-0x12345)));
+}
+
 TEST(StoredCode, TheSecondVmMakesNoBlockAnewAndComputesTheSame) {
   const Counts without = run_once();
   Kept kept;
