@@ -19,16 +19,25 @@ uint32_t word_at(const uint8_t* p) {
 
 using Made = RecordMaker::Made;
 
-void translate_page(const VcpuState& state, const MadeBlock& made, const uint8_t* page, uint8_t* room, Made& out) {
-  PageCopy copy(page);
-  uint8_t cut[16] = {};
-  Source source{copy, made.offset, made.offset, nullptr, made.mode, 0};
-  if (made.straddle) {
+// What a noted block is translated from, and looked for by: a page that has its bytes, at guest physical address 0.
+struct NotedSource {
+  NotedSource(const MadeBlock& made, const uint8_t* page) : copy(page), source{copy, made.offset, made.offset, nullptr, made.mode, 0} {
+    if (!made.straddle) return;
     std::memcpy(cut, made.source(), made.straddle);
     source.straddle = cut;
   }
+  NotedSource(const NotedSource&) = delete;
+  NotedSource& operator=(const NotedSource&) = delete;
+
+  PageCopy copy;
+  uint8_t cut[16] = {};
+  Source source;
+};
+
+void translate_page(const VcpuState& state, const MadeBlock& made, const uint8_t* page, uint8_t* room, Made& out) {
+  NotedSource from(made, page);
   out.notes.side_count = out.notes.site_count = 0;
-  const size_t used = translate(state, source, room, 0, out.block, out.notes);
+  const size_t used = translate(state, from.source, room, 0, out.block, out.notes);
   out.code = {room, used};
 }
 
@@ -155,14 +164,8 @@ void RecordMaker::look_for_fields(const MadeBlock& made, const Made& first) {
 }
 
 bool RecordMaker::found_in(StoredBlocks& blocks, const MadeBlock& made) const {
-  PageCopy copy(page_);
-  uint8_t cut[16] = {};
-  Source source{copy, made.offset, made.offset, nullptr, made.mode, 0};
-  if (made.straddle) {
-    std::memcpy(cut, made.source(), made.straddle);
-    source.straddle = cut;
-  }
-  return blocks.taken() && blocks.find(copy, source);
+  NotedSource from(made, page_);
+  return blocks.taken() && blocks.find(from.copy, from.source);
 }
 
 std::span<const uint8_t> RecordMaker::make(const MadeBlock& made) {
