@@ -78,6 +78,20 @@ std::optional<Layout> layout_of(std::span<const std::byte> head, uint64_t unpack
   return layout;
 }
 
+// Unpacks the file to the start of `all` and moves the parts to where they belong. Gives the relocations; nothing where the payload is broken.
+std::optional<std::vector<std::byte>> unpack_in_place(Packing packing, std::span<const std::byte> payload, uint64_t unpacked, const Layout& layout, uint64_t linked_at,
+                                                      std::span<std::byte> all) {
+  if (auto got = unpack(packing, payload, all.first(unpacked)); !got || !got->complete || got->size != unpacked) return {};
+  const auto image = all.subspan(layout.file_start), table = all.subspan(layout.file_end, unpacked - layout.file_end);
+  std::vector<std::byte> relocations(table.begin(), table.end());
+  for (const ElfSegment& part : layout.parts) {
+    const uint64_t to = part.physical - linked_at;
+    memmove(&image[to], &image[part.offset - layout.file_start], part.file_size);
+    std::ranges::fill(image.subspan(to + part.file_size, part.memory_size - part.file_size), std::byte{0});
+  }
+  return relocations;
+}
+
 }  // namespace
 
 std::optional<UnpackedKernel> unpack_kernel(const UnpackWish& wish, GuestMemory& memory) {
@@ -109,17 +123,10 @@ std::optional<UnpackedKernel> unpack_kernel(const UnpackWish& wish, GuestMemory&
   }
   auto all = memory.range_to_fill(GuestAddress{start - layout->file_start}, layout->file_start + need);
   if (all.empty()) return {};
-  if (auto got = unpack(*packing, payload, all.first(unpacked)); !got || !got->complete || got->size != unpacked) return {};
-  auto image = all.subspan(layout->file_start);
-  const auto table_here = all.subspan(layout->file_end, unpacked - layout->file_end);
-  const std::vector<std::byte> table(table_here.begin(), table_here.end());
-  for (const ElfSegment& part : layout->parts) {
-    const uint64_t to = part.physical - h.pref_address;
-    memmove(&image[to], &image[part.offset - layout->file_start], part.file_size);
-    std::ranges::fill(image.subspan(to + part.file_size, part.memory_size - part.file_size), std::byte{0});
-  }
-  if (random && !KernelRelocation{image.first(h.init_size), h.pref_address}.apply(table, shift)) return {};
-  memory.notice_write(GuestAddress{start - layout->file_start}, all.size());
+  const auto table = unpack_in_place(*packing, payload, unpacked, *layout, h.pref_address, all);
+  const bool placed = table && (!random || KernelRelocation{all.subspan(layout->file_start, h.init_size), h.pref_address}.apply(*table, shift));
+  memory.notice_write(GuestAddress{start - layout->file_start}, all.size());  // also of what is half done
+  if (!placed) return {};
   return UnpackedKernel{start + *layout->entry, random};
 }
 

@@ -229,6 +229,16 @@ TEST_F(PackedKernel, LeavesToTheGuestWhatItDoesNotKnow) {
   EXPECT_FALSE(unpacked(good)) << "a 32-bit kernel";
 }
 
+TEST_F(PackedKernel, TellsOfWhatItHasWrittenAlsoWhereItGivesUp) {
+  uint64_t told = 0;
+  memory->set_write_notice([&](GuestAddress start, uint64_t size) {
+    EXPECT_EQ(raw(start), kStart - kTextAt);
+    told += size;
+  });
+  EXPECT_FALSE(unpacked(payload(Packing::kLz4, kernel({0, place(kInit - 7), 0, 0})), "mem=40M"));
+  EXPECT_EQ(told, kTextAt + kInit);
+}
+
 TEST_F(PackedKernel, CutOffPayloadsAreRefusedAtEachLength) {
   for (Packing packing : kAll) {
     const Bytes packed = pack(packing, kernel(kOld));
