@@ -7,10 +7,15 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 namespace vireo {
 namespace {
@@ -55,28 +60,95 @@ Result<Unpacked> unpack_xz(bool alone, std::span<const std::byte> payload, std::
   return Unpacked{out.size() - stream.avail_out, code == LZMA_STREAM_END};
 }
 
-// The "legacy" frame of lz4_Frame_format.md: blocks of at most 8 MiB unpacked, each with its packed size before it.
+constexpr size_t kLz4Block = 8 << 20;  // what a block of the "legacy" frame unpacks to, but for a frame's last one
+
+// The packed blocks of a payload, one after the other. Spec: lz4_Frame_format.md, "Legacy frame": each has its size before it.
+class Lz4Blocks {
+ public:
+  explicit Lz4Blocks(std::span<const std::byte> payload) : rest_(payload) {}
+
+  // The next one; nothing at the end, or where it is broken.
+  std::optional<std::span<const std::byte>> next() {
+    constexpr uint32_t kMagic = 0x184c2102;
+    uint32_t packed = kMagic;
+    while (packed == kMagic) {  // of another frame
+      if (rest_.size() < sizeof packed) return {};
+      memcpy(&packed, rest_.data(), sizeof packed);
+      rest_ = rest_.subspan(sizeof packed);
+    }
+    if (packed > rest_.size() || packed > LZ4_COMPRESSBOUND(kLz4Block)) {
+      broken_ = true;
+      return {};
+    }
+    const auto block = rest_.first(packed);
+    rest_ = rest_.subspan(packed);
+    return block;
+  }
+  bool broken() const { return broken_; }
+  bool at_end() const { return !broken_ && rest_.empty(); }
+
+ private:
+  std::span<const std::byte> rest_;
+  bool broken_ = false;
+};
+
+int unpack_lz4_block(std::span<const std::byte> block, std::span<std::byte> out) {
+  return LZ4_decompress_safe(reinterpret_cast<const char*>(block.data()), reinterpret_cast<char*>(out.data()), static_cast<int>(block.size()),
+                             static_cast<int>(std::min(out.size(), kLz4Block)));
+}
+
+// Each block to its place by several threads. False: a block is not as long as its place, or broken.
+bool unpack_lz4_at_once(std::span<const std::span<const std::byte>> blocks, std::span<std::byte> out) {
+  constexpr size_t kMostThreads = 4;
+  std::atomic<size_t> next{0};
+  std::atomic<bool> fits{true};
+  auto work = [&] {
+    for (size_t i; fits && (i = next++) < blocks.size();) {
+      const auto place = out.subspan(i * kLz4Block, std::min(kLz4Block, out.size() - i * kLz4Block));
+      if (unpack_lz4_block(blocks[i], place) != static_cast<int>(place.size())) fits = false;
+    }
+  };
+  std::vector<std::jthread> others;
+  try {
+    while (others.size() + 1 < std::min<size_t>({blocks.size(), kMostThreads, std::thread::hardware_concurrency()})) others.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads: fewer do it
+  }
+  work();
+  others.clear();
+  return fits;
+}
+
+// As many blocks as fill `out` when all but the last are full; nothing where the payload has others.
+std::vector<std::span<const std::byte>> full_blocks(Lz4Blocks packed, size_t out) {
+  std::vector<std::span<const std::byte>> blocks;
+  for (size_t filled = 0; filled < out; filled += kLz4Block) {
+    const auto block = packed.next();
+    if (!block) return {};
+    blocks.push_back(*block);
+  }
+  return packed.at_end() ? blocks : decltype(blocks){};
+}
+
 Result<Unpacked> unpack_lz4(std::span<const std::byte> payload, std::span<std::byte> out) {
-  constexpr uint32_t kMagic = 0x184c2102;
-  constexpr size_t kMostBlock = 8 << 20;
-  size_t at = 0, got = 0;
+  Lz4Blocks packed(payload);
+  if (const auto blocks = full_blocks(packed, out.size()); blocks.size() > 1 && unpack_lz4_at_once(blocks, out)) return Unpacked{out.size(), true};
+  size_t got = 0;
   bool cut = false;  // there is more in the last block than there was room for
-  while (got < out.size() && payload.size() - at >= 4) {
-    uint32_t packed;
-    memcpy(&packed, &payload[at], 4);
-    at += 4;
-    if (packed == kMagic) continue;  // another frame
-    if (packed > payload.size() - at || packed > LZ4_COMPRESSBOUND(kMostBlock)) return broken("LZ4");
-    const int room = static_cast<int>(std::min(out.size() - got, kMostBlock));
-    auto* from = reinterpret_cast<const char*>(&payload[at]);
-    auto* to = reinterpret_cast<char*>(&out[got]);
-    int bytes = LZ4_decompress_safe(from, to, static_cast<int>(packed), room);
-    if (bytes < 0) cut = true, bytes = LZ4_decompress_safe_partial(from, to, static_cast<int>(packed), room, room);
+  while (got < out.size()) {
+    const auto block = packed.next();
+    if (!block) break;
+    const auto rest = out.subspan(got);
+    int bytes = unpack_lz4_block(*block, rest);
+    if (bytes < 0) {
+      const int room = static_cast<int>(std::min(rest.size(), kLz4Block));
+      cut = true;
+      bytes = LZ4_decompress_safe_partial(reinterpret_cast<const char*>(block->data()), reinterpret_cast<char*>(rest.data()), static_cast<int>(block->size()), room, room);
+    }
     if (bytes <= 0) return broken("LZ4");
-    at += packed;
     got += static_cast<size_t>(bytes);
   }
-  return Unpacked{got, !cut && at == payload.size()};
+  if (packed.broken()) return broken("LZ4");
+  return Unpacked{got, !cut && packed.at_end()};
 }
 
 Result<Unpacked> unpack_zstd(std::span<const std::byte> payload, std::span<std::byte> out) {

@@ -21,7 +21,8 @@ struct Unpacked {
 };
 
 // Unpacks from the start until `out`, which is not empty, is full or the payload ends. The payload is whatever a file says: what breaks its format
-// is kCorrupt. xz and LZMA take up to 512 MiB for their dictionary, others next to nothing.
+// is kCorrupt. xz and LZMA take up to 512 MiB for their dictionary, others next to nothing;
+// of LZ4 several threads unpack a block each, where the whole is wanted.
 Result<Unpacked> unpack(Packing packing, std::span<const std::byte> payload, std::span<std::byte> out);
 
 }  // namespace vireo

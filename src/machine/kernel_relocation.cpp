@@ -24,13 +24,11 @@ bool add(const KernelRelocation& kernel, std::span<const uint32_t> places, uint6
 
 }  // namespace
 
-bool KernelRelocation::apply(std::span<const std::byte> table, uint64_t shift) const {
-  std::vector<uint32_t> words(table.size() / 4);
-  memcpy(words.data(), table.data(), words.size() * 4);
+bool KernelRelocation::apply(std::span<const uint32_t> table, uint64_t shift) const {
   std::vector<std::span<const uint32_t>> lists;
-  for (size_t at = 0; at < words.size(); at++) {
-    if (words[at] == 0)
-      lists.emplace_back(&words[at] + 1, size_t{0});
+  for (size_t at = 0; at < table.size(); at++) {
+    if (table[at] == 0)
+      lists.push_back(table.subspan(at + 1, 0));
     else if (lists.empty())
       return false;
     else

@@ -16,7 +16,7 @@ struct KernelRelocation {
   uint64_t linked_at = 0;       // physical address of its first byte, as linked
 
   // Moves all addresses by `shift`. False: no table as above, or one that leads out of the image, which is half done then.
-  bool apply(std::span<const std::byte> table, uint64_t shift) const;
+  bool apply(std::span<const uint32_t> table, uint64_t shift) const;
 };
 
 }  // namespace vireo

@@ -79,11 +79,12 @@ std::optional<Layout> layout_of(std::span<const std::byte> head, uint64_t unpack
 }
 
 // Unpacks the file to the start of `all` and moves the parts to where they belong. Gives the relocations; nothing where the payload is broken.
-std::optional<std::vector<std::byte>> unpack_in_place(Packing packing, std::span<const std::byte> payload, uint64_t unpacked, const Layout& layout, uint64_t linked_at,
+std::optional<std::vector<uint32_t>> unpack_in_place(Packing packing, std::span<const std::byte> payload, uint64_t unpacked, const Layout& layout, uint64_t linked_at,
                                                       std::span<std::byte> all) {
   if (auto got = unpack(packing, payload, all.first(unpacked)); !got || !got->complete || got->size != unpacked) return {};
   const auto image = all.subspan(layout.file_start), table = all.subspan(layout.file_end, unpacked - layout.file_end);
-  std::vector<std::byte> relocations(table.begin(), table.end());
+  std::vector<uint32_t> relocations(table.size() / sizeof(uint32_t));
+  if (!relocations.empty()) memcpy(relocations.data(), table.data(), relocations.size() * sizeof(uint32_t));
   for (const ElfSegment& part : layout.parts) {
     const uint64_t to = part.physical - linked_at;
     memmove(&image[to], &image[part.offset - layout.file_start], part.file_size);

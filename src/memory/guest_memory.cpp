@@ -23,6 +23,7 @@ namespace {
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kHugeAlign = 2u << 20;
+constexpr uint64_t kManyPages = 64 << 10;  // bytes: fewer are not worth a system call
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25  // Linux 6.1; madvise(2)
 #endif
@@ -35,18 +36,34 @@ bool host_has_large_pages() {
   return std::getline(file, policy) && policy.find("[never]") == policy.npos;
 }
 
-// Large pages for what will be written whole. It may fail: then they are small ones, one fault each.
-void make_large(std::span<std::byte> bytes) {
-  const uint64_t before = -reinterpret_cast<uintptr_t>(bytes.data()) & (kHugeAlign - 1);
-  for (uint64_t at = before; at + kHugeAlign <= bytes.size(); at += kHugeAlign) {
+// More than 512 faults take: memory that the host has to get from somewhere first.
+constexpr int64_t kSlow = 2'000'000;  // ns of processor time
+
+int64_t processor_time() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return t.tv_sec * 1'000'000'000 + t.tv_nsec;
+}
+
+void populate(std::span<std::byte> bytes) {
+  const auto first = reinterpret_cast<uintptr_t>(bytes.data()) & ~(kPage - 1), last = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size();
+  madvise(reinterpret_cast<void*>(first), (last - first + kPage - 1) & ~(kPage - 1), MADV_POPULATE_WRITE);
+}
+
+// Pages for what will be written whole: large ones where `large` and the host has them at hand; else small ones, all by one call, where a fault for
+// each costs two to ten times as much. It may fail: then they come by faults.
+void make_pages(std::span<std::byte> bytes, bool large) {
+  if (bytes.size() < kManyPages) return;
+  uint64_t at = std::min<uint64_t>(-reinterpret_cast<uintptr_t>(bytes.data()) & (kHugeAlign - 1), bytes.size());
+  if (large) populate(bytes.first(at));
+  else at = 0;
+  while (large && at + kHugeAlign <= bytes.size()) {
     bytes[at] = {};  // the host has nothing to do where there is no page at all
-    timespec before_it, after_it;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before_it);
-    if (madvise(&bytes[at], kHugeAlign, MADV_COLLAPSE)) return;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after_it);
-    // More than 512 faults take: memory that the host has to get from somewhere first.
-    if ((after_it.tv_sec - before_it.tv_sec) * 1'000'000'000 + after_it.tv_nsec - before_it.tv_nsec > 2'000'000) return;
+    const int64_t start = processor_time();
+    large = madvise(&bytes[at], kHugeAlign, MADV_COLLAPSE) == 0 && processor_time() - start <= kSlow;
+    if (large) at += kHugeAlign;
   }
+  populate(bytes.subspan(at));
 }
 
 std::string in_words(uint64_t bytes) {
@@ -194,7 +211,7 @@ bool GuestMemory::read(GuestAddress start, std::span<std::byte> out) const {
 
 std::span<std::byte> GuestMemory::range_to_fill(GuestAddress start, uint64_t size) {
   auto bytes = range(start, size);
-  if (impl_->large) make_large(bytes);
+  make_pages(bytes, impl_->large);
   return bytes;
 }
 

@@ -48,19 +48,33 @@ uint8_t* CodeCache::begin(uint32_t& offset) {
   return writable_ + used_;
 }
 
+template <class F>
+void CodeCache::each_array(F f) {
+  f(ahead_[0], blocks_, block_count_ * sizeof(Block), block_room_ * sizeof(Block));
+  f(ahead_[1], sides_, side_count_ * sizeof(SideEntry), side_room_ * sizeof(SideEntry));
+  f(ahead_[2], links_, link_count_ * sizeof(Link), link_room_ * sizeof(Link));
+  f(ahead_[3], starts_, used_ / kLine * sizeof(uint32_t), size_ / kLine * sizeof(uint32_t));
+}
+
 // Pages for what comes next, many at a time: a page fault for each would cost more than the block that it is for. Large ones, once the cache is
 // seen to be used.
 void CodeCache::populate() {
-  constexpr size_t kStep = 128u << 10, kSmallBeginning = 256u << 10;
   if (used_ + kBlockRoom <= populated_) return;
+  const bool ahead = populate_code();
+  populate_arrays();
+  if (worker && ahead) ask_ahead();
+}
+
+// True: there is so much code that the worker may go ahead.
+bool CodeCache::populate_code() {
+  constexpr size_t kStep = 128u << 10, kSmallBeginning = 256u << 10;
   const size_t area = populated_ & ~(kLargePage - 1);
   if (populated_ >= kSmallBeginning && size_ - area >= kLargePage && !small_pages) {
     if (area == populated_) writable_[area] = 0;  // the host has nothing to do where there is no page at all
     if (make_large(writable_ + area)) {
       raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + area), static_cast<long>(kLargePage), MADV_POPULATE_READ);
       populated_ = area + kLargePage;
-      if (worker) ask_ahead();
-      return;
+      return true;
     }
     small_pages = true;
   }
@@ -68,7 +82,22 @@ void CodeCache::populate() {
   raw_syscall(SYS_madvise, reinterpret_cast<long>(writable_ + populated_), static_cast<long>(step), MADV_POPULATE_WRITE);
   raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + populated_), static_cast<long>(step), MADV_POPULATE_READ);
   populated_ += step;
-  if (worker && small_pages) ask_ahead();
+  return small_pages;
+}
+
+// The beginning of each array, where its pages are small ones (code_cache_memory.cpp): as far as it will be used when the code has come to the end of
+// its own pages, if it grows as before.
+void CodeCache::populate_arrays() {
+  constexpr size_t kLeast = 32u << 10;
+  each_array([this](Ahead& ahead, const void* array, size_t used, size_t room) {
+    size_t end = (used_ ? used * populated_ / used_ : 0) + kLeast;
+    if (end > kLargePage) end = kLargePage;
+    if (end > room) end = room;
+    end &= ~size_t{4095};
+    if (end <= ahead.populated) return;
+    raw_syscall(SYS_madvise, reinterpret_cast<long>(array) + static_cast<long>(ahead.populated), static_cast<long>(end - ahead.populated), MADV_POPULATE_WRITE);
+    ahead.populated = end;
+  });
 }
 
 // The next area of the code and of each array, where that is near: the worker has mapped it before it is come to.
@@ -78,16 +107,12 @@ void CodeCache::ask_ahead() {
     const bool asked = worker->ask(writable_ + next_area, small_pages ? PageWorker::Work::kWritable : PageWorker::Work::kLarge);
     if (asked && worker->ask(executable_ + next_area, PageWorker::Work::kRead)) asked_code_ = next_area;
   }
-  auto ask = [this](const uint8_t*& asked, const void* array, size_t used, size_t room) {
+  each_array([this](Ahead& ahead, const void* array, size_t used, size_t room) {
     const size_t next = (used + kLargePage) & ~(kLargePage - 1);
     const uint8_t* area = static_cast<const uint8_t*>(array) + next;
-    if (next - used > kLargePage / 2 || room < kLargePage || next > room - kLargePage || asked == area) return;
-    if (worker->ask(area, PageWorker::Work::kWritable)) asked = area;
-  };
-  ask(asked_[0], blocks_, block_count_ * sizeof(Block), block_room_ * sizeof(Block));
-  ask(asked_[1], sides_, side_count_ * sizeof(SideEntry), side_room_ * sizeof(SideEntry));
-  ask(asked_[2], links_, link_count_ * sizeof(Link), link_room_ * sizeof(Link));
-  ask(asked_[3], starts_, used_ / kLine * sizeof(uint32_t), size_ / kLine * sizeof(uint32_t));
+    if (next - used > kLargePage / 2 || room < kLargePage || next > room - kLargePage || ahead.asked == area) return;
+    if (worker->ask(area, PageWorker::Work::kWritable)) ahead.asked = area;
+  });
 }
 
 bool CodeCache::full() const {

@@ -95,7 +95,17 @@ class CodeCache {
   // Where VIREO_VERIFY_BLOCKS is on. Not FAST.
   void verify(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
   void verify_patch(uint32_t at, const Block* target, uint32_t destination);
+  // How far pages for an array have been got.
+  struct Ahead {
+    size_t populated = 0;            // bytes from its start
+    const uint8_t* asked = nullptr;  // the last area that the worker was asked for
+  };
+  // Calls f(Ahead&, array, bytes in use, bytes in all) for blocks_, sides_, links_ and starts_.
+  template <class F>
+  void each_array(F f);
   void populate();
+  bool populate_code();
+  void populate_arrays();
   void ask_ahead();
   void patch(uint32_t at, const Block* target, uint32_t destination);
   void unlink_incoming(Block& block);
@@ -117,8 +127,8 @@ class CodeCache {
   Link* links_ = nullptr;
   uint32_t* starts_ = nullptr;  // by cache offset / 64: one more than the number of the block that starts there, or 0
   VmCounters& counters_;
-  size_t asked_code_ = 0;         // the last area of the code that the worker was asked for
-  const uint8_t* asked_[4] = {};  // ... and of each of the arrays
+  size_t asked_code_ = 0;  // the last area of the code that the worker was asked for
+  Ahead ahead_[4];
   size_t block_count_ = 0, side_count_ = 0, link_count_ = 0;
   size_t block_room_ = 0, side_room_ = 0, link_room_ = 0;
   Page* pages_ = nullptr;       // by hash of their address, with linear probing

@@ -10,6 +10,8 @@
 #include "softkvm/translate/engine.h"
 
 extern "C" void softkvm_stub_host_fault();
+extern "C" void softkvm_stub_gs_owner();
+extern "C" void softkvm_stub_gs_nobody();
 
 namespace vireo::softkvm {
 namespace {
@@ -39,9 +41,13 @@ void masked_fault(VcpuState& vcpu, const uint8_t* at) {
 }
 
 bool take(siginfo_t* info, ucontext_t* context) {
+  mcontext_t& m = context->uc_mcontext;
+  if (m.gregs[REG_RIP] == reinterpret_cast<greg_t>(&softkvm_stub_gs_owner)) {
+    m.gregs[REG_RIP] = reinterpret_cast<greg_t>(&softkvm_stub_gs_nobody);
+    return true;
+  }
   VcpuState* vcpu = t_running;
   if (!vcpu) return false;
-  mcontext_t& m = context->uc_mcontext;
   CodeCache& cache = *vcpu->vm->code;
   const void* pc = reinterpret_cast<const void*>(m.gregs[REG_RIP]);
   if (!cache.contains(pc)) return false;

@@ -465,4 +465,13 @@ softkvm_stub_host_fault:
         mov dword ptr gs:[ENGINE_REASON], REASON_HOST_FAULT
         jmp leave_all
 
+# Whose GS base this is, called from C++ outside of translated code (host_gs_base.cpp). The read faults where it is nobody's of ours.
+        .globl softkvm_stub_gs_owner, softkvm_stub_gs_nobody
+softkvm_stub_gs_owner:
+        mov rax, gs:[ENGINE_SELF]
+        ret
+softkvm_stub_gs_nobody:
+        xor eax, eax
+        ret
+
         .section .note.GNU-stack, "", @progbits

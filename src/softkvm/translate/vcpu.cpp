@@ -2,7 +2,6 @@
 // The slow half of a vCPU's run: translation, exits to user space and their completion, halting, requests of other threads. Here the
 // guest's SIMD and x87 state is in the XSAVE area and ordinary C++ may run.
 #include <linux/futex.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -29,12 +28,12 @@
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/simd_state.h"
 #include "softkvm/translate/host_faults.h"
+#include "softkvm/translate/host_gs_base.h"
 #include "softkvm/translate/make_block.h"
 #include "softkvm/translate/paravirtual.h"
 #include "softkvm/translate/safe_point.h"
 #include "softkvm/translate/stored_code.h"
 
-#include <asm/prctl.h>
 #include <cpuid.h>
 #include <immintrin.h>
 
@@ -112,33 +111,6 @@ uint64_t host_xcr0() {
   asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
   return static_cast<uint64_t>(d) << 32 | a;
 }
-
-// GS base while KVM_RUN is on this thread.
-class GsBase {
- public:
-  explicit GsBase(const void* base) {
-    old_ = get();
-    set(reinterpret_cast<uint64_t>(base));
-  }
-  ~GsBase() { set(old_); }
-
- private:
-  static bool instruction() {
-    static const bool has = getauxval(AT_HWCAP2) & 2;
-    return has;
-  }
-  static uint64_t get() {
-    uint64_t v;
-    if (instruction()) asm volatile("rdgsbase %0" : "=r"(v));
-    else syscall(SYS_arch_prctl, ARCH_GET_GS, &v);
-    return v;
-  }
-  static void set(uint64_t v) {
-    if (instruction()) asm volatile("wrgsbase %0" : : "r"(v));
-    else syscall(SYS_arch_prctl, ARCH_SET_GS, v);
-  }
-  uint64_t old_;
-};
 
 void futex_wait(std::atomic<uint32_t>& word, uint32_t value) {
   syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
@@ -534,7 +506,7 @@ int Vcpu::run_guest() {
   user_acted = false;
   settle_doubt_ahead(*this);
   e.native->prepare();
-  GsBase gs(this);
+  const HostGsBase gs(*this);
   set_running_vcpu(this);
   struct Reset {
     Vcpu& vcpu;
