@@ -92,26 +92,47 @@ thread_local Cached cached;
 
 }  // namespace
 
-uint64_t this_address_space() {
-  // A page that a fork gives the child zeroed.
-  static std::atomic<uint64_t>* name = [] {
+namespace {
+
+// In a page that a fork gives the child zeroed.
+struct ProcessNames {
+  std::atomic<uint64_t> address_space;
+  std::atomic<pid_t> id;
+};
+
+ProcessNames& process_names() {
+  static ProcessNames* names = [] {
     void* page = ::mmap(nullptr, ::getpagesize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) panic("no memory for one page");
-    auto* made = static_cast<std::atomic<uint64_t>*>(page);
+    auto* made = static_cast<ProcessNames*>(page);
     if (::madvise(page, ::getpagesize(), MADV_WIPEONFORK) != 0) {
       // Kernels before 4.14; a raw clone() goes unseen then.
-      static std::atomic<uint64_t>* wiped = made;
-      ::pthread_atfork(nullptr, nullptr, [] { wiped->store(0); });
+      static ProcessNames* wiped = made;
+      ::pthread_atfork(nullptr, nullptr, [] { wiped->address_space = 0, wiped->id = 0; });
     }
     return made;
   }();
-  uint64_t value = name->load(std::memory_order_relaxed);
+  return *names;
+}
+
+}  // namespace
+
+pid_t process_id() {
+  std::atomic<pid_t>& id = process_names().id;
+  pid_t value = id.load(std::memory_order_relaxed);
+  if (value == 0) id.store(value = ::getpid(), std::memory_order_relaxed);
+  return value;
+}
+
+uint64_t this_address_space() {
+  std::atomic<uint64_t>& name = process_names().address_space;
+  uint64_t value = name.load(std::memory_order_relaxed);
   if (value != 0) return value;
   timespec now;
   ::clock_gettime(CLOCK_MONOTONIC, &now);
   uint64_t fresh = static_cast<uint64_t>(::getpid()) << 40 | (static_cast<uint64_t>(now.tv_sec * 1000000000ll + now.tv_nsec) & 0xffffffffff);
   if (fresh == 0) fresh = 1;
-  return name->compare_exchange_strong(value, fresh) ? fresh : value;
+  return name.compare_exchange_strong(value, fresh) ? fresh : value;
 }
 
 int make_descriptor(File& file, const char* name, size_t size) {

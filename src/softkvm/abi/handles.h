@@ -12,6 +12,8 @@ namespace vireo::softkvm::abi {
 
 // Names the calling process's address space: a fork gives the child another one, vfork and threads share theirs.
 uint64_t this_address_space();
+// getpid() without a system call each time.
+pid_t process_id();
 
 // An unregistered memfd of `size` bytes whose size is sealed, close-on-exec; its inode goes into `file`. -errno.
 int make_descriptor(File& file, const char* name, size_t size);

@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "base/owned_fd.h"
+#include "softkvm/abi/handles.h"
 
 namespace vireo::softkvm::abi {
 namespace {
@@ -60,7 +61,7 @@ bool copy(void* local, uintptr_t remote, size_t size, void* to, const void* from
   if (size == 0) return true;
   if (!vm_calls_forbidden.load(std::memory_order_relaxed)) {
     iovec here{local, size}, there{reinterpret_cast<void*>(remote), size};
-    ssize_t done = Call(::getpid(), &here, 1, &there, 1, 0);
+    ssize_t done = Call(process_id(), &here, 1, &there, 1, 0);
     if (done == static_cast<ssize_t>(size)) return true;
     if (done >= 0 || (errno != EPERM && errno != ENOSYS)) return false;
     vm_calls_forbidden = true;

@@ -2,6 +2,7 @@
 #include "softkvm/mmu/access.h"
 
 #include "softkvm/mmu/dirty_ring.h"
+#include "softkvm/mmu/host_pages.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/breakpoints.h"
@@ -61,6 +62,7 @@ void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, b
   if (write_tag) engine.write_log[view].add(index);
   else if (write) engine.code_writes[view][index % kCodePageWrites] = {page, {piece.gpa & kPageMask, &slot, piece.writable, piece.global}};
   (piece.global ? engine.tlb_log_global : engine.tlb_log)[view].add(index);
+  if (++engine.tlb_fills[view] == kMuchUsed) get_pages(&tlb, sizeof tlb);
 }
 
 void fill(VcpuState& vcpu, uint64_t linear, const Piece& piece, bool write) { fill(vcpu, view_of(vcpu.mode), linear, piece, write); }

@@ -2,11 +2,10 @@
 // FAST: blocks are made, linked and dropped while the guest's SIMD state is live.
 #include "softkvm/translate/code_cache.h"
 
-#include <sys/mman.h>
-
 #include <new>
 #include <utility>
 
+#include "softkvm/mmu/host_pages.h"
 #include "softkvm/mmu/large_pages.h"
 #include "softkvm/mmu/page_worker.h"
 #include "softkvm/translate/host_state.h"
@@ -17,6 +16,7 @@ namespace vireo::softkvm {
 namespace {
 
 constexpr size_t kLine = 64;  // blocks start at multiples of it
+constexpr size_t kManyBlocks = 4096;  // they lie all over the table, which is why it gets all of its pages then
 
 Block*& next_on(Block& block, uint64_t page) { return block.page_next[block.gpa >> 12 != page]; }
 
@@ -72,15 +72,15 @@ bool CodeCache::populate_code() {
   if (populated_ >= kSmallBeginning && size_ - area >= kLargePage && !small_pages) {
     if (area == populated_) writable_[area] = 0;  // the host has nothing to do where there is no page at all
     if (make_large(writable_ + area)) {
-      raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + area), static_cast<long>(kLargePage), MADV_POPULATE_READ);
+      get_pages_to_read(executable_ + area, kLargePage);
       populated_ = area + kLargePage;
       return true;
     }
     small_pages = true;
   }
   const size_t step = size_ - populated_ < kStep ? size_ - populated_ : kStep;
-  raw_syscall(SYS_madvise, reinterpret_cast<long>(writable_ + populated_), static_cast<long>(step), MADV_POPULATE_WRITE);
-  raw_syscall(SYS_madvise, reinterpret_cast<long>(executable_ + populated_), static_cast<long>(step), MADV_POPULATE_READ);
+  get_pages(writable_ + populated_, step);
+  get_pages_to_read(executable_ + populated_, step);
   populated_ += step;
   return small_pages;
 }
@@ -95,7 +95,7 @@ void CodeCache::populate_arrays() {
     if (end > room) end = room;
     end &= ~size_t{4095};
     if (end <= ahead.populated) return;
-    raw_syscall(SYS_madvise, reinterpret_cast<long>(array) + static_cast<long>(ahead.populated), static_cast<long>(end - ahead.populated), MADV_POPULATE_WRITE);
+    get_pages(static_cast<const uint8_t*>(array) + ahead.populated, end - ahead.populated);
     ahead.populated = end;
   });
 }
@@ -129,6 +129,7 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
 #endif
   starts_[used_ / kLine] = static_cast<uint32_t>(block_count_) + 1;
   Block& b = *new (&blocks_[block_count_++]) Block;
+  if (block_count_ == kManyBlocks) get_pages(table_, sizeof *table_);
   b.gpa = block.gpa;
   b.straddle = block.straddle;
   b.second_page = block.second_page;

@@ -6,12 +6,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <span>
 
 #include "softkvm/counters.h"
 #include "softkvm/translate/block.h"
 #include "softkvm/translate/code_lock.h"
+#include "softkvm/translate/page_sources.h"
 #include "softkvm/translate/translator.h"
 
 namespace vireo::softkvm {
@@ -135,7 +135,7 @@ class CodeCache {
   uint32_t* page_order_ = nullptr;  // their places, in the order in which they came
   uint32_t page_count_ = 0;
   size_t dropped_ = 0;  // the blocks before this one have been invalidated by invalidate_all()
-  std::deque<PageSource> sources_;  // they live as long as the blocks' memory
+  PageSources sources_;  // they live as long as the blocks' memory
 };
 
 }  // namespace vireo::softkvm

@@ -118,7 +118,7 @@ CodeCache::~CodeCache() {
 PageSource* CodeCache::make_source(uint64_t gpa) {
   Page* page = make_page(gpa);
   if (!page) return nullptr;
-  if (!page->source) page->source = &sources_.emplace_back();
+  if (!page->source) page->source = sources_.make();
   return page->source;
 }
 

@@ -3,6 +3,7 @@
 // only, no libc: the guest's SIMD and x87 state is live in the host's registers.
 #include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
+#include "softkvm/mmu/host_pages.h"
 #include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
@@ -138,6 +139,7 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
     if (block->second_source) engine.trusted.add(block->second_source, block->second_page);
     const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block->straddle;
     (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
+    if (++engine.jump_fills[view] == kMuchUsed) get_pages(engine.jump[view], sizeof engine.jump[view]);
   }
   return code;
 }

@@ -154,6 +154,8 @@ struct FillLog {
   }
 };
 
+constexpr uint32_t kMuchUsed = 256;
+
 constexpr unsigned kMaxFragments = 1024, kMaxBounces = 4;
 
 // VMs with unseen writes: the pages of code that jump entries lead to. As long as all of them are as they were, the entries may stay.
@@ -270,6 +272,8 @@ struct Engine {
   FillLog tlb_log[kViews], tlb_log_global[kViews];
   FillLog write_log[kViews];  // what has had a write tag since these were flushed
   FillLog jump_log[kViews], jump_log_global[kViews];
+  // How often a view's entries were filled, and its jump entries: at kMuchUsed the whole table gets its pages.
+  uint32_t tlb_fills[kViews] = {}, jump_fills[kViews] = {};
   // Bit (page number mod 64 Ki): a jump entry may have been filled by way of that page since all were dropped.
   uint64_t jump_pages[kViews][1024] = {};
 
