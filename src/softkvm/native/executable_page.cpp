@@ -2,6 +2,7 @@
 #include "softkvm/native/executable_page.h"
 
 #include <cstring>
+#include <memory>
 
 #include "softkvm/cpu/decoder.h"
 #include "softkvm/native/aux_liveness.h"
@@ -40,7 +41,9 @@ bool may_begin(std::span<const uint8_t> bytes, size_t at) {
     uint64_t hash;
     bool answer;
   };
-  static thread_local Known known[4096];
+  constexpr size_t kKnown = 4096;
+  // Not in the thread's own memory itself: that is filled with zeroes for each thread of the program.
+  static thread_local const auto known = std::make_unique<Known[]>(kKnown);
   uint64_t hash = 0xcbf29ce484222325ull;
   for (size_t i = at - kFar; i < at + kBehind; i += 8) {
     uint64_t word;
@@ -48,7 +51,7 @@ bool may_begin(std::span<const uint8_t> bytes, size_t at) {
     hash = (hash ^ word) * 0x100000001b3ull;
     hash ^= hash >> 29;
   }
-  Known& place = known[hash % 4096];
+  Known& place = known[hash % kKnown];
   if (place.hash == hash) return place.answer;
   place = {hash, false};
   for (size_t start = at - kFar; start < at - kFar + kStreams; start++) {

@@ -19,6 +19,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 
 #include "softkvm/native/stub_image.h"
 #include "softkvm/native/stub_layout.h"
@@ -104,11 +105,12 @@ Result<std::unique_ptr<StubProcess>> StubProcess::create(std::span<const int> fi
 
   silence_stops();
   Birth birth{files, stub->list_fd_.get(), image};
-  alignas(16) static thread_local char stack[16384];
+  constexpr size_t kStack = 16384;
+  const auto stack = std::make_unique_for_overwrite<char[]>(kStack);  // the child leaves it before clone returns
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);  // a handler in the child would run in our memory
-  stub->pid_ = clone(become_stub, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &birth);
+  stub->pid_ = clone(become_stub, stack.get() + kStack, CLONE_VM | CLONE_VFORK, &birth);
   const int error = errno;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (stub->pid_ < 0) return fail_errno("making a stub process", error);
