@@ -17,6 +17,13 @@
 #include <thread>
 #include <vector>
 
+#include "base/delay_load.h"
+
+VIREO_DELAY_LOADED(lz4);
+VIREO_DELAY_LOADED(lzma);
+VIREO_DELAY_LOADED(zlib);
+VIREO_DELAY_LOADED(zstd);
+
 namespace vireo {
 namespace {
 
@@ -25,6 +32,7 @@ std::unexpected<Error> broken(const char* method) { return fail(ErrorKind::kCorr
 Result<Unpacked> unpack_gzip(std::span<const std::byte> payload, std::span<std::byte> out) {
   constexpr size_t kMost = std::numeric_limits<uInt>::max();
   if (payload.size() > kMost || out.size() > kMost) return fail(ErrorKind::kUnsupported, "gzip data of 4 GiB and more");
+  TRY_VOID(load_library(vireo_delay_load_zlib));
   z_stream stream{};
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(payload.data()));
   stream.avail_in = static_cast<uInt>(payload.size());
@@ -44,6 +52,7 @@ Result<Unpacked> unpack_gzip(std::span<const std::byte> payload, std::span<std::
 // xz, and the older .lzma.
 Result<Unpacked> unpack_xz(bool alone, std::span<const std::byte> payload, std::span<std::byte> out) {
   constexpr uint64_t kMostMemory = 512 << 20;
+  TRY_VOID(load_library(vireo_delay_load_lzma));
   lzma_stream stream = LZMA_STREAM_INIT;
   const std::unique_ptr<lzma_stream, decltype(&lzma_end)> end(&stream, &lzma_end);
   if ((alone ? lzma_alone_decoder(&stream, kMostMemory) : lzma_stream_decoder(&stream, kMostMemory, 0)) != LZMA_OK)
@@ -130,6 +139,7 @@ std::vector<std::span<const std::byte>> full_blocks(Lz4Blocks packed, size_t out
 }
 
 Result<Unpacked> unpack_lz4(std::span<const std::byte> payload, std::span<std::byte> out) {
+  TRY_VOID(load_library(vireo_delay_load_lz4));
   Lz4Blocks packed(payload);
   if (const auto blocks = full_blocks(packed, out.size()); blocks.size() > 1 && unpack_lz4_at_once(blocks, out)) return Unpacked{out.size(), true};
   size_t got = 0;
@@ -152,6 +162,7 @@ Result<Unpacked> unpack_lz4(std::span<const std::byte> payload, std::span<std::b
 }
 
 Result<Unpacked> unpack_zstd(std::span<const std::byte> payload, std::span<std::byte> out) {
+  TRY_VOID(load_library(vireo_delay_load_zstd));
   // All at once needs no window: only a beginning takes the long way.
   if (const size_t got = ZSTD_decompress(out.data(), out.size(), payload.data(), payload.size()); !ZSTD_isError(got)) return Unpacked{got, true};
   const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(), &ZSTD_freeDCtx);

@@ -14,8 +14,11 @@
 #include <deque>
 #include <map>
 
+#include "base/delay_load.h"
 #include "base/log.h"
 #include "base/owned_fd.h"
+
+VIREO_DELAY_LOADED(slirp);
 
 namespace vireo::network {
 namespace {
@@ -187,6 +190,7 @@ Result<> User::Impl::start(const UserConfig& config) {
   name_server = host(3);
   guest = host(15);
 
+  if (auto loaded = load_library(vireo_delay_load_slirp); !loaded) return std::unexpected(std::move(loaded).error().within("network user"));
   epoll = OwnedFd(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll.valid()) return fail_errno("network user: epoll_create1");
   TRY_VOID(loop.watch(epoll.get(), EPOLLIN, [this](uint32_t) { poll(); }));

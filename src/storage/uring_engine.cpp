@@ -8,9 +8,12 @@
 #include <deque>
 #include <vector>
 
+#include "base/delay_load.h"
 #include "base/log.h"
 #include "base/owned_fd.h"
 #include "storage/file_engine.h"
+
+VIREO_DELAY_LOADED(uring);
 
 namespace vireo::storage {
 namespace {
@@ -179,6 +182,7 @@ class UringEngine final : public FileEngine {
 }  // namespace
 
 Result<std::unique_ptr<FileEngine>> create_uring_engine(EventLoop& loop) {
+  TRY_VOID(load_library(vireo_delay_load_uring));
   auto engine = std::make_unique<UringEngine>(loop);
   TRY_VOID(engine->init());
   return engine;

@@ -9,17 +9,24 @@
 #include <ctime>
 #include <memory>
 
+#include "base/delay_load.h"
 #include "base/log.h"
+
+VIREO_DELAY_LOADED(crypto);
 
 namespace vireo::storage {
 namespace {
 
-const EVP_MD* find(const std::string& hash) {
+Result<const EVP_MD*> find(const std::string& hash) {
   static constexpr std::array kKnown = {"md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160"};
-  return std::ranges::find(kKnown, hash) == kKnown.end() ? nullptr : EVP_get_digestbyname(hash.c_str());
+  const EVP_MD* md = nullptr;
+  if (std::ranges::find(kKnown, hash) != kKnown.end()) {
+    TRY_VOID(load_library(vireo_delay_load_crypto));
+    md = EVP_get_digestbyname(hash.c_str());
+  }
+  if (!md) return fail(ErrorKind::kUnsupported, "hash algorithm '" + hash + "' is not supported", ENOTSUP);
+  return md;
 }
-
-std::unexpected<Error> unknown(const std::string& hash) { return fail(ErrorKind::kUnsupported, "hash algorithm '" + hash + "' is not supported", ENOTSUP); }
 
 const unsigned char* bytes(std::span<const std::byte> s) { return reinterpret_cast<const unsigned char*>(s.data()); }
 unsigned char* bytes(std::span<std::byte> s) { return reinterpret_cast<unsigned char*>(s.data()); }
@@ -27,14 +34,12 @@ unsigned char* bytes(std::span<std::byte> s) { return reinterpret_cast<unsigned 
 }  // namespace
 
 Result<size_t> digest_size(const std::string& hash) {
-  const EVP_MD* md = find(hash);
-  if (!md) return unknown(hash);
+  const EVP_MD* md = TRY(find(hash));
   return static_cast<size_t>(EVP_MD_get_size(md));
 }
 
 Result<> digest(const std::string& hash, std::span<const std::byte> first, std::span<const std::byte> second, std::span<std::byte> out) {
-  const EVP_MD* md = find(hash);
-  if (!md) return unknown(hash);
+  const EVP_MD* md = TRY(find(hash));
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
   if (!context || EVP_DigestInit_ex(context.get(), md, nullptr) != 1 || EVP_DigestUpdate(context.get(), first.data(), first.size()) != 1 ||
       EVP_DigestUpdate(context.get(), second.data(), second.size()) != 1 || EVP_DigestFinal_ex(context.get(), bytes(out), nullptr) != 1)
@@ -43,8 +48,7 @@ Result<> digest(const std::string& hash, std::span<const std::byte> first, std::
 }
 
 Result<> pbkdf2(const std::string& hash, std::span<const std::byte> password, std::span<const std::byte> salt, uint32_t iterations, std::span<std::byte> out) {
-  const EVP_MD* md = find(hash);
-  if (!md) return unknown(hash);
+  const EVP_MD* md = TRY(find(hash));
   if (iterations == 0 || iterations > INT32_MAX) return fail(ErrorKind::kInvalid, "an invalid number of PBKDF2 iterations", EINVAL);
   if (PKCS5_PBKDF2_HMAC(reinterpret_cast<const char*>(password.data()), static_cast<int>(password.size()), bytes(salt), static_cast<int>(salt.size()),
                         static_cast<int>(iterations), md, static_cast<int>(out.size()), bytes(out)) != 1)
@@ -54,6 +58,7 @@ Result<> pbkdf2(const std::string& hash, std::span<const std::byte> password, st
 
 Result<uint32_t> pbkdf2_iterations(const std::string& hash, size_t key_bytes, uint64_t milliseconds) {
   if (milliseconds == 0) return 1000;
+  TRY(find(hash));  // what its first use takes is not measured
   SecretBytes key(key_bytes), password(std::string("password")), salt(size_t{32});
   auto now = [] {
     timespec t;

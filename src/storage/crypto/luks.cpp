@@ -5,7 +5,10 @@
 
 #include <algorithm>
 
+#include "base/delay_load.h"
 #include "storage/crypto/af_split.h"
+
+VIREO_DELAY_LOADED(crypto);
 
 namespace vireo::storage {
 namespace {
@@ -44,6 +47,7 @@ Result<Luks> Luks::read(File& file, uint64_t base, uint64_t room) {
 }
 
 Result<Luks> Luks::plan(const LuksOptions& o) {
+  TRY_VOID(load_library(vireo_delay_load_crypto));  // or no hash would be known below
   Luks out;
   LuksHeader& h = out.header_;
   const size_t dash = o.cipher.find('-');

@@ -2,20 +2,23 @@
 #include "storage/crypto/secret_bytes.h"
 
 #include <fcntl.h>
-#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
+#include "base/delay_load.h"
 #include "base/owned_fd.h"
+
+VIREO_DELAY_LOADED(crypto);
 
 namespace vireo::storage {
 
 SecretBytes::SecretBytes(const std::string& text) : SecretBytes(std::as_bytes(std::span(text))) {}
 
 void SecretBytes::wipe() {
-  if (!bytes_.empty()) OPENSSL_cleanse(bytes_.data(), bytes_.size());
+  if (!bytes_.empty()) explicit_bzero(bytes_.data(), bytes_.size());
   bytes_.clear();
 }
 
@@ -37,6 +40,7 @@ Result<SecretBytes> read_secret_file(const std::string& path) {
 }
 
 Result<SecretBytes> decode_base64(std::span<const std::byte> text) {
+  TRY_VOID(load_library(vireo_delay_load_crypto));
   SecretBytes clean(text.size());
   size_t n = 0;
   for (std::byte b : text)

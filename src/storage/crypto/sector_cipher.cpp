@@ -6,7 +6,10 @@
 #include <cstring>
 #include <mutex>
 
+#include "base/delay_load.h"
 #include "storage/crypto/digest.h"
+
+VIREO_DELAY_LOADED(gcrypt);
 
 namespace vireo::storage {
 namespace {
@@ -72,6 +75,7 @@ Result<std::unique_ptr<SectorCipher>> SectorCipher::create(const CipherSpec& spe
     std::string text = spec.cipher + "-" + spec.mode + (spec.ivgen.empty() ? "" : "-" + spec.ivgen) + (spec.ivgen_hash.empty() ? "" : ":" + spec.ivgen_hash);
     return fail(ErrorKind::kUnsupported, "cipher " + text + " with a key of " + std::to_string(key.size() * 8) + " bits is not supported", ENOTSUP);
   };
+  TRY_VOID(load_library(vireo_delay_load_gcrypt));
   prepare();
   std::unique_ptr<SectorCipher> out(new SectorCipher);
   const bool xts = spec.mode == "xts";

@@ -9,6 +9,10 @@
 #include <cstring>
 #include <mutex>
 
+#include "base/delay_load.h"
+
+VIREO_DELAY_LOADED(nbd);
+
 namespace vireo::storage::nbd {
 namespace {
 
@@ -243,6 +247,7 @@ std::optional<Address> parse_address(const std::string& name) {
 }
 
 Result<std::unique_ptr<File>> open_nbd(const Address& address, bool read_only) {
+  TRY_VOID(load_library(vireo_delay_load_nbd));
   auto file = std::make_unique<NbdFile>(address.uri, address.context.empty() ? LIBNBD_CONTEXT_BASE_ALLOCATION : address.context);
   TRY_VOID(file->connect(read_only));
   return file;

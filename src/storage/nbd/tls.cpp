@@ -9,6 +9,11 @@
 #include <mutex>
 #include <vector>
 
+#include "base/delay_load.h"
+
+VIREO_DELAY_LOADED(ssl);
+VIREO_DELAY_LOADED(crypto);
+
 namespace vireo::storage::nbd {
 namespace {
 
@@ -112,6 +117,8 @@ class TlsChannel final : public Channel {
 }  // namespace
 
 Result<StartTls> tls_server(const std::string& certificate, const std::string& key, const std::optional<std::string>& ca) {
+  TRY_VOID(load_library(vireo_delay_load_ssl));
+  TRY_VOID(load_library(vireo_delay_load_crypto));
   std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_server_method()), SSL_CTX_free);
   if (!context) return fail(ErrorKind::kInternal, "TLS: " + reason());
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);

@@ -4,8 +4,15 @@
 #include <libdeflate.h>
 #include <zstd.h>
 
+#include <mutex>
+
+#include "base/delay_load.h"
+#include "base/log.h"
 #include "storage/file/aligned_buffer.h"
 #include "storage/qcow2/noise.h"
+
+VIREO_DELAY_LOADED(deflate);
+VIREO_DELAY_LOADED(zstd);
 
 namespace vireo::storage::qcow2 {
 namespace {
@@ -20,10 +27,18 @@ struct FreeDeflate {
 // less than one percent larger than QEMU's (level 3) and takes three quarters of the time.
 constexpr int kDeflateLevel = 2, kZstdLevel = 2;
 
+bool loaded(Compression method) {
+  auto result = load_library(method == Compression::kZlib ? vireo_delay_load_deflate : vireo_delay_load_zstd);
+  static std::once_flag told;
+  if (!result) std::call_once(told, [&] { log(LogLevel::kError, "compressed clusters: %s", result.error().message.c_str()); });
+  return result.has_value();
+}
+
 }  // namespace
 
 std::vector<std::byte> compress_cluster(Compression method, std::span<const std::byte> in) {
   if (method == Compression::kZlib && is_noise(in)) return {};  // zstd sees that itself
+  if (!loaded(method)) return {};
   thread_local AlignedBuffer buffer;
   thread_local size_t room = 0;
   if (room < in.size()) buffer = AlignedBuffer(room = in.size());
@@ -42,6 +57,7 @@ std::vector<std::byte> compress_cluster(Compression method, std::span<const std:
 }
 
 bool decompress_cluster(Compression method, std::span<const std::byte> in, std::span<std::byte> out) {
+  if (!loaded(method)) return false;
   if (method == Compression::kZlib) {
     thread_local std::unique_ptr<libdeflate_decompressor, FreeDeflate> worker(libdeflate_alloc_decompressor());
     size_t used = 0, made = 0;
