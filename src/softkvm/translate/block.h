@@ -66,7 +66,6 @@ struct PageSource {
 
 struct Block {
   uint64_t gpa;           // of the first byte
-  std::atomic<Block*> hash_next;
   uint32_t mode;
   uint32_t indirect_entry;           // cache offset: entered with a linear address, flags in the slot
   std::array<uint32_t, 3> linked_entry;  // cache offsets, by FlagsIn
@@ -96,27 +95,65 @@ enum class Callout : uint32_t { kSystem, kString, kSpecial, kUndefined, kNoDevic
 constexpr uint64_t gathered(uint64_t page) { return page + (page >> 14) * 0x9e3779b9u; }
 
 // The buckets of a guest page lie together, so that a page's blocks are found in the same few lines of the host's caches. Untouched buckets take
-// no memory.
-constexpr unsigned kHashBits = 19, kPageBucketBits = 5;
-struct BlockTable {
-  std::atomic<Block*> bucket[1u << kHashBits];
+// no memory. A bucket's blocks are chained by small nodes, which lie as the blocks were made: those of a page side by side, and most blocks that are
+// not the one are passed by without being touched.
+constexpr unsigned kHashBits = 20, kPageBucketBits = 6;
+class BlockTable {
+ public:
+  struct Node {
+    std::atomic<uint32_t> next;  // as in a bucket
+    uint32_t name;               // of place and mode: others may have the same
+  };
 
+  // `nodes`: room for as many as there may be blocks in `blocks`.
+  void init(Block* blocks, Node* nodes) { blocks_ = blocks, nodes_ = nodes; }
+
+  Block* find(uint64_t gpa, uint32_t mode) const { return find_from(bucket_of(gpa, mode).load(std::memory_order_acquire), gpa, mode, [](const Block&) { return true; }); }
+  // The one that goes on in `second_page`: whether an instruction straddles is seen in its first page, so `first` stands for all at the place.
+  Block* find_straddle(const Block* first, uint64_t second_page) const {
+    return find_from(number(*first), first->gpa, first->mode, [second_page](const Block& b) { return b.second_page == second_page; });
+  }
+
+  // Each for one thread at a time, beside others that find.
+  void enter(Block& b) {
+    Node& node = nodes_[&b - blocks_];
+    auto& bucket = bucket_of(b.gpa, b.mode);
+    node.name = name(b.gpa, b.mode);
+    node.next.store(bucket.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    bucket.store(number(b), std::memory_order_release);
+  }
+  void remove(const Block& b) {
+    auto* at = &bucket_of(b.gpa, b.mode);
+    for (uint32_t i; (i = at->load(std::memory_order_relaxed)) != 0; at = &nodes_[i - 1].next)
+      if (i == number(b)) return at->store(nodes_[i - 1].next.load(std::memory_order_relaxed), std::memory_order_release);
+  }
+  void empty_bucket_of(const Block& b) { bucket_of(b.gpa, b.mode).store(0, std::memory_order_release); }
+
+ private:
   static unsigned hash(uint64_t gpa, uint32_t mode) {
     const uint64_t group = gathered(gpa >> 12) + (mode * 0x9e3779b9u >> 16);
-    const uint64_t within = (gpa >> 5 ^ gpa >> 10) & ((1u << kPageBucketBits) - 1);
+    const uint64_t within = (gpa >> 4 ^ gpa >> 10) & ((1u << kPageBucketBits) - 1);
     return static_cast<unsigned>(group << kPageBucketBits | within) & ((1u << kHashBits) - 1);
   }
-  Block* find(uint64_t gpa, uint32_t mode) const {
-    for (Block* b = bucket[hash(gpa, mode)].load(std::memory_order_acquire); b; b = b->hash_next.load(std::memory_order_acquire))
-      if (b->gpa == gpa && b->mode == mode && b->valid.load(std::memory_order_acquire)) return b;
+  static uint32_t name(uint64_t gpa, uint32_t mode) { return static_cast<uint32_t>(gpa ^ gpa >> 32) ^ mode * 0x9e3779b9u; }
+  const std::atomic<uint32_t>& bucket_of(uint64_t gpa, uint32_t mode) const { return bucket_[hash(gpa, mode)]; }
+  std::atomic<uint32_t>& bucket_of(uint64_t gpa, uint32_t mode) { return bucket_[hash(gpa, mode)]; }
+  uint32_t number(const Block& b) const { return static_cast<uint32_t>(&b - blocks_) + 1; }
+
+  template <class F>
+  Block* find_from(uint32_t i, uint64_t gpa, uint32_t mode, F wanted) const {
+    const uint32_t named = name(gpa, mode);
+    for (; i; i = nodes_[i - 1].next.load(std::memory_order_acquire)) {
+      if (nodes_[i - 1].name != named) continue;
+      Block* b = &blocks_[i - 1];
+      if (b->gpa == gpa && b->mode == mode && b->valid.load(std::memory_order_acquire) && wanted(*b)) return b;
+    }
     return nullptr;
   }
-  // The one that goes on in `second_page`: whether an instruction straddles is seen in its first page, so `first` stands for all at the place.
-  Block* find_straddle(Block* first, uint64_t second_page) const {
-    for (Block* b = first; b; b = b->hash_next.load(std::memory_order_acquire))
-      if (b->gpa == first->gpa && b->mode == first->mode && b->second_page == second_page && b->valid.load(std::memory_order_acquire)) return b;
-    return nullptr;
-  }
+
+  Block* blocks_ = nullptr;
+  Node* nodes_ = nullptr;
+  alignas(64) std::atomic<uint32_t> bucket_[1u << kHashBits];  // number of a bucket's last block, from 1; 0: none
 };
 
 }  // namespace vireo::softkvm

@@ -54,6 +54,7 @@ void CodeCache::each_array(F f) {
   f(ahead_[1], sides_, side_count_ * sizeof(SideEntry), side_room_ * sizeof(SideEntry));
   f(ahead_[2], links_, link_count_ * sizeof(Link), link_room_ * sizeof(Link));
   f(ahead_[3], starts_, used_ / kLine * sizeof(uint32_t), size_ / kLine * sizeof(uint32_t));
+  f(ahead_[4], nodes_, block_count_ * sizeof(BlockTable::Node), block_room_ * sizeof(BlockTable::Node));
 }
 
 // Pages for what comes next, many at a time: a page fault for each would cost more than the block that it is for. Large ones, once the cache is
@@ -157,9 +158,7 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   if (b.second_source) b.second_source->used.fetch_or(chunks_of(b, b.second_page >> 12));
   enter(b, b.gpa);
   if (b.straddle && b.second_page >> 12 != b.gpa >> 12) enter(b, b.second_page);
-  auto& bucket = table_->bucket[BlockTable::hash(b.gpa, b.mode)];
-  b.hash_next.store(bucket.load(std::memory_order_relaxed), std::memory_order_relaxed);
-  bucket.store(&b, std::memory_order_release);
+  table_->enter(b);
   return &b;
 }
 
@@ -242,12 +241,7 @@ void CodeCache::forget(Block& block) {
   counters_.code_blocks_invalidated++;
   unlink_incoming(block);
   turn_away(block);
-  auto* at = &table_->bucket[BlockTable::hash(block.gpa, block.mode)];
-  for (Block* b = at->load(); b; at = &b->hash_next, b = at->load())
-    if (b == &block) {
-      at->store(b->hash_next.load());
-      break;
-    }
+  table_->remove(block);
 }
 
 PageSource* CodeCache::source(uint64_t gpa) const {
@@ -294,7 +288,7 @@ void CodeCache::invalidate_all() {
     counters_.code_blocks_invalidated += b.valid;
     b.valid = false;
     unlink_incoming(b);
-    table_->bucket[BlockTable::hash(b.gpa, b.mode)].store(nullptr, std::memory_order_release);
+    table_->empty_bucket_of(b);
   }
   for (uint32_t i = 0; i < page_count_; i++) {
     Page& page = pages_[page_order_[i]];

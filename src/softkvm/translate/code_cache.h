@@ -100,7 +100,7 @@ class CodeCache {
     size_t populated = 0;            // bytes from its start
     const uint8_t* asked = nullptr;  // the last area that the worker was asked for
   };
-  // Calls f(Ahead&, array, bytes in use, bytes in all) for blocks_, sides_, links_ and starts_.
+  // Calls f(Ahead&, array, bytes in use, bytes in all) for blocks_, sides_, links_, starts_ and nodes_.
   template <class F>
   void each_array(F f);
   void populate();
@@ -125,10 +125,11 @@ class CodeCache {
   Block* blocks_ = nullptr;     // in order of their code
   SideEntry* sides_ = nullptr;
   Link* links_ = nullptr;
+  BlockTable::Node* nodes_ = nullptr;  // table_'s, one for each block
   uint32_t* starts_ = nullptr;  // by cache offset / 64: one more than the number of the block that starts there, or 0
   VmCounters& counters_;
   size_t asked_code_ = 0;  // the last area of the code that the worker was asked for
-  Ahead ahead_[4];
+  Ahead ahead_[5];
   size_t block_count_ = 0, side_count_ = 0, link_count_ = 0;
   size_t block_room_ = 0, side_room_ = 0, link_room_ = 0;
   Page* pages_ = nullptr;       // by hash of their address, with linear probing

@@ -91,11 +91,14 @@ CodeCache* CodeCache::create(size_t bytes, VmCounters& counters) {
   cache->sides_ = room_for<SideEntry>(cache->side_room_);
   cache->links_ = room_for<Link>(cache->link_room_);
   cache->starts_ = room_for<uint32_t>(bytes / 64);
+  cache->nodes_ = room_for<BlockTable::Node>(cache->block_room_);
   cache->pages_ = table_of<Page>(kPages);
   cache->page_order_ = table_of<uint32_t>(kMostPages);
-  if (cache->writable_ && cache->executable_ && cache->table_ && cache->blocks_ && cache->sides_ && cache->links_ && cache->starts_ &&
-      cache->pages_ && cache->page_order_)
+  if (cache->writable_ && cache->executable_ && cache->table_ && cache->blocks_ && cache->sides_ && cache->links_ && cache->starts_ && cache->nodes_ &&
+      cache->pages_ && cache->page_order_) {
+    cache->table_->init(cache->blocks_, cache->nodes_);
     return cache;
+  }
   delete cache;
   return nullptr;
 }
@@ -111,6 +114,7 @@ CodeCache::~CodeCache() {
   give_back(sides_, side_room_ * sizeof(SideEntry));
   give_back(links_, link_room_ * sizeof(Link));
   give_back(starts_, size_ / 64 * sizeof(uint32_t));
+  give_back(nodes_, block_room_ * sizeof(BlockTable::Node));
   give_back(pages_, kPages * sizeof(Page));
   give_back(page_order_, kMostPages * sizeof(uint32_t));
 }
