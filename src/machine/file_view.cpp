@@ -21,7 +21,9 @@ Result<FileView> FileView::open(const std::string& path, const char* option) {
   if (fstat(fd.get(), &st)) return fail_errno(what);
   if (!S_ISREG(st.st_mode)) return fail(ErrorKind::kInvalid, what + ": not a regular file");
   if (st.st_size == 0) return fail(ErrorKind::kInvalid, what + ": the file is empty");
-  void* map = mmap(nullptr, st.st_size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+  // All of it will be read, and pages cost less together; what is too large for a kernel is refused without having been read.
+  constexpr off_t kKernelSized = 256 << 20;
+  void* map = mmap(nullptr, st.st_size, PROT_READ, MAP_PRIVATE | (st.st_size <= kKernelSized ? MAP_POPULATE : 0), fd.get(), 0);
   if (map == MAP_FAILED) return fail_errno(what);
   FileView view;
   view.bytes_ = {static_cast<const std::byte*>(map), static_cast<size_t>(st.st_size)};
