@@ -10,6 +10,7 @@
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/native/executable_page.h"
+#include "softkvm/native/host_time_stamps.h"
 #include "softkvm/native/stub_layout.h"
 
 namespace vireo::softkvm {
@@ -37,7 +38,7 @@ uint64_t frame_of(const VcpuState& vcpu, uint64_t entry) { return entry & ((1ull
 std::unique_ptr<AddressSpace> AddressSpace::create(Vm& vm, bool time_stamps, std::string& why) {
   std::unique_ptr<AddressSpace> space(new AddressSpace);
   space->vm_ = &vm;
-  space->time_stamps_ = time_stamps;
+  space->time_stamps_ = time_stamps ? TimeStamps::kRun : host_traps_time_stamps() ? TimeStamps::kFault : TimeStamps::kUnfit;
   space->generation = vm.lent.generation();
   space->ranges_ = vm.lent.ranges();
   std::vector<int> files;

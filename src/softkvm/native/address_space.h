@@ -13,6 +13,7 @@
 
 #include "softkvm/mmu/lent_memory.h"
 #include "softkvm/mmu/walk.h"
+#include "softkvm/native/executable_page.h"
 #include "softkvm/native/stub_process.h"
 #include "softkvm/vm.h"
 
@@ -48,7 +49,7 @@ class AddressSpace {
   // Own copies of the guest's code (see Shadow) that the guest has changed since are unmapped. Before each run.
   void recheck_shadows();
 
-  bool time_stamps() const { return time_stamps_; }
+  bool runs_time_stamps() const { return time_stamps_ == TimeStamps::kRun; }
 
   // What Native keeps with it.
   uint64_t cr3 = 0, flushes_seen = 0, write_flushes_seen = 0, generation = 0, last_used = 0;
@@ -99,7 +100,7 @@ class AddressSpace {
   std::unordered_map<uint64_t, unsigned> refusals_;                // by page: how often its code was wanted in vain
   std::unique_ptr<Shadow> shadows_[StubProcess::kOwnPages];
   unsigned mappings_ = 0;
-  bool time_stamps_ = false;
+  TimeStamps time_stamps_ = TimeStamps::kFault;
   bool broken_ = false;
 };
 

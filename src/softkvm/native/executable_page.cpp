@@ -69,18 +69,26 @@ bool may_begin(std::span<const uint8_t> bytes, size_t at) {
   return place.answer;
 }
 
+// The opcode at `at`, which has its second byte.
+bool unfit(std::span<const uint8_t> bytes, size_t at, bool f3, TimeStamps time_stamps) {
+  const uint8_t second = bytes[at + 1];
+  const bool has_third = bytes.size() - at >= 3;
+  if (second == 0x31) return time_stamps == TimeStamps::kUnfit;  // RDTSC
+  if (has_third && second == 0x01 && bytes[at + 2] == 0xf9)      // RDTSCP
+    return time_stamps == TimeStamps::kUnfit || (time_stamps == TimeStamps::kRun && !counter_dies(bytes, at + 3));
+  // CPUID and SYSENTER have no ModRM byte; of the others a third byte that is not here is the seam's affair.
+  return has_third ? forbidden(f3, second, bytes[at + 2]) : second == 0xa2 || second == 0x34;
+}
+
 }  // namespace
 
-size_t next_unfit(std::span<const uint8_t> bytes, size_t from, bool time_stamps) {
+size_t next_unfit(std::span<const uint8_t> bytes, size_t from, TimeStamps time_stamps) {
   const uint8_t *const begin = bytes.data(), *const end = begin + bytes.size();
   const uint8_t* p = begin + from;
   while ((p = static_cast<const uint8_t*>(memchr(p, 0x0f, static_cast<size_t>(end - p))))) {
     if (end - p < 2) break;
     const bool f3 = (p - begin >= 1 && p[-1] == 0xf3) || (p - begin >= 2 && (p[-1] & 0xf0) == 0x40 && p[-2] == 0xf3);
-    // CPUID and SYSENTER have no ModRM byte; of the others a third byte that is not here is the seam's affair.
-    const bool rdtscp = time_stamps && end - p >= 3 && p[1] == 0x01 && p[2] == 0xf9;
-    if (rdtscp ? !counter_dies(bytes, static_cast<size_t>(p - begin) + 3)
-               : end - p >= 3 ? forbidden(f3, p[1], p[2]) : p[1] == 0xa2 || p[1] == 0x34) {
+    if (unfit(bytes, static_cast<size_t>(p - begin), f3, time_stamps)) {
       // With prefixes the instruction begins before the opcode.
       for (const uint8_t* first = p; first >= begin && p - first <= 4; first--)
         if (prefixes(first, p) && may_begin(bytes, static_cast<size_t>(first - begin))) return static_cast<size_t>(p - begin);
@@ -90,11 +98,11 @@ size_t next_unfit(std::span<const uint8_t> bytes, size_t from, bool time_stamps)
   return bytes.size();
 }
 
-void make_unfit_trap(std::span<uint8_t> bytes, bool time_stamps) {
+void make_unfit_trap(std::span<uint8_t> bytes, TimeStamps time_stamps) {
   for (size_t at = 0; (at = next_unfit(bytes, at, time_stamps)) < bytes.size(); at += 2) bytes[at + 1] = 0x0b;  // 0F 0B: UD2
 }
 
-bool seam_runs_natively(const uint8_t* page, const uint8_t* next, bool time_stamps) {
+bool seam_runs_natively(const uint8_t* page, const uint8_t* next, TimeStamps time_stamps) {
   uint8_t bytes[8];
   memcpy(bytes, page + 4092, 4);
   memcpy(bytes + 4, next, 4);

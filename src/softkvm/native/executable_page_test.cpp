@@ -63,18 +63,29 @@ TEST(ExecutablePage, TheirBytesInsideAnInstructionDoNotCount) {
   EXPECT_FALSE(runs_natively(page));
 }
 
+TEST(ExecutablePage, TakesNoTimeStampsThatWouldBeTheHosts) {
+  for (const std::vector<uint8_t>& code : {std::vector<uint8_t>{0x0f, 0x31}, std::vector<uint8_t>{0x0f, 0x01, 0xf9}}) {
+    EXPECT_FALSE(runs_natively(page_with(300, code), TimeStamps::kUnfit));
+    auto page = page_with(300, code);
+    make_unfit_trap(page, TimeStamps::kUnfit);
+    EXPECT_EQ(page[300], 0x0f);
+    EXPECT_EQ(page[301], 0x0b);
+    EXPECT_TRUE(runs_natively(page, TimeStamps::kUnfit));
+  }
+}
+
 TEST(ExecutablePage, TakesRdtscpWhereNobodyLooksAtTheCpuNumber) {
   const std::vector<uint8_t> clock = {0x0f, 0x01, 0xf9, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xc3};  // rdtscp; shl rdx, 32; or rax, rdx; ret
-  EXPECT_TRUE(runs_natively(page_with(300, clock), true));
+  EXPECT_TRUE(runs_natively(page_with(300, clock), TimeStamps::kRun));
   const std::vector<uint8_t> stored = {0x0f, 0x01, 0xf9, 0x89, 0x0e, 0xc3};  // rdtscp; mov [rsi], ecx; ret
-  EXPECT_FALSE(runs_natively(page_with(300, stored), true));
-  EXPECT_TRUE(runs_natively(page_with(300, stored), false)) << "it faults there";
+  EXPECT_FALSE(runs_natively(page_with(300, stored), TimeStamps::kRun));
+  EXPECT_TRUE(runs_natively(page_with(300, stored), TimeStamps::kFault)) << "it faults there";
   const std::vector<uint8_t> branch = {0x0f, 0x01, 0xf9, 0x85, 0xc0, 0x74, 0x01, 0xc3, 0x89, 0xc8, 0xc3};  // ...; jz 1f; ret; 1: mov eax, ecx; ret
-  EXPECT_FALSE(runs_natively(page_with(300, branch), true));
+  EXPECT_FALSE(runs_natively(page_with(300, branch), TimeStamps::kRun));
   const std::vector<uint8_t> called = {0x0f, 0x01, 0xf9, 0xe8, 0, 0, 0, 0, 0xc3};  // call: rCX is an argument
-  EXPECT_FALSE(runs_natively(page_with(300, called), true));
+  EXPECT_FALSE(runs_natively(page_with(300, called), TimeStamps::kRun));
   const std::vector<uint8_t> overwritten = {0x0f, 0x01, 0xf9, 0x31, 0xc9, 0xe8, 0, 0, 0, 0, 0xc3};  // xor ecx, ecx first
-  EXPECT_TRUE(runs_natively(page_with(300, overwritten), true));
+  EXPECT_TRUE(runs_natively(page_with(300, overwritten), TimeStamps::kRun));
 }
 
 TEST(ExecutablePage, MakesThemTrapAndNothingElse) {

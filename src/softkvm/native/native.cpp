@@ -97,7 +97,7 @@ AddressSpace* Native::space() {
   drop_if([&](const AddressSpace& s) { return s.generation != generation; });
   uses_++;
   for (const auto& s : spaces_)
-    if (s->cr3 == (vcpu_.cr3 & kPageMask) && s->time_stamps() == host_tsc()) {
+    if (s->cr3 == (vcpu_.cr3 & kPageMask) && s->runs_time_stamps() == host_tsc()) {
       s->last_used = uses_;
       return s.get();
     }

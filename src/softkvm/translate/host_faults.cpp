@@ -12,6 +12,8 @@
 extern "C" void softkvm_stub_host_fault();
 extern "C" void softkvm_stub_gs_owner();
 extern "C" void softkvm_stub_gs_nobody();
+extern "C" void softkvm_stub_rdtsc();
+extern "C" void softkvm_stub_no_rdtsc();
 
 namespace vireo::softkvm {
 namespace {
@@ -40,12 +42,19 @@ void masked_fault(VcpuState& vcpu, const uint8_t* at) {
   if (vcpu.fault.vector == kPFv) vcpu.fault.payload = engine.masked_linear + offset;
 }
 
+// Instructions of ours that ask whether they fault, and where they go on then.
+constexpr struct {
+  void (*at)();
+  void (*go_on)();
+} kQuestions[] = {{softkvm_stub_gs_owner, softkvm_stub_gs_nobody}, {softkvm_stub_rdtsc, softkvm_stub_no_rdtsc}};
+
 bool take(siginfo_t* info, ucontext_t* context) {
   mcontext_t& m = context->uc_mcontext;
-  if (m.gregs[REG_RIP] == reinterpret_cast<greg_t>(&softkvm_stub_gs_owner)) {
-    m.gregs[REG_RIP] = reinterpret_cast<greg_t>(&softkvm_stub_gs_nobody);
-    return true;
-  }
+  for (const auto& question : kQuestions)
+    if (m.gregs[REG_RIP] == reinterpret_cast<greg_t>(question.at)) {
+      m.gregs[REG_RIP] = reinterpret_cast<greg_t>(question.go_on);
+      return true;
+    }
   VcpuState* vcpu = t_running;
   if (!vcpu) return false;
   CodeCache& cache = *vcpu->vm->code;

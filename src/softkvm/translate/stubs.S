@@ -474,4 +474,14 @@ softkvm_stub_gs_nobody:
         xor eax, eax
         ret
 
+# Does RDTSC run on this thread? (native/host_time_stamps.cpp)
+        .globl softkvm_stub_rdtsc, softkvm_stub_no_rdtsc
+softkvm_stub_rdtsc:
+        rdtsc
+        mov eax, 1
+        ret
+softkvm_stub_no_rdtsc:
+        xor eax, eax
+        ret
+
         .section .note.GNU-stack, "", @progbits
