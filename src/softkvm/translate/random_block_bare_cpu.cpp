@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/translate/random_block_bare_cpu.h"
 
+#include <asm/prctl.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -56,6 +60,18 @@ void leave_block(int, siginfo_t*, void* context) {
   m.fpregs = fpregs;
 }
 
+bool has_fsgsbase() { return getauxval(AT_HWCAP2) & 2; }
+uint64_t gs_base() {
+  uint64_t base = 0;
+  if (has_fsgsbase()) asm volatile("rdgsbase %0" : "=r"(base));
+  else syscall(SYS_arch_prctl, ARCH_GET_GS, &base);
+  return base;
+}
+void set_gs_base(uint64_t base) {
+  if (has_fsgsbase()) asm volatile("wrgsbase %0" ::"r"(base));
+  else syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
 static uint8_t* map(uint64_t at, size_t size, int protection) {
   void* p = mmap(reinterpret_cast<void*>(at), size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
   if (p != reinterpret_cast<void*>(at)) abort();
@@ -63,6 +79,14 @@ static uint8_t* map(uint64_t at, size_t size, int protection) {
 }
 
 }  // namespace
+
+bool BareCpu::runs(CodeMode mode) {
+  if (mode == CodeMode::k64) return true;
+  uint32_t rights = 0;
+  bool there;
+  asm("lar %2, %0" : "+r"(rights), "=@ccz"(there) : "r"(0x23));  // Linux's 32-bit user code segment
+  return there && (rights & 0x609800) == 0x409800;  // code, present, D and not L. Intel SDM vol 3, 5.1
+}
 
 BareCpu::BareCpu() {
   code_ = map(BlockSpace::kCode, 8192, PROT_READ | PROT_WRITE | PROT_EXEC);
@@ -103,15 +127,15 @@ void BareCpu::run(const BlockState& in, std::span<const uint8_t> code, BlockStat
   sigaction(SIGUSR1, &enter, nullptr);
   const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
   for (unsigned i = 0; i < 5; i++) sigaction(signals[i], &leave, &before[i]);
-  uint64_t gs;
-  asm volatile("rdgsbase %0; wrgsbase %1" : "=&r"(gs) : "r"(BlockSpace::kGsBase));
+  const uint64_t gs = gs_base();
+  set_gs_base(BlockSpace::kGsBase);
   // 64-bit programs run with null DS and ES.
   uint16_t ds, es;
   asm volatile("mov %%ds, %0; mov %%es, %1" : "=r"(ds), "=r"(es));
   if (in.mode != CodeMode::k64) asm volatile("mov %0, %%ds; mov %0, %%es" ::"r"(0x2b));
   raise(SIGUSR1);
   asm volatile("mov %0, %%ds; mov %1, %%es" ::"r"(ds), "r"(es));
-  asm volatile("wrgsbase %0" ::"r"(gs));
+  set_gs_base(gs);
   for (unsigned i = 0; i < 5; i++) sigaction(signals[i], &before[i], nullptr);
   for (unsigned i = 0; i < BlockSpace::kPages; i++)
     memcpy(out.data.data() + i * 4096, BlockSpace::kind(i) == BlockSpace::Kind::kAbsent ? in.data.data() + i * 4096 : data_ + i * 4096, 4096);

@@ -15,6 +15,8 @@ class BareCpu {
  public:
   BareCpu();
   ~BareCpu();
+  // Some paravirtualized hosts run 64-bit programs only.
+  static bool runs(CodeMode mode);
   // `out.data` of pages that are absent is as it is in `in`.
   void run(const BlockState& in, std::span<const uint8_t> code, BlockState& out);
 
