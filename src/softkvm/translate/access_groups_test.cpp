@@ -153,6 +153,7 @@ TEST(AccessGroups, AGroupOverTheEdgeOfTwoPagesIsDoneByLinkedBlocks) {
   EXPECT_EQ(m.vector_of(rounds_over_the_edge()), 13u);
   EXPECT_EQ(m.vcpu->gpr[kRbx], 7000u);
   EXPECT_EQ(m.at(0x350008), 1000u);
+  if (m.vm->off) return;  // how often C++ is called then is another matter
   const VcpuCounters& counters = m.vcpu->engine->counters;
   EXPECT_LT(counters.tlb_misses, 50u);
   EXPECT_LT(counters.lookups, 50u);
