@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "softkvm/cpu/host_code_segment.h"
 #include "softkvm/cpu/insn.h"
 
 namespace vireo::softkvm {
@@ -80,13 +81,7 @@ static uint8_t* map(uint64_t at, size_t size, int protection) {
 
 }  // namespace
 
-bool BareCpu::runs(CodeMode mode) {
-  if (mode == CodeMode::k64) return true;
-  uint32_t rights = 0;
-  bool there;
-  asm("lar %2, %0" : "+r"(rights), "=@ccz"(there) : "r"(0x23));  // Linux's 32-bit user code segment
-  return there && (rights & 0x609800) == 0x409800;  // code, present, D and not L. Intel SDM vol 3, 5.1
-}
+bool BareCpu::runs(CodeMode mode) { return mode == CodeMode::k64 || host_runs_32_bit_code(); }
 
 BareCpu::BareCpu() {
   code_ = map(BlockSpace::kCode, 8192, PROT_READ | PROT_WRITE | PROT_EXEC);
