@@ -112,6 +112,7 @@ AddressSpace* Native::space() {
     return nullptr;
   }
   counts_.spaces++;
+  vcpu_.engine->profile.switch_ticks = StubProcess::switch_ticks();
   made->cr3 = vcpu_.cr3 & kPageMask;
   made->last_used = uses_;
   made->flushes_seen = vcpu_.engine->native_flushes;
@@ -336,7 +337,9 @@ bool Native::run_in(AddressSpace& s) {
     }
     const uint64_t t1 = __builtin_ia32_rdtsc();
     const StubProcess::Stop stop = stub.run();
-    counts_.run_ticks += __builtin_ia32_rdtsc() - t1;
+    const uint64_t ran = __builtin_ia32_rdtsc() - t1;
+    counts_.run_ticks += ran;
+    e.profile.ran(ran);
     if (stop.kind == StubProcess::Stop::kGone || !stub.registers(r)) {
       // Somebody has killed it, and the guest's registers with it.
       e.native_lost = true;

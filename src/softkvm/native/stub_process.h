@@ -44,6 +44,8 @@ class StubProcess {
   bool calls_waiting() const { return count_ != 0; }
   // The registers are not the guest's afterwards. False: one of them failed, or the process is gone; it is of no use any more.
   bool run_calls();
+  // How long it takes to let a stub run and have it stop at once, by the host's TSC: measured when the process's first one was made, 0 before.
+  static uint64_t switch_ticks();
 
   // The guest's registers. False: the process is gone.
   bool set_registers(const user_regs_struct& registers);
@@ -66,6 +68,8 @@ class StubProcess {
   void follow_cpu();
 
  private:
+  bool run_list();
+  bool measure_switch();
   static constexpr unsigned kMostCalls = 1000;
   StubProcess() = default;
   bool wait(int& status);

@@ -15,6 +15,8 @@ struct UserProfile {
   static constexpr uint64_t kWindowMicroseconds = 1500;   // of user time, per decision
   static constexpr uint64_t kStartMicroseconds = 2500;    // of user time before a space is looked at: most processes end sooner
   static constexpr uint64_t kLongMicroseconds = 800;      // stretches that leave no doubt
+  static constexpr uint64_t kMostOverhead = 4;             // times what the program itself has computed there: more than translation would take
+  static constexpr uint64_t kEnterSwitches = 3;            // switches to a stub and back that a stretch has to be worth
   static constexpr unsigned kMostHeldSteps = 200;         // instructions that are stepped through until a page is left
   static constexpr unsigned kMostHolds = 50;              // in one stretch
   static constexpr unsigned kMostPause = 64;              // windows that a space which was given up is left alone, at the most
@@ -23,6 +25,7 @@ struct UserProfile {
     uint64_t cr3 = ~0ull;
     uint64_t total = 0, ticks = 0, stretches = 0;
     uint64_t translated = 0;  // the average stretch before it ran natively
+    uint64_t computed = 0;    // of `ticks`: in a stub, without the switches there and back
     uint32_t pause = 0, next_pause = 1;  // windows to wait; what the next giving-up costs
     bool native = false;
   };
@@ -30,6 +33,8 @@ struct UserProfile {
   Space spaces[kSpaces];
   Space* current = nullptr;
   uint64_t since = 0;
+  uint64_t computed = 0;      // in this stretch
+  uint64_t switch_ticks = 0;  // StubProcess::switch_ticks()
   uint32_t ticks_per_microsecond = 0;  // 0: native running is off
   bool in_user = false;
   bool native = false;  // the current space is to run natively
@@ -46,6 +51,7 @@ struct UserProfile {
     native = s.native;
     held = false;
     holds = 0;
+    computed = 0;
     since = __builtin_ia32_rdtsc();
   }
   void leave() {
@@ -55,12 +61,13 @@ struct UserProfile {
     const uint64_t ticks = __builtin_ia32_rdtsc() - since;
     s.ticks += ticks;
     s.stretches++;
+    s.computed += computed;
     all_ticks += ticks;
     all_stretches++;
     if (s.ticks < kWindowMicroseconds * ticks_per_microsecond && ticks < kLongMicroseconds * ticks_per_microsecond) return;
     s.total += s.ticks;
     decide(s);
-    s.ticks = s.stretches = 0;
+    s.ticks = s.stretches = s.computed = 0;
   }
   // The current space cannot be run natively now: whatever asked for more costs than it gives.
   void give_up() {
@@ -78,6 +85,8 @@ struct UserProfile {
   }
   // Code at `rip` cannot be run natively: translation goes on until it has left the page, which step_on() watches.
   void hold_page(uint64_t rip) { hold(rip >> 12); }
+  // A stub ran for so long.
+  void ran(uint64_t ticks) { computed += ticks > switch_ticks ? ticks - switch_ticks : 0; }
   // One instruction cannot.
   void hold_instruction() { hold(~0ull); }
   // Asked before each instruction while `held`. True: translation goes on with one. When that has lasted too long, it goes on to the stretch's end.
@@ -105,7 +114,8 @@ struct UserProfile {
     const uint64_t average = s.ticks / s.stretches;
     if (s.native) {
       const bool longer = average < kSureMicroseconds * ticks_per_microsecond && average * 10 > s.translated * 9;
-      if (average < kStayMicroseconds * ticks_per_microsecond || longer) pause(s);
+      // What a trap costs differs from host to host, and by what follows: pages that have to be mapped, instructions that are not run there.
+      if (average < kStayMicroseconds * ticks_per_microsecond || longer || s.ticks > kMostOverhead * s.computed) pause(s);
       else if (s.next_pause > 1) s.next_pause--;
       return;
     }
@@ -114,7 +124,8 @@ struct UserProfile {
       return;
     }
     s.native = average >= kLongMicroseconds * ticks_per_microsecond ||
-               (s.total >= kStartMicroseconds * ticks_per_microsecond && average >= kEnterMicroseconds * ticks_per_microsecond);
+               (s.total >= kStartMicroseconds * ticks_per_microsecond && average >= kEnterMicroseconds * ticks_per_microsecond &&
+                average >= kEnterSwitches * switch_ticks);
     s.translated = average;
   }
   static void pause(Space& s) {

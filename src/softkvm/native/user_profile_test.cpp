@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which spaces run natively, by times that are made up: ticks of the host's TSC are read, so each is ended by hand.
+#include "softkvm/native/user_profile.h"
+
+#include <gtest/gtest.h>
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr uint64_t kCr3 = 0x1000, kTicks = 1;  // a tick a microsecond: the constants are ticks then
+
+// A stretch of so many ticks (and the few that this takes), of which a stub ran for `ran`.
+void stretch(UserProfile& profile, uint64_t ticks, uint64_t ran) {
+  profile.enter(kCr3);
+  profile.since = __builtin_ia32_rdtsc() - ticks;
+  profile.ran(ran);
+  profile.leave();
+}
+
+TEST(UserProfile, ASpaceThatComputesStaysInItsStub) {
+  UserProfile profile;
+  profile.ticks_per_microsecond = kTicks, profile.switch_ticks = 1000;
+  profile.enter(kCr3);
+  profile.current->native = true;
+  for (int i = 0; i < 10; i++) stretch(profile, 1'000'000'000, 900'000'000);
+  EXPECT_TRUE(profile.current->native);
+}
+
+TEST(UserProfile, ASpaceWhoseTimeGoesToTrapsComesBack) {
+  UserProfile profile;
+  profile.ticks_per_microsecond = kTicks, profile.switch_ticks = 1'000'000;
+  profile.enter(kCr3);
+  profile.current->native = true;
+  stretch(profile, 1'000'000'000, 51'000'000);  // a twentieth of it was the program's
+  EXPECT_FALSE(profile.current->native);
+  EXPECT_GT(profile.current->pause, 0u);
+}
+
+TEST(UserProfile, WhereSwitchesAreDearStretchesHaveToBeLongerToGoThere) {
+  for (const bool dear : {false, true}) {
+    UserProfile profile;
+    // Stretches of 100 million ticks: kEnterMicroseconds are 40 million, kLongMicroseconds 800 million.
+    profile.ticks_per_microsecond = 1'000'000, profile.switch_ticks = dear ? 100'000'000 : 1'000'000;
+    bool went = false;
+    for (int i = 0; i < 200 && !went; i++) {
+      stretch(profile, 100'000'000, 0);
+      went = profile.current->native;
+    }
+    EXPECT_EQ(went, !dear);
+  }
+}
+
+}  // namespace
+}  // namespace vireo::softkvm
