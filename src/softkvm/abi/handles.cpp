@@ -90,10 +90,6 @@ struct Cached {
 };
 thread_local Cached cached;
 
-}  // namespace
-
-namespace {
-
 // In a page that a fork gives the child zeroed.
 struct ProcessNames {
   std::atomic<uint64_t> address_space;

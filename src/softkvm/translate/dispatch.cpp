@@ -3,8 +3,8 @@
 // only, no libc: the guest's SIMD and x87 state is live in the host's registers.
 #include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
-#include "softkvm/mmu/host_pages.h"
 #include "softkvm/mmu/dirty_ring.h"
+#include "softkvm/mmu/host_pages.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
 #include "softkvm/translate/block.h"
