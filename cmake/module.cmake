@@ -39,7 +39,9 @@ if(VIREO_SANITIZE)
   # What a target inherits stands after its own options on the command line, so FAST's -fno-sanitize would not win.
   set(plain "$<AND:$<BOOL:$<TARGET_PROPERTY:VIREO_FAST>>,$<NOT:$<BOOL:${VIREO_FUZZ}>>>")
   target_compile_options(vireo_flags INTERFACE
-    "$<$<NOT:${plain}>:-fsanitize=${VIREO_SANITIZE}>" "$<$<NOT:${plain}>:-fno-sanitize=vptr>")
+    "$<$<NOT:${plain}>:-fsanitize=${VIREO_SANITIZE}>" "$<$<NOT:${plain}>:-fno-sanitize=vptr>"
+    # A finding ends the program. Code that goes on after one takes a fifth more time to compile, and objects twice as large.
+    "$<$<NOT:${plain}>:-fno-sanitize-recover=all>")
   target_link_options(vireo_flags INTERFACE -fsanitize=${VIREO_SANITIZE})
 endif()
 
