@@ -25,8 +25,8 @@ struct alignas(4096) VcpuCounters {
   uint64_t tlb_misses, tlb_fills, tlb_flush, invlpg;
   // user code on the bare CPU (native/); cycles of the host's TSC
   struct Native {
-    uint64_t runs, system_calls, faults, mapped, left, spaces, time_stamps, states_set;
-    uint64_t all_ticks, map_ticks, run_ticks;  // in all, in mapping, in stubs
+    uint64_t runs, system_calls, faults, mapped, left, spaces, time_stamps;
+    uint64_t all_ticks, run_ticks;  // in all, in stubs
   } native;
 };
 

@@ -77,9 +77,7 @@ constexpr Statistics::Counter kVcpuCounters[] = {
     {"native_left", kCount, 0, offsetof(V, native.left)},
     {"native_spaces", kCount, 0, offsetof(V, native.spaces)},
     {"native_time_stamps", kCount, 0, offsetof(V, native.time_stamps)},
-    {"native_simd_states", kCount, 0, offsetof(V, native.states_set)},
     {"native_cycles", kCycles, 0, offsetof(V, native.all_ticks)},
-    {"native_map_cycles", kCycles, 0, offsetof(V, native.map_ticks)},
     {"native_run_cycles", kCycles, 0, offsetof(V, native.run_ticks)},
 };
 constexpr Statistics::Counter kVmCounters[] = {

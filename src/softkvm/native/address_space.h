@@ -42,8 +42,7 @@ class AddressSpace {
   bool has(uint64_t linear, Want want) const;
   // Maps the page of `linear` for an access of the guest's user code, and those around it that the guest has in use.
   Outcome map(VcpuState& vcpu, uint64_t linear, Want want);
-  // Does what the above have put on the stub's list. False: the stub is of no use any more.
-  bool commit() { return !broken_ && stub_->run_calls(); }
+  // The stub is of no use any more. What the above have put on its list it does before it runs.
   bool broken() const { return broken_; }
 
   // Own copies of the guest's code (see Shadow) that the guest has changed since are unmapped. Before each run.

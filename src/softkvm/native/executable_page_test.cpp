@@ -39,7 +39,7 @@ TEST(ExecutablePage, RefusesWhatTellsOfTheHostWhereverItStands) {
 
 TEST(ExecutablePage, LetsOtherInstructionsRun) {
   const std::vector<std::vector<uint8_t>> harmless = {
-      {0x0f, 0x05},              // syscall: the tracer sees it
+      {0x0f, 0x05},              // syscall: it is dispatched
       {0x0f, 0x31},              // rdtsc: faults
       {0x0f, 0x01, 0xf9},        // rdtscp: faults
       {0x0f, 0x01, 0xd0},        // xgetbv

@@ -15,7 +15,6 @@
 #include "softkvm/cpu/system.h"
 #include "softkvm/cpu/system_instructions.h"
 #include "softkvm/mmu/slots.h"
-#include "softkvm/native/access_kind.h"
 #include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/switches.h"
@@ -27,8 +26,8 @@ namespace {
 constexpr uint16_t kUserCs = 0x33, kUserSs = 0x2b;
 constexpr uint64_t kCr4Wanted = kCr4Osfxsr | kCr4Osxmmexcpt | kCr4Fsgsbase | kCr4Osxsave | kCr4Umip;
 constexpr uint64_t kCr4Unwanted = kCr4Tsd | kCr4Pce | kCr4Pke | kCr4Pks;
-constexpr unsigned kSoftwareReserved = 464, kSoftwareReservedSize = 48;  // of the XSAVE area: the host's kernel writes notes there
-constexpr unsigned kComponentsAt = 512;                                  // XSTATE_BV
+constexpr unsigned kComponentsAt = 512;  // XSTATE_BV, in the XSAVE area
+constexpr uint64_t kWrote = 2, kFetched = 0x10;  // a page fault's error code (SDM vol 3, 4.7)
 
 bool stopped_wanted(const Vcpu& vcpu) {
   const Engine& e = *vcpu.engine;
@@ -42,7 +41,7 @@ Native::Native(Vcpu& vcpu) : vcpu_(vcpu), counts_(vcpu.engine->counters.native) 
 void wake_native(Engine& engine) {
   engine.native_wakers.fetch_add(1);
   const int fd = engine.native_pidfd.load();
-  if (fd >= 0) {
+  if (fd >= 0 && !engine.native_woken.exchange(true)) {
     long result;
     register long r10 asm("r10") = 0;
     asm volatile("syscall" : "=a"(result) : "a"(SYS_pidfd_send_signal), "D"(static_cast<long>(fd)), "S"(static_cast<long>(SIGUSR2)), "d"(0l), "r"(r10)
@@ -72,7 +71,6 @@ template <class F>
 void Native::drop_if(F gone) {
   std::erase_if(spaces_, [&](const auto& s) {
     if (!gone(*s)) return false;
-    if (state_in_ == s.get()) state_in_ = nullptr;
     return true;
   });
 }
@@ -89,7 +87,8 @@ void Native::prepare() {
 }
 
 AddressSpace* Native::space() {
-  if (const pid_t now = gettid(); now != thread_) {
+  static thread_local const pid_t now = gettid();
+  if (now != thread_) {
     drop_spaces();
     thread_ = now;
   }
@@ -193,30 +192,22 @@ Native::Next Native::time_stamp(user_regs_struct& r) {
   return Next::kRun;
 }
 
-Native::Next Native::page_fault(AddressSpace& space, uint64_t address, const user_regs_struct& r) {
+Native::Next Native::page_fault(AddressSpace& space, const StubProcess::Stop& stop, const user_regs_struct& r) {
+  const uint64_t address = stop.address;
   counts_.faults++;
   if (address == fault_address_ && r.rip == fault_rip_) {
     if (++fault_again_ > 2) return Next::kLeave;
   } else {
     fault_address_ = address, fault_rip_ = r.rip, fault_again_ = 0;
   }
-  uint8_t code[kMaxInsnLength];
-  std::optional<Want> want;
-  if (address - r.rip < kMaxInsnLength && (address == r.rip || (address & 0xfff) == 0)) {
-    want = Want::kFetch;
-  } else {
-    unsigned size = kMaxInsnLength;
-    if (const unsigned here = static_cast<unsigned>(kPageSize - (r.rip & 0xfff)); here < size && !fetch(r.rip + here, code, 1)) size = here;
-    if (fetch(r.rip, code, size)) want = access_kind({code, size}, r, address);
-  }
+  const Want want = stop.error & kFetched || address == r.rip ? Want::kFetch : stop.error & kWrote ? Want::kWrite : Want::kRead;
   vcpu_.fault.pending = false;
-  const auto outcome = space.map(vcpu_, address, want.value_or(fault_again_ ? Want::kWrite : Want::kRead));
+  const auto outcome = space.map(vcpu_, address, want);
   if (outcome == AddressSpace::Outcome::kMapped) {
     counts_.mapped++;
     return Next::kRun;
   }
-  // The guest's own page fault: known whole if it is known what was wanted. Else the instruction, run by translation, says.
-  if (outcome == AddressSpace::Outcome::kFault && want) {
+  if (outcome == AddressSpace::Outcome::kFault) {  // the guest's own
     vcpu_.injected = vcpu_.fault;
     vcpu_.engine->native_fault = true;
   }
@@ -228,7 +219,7 @@ Native::Next Native::signal(AddressSpace& space, const StubProcess::Stop& stop, 
   uint8_t code[2];
   switch (stop.signal) {
     case SIGSEGV:
-      if (stop.code == SEGV_MAPERR || stop.code == SEGV_ACCERR) return page_fault(space, stop.address, r);
+      if (stop.code == SEGV_MAPERR || stop.code == SEGV_ACCERR) return page_fault(space, stop, r);
       return time_stamp(r);  // #GP
     case SIGTRAP:
       // INT3, INT 3 and INT1 are traps: they are run again, by translation. Else it was the trap flag, which the code has set.
@@ -244,7 +235,9 @@ Native::Next Native::signal(AddressSpace& space, const StubProcess::Stop& stop, 
     case SIGFPE:
     case SIGILL:
     case SIGSYS: return Next::kLeave;
-    default: return stopped_wanted(vcpu_) ? Next::kLeave : Next::kRun;  // SIGUSR2; what others send to a stub is not for the guest
+    default:  // SIGUSR2; what others send to a stub is not for the guest
+      vcpu_.engine->native_woken.store(false);  // and then it is asked for what: who comes later signals again
+      return stopped_wanted(vcpu_) ? Next::kLeave : Next::kRun;
   }
 }
 
@@ -288,7 +281,7 @@ bool Native::run_in(AddressSpace& s) {
     s.flushes_seen = e.native_flushes;
     if (!s.revalidate()) {
       e.profile.forget();
-      return s.commit();
+      return !s.broken();
     }
   }
   if (s.write_flushes_seen != e.native_write_flushes) s.recheck_writes(vcpu_), s.write_flushes_seen = e.native_write_flushes;
@@ -299,7 +292,7 @@ bool Native::run_in(AddressSpace& s) {
     vcpu_.fault.pending = false;
     counts_.left++;
     e.profile.hold_page(vcpu_.rip);
-    return s.commit();
+    return !s.broken();
   }
   if (e.native_fault && !s.has(vcpu_.cr2, Want::kRead)) s.map(vcpu_, vcpu_.cr2, Want::kRead), vcpu_.fault.pending = false;
   e.native_fault = false;
@@ -310,66 +303,66 @@ bool Native::run_in(AddressSpace& s) {
   stub.follow_cpu();
   user_regs_struct r;
   load(r);
-  set_again_ = true;
-  if (state_in_ != &s || memcmp(state_, e.xsave, stub.state_size())) {
-    counts_.states_set++;
-    if (!stub.set_state(e.xsave)) return false;
-    state_in_ = nullptr;
-  }
+  stub.set_registers(r);
+  stub.set_state(e.xsave);
+  e.native_woken.store(false);
   e.native_pidfd.store(stub.pidfd());
   fault_address_ = ~0ull;
   bool usable = true;
   for (;;) {
-    const uint64_t t0 = __builtin_ia32_rdtsc();
-    set_again_ |= stub.calls_waiting();
-    const bool committed = s.commit();
-    counts_.map_ticks += __builtin_ia32_rdtsc() - t0;
-    if (!committed || (set_again_ && !stub.set_registers(r))) {
+    if (s.broken()) {
       store(r);
-      stub.state(e.xsave);
       e.profile.give_up();
-      return false;
+      break;
     }
-    set_again_ = false;
+    if (set_again_) stub.set_registers(r), set_again_ = false;
     if (stopped_wanted(vcpu_)) {
       store(r);
       break;
     }
     const uint64_t t1 = __builtin_ia32_rdtsc();
+    const bool mapped = stub.calls_waiting();
     const StubProcess::Stop stop = stub.run();
     const uint64_t ran = __builtin_ia32_rdtsc() - t1;
     counts_.run_ticks += ran;
-    e.profile.ran(ran);
-    if (stop.kind == StubProcess::Stop::kGone || !stub.registers(r)) {
+    e.profile.ran(ran, mapped);
+    if (stop.kind == StubProcess::Stop::kGone) {
       // Somebody has killed it, and the guest's registers with it.
       e.native_lost = true;
       return false;
     }
+    if (stop.kind == StubProcess::Stop::kFailed) {
+      store(r);
+      e.profile.give_up();
+      usable = false;
+      break;
+    }
+    if (stop.kind == StubProcess::Stop::kLost) {
+      store(r);
+      vcpu_.injected = PendingException{.pending = true, .vector = kGP, .has_error = true};
+      usable = false;
+      break;
+    }
+    r = stub.registers();
+    // Null selectors are all that a stub is entered with.
+    usable = !(r.ds | r.es | r.fs | r.gs);
     if (stop.kind == StubProcess::Stop::kSystemCall) {
       system_call(r);
       break;
     }
-    if (signal(s, stop, r) == Next::kRun) continue;
+    if (signal(s, stop, r) == Next::kRun && usable) continue;
     store(r);
     if (!vcpu_.injected.pending && !stopped_wanted(vcpu_)) {
       counts_.left++;
       e.profile.hold_instruction();
     }
-    usable = stop.signal != SIGSYS;  // that is in the middle of a vsyscall of the host's
     break;
   }
-  // The SIMD state stays in the stub too: if the vCPU comes back with the same, it need not be set.
-  if (!stub.state(e.xsave)) {
-    e.native_lost = true;
-    return false;
-  }
+  stub.state(e.xsave);
   uint64_t components;
-  memset(e.xsave + kSoftwareReserved, 0, kSoftwareReservedSize);
   memcpy(&components, e.xsave + kComponentsAt, sizeof components);
   components &= Vcpu::supported_xcr0();
   memcpy(e.xsave + kComponentsAt, &components, sizeof components);
-  memcpy(state_, e.xsave, stub.state_size());
-  state_in_ = &s;
   return usable && !s.broken();
 }
 

@@ -2,7 +2,7 @@
 // Running a vCPU's user code on the bare CPU, in stub processes (docs/native.md). The slow half of the run loop calls it where UserProfile says
 // that it pays; afterwards the vCPU's registers and SIMD state are what the code has made of them, an event may be waiting in
 // VcpuState::injected, and the run loop goes on at rip, by translation.
-// Of the thread that runs the vCPU: stubs are traced by it. Where another thread takes over, they are made anew.
+// Of the thread that runs the vCPU: its stubs end with it. Where another thread takes over, they are made anew.
 #pragma once
 
 #include <sys/types.h>
@@ -29,7 +29,7 @@ class Native {
   // The thread is about to sleep, or leaves KVM_RUN to be stopped: the scheduler may move it.
   void let_cpu_go() { hold_.release(); }
   // Forgets all that is mapped: slots have changed, or what they log.
-  void drop_spaces() { spaces_.clear(), state_in_ = nullptr; }
+  void drop_spaces() { spaces_.clear(); }
 
  private:
   static constexpr size_t kMostSpaces = 12;  // stub processes of a vCPU
@@ -45,7 +45,7 @@ class Native {
   void load(user_regs_struct& out) const;
   void store(const user_regs_struct& in);
   Next signal(AddressSpace& space, const StubProcess::Stop& stop, user_regs_struct& r);
-  Next page_fault(AddressSpace& space, uint64_t address, const user_regs_struct& r);
+  Next page_fault(AddressSpace& space, const StubProcess::Stop& stop, const user_regs_struct& r);
   Next time_stamp(user_regs_struct& r);
   bool fetch(uint64_t rip, uint8_t* bytes, unsigned size);
   void system_call(user_regs_struct& r);
@@ -55,12 +55,10 @@ class Native {
   std::vector<std::unique_ptr<AddressSpace>> spaces_;
   pid_t thread_ = 0;
   bool refused_ = false;      // the host allows no stubs
-  bool set_again_ = true;     // the stub's registers are not what `r` says
+  bool set_again_ = false;    // the stub's registers are not what `r` says
   uint64_t fault_address_ = ~0ull, fault_rip_ = 0;  // of the last page fault that was mapped: one that comes again is not to be had so
   unsigned fault_again_ = 0;
   uint64_t uses_ = 0;
-  AddressSpace* state_in_ = nullptr;  // whose stub has the SIMD state that `state_` shows
-  alignas(64) uint8_t state_[4096];
   VcpuCounters::Native& counts_;
 };
 

@@ -10,7 +10,8 @@
 
 #include "softkvm/native/stub_layout.h"
 
-extern "C" const unsigned char softkvm_native_code[], softkvm_native_syscall[], softkvm_native_nothing[], softkvm_native_code_end[];
+extern "C" const unsigned char softkvm_native_code[], softkvm_native_list_ip[], softkvm_native_on_ip[], softkvm_native_stop_ip[], softkvm_native_handler[], softkvm_native_restore[],
+    softkvm_native_trap[], softkvm_native_code_end[];
 
 namespace vireo::softkvm {
 namespace {
@@ -49,7 +50,7 @@ Result<OwnedFd> make_image() {
   return image;
 }
 
-uint64_t address(const unsigned char* at) { return STUB_CODE + kCodeAt + static_cast<uint64_t>(at - softkvm_native_code); }
+uint32_t address(const unsigned char* at) { return static_cast<uint32_t>(STUB_CODE + kCodeAt + static_cast<uint64_t>(at - softkvm_native_code)); }
 
 }  // namespace
 
@@ -58,8 +59,11 @@ Result<int> stub_image() {
   if (!image) return std::unexpected(image.error());
   return image->get();
 }
-uint64_t stub_loop() { return address(softkvm_native_code); }
-uint64_t stub_syscall() { return address(softkvm_native_syscall); }
-uint64_t stub_nothing() { return address(softkvm_native_nothing) - STUB_CALL_SIZE; }
+
+const StubPlaces& stub_places() {
+  static const StubPlaces places{.list_call = address(softkvm_native_list_ip), .on_call = address(softkvm_native_on_ip), .stop_call = address(softkvm_native_stop_ip),
+                                 .handler = address(softkvm_native_handler), .restore = address(softkvm_native_restore), .trap = address(softkvm_native_trap)};
+  return places;
+}
 
 }  // namespace vireo::softkvm

@@ -11,9 +11,14 @@ namespace vireo::softkvm {
 
 // A descriptor fit for execveat(), made once. Spec: System V ABI, ELF header and program header.
 Result<int> stub_image();
-// Addresses in it: the loop over the list, its system call, and a list of nothing less one call's size (for a call by registers alone).
-uint64_t stub_loop();
-uint64_t stub_syscall();
-uint64_t stub_nothing();
+
+// Addresses in it. Those of system calls are of what follows SYSCALL, as the kernel names them.
+struct StubPlaces {
+  uint32_t list_call, on_call, stop_call;
+  uint32_t handler;
+  uint32_t restore;  // from here on the list is done
+  uint32_t trap;
+};
+const StubPlaces& stub_places();
 
 }  // namespace vireo::softkvm

@@ -1,28 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/native/stub_process.h"
 
-#include <elf.h>
+#include <asm/prctl.h>
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <linux/audit.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/auxv.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 
+#include "softkvm/native/stub_filter.h"
 #include "softkvm/native/stub_image.h"
 #include "softkvm/native/stub_layout.h"
 
@@ -31,205 +35,398 @@ namespace {
 
 // High, so that dup2() of one does not close another that is still to be passed on.
 constexpr int kFirstFile = 900;
-constexpr int kListFile = kFirstFile + static_cast<int>(StubProcess::kMostFiles), kImageFile = kListFile + 1;
+constexpr int kSharedFile = kFirstFile + static_cast<int>(StubProcess::kMostFiles), kImageFile = kSharedFile + 1;
+static_assert(kSharedFile == STUB_FILE);
 constexpr uint64_t kUserEnd = 0x7ffffffff000;
-constexpr uint64_t kFilterAt = STUB_LIST_SIZE - 1024;  // behind the calls: the seccomp program
+constexpr uint64_t kOwnAt = STUB_END - STUB_LIST;  // own pages, in the file
+constexpr size_t kFileSize = kOwnAt + StubProcess::kOwnPages * 4096;
+constexpr int kCaught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGUSR2};
+constexpr int kSignals = 64;
+constexpr int kTaken = 0;  // in place of the signal's number, in a frame that was taken
+constexpr uint64_t kVsyscallPage = 0xffffffffff600000 >> 12;
+#ifndef SYS_USER_DISPATCH
+constexpr int SYS_USER_DISPATCH = 2;  // si_code of SIGSYS
+#endif
 
-constexpr size_t kListFileSize = STUB_LIST_SIZE + StubProcess::kOwnPages * 4096;
+// What the kernel puts on a handler's stack. Spec: arch/x86/include/uapi/asm/ucontext.h, sigcontext.h; arch/x86/include/asm/sigframe.h.
+constexpr uint64_t kInfoBehind = 304;  // struct rt_sigframe: siginfo behind ucontext
+constexpr uint64_t kFrameSize = kInfoBehind + sizeof(siginfo_t);
+constexpr uint64_t kContextAt = offsetof(ucontext_t, uc_mcontext);
+struct SignalContext {
+  uint64_t r8, r9, r10, r11, r12, r13, r14, r15, di, si, bp, bx, dx, ax, cx, sp, ip, flags;
+  uint16_t cs, gs, fs, ss;
+  uint64_t error, trap, mask, cr2, fpstate;
+};
+// The XSAVE area: where software may write, its header, and what of it XRSTOR does not take (SDM vol 1, 13.4.2, 13.8).
+constexpr unsigned kSoftwareAt = 464, kHeaderAt = 512, kHeaderEnd = 576, kMxcsrAt = 24;
+constexpr uint32_t kMxcsrMask = 0xffff, kMxcsrAtReset = 0x1f80, kMagic = 0x46505853;
+struct SoftwareBytes {
+  uint32_t magic, extended_size;
+  uint64_t components;
+  uint32_t size;
+};
+
+struct KernelSigaction {
+  uint64_t handler, flags, restorer, mask;
+};
 
 struct Birth {
   std::span<const int> files;
-  int list, image;
+  int shared, image;
+  sock_fprog filter;
+  int listener = -1;  // in the parent's table, which the child shares at first
+  int error = 0;
 };
 
 // In the child, on a stack of its own but in the parent's memory: only system calls.
 int become_stub(void* argument) {
-  const Birth& birth = *static_cast<Birth*>(argument);
+  Birth& birth = *static_cast<Birth*>(argument);
+  auto check = [&](long result) {
+    if (result >= 0) return;
+    birth.error = errno;
+    _exit(1);
+  };
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  for (size_t i = 0; i < birth.files.size(); i++)
-    if (dup2(birth.files[i], kFirstFile + static_cast<int>(i)) < 0) _exit(1);
-  if (dup2(birth.list, kListFile) < 0 || dup2(birth.image, kImageFile) < 0) _exit(1);
+  check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+  const long listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_SPEC_ALLOW, &birth.filter);
+  check(listener);
+  birth.listener = static_cast<int>(listener);
+  check(unshare(CLONE_FILES));
+  for (size_t i = 0; i < birth.files.size(); i++) check(dup2(birth.files[i], kFirstFile + static_cast<int>(i)));
+  check(dup2(birth.shared, kSharedFile));
+  check(dup2(birth.image, kImageFile));
   fcntl(kImageFile, F_SETFD, FD_CLOEXEC);
   syscall(SYS_close_range, 0u, static_cast<unsigned>(kFirstFile - 1), 0u);
   syscall(SYS_close_range, static_cast<unsigned>(kImageFile + 1), ~0u, 0u);
+  const rlimit no_core{0, 0};
+  setrlimit(RLIMIT_CORE, &no_core);
+  // What the terminal or others send to a group of processes is not for it. Kept over exec; it sets handlers for some.
+  const KernelSigaction ignored{reinterpret_cast<uint64_t>(SIG_IGN), 0, 0, 0};
+  for (int signal = 1; signal <= kSignals; signal++)
+    if (signal != SIGKILL && signal != SIGSTOP) syscall(SYS_rt_sigaction, signal, &ignored, nullptr, 8);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr)) _exit(1);
   char* arguments[] = {const_cast<char*>("vireo-guest"), nullptr};
   char* environment[] = {nullptr};
-  syscall(SYS_execveat, kImageFile, "", arguments, environment, AT_EMPTY_PATH);
+  check(syscall(SYS_execveat, kImageFile, "", arguments, environment, AT_EMPTY_PATH));
   _exit(1);
 }
 
-// Each stop of a stub would be told to the process by SIGCHLD, and wake some thread of it. Where nobody handles the signal, nobody misses it.
-void silence_stops() {
-  struct sigaction now;
-  if (sigaction(SIGCHLD, nullptr, &now) || now.sa_flags & SA_SIGINFO || now.sa_handler != SIG_DFL || now.sa_flags & SA_NOCLDSTOP) return;
-  now.sa_flags |= SA_NOCLDSTOP;
-  sigaction(SIGCHLD, &now, nullptr);
+// May user code read and write the bases of FS and GS? Spec: the kernel's arch/x86/x86_64/fsgs.rst.
+bool has_bases() {
+  constexpr unsigned long kHwcap2Fsgsbase = 1u << 1;
+  static const bool has = getauxval(AT_HWCAP2) & kHwcap2Fsgsbase;
+  return has;
 }
 
-// What the list may hold, and nothing else: also for a host that emulates vsyscalls, which are no system calls to a tracer.
-void write_filter(uint8_t* at) {
-  const sock_filter program[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 5),
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 2, 0),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 1, 0),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE),
-  };
-  const sock_fprog head{sizeof program / sizeof *program, reinterpret_cast<sock_filter*>(STUB_LIST + kFilterAt + sizeof(sock_fprog))};
-  memcpy(at, &head, sizeof head);
-  memcpy(at + sizeof head, program, sizeof program);
+// Does waiting for a notification end when nobody is left who could send one? So it does since Linux 6.11; a release more, for those who count
+// differently.
+bool waiting_ends() {
+  static const bool ends = [] {
+    utsname host;
+    int major = 0, minor = 0;
+    return uname(&host) == 0 && sscanf(host.release, "%d.%d", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 12));
+  }();
+  return ends;
 }
+
+std::atomic<uint64_t> measured_switch{0};
 
 }  // namespace
 
-int StubProcess::own_file() { return kListFile; }
-uint64_t StubProcess::own_offset(unsigned n) { return STUB_LIST_SIZE + n * 4096ull; }
-uint8_t* StubProcess::own_page(unsigned n) { return reinterpret_cast<uint8_t*>(list_) + own_offset(n); }
+int StubProcess::own_file() { return kSharedFile; }
+uint64_t StubProcess::own_offset(unsigned n) { return kOwnAt + n * 4096ull; }
+uint8_t* StubProcess::own_page(unsigned n) { return shared_ + own_offset(n); }
 int StubProcess::file_of(unsigned n) { return kFirstFile + static_cast<int>(n); }
 
+template <class T>
+T& StubProcess::shared(uint64_t address) const {
+  return *reinterpret_cast<T*>(shared_ + (address - STUB_LIST));
+}
+
 Result<std::unique_ptr<StubProcess>> StubProcess::create(std::span<const int> files, bool time_stamps) {
+  std::unique_ptr<StubProcess> stub(new StubProcess);
+  TRY_VOID(stub->be_born(files, time_stamps));
+  return stub;
+}
+
+void StubProcess::write_first_list(bool time_stamps) {
+  uint64_t at = STUB_SETUP;
+  auto put = [&](const void* bytes, size_t size) {
+    const uint64_t where = at;
+    memcpy(&shared<uint8_t>(where), bytes, size);
+    at += (size + 7) & ~size_t{7};
+    return where;
+  };
+  add({SYS_munmap, {STUB_END, kUserEnd - STUB_END}});
+  add({SYS_mmap, {STUB_STACK, STUB_STACK_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, static_cast<uint64_t>(kSharedFile), STUB_STACK - STUB_LIST}});
+  stack_t stack{};
+  stack.ss_sp = reinterpret_cast<void*>(STUB_STACK + STUB_SEEN_SIZE);
+  stack.ss_size = STUB_STACK_SIZE - STUB_SEEN_SIZE;
+  add({SYS_sigaltstack, {put(&stack, sizeof stack), 0}});
+  // Nothing is blocked in the handler, for it does not return by rt_sigreturn().
+  constexpr uint64_t kRestorer = 0x04000000;
+  const KernelSigaction action{stub_places().handler, SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART | kRestorer, stub_places().trap, 0};
+  const uint64_t action_at = put(&action, sizeof action);
+  for (int signal : kCaught) add({SYS_rt_sigaction, {static_cast<uint64_t>(signal), action_at, 0, 8}});
+  add({SYS_prctl, {PR_SET_TSC, static_cast<uint64_t>(time_stamps ? PR_TSC_ENABLE : PR_TSC_SIGSEGV)}});
+  const std::vector<sock_filter> filter = stub_filter();
+  const uint64_t filter_at = put(filter.data(), filter.size() * sizeof(sock_filter));
+  const sock_fprog program{static_cast<unsigned short>(filter.size()), reinterpret_cast<sock_filter*>(filter_at)};
+  add({SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, put(&program, sizeof program)}});
+}
+
+Result<> StubProcess::be_born(std::span<const int> files, bool time_stamps) {
   if (files.size() > kMostFiles) return fail(ErrorKind::kUnsupported, "guest memory of more files than a stub process takes");
   const int image = TRY(stub_image());
-  std::unique_ptr<StubProcess> stub(new StubProcess);
-  stub->list_fd_.reset(memfd_create("vireo-guest-list", MFD_CLOEXEC));
-  if (!stub->list_fd_.valid() || ftruncate(stub->list_fd_.get(), kListFileSize)) return fail_errno("memfd of a stub process");
-  void* list = mmap(nullptr, kListFileSize, PROT_READ | PROT_WRITE, MAP_SHARED, stub->list_fd_.get(), 0);
-  if (list == MAP_FAILED) return fail_errno("list of a stub process");
-  stub->list_ = static_cast<Call*>(list);
-  write_filter(static_cast<uint8_t*>(list) + kFilterAt);
+  shared_fd_.reset(memfd_create("vireo-guest-list", MFD_CLOEXEC));
+  if (!shared_fd_.valid() || ftruncate(shared_fd_.get(), kFileSize)) return fail_errno("memfd of a stub process");
+  void* memory = mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd_.get(), 0);
+  if (memory == MAP_FAILED) return fail_errno("memory of a stub process");
+  shared_ = static_cast<uint8_t*>(memory);
+  shared<uint64_t>(STUB_BASES) = has_bases();
+  shared<uint32_t>(STUB_XSAVE + kMxcsrAt) = kMxcsrAtReset;
+  write_first_list(time_stamps);
+  shared<Call>(STUB_LIST + count_ * sizeof(Call)).number = -1;
+  shared<uint64_t>(STUB_HOLD) = 1;
 
-  silence_stops();
-  Birth birth{files, stub->list_fd_.get(), image};
+  std::vector<sock_filter> filter = stop_filter();
+  Birth birth{.files = files, .shared = shared_fd_.get(), .image = image, .filter = {static_cast<unsigned short>(filter.size()), filter.data()}};
   constexpr size_t kStack = 16384;
   const auto stack = std::make_unique_for_overwrite<char[]>(kStack);  // the child leaves it before clone returns
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);  // a handler in the child would run in our memory
-  stub->pid_ = clone(become_stub, stack.get() + kStack, CLONE_VM | CLONE_VFORK, &birth);
+  pid_ = clone(become_stub, stack.get() + kStack, CLONE_VM | CLONE_VFORK | CLONE_FILES, &birth);
   const int error = errno;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (stub->pid_ < 0) return fail_errno("making a stub process", error);
-  int status;
-  if (!stub->wait(status) || !WIFSTOPPED(status)) return fail(ErrorKind::kUnsupported, "a stub process cannot be traced here");
-  stub->pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, stub->pid_, 0u)));
-  if (!stub->pidfd_.valid()) return fail_errno("pidfd of a stub process");
-  if (ptrace(PTRACE_SETOPTIONS, stub->pid_, nullptr, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACESECCOMP))
-    return fail_errno("tracing a stub process");
-
-  // One call by registers alone maps the list; the list does the rest.
-  user_regs_struct r;
-  if (!stub->registers(r)) return fail(ErrorKind::kIo, "a stub process ended at once");
-  r.rip = stub_syscall();
-  r.rbx = stub_nothing();
-  r.rax = SYS_mmap;
-  r.orig_rax = ~0ull;
-  r.rdi = STUB_LIST, r.rsi = STUB_LIST_SIZE, r.rdx = PROT_READ, r.r10 = MAP_SHARED | MAP_FIXED, r.r8 = static_cast<unsigned>(kListFile), r.r9 = 0;
-  if (!stub->set_registers(r) || !stub->resume(PTRACE_CONT) || !stub->wait(status) || status >> 8 != SIGTRAP)
-    return fail(ErrorKind::kUnsupported, "a stub process could not map its list");
-  stub->loop_ = r;
-  stub->loop_.rip = stub_loop();
-  stub->loop_.rbx = STUB_LIST;
-  stub->add({SYS_munmap, {STUB_END, kUserEnd - STUB_END}});
-  stub->add({SYS_prctl, {PR_SET_TSC, static_cast<uint64_t>(time_stamps ? PR_TSC_ENABLE : PR_TSC_SIGSEGV)}});
-  stub->add({SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1}});
-  stub->add({SYS_prctl, {PR_SET_SECCOMP, SECCOMP_MODE_FILTER, STUB_LIST + kFilterAt}});
-  if (!stub->run_calls()) return fail(ErrorKind::kUnsupported, "a stub process could not be confined");
-
-  alignas(64) uint8_t state[16384];
-  iovec io{state, sizeof state};
-  if (ptrace(PTRACE_GETREGSET, stub->pid_, NT_X86_XSTATE, &io)) return fail_errno("SIMD state of a stub process");
-  stub->state_size_ = static_cast<unsigned>(io.iov_len);
-  if (!switch_ticks() && !stub->measure_switch()) return fail(ErrorKind::kUnsupported, "a stub process does not run");
-  return stub;
-}
-
-namespace {
-std::atomic<uint64_t> measured_switch{0};
-}
-
-uint64_t StubProcess::switch_ticks() { return measured_switch.load(std::memory_order_relaxed); }
-
-bool StubProcess::measure_switch() {
-  constexpr int kTimes = 6;
-  uint64_t least = ~0ull;
-  for (int i = 0; i < kTimes; i++) {
-    const uint64_t before = __builtin_ia32_rdtsc();
-    if (!run_list()) return false;  // an empty one
-    least = std::min<uint64_t>(least, __builtin_ia32_rdtsc() - before);
-  }
-  measured_switch = least;
-  return true;
+  listener_.reset(birth.listener);
+  if (pid_ < 0) return fail_errno("making a stub process", error);
+  if (birth.error) return fail_errno("a stub process cannot be confined here", birth.error);
+  pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0u)));
+  if (!pidfd_.valid()) return fail_errno("pidfd of a stub process");
+  if (next_stop() != Reason::kListDone) return fail(ErrorKind::kUnsupported, "a stub process could not be confined");
+  count_ = 0;
+  if (!measure()) return fail(ErrorKind::kUnsupported, "a stub process does not run");
+  return {};
 }
 
 StubProcess::~StubProcess() {
-  if (list_) munmap(list_, kListFileSize);
+  if (shared_) munmap(shared_, kFileSize);
   if (pid_ < 0) return;
   kill(pid_, SIGKILL);
   int status;
   while (waitpid(pid_, &status, __WALL) < 0 && errno == EINTR) {}
 }
 
-bool StubProcess::wait(int& status) {
-  pid_t who;
-  do who = waitpid(pid_, &status, __WALL);
-  while (who < 0 && errno == EINTR);
-  if (who == pid_ && !WIFEXITED(status) && !WIFSIGNALED(status)) return true;
-  pid_ = -1;  // reaped
-  return false;
+// What a trap costs, and how much SIMD state a signal's frame has.
+bool StubProcess::measure() {
+  constexpr int kTimes = 6;
+  const bool known = switch_ticks() != 0;
+  uint64_t least = ~0ull;
+  for (int i = 0; i < (known ? 1 : kTimes); i++) {
+    user_regs_struct r{};
+    r.rip = stub_places().trap;
+    r.eflags = 2;
+    set_registers(r);
+    const uint64_t before = __builtin_ia32_rdtsc();
+    const Stop stop = run();
+    least = std::min<uint64_t>(least, __builtin_ia32_rdtsc() - before);
+    if (stop.kind != Stop::kSignal || stop.signal != SIGILL) return false;
+  }
+  if (!known) measured_switch = least;
+  return state_size_ != 0;
 }
 
-bool StubProcess::resume(int request) { return pid_ > 0 && ptrace(static_cast<__ptrace_request>(request), pid_, nullptr, nullptr) == 0; }
+uint64_t StubProcess::switch_ticks() { return measured_switch.load(std::memory_order_relaxed); }
 
-void StubProcess::add(const Call& call) { list_[count_++] = call; }
+void StubProcess::add(const Call& call) { shared<Call>(STUB_LIST + count_++ * sizeof(Call)) = call; }
 
-bool StubProcess::run_calls() { return !count_ || run_list(); }
-
-bool StubProcess::run_list() {
-  list_[count_].number = -1;
-  count_ = 0;
-  user_regs_struct r = loop_;
-  if (!set_registers(r)) return false;
-  for (;;) {
-    int status;
-    if (!resume(PTRACE_CONT) || !wait(status)) return false;
-    if (WIFSTOPPED(status) && status >> 8 == SIGTRAP) break;
-    if (WIFSTOPPED(status) && WSTOPSIG(status) != SIGUSR2) return false;  // SIGUSR2: somebody wanted the guest's code to stop
+bool StubProcess::run_calls() {
+  while (count_) {
+    shared<uint64_t>(STUB_HOLD) = 1;
+    switch (go_on()) {
+      case Reason::kListDone: count_ = 0; break;
+      case Reason::kFrame: break;  // somebody wanted the guest's code to stop: again
+      default: return false;
+    }
   }
   return true;
 }
 
-bool StubProcess::set_registers(const user_regs_struct& registers) {
-  return pid_ > 0 && ptrace(PTRACE_SETREGS, pid_, nullptr, &registers) == 0;
+// Lets it go on from its stop, and waits for the next one. The list is done again where it is not known to be done.
+StubProcess::Reason StubProcess::go_on() {
+  shared<Call>(STUB_LIST + count_ * sizeof(Call)).number = -1;
+  seccomp_notif_resp answer{};
+  answer.id = stopped_;
+  open_ |= count_ != 0;
+  if (open_) answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+  else answer.val = 1;
+  if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &answer) && errno != ENOENT) return Reason::kGone;  // ENOENT: a signal has ended that stop
+  return next_stop();
 }
-bool StubProcess::registers(user_regs_struct& out) { return pid_ > 0 && ptrace(PTRACE_GETREGS, pid_, nullptr, &out) == 0; }
 
-bool StubProcess::set_state(const void* xsave) {
-  iovec io{const_cast<void*>(xsave), state_size_};
-  return pid_ > 0 && ptrace(PTRACE_SETREGSET, pid_, NT_X86_XSTATE, &io) == 0;
+bool StubProcess::alive() const {
+  pollfd watched{pidfd_.get(), POLLIN, 0};
+  return poll(&watched, 1, 0) == 0;
 }
-bool StubProcess::state(void* xsave) {
-  iovec io{xsave, state_size_};
-  return pid_ > 0 && ptrace(PTRACE_GETREGSET, pid_, NT_X86_XSTATE, &io) == 0 && io.iov_len == state_size_;
+
+// Waits until there is a notification. False: there will be none.
+bool StubProcess::wait_for_stop() const {
+  pollfd watched[] = {{listener_.get(), POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
+  while (poll(watched, 2, -1) < 0)
+    if (errno != EINTR) return false;
+  return watched[0].revents & POLLIN;
+}
+
+StubProcess::Reason StubProcess::next_stop() {
+  seccomp_notif notice;
+  do {
+    if (!waiting_ends() && !wait_for_stop()) return Reason::kGone;
+    memset(&notice, 0, sizeof notice);
+    if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, &notice) == 0) {
+      stopped_ = notice.id;
+      frame_ = notice.data.args[5];
+      if (frame_ != 0) return frame_ == 1 ? Reason::kListFailed : Reason::kFrame;
+      open_ = false;
+      return Reason::kListDone;
+    }
+  } while (errno == EINTR || (errno == ENOENT && alive()));  // a signal has ended its stop, and it stops again
+  return Reason::kGone;
+}
+
+void StubProcess::set_registers(const user_regs_struct& registers) { registers_ = registers; }
+
+void StubProcess::set_state(const void* xsave) {
+  memcpy(&shared<uint8_t>(STUB_XSAVE), xsave, state_size_);
+  fpstate_ = 0;
+}
+
+// The frame is the stub's to write, and so the guest's: what is copied from it has to be fit for XRSTOR.
+void StubProcess::state(void* xsave) const {
+  auto* out = static_cast<uint8_t*>(xsave);
+  memcpy(out, &shared<uint8_t>(fpstate_ ? fpstate_ : STUB_XSAVE), state_size_);
+  uint32_t mxcsr;
+  memcpy(&mxcsr, out + kMxcsrAt, sizeof mxcsr);
+  mxcsr &= kMxcsrMask;
+  memcpy(out + kMxcsrAt, &mxcsr, sizeof mxcsr);
+  memset(out + kSoftwareAt, 0, kHeaderAt - kSoftwareAt);
+  memset(out + kHeaderAt + 8, 0, kHeaderEnd - kHeaderAt - 8);
+}
+
+StubProcess::Stop StubProcess::gone() {
+  int status = 0;
+  while (waitpid(pid_, &status, __WALL) < 0)
+    if (errno != EINTR) break;
+  pid_ = -1;
+  // The host's kernel ends a process so whose signal it cannot deliver: the guest's code has led its stack pointer into the handlers' stack.
+  return {WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV ? Stop::kLost : Stop::kGone};
 }
 
 StubProcess::Stop StubProcess::run() {
-  int status;
-  if (!resume(PTRACE_SYSEMU) || !wait(status)) return {Stop::kGone};
-  if (!WIFSTOPPED(status)) return {Stop::kGone};
-  if (WSTOPSIG(status) == (SIGTRAP | 0x80)) return {Stop::kSystemCall};
-  if (status >> 16) return {Stop::kSignal, SIGSYS};  // the filter's: a vsyscall
-  const int signal = WSTOPSIG(status);
-  if (signal == SIGUSR2) return {Stop::kSignal, signal};
-  siginfo_t info;
-  if (ptrace(PTRACE_GETSIGINFO, pid_, nullptr, &info)) return {Stop::kGone};
-  return {Stop::kSignal, signal, info.si_code, reinterpret_cast<uint64_t>(info.si_addr)};
+  if (!has_bases()) {
+    if (!has_room(2) && !run_calls()) return {Stop::kFailed};
+    if (registers_.fs_base != fs_base_) add({SYS_arch_prctl, {ARCH_SET_FS, registers_.fs_base}});
+    if (registers_.gs_base != gs_base_) add({SYS_arch_prctl, {ARCH_SET_GS, registers_.gs_base}});
+    fs_base_ = registers_.fs_base, gs_base_ = registers_.gs_base;
+  }
+  if (fpstate_) state(&shared<uint8_t>(STUB_XSAVE));
+  const user_regs_struct& r = registers_;
+  const uint64_t all[] = {r.r15, r.r14, r.r13, r.r12, r.r11, r.r10, r.r9, r.r8, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rcx, r.rax, r.rsp, r.rip, r.eflags, r.fs_base, r.gs_base};
+  memcpy(&shared<uint64_t>(STUB_REGISTERS), all, sizeof all);
+  shared<uint64_t>(STUB_HOLD) = 0;
+  fpstate_ = 0;
+  constexpr unsigned kMostTurns = 64;
+  for (unsigned turn = 0; turn < kMostTurns; turn++) {
+    switch (go_on()) {
+      case Reason::kGone: return gone();
+      case Reason::kListFailed: return {open_ ? Stop::kFailed : Stop::kLost};
+      case Reason::kListDone: return {Stop::kLost};  // it was not asked to stop then
+      case Reason::kFrame: break;
+    }
+    Stop stop{Stop::kSignal};
+    switch (take_frame(stop)) {
+      case Frame::kGuest:
+      case Frame::kAsSet: return stop;
+      case Frame::kBetween: break;
+      case Frame::kWild: return {Stop::kLost};
+    }
+  }
+  return {Stop::kLost};
+}
+
+// The guest's state from the frame of the signal that has stopped it. Nothing there is believed: what the guest's code writes there it could as well
+// have in its registers. But while the list is open none of that code has run.
+StubProcess::Frame StubProcess::take_frame(Stop& stop) {
+  const StubPlaces& places = stub_places();
+  SignalContext context;
+  uint64_t frame = frame_;
+  auto inside = [](uint64_t from, uint64_t size) { return from >= STUB_STACK && from <= STUB_END && size <= STUB_END - from; };
+  constexpr unsigned kMostNested = 8;
+  for (unsigned i = 0;; i++) {
+    if (frame % 8 || !inside(frame, kFrameSize) || i == kMostNested) return Frame::kWild;
+    memcpy(&context, &shared<uint8_t>(frame + kContextAt), sizeof context);
+    siginfo_t info;
+    memcpy(&info, &shared<uint8_t>(frame + kInfoBehind), sizeof info);
+    if (i && info.si_signo == kTaken) return Frame::kAsSet;
+    stop.signal = info.si_signo;
+    stop.code = info.si_code;
+    stop.address = reinterpret_cast<uint64_t>(info.si_addr);
+    stop.error = context.error;
+    if (context.ip < STUB_CODE || context.ip >= places.trap) break;  // the guest's code
+    const bool in_handler = context.ip >= places.handler && context.ip < places.stop_call;
+    // Only with the list closed again are system calls dispatched.
+    const bool closed = !open_ || context.ip >= places.restore || (stop.signal == SIGSYS && stop.code == SYS_USER_DISPATCH);
+    if (!closed && !in_handler) return stop.signal == SIGUSR2 ? Frame::kAsSet : stop.signal == SIGTRAP ? Frame::kBetween : Frame::kWild;
+    if (stop.signal != SIGUSR2) {  // the guest's code has jumped there
+      if (!closed) return Frame::kWild;
+      break;
+    }
+    if (!in_handler) {
+      if (context.ip >= places.restore) open_ = false, count_ = 0;
+      return Frame::kAsSet;
+    }
+    // A signal in the handler of another, or in its stop: which may have been told and even answered, for an answer can be lost to a signal.
+    frame = context.ip == places.handler ? context.dx : context.r9;
+    if (frame < 2) return Frame::kAsSet;  // not a signal's stop, but the list's end
+  }
+  shared<int>(frame + kInfoBehind) = kTaken;
+  open_ = false;
+  count_ = 0;
+  const uint64_t state = context.fpstate;
+  if (!inside(state, state_size_ ? state_size_ : kHeaderEnd)) return Frame::kWild;
+  if (!state_size_) {
+    const auto& software = shared<SoftwareBytes>(state + kSoftwareAt);
+    if (software.magic != kMagic || software.size > STUB_XSAVE_SIZE || software.size < kHeaderEnd) return Frame::kWild;
+    state_size_ = software.size;
+  }
+  const auto* seen = &shared<uint64_t>(STUB_SEEN);
+  if (has_bases()) {
+    auto canonical = [](uint64_t base) { return base == static_cast<uint64_t>(static_cast<int64_t>(base << 16) >> 16); };
+    fs_base_ = seen[0], gs_base_ = seen[1];
+    if (!canonical(fs_base_) || !canonical(gs_base_)) return Frame::kWild;
+  }
+  fpstate_ = state;
+  user_regs_struct& r = registers_;
+  r.r15 = context.r15, r.r14 = context.r14, r.r13 = context.r13, r.r12 = context.r12, r.r11 = context.r11, r.r10 = context.r10, r.r9 = context.r9, r.r8 = context.r8;
+  r.rdi = context.di, r.rsi = context.si, r.rbp = context.bp, r.rbx = context.bx, r.rdx = context.dx, r.rcx = context.cx, r.rax = context.ax;
+  r.rsp = context.sp, r.rip = context.ip, r.eflags = context.flags;
+  r.cs = context.cs, r.ss = context.ss;
+  r.ds = seen[2] & 0xffff, r.es = seen[3] & 0xffff, r.fs = seen[4] & 0xffff, r.gs = seen[5] & 0xffff;
+  r.fs_base = fs_base_, r.gs_base = gs_base_;
+  r.orig_rax = ~0ull;
+  if (stop.signal == SIGSYS) {
+    if (stop.code == SYS_USER_DISPATCH) {
+      stop.kind = Stop::kSystemCall;
+      r.orig_rax = r.rax;
+    } else if (stop.address >> 12 == kVsyscallPage) {
+      // The host's kernel has returned from there already, as from a function.
+      r.rip = stop.address;
+      r.rsp -= 8;
+    }
+  }
+  return Frame::kGuest;
 }
 
 void StubProcess::follow_cpu() {

@@ -8,14 +8,13 @@
 namespace vireo::softkvm {
 
 struct UserProfile {
-  // A trap costs 20 to 40 us in a stub process (two switches of processes, and two more where a page is mapped) and under one in translated
-  // code, which in turn is three times slower than the bare CPU, and ten times where it has to be translated first. A stretch is
-  // measured with what its trap costs. A space whose stretches are of middling length is tried: it stays if they have become shorter.
-  static constexpr uint64_t kEnterMicroseconds = 40, kStayMicroseconds = 22, kSureMicroseconds = 100;
+  // A trap costs 5 to 40 us in a stub (two switches of processes) and under one in translated code, which in turn is two to four times slower than the
+  // bare CPU, and ten times where it has to be translated first. A stretch is measured with what its trap costs.
+  static constexpr uint64_t kEnterMicroseconds = 40, kStayMicroseconds = 22;
   static constexpr uint64_t kWindowMicroseconds = 1500;   // of user time, per decision
   static constexpr uint64_t kStartMicroseconds = 2500;    // of user time before a space is looked at: most processes end sooner
   static constexpr uint64_t kLongMicroseconds = 800;      // stretches that leave no doubt
-  static constexpr uint64_t kMostOverhead = 4;             // times what the program itself has computed there: more than translation would take
+  static constexpr uint64_t kMostOverhead = 3;             // times what the program itself has computed there: about what translation would take
   static constexpr uint64_t kEnterSwitches = 3;            // switches to a stub and back that a stretch has to be worth
   static constexpr unsigned kMostHeldSteps = 200;         // instructions that are stepped through until a page is left
   static constexpr unsigned kMostHolds = 50;              // in one stretch
@@ -24,10 +23,10 @@ struct UserProfile {
   struct Space {
     uint64_t cr3 = ~0ull;
     uint64_t total = 0, ticks = 0, stretches = 0;
-    uint64_t translated = 0;  // the average stretch before it ran natively
     uint64_t computed = 0;    // of `ticks`: in a stub, without the switches there and back
     uint32_t pause = 0, next_pause = 1;  // windows to wait; what the next giving-up costs
     bool native = false;
+    bool unfit = false;  // what the pause is for: it could not run natively, not that it did not pay
   };
   static constexpr unsigned kSpaces = 64;
   Space spaces[kSpaces];
@@ -73,6 +72,7 @@ struct UserProfile {
   void give_up() {
     if (!current) return;
     pause(*current);
+    current->unfit = true;
     native = held = false;
   }
   // Another process has the current space's name.
@@ -85,8 +85,11 @@ struct UserProfile {
   }
   // Code at `rip` cannot be run natively: translation goes on until it has left the page, which step_on() watches.
   void hold_page(uint64_t rip) { hold(rip >> 12); }
-  // A stub ran for so long.
-  void ran(uint64_t ticks) { computed += ticks > switch_ticks ? ticks - switch_ticks : 0; }
+  // A stub ran for so long, with pages to be mapped before or without: which takes about as long as a switch does.
+  void ran(uint64_t ticks, bool mapped) {
+    const uint64_t lost = mapped ? 2 * switch_ticks : switch_ticks;
+    computed += ticks > lost ? ticks - lost : 0;
+  }
   // One instruction cannot.
   void hold_instruction() { hold(~0ull); }
   // Asked before each instruction while `held`. True: translation goes on with one. When that has lasted too long, it goes on to the stretch's end.
@@ -113,23 +116,23 @@ struct UserProfile {
   void decide(Space& s) {
     const uint64_t average = s.ticks / s.stretches;
     if (s.native) {
-      const bool longer = average < kSureMicroseconds * ticks_per_microsecond && average * 10 > s.translated * 9;
       // What a trap costs differs from host to host, and by what follows: pages that have to be mapped, instructions that are not run there.
-      if (average < kStayMicroseconds * ticks_per_microsecond || longer || s.ticks > kMostOverhead * s.computed) pause(s);
+      if (average < kStayMicroseconds * ticks_per_microsecond || s.ticks > kMostOverhead * s.computed) pause(s);
       else if (s.next_pause > 1) s.next_pause--;
       return;
     }
-    if (s.pause) {
-      s.pause--;
+    const bool long_ones = average >= kLongMicroseconds * ticks_per_microsecond;
+    if (s.pause && (s.unfit || !long_ones)) {
+      const uint64_t windows = s.ticks / (kWindowMicroseconds * ticks_per_microsecond);
+      s.pause -= windows < 1 ? 1 : windows < s.pause ? static_cast<uint32_t>(windows) : s.pause;
       return;
     }
-    s.native = average >= kLongMicroseconds * ticks_per_microsecond ||
+    s.native = long_ones ||
                (s.total >= kStartMicroseconds * ticks_per_microsecond && average >= kEnterMicroseconds * ticks_per_microsecond &&
                 average >= kEnterSwitches * switch_ticks);
-    s.translated = average;
   }
   static void pause(Space& s) {
-    s.native = false;
+    s.native = s.unfit = false;
     s.pause = s.next_pause;
     s.next_pause = s.next_pause * 2 < kMostPause ? s.next_pause * 2 : kMostPause;
   }

@@ -13,7 +13,7 @@ constexpr uint64_t kCr3 = 0x1000, kTicks = 1;  // a tick a microsecond: the cons
 void stretch(UserProfile& profile, uint64_t ticks, uint64_t ran) {
   profile.enter(kCr3);
   profile.since = __builtin_ia32_rdtsc() - ticks;
-  profile.ran(ran);
+  profile.ran(ran, false);
   profile.leave();
 }
 
@@ -34,6 +34,38 @@ TEST(UserProfile, ASpaceWhoseTimeGoesToTrapsComesBack) {
   stretch(profile, 1'000'000'000, 51'000'000);  // a twentieth of it was the program's
   EXPECT_FALSE(profile.current->native);
   EXPECT_GT(profile.current->pause, 0u);
+}
+
+TEST(UserProfile, MappingIsNotComputing) {
+  for (const bool mapped : {false, true}) {
+    UserProfile profile;
+    profile.ticks_per_microsecond = kTicks, profile.switch_ticks = 1'000'000;
+    profile.enter(kCr3);
+    profile.current->native = true;
+    profile.enter(kCr3);
+    profile.since = __builtin_ia32_rdtsc() - 2'500'000;
+    profile.ran(2'000'000, mapped);
+    profile.leave();
+    EXPECT_EQ(profile.current->native, !mapped);
+  }
+}
+
+// What did not pay while it was trapping pays now; what could not run there waits.
+TEST(UserProfile, LongStretchesEndAPauseUnlessItCouldNotRun) {
+  for (const bool unfit : {false, true}) {
+    UserProfile profile;
+    profile.ticks_per_microsecond = 1'000'000, profile.switch_ticks = 1'000'000;
+    for (int i = 0; i < 6; i++) {
+      profile.enter(kCr3);
+      profile.current->native = true;
+      if (unfit) profile.give_up();
+      else stretch(profile, 2'000'000'000, 1'000'000);
+      ASSERT_FALSE(profile.current->native);
+    }
+    ASSERT_GT(profile.current->pause, 8u);
+    stretch(profile, 900'000'000, 0);
+    EXPECT_EQ(profile.current->native, !unfit);
+  }
 }
 
 TEST(UserProfile, WhereSwitchesAreDearStretchesHaveToBeLongerToGoThere) {

@@ -201,6 +201,7 @@ struct Engine {
   class Native* native = nullptr;
   std::atomic<int> native_pidfd{-1};    // of the stub that runs for this vCPU now, or -1
   std::atomic<uint32_t> native_wakers{0};  // threads that may be about to signal it
+  std::atomic<bool> native_woken{false};   // it has been: a second signal would tell nothing more, and many would fill its stack
   uint64_t native_flushes = 0, native_write_flushes = 0;  // of the TLB, and of its write tags alone
   bool native_fault = false;  // a page fault of such code went to the guest's kernel: CR2's page will be wanted
   bool native_lost = false;   // the stub has died with the guest's registers

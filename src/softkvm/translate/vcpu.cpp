@@ -132,10 +132,10 @@ void print_counts(const Vcpu& vcpu) {
           (unsigned long long)e.counters.call_outs, (unsigned long long)e.counters.steps, (unsigned long long)e.counters.leaves,
           (unsigned long long)e.counters.code_writes, (unsigned long long)e.counters.tlb_flush);
   const VcpuCounters::Native& n = e.counters.native;
-  fprintf(stderr, "vcpu %u: %llu native runs (%llu with new SIMD state) in %llu spaces, %llu ended by system calls, %llu page faults of which %llu were mapped, %llu left to translation, %llu RDTSC; ms: %llu all, %llu mapping, %llu in stubs; %llu stretches of user code, %llu ms\n",
-          vcpu.id, (unsigned long long)n.runs, (unsigned long long)n.states_set, (unsigned long long)n.spaces, (unsigned long long)n.system_calls, (unsigned long long)n.faults,
+  fprintf(stderr, "vcpu %u: %llu native runs in %llu spaces, %llu ended by system calls, %llu page faults of which %llu were mapped, %llu left to translation, %llu RDTSC; ms: %llu all, %llu in stubs; %llu stretches of user code, %llu ms\n",
+          vcpu.id, (unsigned long long)n.runs, (unsigned long long)n.spaces, (unsigned long long)n.system_calls, (unsigned long long)n.faults,
           (unsigned long long)n.mapped, (unsigned long long)n.left, (unsigned long long)n.time_stamps, (unsigned long long)(n.all_ticks / (vcpu.tsc_khz | 1)),
-          (unsigned long long)(n.map_ticks / (vcpu.tsc_khz | 1)), (unsigned long long)(n.run_ticks / (vcpu.tsc_khz | 1)), (unsigned long long)e.profile.all_stretches, (unsigned long long)(e.profile.all_ticks / (vcpu.tsc_khz | 1)));
+          (unsigned long long)(n.run_ticks / (vcpu.tsc_khz | 1)), (unsigned long long)e.profile.all_stretches, (unsigned long long)(e.profile.all_ticks / (vcpu.tsc_khz | 1)));
 }
 
 }  // namespace

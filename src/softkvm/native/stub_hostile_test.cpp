@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guest code that uses what a stub holds beside it, and signals that come whenever they like: it gets nothing by that, and loses nothing.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/syscall.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "softkvm/native/native_machine.h"
+#include "softkvm/native/stub_image.h"
+#include "softkvm/native/stub_layout.h"
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr uint64_t kSyscallSize = 2;
+
+GUEST_CODE(touches, "1: mov [rdi], rdi; add rbx, 1; paddq xmm0, xmm1; add rdi, 4096; cmp rdi, rsi; jb 1b; syscall")
+
+// Each page is a trap: none has been accessed before. Signals meet the stub in its own code, too.
+TEST(StubSignals, NothingIsLostOrDoneTwiceWhenSignalsComeAllTheTime) {
+  for (unsigned round = 0; round < 4; round++) {
+    NativeMachine m;
+    constexpr uint64_t kFrom = NativeMachine::kData, kTo = 0xf00000;
+    for (uint64_t page = kFrom; page < kTo; page += 4096) m.entry(page) = page | 7;
+    m.put(touches());
+    m.user(NativeMachine::kUser);
+    m.vcpu->gpr[kRdi] = kFrom, m.vcpu->gpr[kRsi] = kTo, m.vcpu->gpr[kRbx] = 0;
+    *reinterpret_cast<uint64_t*>(m.vcpu->xsave_area() + 160) = 0;
+    *reinterpret_cast<uint64_t*>(m.vcpu->xsave_area() + 176) = 1;
+    *reinterpret_cast<uint64_t*>(m.vcpu->xsave_area() + 512) |= 3;
+    std::atomic<bool> over{false};
+    std::atomic<unsigned> kicks{0};
+    std::thread kicker([&] {
+      while (!over.load()) {
+        wake_native(*m.vcpu->engine);
+        kicks++;
+        for (unsigned i = 0; i < 50 + (kicks & 511); i++) __builtin_ia32_pause();
+      }
+    });
+    const bool possible = m.go();
+    over = true;
+    kicker.join();
+    if (!possible) GTEST_SKIP() << "the host allows no stub processes";
+    ASSERT_EQ(m.result, 0);
+    ASSERT_TRUE(m.in_system_call()) << std::hex << m.vcpu->rip << " after " << m.vcpu->gpr[kRbx];
+    EXPECT_GT(kicks.load(), 10u);
+    EXPECT_GT(m.counts().mapped, 500u);
+    EXPECT_EQ(m.vcpu->gpr[kRbx], (kTo - kFrom) / 4096);
+    EXPECT_EQ(*reinterpret_cast<uint64_t*>(m.vcpu->xsave_area() + 160), (kTo - kFrom) / 4096);
+    for (uint64_t page = kFrom; page < kTo; page += 4096) ASSERT_EQ(m.at(page), page);
+  }
+}
+
+// A machine whose code does something to its stub, and is then asked to compute natively as before.
+class HostileStub : public ::testing::Test {
+ protected:
+  bool attack(std::span<const uint8_t> code) {
+    m.put(code);
+    m.user(NativeMachine::kUser);
+    m.vcpu->gpr[kRdi] = rdi, m.vcpu->gpr[kRsi] = rsi, m.vcpu->gpr[9] = r9;
+    return m.go();
+  }
+  // The code has met what the guest's tables say of the page it jumped to, or it is at its beginning with a #GP: of a stub whose stop was none the
+  // monitor knows nothing but what it was entered with.
+  bool came_to_nothing() {
+    if (m.vector() == kPFv) return m.frame(4) == rdi || m.frame(4) == rdi + kSyscallSize;
+    return m.vector() == kGP && m.frame(4) == NativeMachine::kUser && m.frame(5) == 0;
+  }
+  void still_computes();
+
+  NativeMachine m;
+  uint64_t rdi = 0, rsi = 0, r9 = 0;
+};
+#define ATTACK(code) \
+  if (!attack(code)) GTEST_SKIP() << "the host allows no stub processes"; \
+  ASSERT_EQ(m.result, 0); \
+  ASSERT_GT(m.ran, 0u)
+
+GUEST_CODE(harmless, "mov rbx, [rdi]; add rbx, 1; syscall")
+void HostileStub::still_computes() {
+  m.at(NativeMachine::kData) = 41;
+  m.put(harmless());
+  m.user(NativeMachine::kUser);
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  m.vcpu->mp_state = 0;
+  ASSERT_TRUE(m.go());
+  EXPECT_GT(m.ran, 0u);
+  EXPECT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 42u);
+}
+
+// mmap() of the guest's whole memory by the list's own SYSCALL, which is good for that; what the jump finds is what the guest's tables have there:
+// a page that is not for user code.
+GUEST_CODE(maps, "mov eax, 9; mov rbp, rdi; mov edi, 0x50000000; mov esi, 0x1000000; mov edx, 3; mov r10d, 0x11; mov r8d, 900; xor r9d, r9d; jmp rbp")
+TEST_F(HostileStub, CannotMapByTheListsSystemCall) {
+  rdi = stub_places().list_call - kSyscallSize;
+  ATTACK(maps());
+  EXPECT_EQ(m.vector(), unsigned{kPFv});
+  EXPECT_EQ(m.vcpu->cr2, rdi);
+  EXPECT_EQ(m.frame(4), rdi);
+  still_computes();
+}
+
+GUEST_CODE(reads_far, "mov rbx, [rdi]; syscall")
+TEST_F(HostileStub, WhatItCouldNotMapIsNotThere) {
+  rdi = stub_places().list_call - kSyscallSize;
+  ATTACK(maps());
+  rdi = 0x50000000;
+  m.vcpu->mp_state = 0;
+  ATTACK(reads_far());
+  EXPECT_EQ(m.vector(), unsigned{kPFv});
+  EXPECT_EQ(m.vcpu->cr2, rdi);
+}
+
+// ... by the stop's SYSCALL, which the dispatcher lets pass.
+TEST_F(HostileStub, CannotMapByTheStopsSystemCall) {
+  rdi = stub_places().stop_call - kSyscallSize;
+  ATTACK(maps());
+  EXPECT_TRUE(came_to_nothing());
+  still_computes();
+}
+
+// ... or widen what the dispatcher lets pass: PR_SET_SYSCALL_USER_DISPATCH, on, for all addresses.
+GUEST_CODE(widens, "mov eax, 157; mov rbp, rdi; mov edi, 59; mov esi, 1; xor edx, edx; mov r10, -1; xor r8d, r8d; jmp rbp")
+TEST_F(HostileStub, CannotWidenWhatIsLetPass) {
+  for (uint32_t place : {stub_places().stop_call, stub_places().on_call, stub_places().list_call}) {
+    rdi = place - kSyscallSize;
+    m.vcpu->mp_state = 0;
+    ATTACK(widens());
+    EXPECT_TRUE(came_to_nothing()) << std::hex << place;
+  }
+  still_computes();
+}
+
+GUEST_CODE(stops, "mov eax, 157; mov rbp, rdi; mov edi, 59; xor esi, esi; xor edx, edx; xor r10d, r10d; xor r8d, r8d; jmp rbp")
+TEST_F(HostileStub, AStopOfItsOwnGivesItNothing) {
+  rdi = stub_places().stop_call - kSyscallSize;
+  for (uint64_t frame : {uint64_t{0}, uint64_t{1}, uint64_t{STUB_STACK} + 4, uint64_t{STUB_END}, ~uint64_t{7}, uint64_t{STUB_LIST}}) {
+    r9 = frame;
+    m.vcpu->mp_state = 0;
+    ATTACK(stops());
+    EXPECT_TRUE(came_to_nothing()) << std::hex << frame;
+  }
+  still_computes();
+}
+
+// A frame of its own, of zeroes, is registers of its own: it goes on at 0.
+TEST_F(HostileStub, AFrameOfItsOwnIsItsOwnRegisters) {
+  rdi = stub_places().stop_call - kSyscallSize;
+  r9 = STUB_STACK + 0x4000;
+  ATTACK(stops());
+  EXPECT_TRUE(m.vector() == kPFv || m.vector() == kGP) << m.vector();
+  still_computes();
+}
+
+// The host's kernel has no room for a handler's frame there.
+GUEST_CODE(loses_stack, "mov rsp, rdi; mov rbx, [rsi]")
+TEST_F(HostileStub, AStackPointerInTheHandlersStackIsAGeneralProtectionFault) {
+  rdi = STUB_STACK + 0x100;
+  rsi = 0x70000000;
+  ATTACK(loses_stack());
+  EXPECT_EQ(m.vector(), unsigned{kGP});
+  EXPECT_EQ(m.frame(4), NativeMachine::kUser);
+  still_computes();
+}
+
+GUEST_CODE(writes_list, "mov rax, [rdi]; mov [rdi], rax; syscall")
+TEST_F(HostileStub, CannotWriteItsList) {
+  rdi = STUB_LIST;
+  ATTACK(writes_list());
+  EXPECT_EQ(m.vector(), unsigned{kPFv});
+  EXPECT_EQ(m.vcpu->cr2, rdi);
+  still_computes();
+}
+
+// Single steps through the stub's own code.
+GUEST_CODE(steps_on, "pushfq; or qword ptr [rsp], 0x100; popfq; jmp rdi")
+TEST_F(HostileStub, StepsThroughItsCodeAreTheGuestsOwn) {
+  for (uint32_t place : {stub_places().handler, stub_places().stop_call, stub_places().restore, stub_places().list_call}) {
+    rdi = place;
+    m.vcpu->mp_state = 0;
+    ATTACK(steps_on());
+    EXPECT_TRUE(m.vector() == kPFv || m.vector() == kDB || m.vector() == kGP) << std::hex << place << " " << m.vector();
+  }
+  still_computes();
+}
+
+// Where Linux's vsyscalls were: the guest's tables have nothing there, whatever the host's kernel does with them.
+GUEST_CODE(calls_vsyscall, "mov rax, 0xffffffffff600000; call rax")
+TEST_F(HostileStub, VsyscallsAreTheGuests) {
+  ATTACK(calls_vsyscall());
+  EXPECT_EQ(m.vector(), unsigned{kPFv});
+  EXPECT_EQ(m.vcpu->cr2, 0xffffffffff600000u);
+  EXPECT_EQ(m.frame(4), 0xffffffffff600000u);
+  EXPECT_EQ(m.frame(1), NativeMachine::kStack - 8);
+  still_computes();
+}
+
+GUEST_CODE(spins_here, "1: pause; jmp 1b")
+TEST_F(HostileStub, SignalsForAGroupOfProcessesAreNotForIt) {
+  std::thread other([&] {
+    int fd = -1;
+    for (unsigned i = 0; i < 2000 && (fd = m.vcpu->engine->native_pidfd.load()) < 0; i++) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGALRM, SIGPIPE, SIGTSTP})
+      if (fd >= 0) syscall(SYS_pidfd_send_signal, fd, signal, nullptr, 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    m.vcpu->request_exit();
+  });
+  const bool possible = attack(spins_here());
+  other.join();
+  if (!possible) GTEST_SKIP() << "the host allows no stub processes";
+  EXPECT_EQ(m.result, -EINTR);
+  EXPECT_EQ(m.vcpu->rip >= NativeMachine::kUser && m.vcpu->rip < NativeMachine::kUser + 8, true);
+  still_computes();
+}
+
+}  // namespace
+}  // namespace vireo::softkvm
