@@ -42,14 +42,14 @@ bool watch_page(Vcpu& vcpu, const Slot& slot, uint64_t gpa, uint64_t chunks) {
   return true;
 }
 
-// Notes what a page's blocks are about to be made from.
-void take_source(Vm& vm, PageSource& source, const uint8_t* page, uint64_t chunks) {
+// Notes what a page's blocks are about to be made from: bytes that were read after Vm::unseen_epoch was `epoch`.
+void take_source(PageSource& source, const uint8_t* page, uint64_t chunks, uint64_t epoch) {
   const uint64_t known = source.chunks.load();
   for (uint64_t bits = chunks & ~known; bits; bits &= bits - 1) {
     const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
     for (unsigned i = at; i < at + 64; i += 8) __builtin_memcpy(source.bytes + i, page + i, 8);
   }
-  if (known == 0) source.checked = vm.unseen_epoch.load();
+  if (known == 0) source.checked = epoch;
   source.chunks.store(known | chunks, std::memory_order_release);
 }
 
@@ -168,9 +168,11 @@ Made Maker::run() {
   Block* block = code.table().find(here.gpa, what.mode);
   if (block && !block->straddle) return what.block = block, Made::kYes;
   PageCopy page(here.host);
+  uint64_t epoch = 0;
   for (bool again = false;; again = true) {
     if (Made m = watch(here, chunks, again); m != Made::kYes) return m;
     if (!here.source) break;
+    epoch = vm.unseen_epoch.load();  // before the bytes: a write that comes between is doubted once more
     page.forget();
     for (unsigned c = first; c <= last; c++) page.at(c * 64);
     if (here.source->same(page.bytes(), chunks)) break;
@@ -194,8 +196,8 @@ Made Maker::run() {
   uint32_t at;
   uint8_t* room = code.begin(at);
   if (!room) return Made::kFull;
-  if (here.source) take_source(vm, *here.source, page.bytes(), chunks);
-  if (next.source) take_source(vm, *next.source, next.host, 1);
+  if (here.source) take_source(*here.source, page.bytes(), chunks, epoch);
+  if (next.source) take_source(*next.source, next.host, 1, epoch);
   made.source = here.source;
   made.second_source = next.source;
   BlockNotes notes;
