@@ -235,9 +235,7 @@ Native::Next Native::signal(AddressSpace& space, const StubProcess::Stop& stop, 
     case SIGFPE:
     case SIGILL:
     case SIGSYS: return Next::kLeave;
-    default:  // SIGUSR2; what others send to a stub is not for the guest
-      vcpu_.engine->native_woken.store(false);  // and then it is asked for what: who comes later signals again
-      return stopped_wanted(vcpu_) ? Next::kLeave : Next::kRun;
+    default: return Next::kLeave;  // SIGUSR2
   }
 }
 
@@ -305,6 +303,7 @@ bool Native::run_in(AddressSpace& s) {
   load(r);
   stub.set_registers(r);
   stub.set_state(e.xsave);
+  if (!stub.settle()) return false;
   e.native_woken.store(false);
   e.native_pidfd.store(stub.pidfd());
   fault_address_ = ~0ull;
@@ -352,7 +351,7 @@ bool Native::run_in(AddressSpace& s) {
     }
     if (signal(s, stop, r) == Next::kRun && usable) continue;
     store(r);
-    if (!vcpu_.injected.pending && !stopped_wanted(vcpu_)) {
+    if (!vcpu_.injected.pending && !stopped_wanted(vcpu_) && stop.signal != SIGUSR2) {
       counts_.left++;
       e.profile.hold_instruction();
     }

@@ -78,7 +78,8 @@ softkvm_native_handler:
         rdgsbase rax
         mov [STUB_SEEN + 8], rax
 
-        // The monitor learns of this call by seccomp's notification, with r9, and lets it be done, which opens the list, or gives it 1.
+        // The monitor learns of this call by seccomp's notification, with r9, and lets it be done, which opens the list, or gives it 1; or 2, for
+        // handlers that have interrupted each other to be left.
 stop:   mov eax, SYS_prctl
         mov edi, PR_SET_SYSCALL_USER_DISPATCH
         xor esi, esi
@@ -90,7 +91,12 @@ softkvm_native_stop_ip:
         test rax, rax
         jz list
         cmp rax, 1
+        je softkvm_native_restore
+        cmp rax, 2
         jne die
+        mov esp, STUB_REGISTERS         // not in the handlers' stack: the next one begins at its top
+        mov r9d, 2
+        jmp stop
 
 softkvm_native_restore:
         cmp qword ptr [STUB_BASES], 0

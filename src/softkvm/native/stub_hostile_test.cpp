@@ -37,7 +37,7 @@ TEST(StubSignals, NothingIsLostOrDoneTwiceWhenSignalsComeAllTheTime) {
       while (!over.load()) {
         wake_native(*m.vcpu->engine);
         kicks++;
-        for (unsigned i = 0; i < 50 + (kicks & 511); i++) __builtin_ia32_pause();
+        for (uint64_t from = __builtin_ia32_rdtsc(); __builtin_ia32_rdtsc() - from < 5'000 + kicks % 128 * 700;) __builtin_ia32_pause();  // ticks
       }
     });
     const bool possible = m.go();
@@ -138,7 +138,7 @@ TEST_F(HostileStub, CannotWidenWhatIsLetPass) {
 GUEST_CODE(stops, "mov eax, 157; mov rbp, rdi; mov edi, 59; xor esi, esi; xor edx, edx; xor r10d, r10d; xor r8d, r8d; jmp rbp")
 TEST_F(HostileStub, AStopOfItsOwnGivesItNothing) {
   rdi = stub_places().stop_call - kSyscallSize;
-  for (uint64_t frame : {uint64_t{0}, uint64_t{1}, uint64_t{STUB_STACK} + 4, uint64_t{STUB_END}, ~uint64_t{7}, uint64_t{STUB_LIST}}) {
+  for (uint64_t frame : {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{STUB_STACK} + 4, uint64_t{STUB_END}, ~uint64_t{7}, uint64_t{STUB_LIST}}) {
     r9 = frame;
     m.vcpu->mp_state = 0;
     ATTACK(stops());

@@ -248,7 +248,7 @@ bool StubProcess::run_calls() {
     shared<uint64_t>(STUB_HOLD) = 1;
     switch (go_on()) {
       case Reason::kListDone: count_ = 0; break;
-      case Reason::kFrame: break;  // somebody wanted the guest's code to stop: again
+      case Reason::kFrame: nested_ = true; break;  // somebody wanted the guest's code to stop: again
       default: return false;
     }
   }
@@ -258,13 +258,27 @@ bool StubProcess::run_calls() {
 // Lets it go on from its stop, and waits for the next one. The list is done again where it is not known to be done.
 StubProcess::Reason StubProcess::go_on() {
   shared<Call>(STUB_LIST + count_ * sizeof(Call)).number = -1;
-  seccomp_notif_resp answer{};
-  answer.id = stopped_;
   open_ |= count_ != 0;
-  if (open_) answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-  else answer.val = 1;
-  if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &answer) && errno != ENOENT) return Reason::kGone;  // ENOENT: a signal has ended that stop
+  return open_ ? answer(SECCOMP_USER_NOTIF_FLAG_CONTINUE, 0) : answer(0, 1);
+}
+
+StubProcess::Reason StubProcess::answer(uint64_t flags, int64_t value) {
+  seccomp_notif_resp response{};
+  response.id = stopped_;
+  response.flags = static_cast<uint32_t>(flags);
+  response.val = value;
+  if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) && errno != ENOENT) return Reason::kGone;  // ENOENT: a signal has ended that stop
   return next_stop();
+}
+
+bool StubProcess::settle() {
+  constexpr unsigned kMostTurns = 8;
+  for (unsigned turn = 0; nested_; turn++) {
+    const Reason reason = answer(0, 2);
+    if (reason == Reason::kUnwound) nested_ = false;
+    else if (reason != Reason::kFrame || turn == kMostTurns) return false;
+  }
+  return true;
 }
 
 bool StubProcess::alive() const {
@@ -288,9 +302,12 @@ StubProcess::Reason StubProcess::next_stop() {
     if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, &notice) == 0) {
       stopped_ = notice.id;
       frame_ = notice.data.args[5];
-      if (frame_ != 0) return frame_ == 1 ? Reason::kListFailed : Reason::kFrame;
-      open_ = false;
-      return Reason::kListDone;
+      switch (frame_) {
+        case 0: open_ = false; return Reason::kListDone;
+        case 1: return Reason::kListFailed;
+        case 2: return Reason::kUnwound;
+        default: return Reason::kFrame;
+      }
     }
   } while (errno == EINTR || (errno == ENOENT && alive()));  // a signal has ended its stop, and it stops again
   return Reason::kGone;
@@ -342,14 +359,15 @@ StubProcess::Stop StubProcess::run() {
     switch (go_on()) {
       case Reason::kGone: return gone();
       case Reason::kListFailed: return {open_ ? Stop::kFailed : Stop::kLost};
-      case Reason::kListDone: return {Stop::kLost};  // it was not asked to stop then
+      case Reason::kListDone:
+      case Reason::kUnwound: return {Stop::kLost};  // it was not asked to stop then
       case Reason::kFrame: break;
     }
     Stop stop{Stop::kSignal};
     switch (take_frame(stop)) {
-      case Frame::kGuest:
-      case Frame::kAsSet: return stop;
-      case Frame::kBetween: break;
+      case Frame::kAsSet: nested_ = true; [[fallthrough]];
+      case Frame::kGuest: return stop;
+      case Frame::kBetween: nested_ = true; break;
       case Frame::kWild: return {Stop::kLost};
     }
   }
@@ -389,7 +407,7 @@ StubProcess::Frame StubProcess::take_frame(Stop& stop) {
     }
     // A signal in the handler of another, or in its stop: which may have been told and even answered, for an answer can be lost to a signal.
     frame = context.ip == places.handler ? context.dx : context.r9;
-    if (frame < 2) return Frame::kAsSet;  // not a signal's stop, but the list's end
+    if (frame < 3) return Frame::kAsSet;  // not a signal's stop
   }
   shared<int>(frame + kInfoBehind) = kTaken;
   open_ = false;

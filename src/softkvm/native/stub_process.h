@@ -68,7 +68,9 @@ class StubProcess {
     uint64_t address = 0;   // si_addr
     uint64_t error = 0;     // of a page fault: its error code
   };
-  // Runs the guest's code until it stops. `file()` gets SIGUSR2 to stop it.
+  // Before it runs again, while nobody can know pidfd(): where signals have met its own code, it leaves their handlers. False: it is of no use any more.
+  bool settle();
+  // Runs the guest's code until it stops. pidfd() gets SIGUSR2 to stop it.
   Stop run();
   int pidfd() const { return pidfd_.get(); }
   // Lets it run on one host CPU only, the caller's: a switch between CPUs would cost more than one between processes.
@@ -76,12 +78,13 @@ class StubProcess {
 
  private:
   static constexpr unsigned kMostCalls = 1000;
-  enum class Reason : uint8_t { kFrame, kListDone, kListFailed, kGone };
+  enum class Reason : uint8_t { kFrame, kListDone, kListFailed, kUnwound, kGone };
   enum class Frame : uint8_t { kGuest, kAsSet, kBetween, kWild };
   StubProcess() = default;
   Result<> be_born(std::span<const int> files, bool time_stamps);
   void write_first_list(bool time_stamps);
   Reason go_on();
+  Reason answer(uint64_t flags, int64_t value);
   Reason next_stop();
   bool wait_for_stop() const;
   bool alive() const;
@@ -95,7 +98,8 @@ class StubProcess {
   OwnedFd pidfd_, listener_, shared_fd_;
   uint8_t* shared_ = nullptr;  // its list and all that follows, from STUB_LIST on; own pages behind
   uint64_t stopped_ = 0;       // the notification of its stop
-  uint64_t frame_ = 0;         // ... and what it said: 0, 1, or where a signal's frame lies in the process
+  uint64_t frame_ = 0;         // ... and what it said: 0, 1, 2, or where a signal's frame lies in the process
+  bool nested_ = false;        // it stands in a handler that has interrupted its own code
   bool open_ = false;          // the list's system calls may be allowed: until it is seen to have come to its end
   uint64_t fpstate_ = 0;       // where in the process the guest's SIMD state is since it stopped; 0: as it was set
   uint64_t fs_base_ = 0, gs_base_ = 0;  // as the process has them
