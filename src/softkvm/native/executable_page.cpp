@@ -6,6 +6,7 @@
 
 #include "softkvm/cpu/decoder.h"
 #include "softkvm/native/aux_liveness.h"
+#include "softkvm/native/host_segment_bases.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -19,6 +20,7 @@ bool forbidden(bool f3, uint8_t second, uint8_t modrm) {
     case 0x02:                                                                           // LAR
     case 0x03: return modrm >= 0xc0;                                                     // LSL
     case 0xc7: return f3 && modrm >= 0xf8;                                               // RDPID
+    case 0xae: return f3 && modrm >= 0xd0 && modrm < 0xe0 && !host_keeps_segment_bases();  // WRFSBASE, WRGSBASE
     case 0x01: return modrm == 0xc1 || modrm == 0xd4 || modrm == 0xd9 || modrm == 0xfd;  // VMCALL, VMFUNC, VMMCALL, RDPRU
     default: return false;
   }

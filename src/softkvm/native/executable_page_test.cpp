@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/native/executable_page.h"
+#include "softkvm/native/host_segment_bases.h"
 
 #include <gtest/gtest.h>
 
@@ -49,6 +50,13 @@ TEST(ExecutablePage, LetsOtherInstructionsRun) {
       {0x0f, 0xb6, 0xc0},        // movzx eax, al
       {0x0f, 0x84, 0x34, 0, 0, 0}};
   for (const auto& bytes : harmless) EXPECT_TRUE(runs_natively(page_with(100, bytes))) << int{bytes[1]};
+}
+
+TEST(ExecutablePage, BasesAreSetWhereTheHostKeepsThem) {
+  for (const std::vector<uint8_t>& code : {std::vector<uint8_t>{0xf3, 0x48, 0x0f, 0xae, 0xd0}, std::vector<uint8_t>{0xf3, 0x49, 0x0f, 0xae, 0xdf}, std::vector<uint8_t>{0xf3, 0x0f, 0xae, 0xd8}})
+    EXPECT_EQ(runs_natively(page_with(300, code)), host_keeps_segment_bases());
+  for (const std::vector<uint8_t>& code : {std::vector<uint8_t>{0xf3, 0x48, 0x0f, 0xae, 0xc0}, std::vector<uint8_t>{0x0f, 0xae, 0xd0}, std::vector<uint8_t>{0xf3, 0x0f, 0xae, 0x10}})
+    EXPECT_TRUE(runs_natively(page_with(300, code)));  // rdfsbase; none; ptwrite
 }
 
 TEST(ExecutablePage, TheirBytesInsideAnInstructionDoNotCount) {

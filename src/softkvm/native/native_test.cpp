@@ -88,6 +88,26 @@ TEST(Native, AllItsStateOutlivesFaults) {
   for (unsigned i = 13; i < 16; i++) EXPECT_EQ(m.vcpu->gpr[i], 0x1111111111111111ull * i + 0x0123456789abcdefull);
 }
 
+GUEST_CODE(sets_base, "mov r15, rdi; wrgsbase rdi; mov rbx, [rsi]; mov rbp, gs:[8]; rdgsbase rdx; lea rdi, [rdi + 0x1000]; wrfsbase rdi; mov r12, [rsi + 0x100000]; mov r13, fs:[0]; mov eax, 60; syscall")
+TEST(Native, BasesThatTheCodeSetsOutliveTraps) {
+  NativeMachine m;
+  constexpr uint64_t kBase = NativeMachine::kData + 0x82000;
+  m.at(kBase + 8) = 0xf00d, m.at(kBase + 0x1000) = 0xfeed;
+  for (int round = 0; round < 20; round++) {
+    m.put(sets_base());
+    m.user(NativeMachine::kUser);
+    m.vcpu->gpr[kRdi] = kBase, m.vcpu->gpr[kRsi] = NativeMachine::kData + 0x200000 + static_cast<uint64_t>(round) * 4096;
+    m.vcpu->mp_state = 0;
+    if (!m.go()) GTEST_SKIP() << "the host allows no stub processes";
+    ASSERT_TRUE(m.in_system_call()) << round;
+    EXPECT_EQ(m.vcpu->gpr[kRbp], 0xf00du);
+    EXPECT_EQ(m.vcpu->gpr[kRdx], kBase);
+    EXPECT_EQ(m.vcpu->gpr[13], 0xfeedu);
+    EXPECT_EQ(m.vcpu->segment[kGS].base, kBase);
+    EXPECT_EQ(m.vcpu->segment[kFS].base, kBase + 0x1000);
+  }
+}
+
 GUEST_CODE(stores_nowhere, "mov ebx, 5; mov [rdi + 8], ebx; mov ebx, 6")
 TEST(Native, GivesThePageFaultWithItsErrorCode) {
   NativeMachine m;

@@ -7,7 +7,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -26,6 +25,7 @@
 #include <cstring>
 #include <memory>
 
+#include "softkvm/native/host_segment_bases.h"
 #include "softkvm/native/stub_filter.h"
 #include "softkvm/native/stub_image.h"
 #include "softkvm/native/stub_layout.h"
@@ -113,13 +113,6 @@ int become_stub(void* argument) {
   _exit(1);
 }
 
-// May user code read and write the bases of FS and GS? Spec: the kernel's arch/x86/x86_64/fsgs.rst.
-bool has_bases() {
-  constexpr unsigned long kHwcap2Fsgsbase = 1u << 1;
-  static const bool has = getauxval(AT_HWCAP2) & kHwcap2Fsgsbase;
-  return has;
-}
-
 // Does waiting for a notification end when nobody is left who could send one? So it does since Linux 6.11; a release more, for those who count
 // differently.
 bool waiting_ends() {
@@ -185,7 +178,7 @@ Result<> StubProcess::be_born(std::span<const int> files, bool time_stamps) {
   void* memory = mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd_.get(), 0);
   if (memory == MAP_FAILED) return fail_errno("memory of a stub process");
   shared_ = static_cast<uint8_t*>(memory);
-  shared<uint64_t>(STUB_BASES) = has_bases();
+  shared<uint64_t>(STUB_BASES) = host_keeps_segment_bases();
   shared<uint32_t>(STUB_XSAVE + kMxcsrAt) = kMxcsrAtReset;
   write_first_list(time_stamps);
   shared<Call>(STUB_LIST + count_ * sizeof(Call)).number = -1;
@@ -342,7 +335,7 @@ StubProcess::Stop StubProcess::gone() {
 }
 
 StubProcess::Stop StubProcess::run() {
-  if (!has_bases()) {
+  if (!host_keeps_segment_bases()) {
     if (!has_room(2) && !run_calls()) return {Stop::kFailed};
     if (registers_.fs_base != fs_base_) add({SYS_arch_prctl, {ARCH_SET_FS, registers_.fs_base}});
     if (registers_.gs_base != gs_base_) add({SYS_arch_prctl, {ARCH_SET_GS, registers_.gs_base}});
@@ -420,7 +413,7 @@ StubProcess::Frame StubProcess::take_frame(Stop& stop) {
     state_size_ = software.size;
   }
   const auto* seen = &shared<uint64_t>(STUB_SEEN);
-  if (has_bases()) {
+  if (host_keeps_segment_bases()) {
     auto canonical = [](uint64_t base) { return base == static_cast<uint64_t>(static_cast<int64_t>(base << 16) >> 16); };
     fs_base_ = seen[0], gs_base_ = seen[1];
     if (!canonical(fs_base_) || !canonical(gs_base_)) return Frame::kWild;
