@@ -255,12 +255,15 @@ StubProcess::Reason StubProcess::go_on() {
   return open_ ? answer(SECCOMP_USER_NOTIF_FLAG_CONTINUE, 0) : answer(0, 1);
 }
 
-StubProcess::Reason StubProcess::answer(uint64_t flags, int64_t value) {
+StubProcess::Reason StubProcess::answer(uint32_t flags, int64_t value) {
   seccomp_notif_resp response{};
   response.id = stopped_;
-  response.flags = static_cast<uint32_t>(flags);
+  response.flags = flags;
   response.val = value;
-  if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) && errno != ENOENT) return Reason::kGone;  // ENOENT: a signal has ended that stop
+  int failed;
+  do failed = ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response);
+  while (failed && errno == EINTR);
+  if (failed && errno != ENOENT) return Reason::kGone;  // ENOENT: a signal has ended that stop
   return next_stop();
 }
 
@@ -326,6 +329,7 @@ void StubProcess::state(void* xsave) const {
 }
 
 StubProcess::Stop StubProcess::gone() {
+  kill(pid_, SIGKILL);  // where the host has refused something and it is still there
   int status = 0;
   while (waitpid(pid_, &status, __WALL) < 0)
     if (errno != EINTR) break;

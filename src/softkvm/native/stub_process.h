@@ -84,7 +84,7 @@ class StubProcess {
   Result<> be_born(std::span<const int> files, bool time_stamps);
   void write_first_list(bool time_stamps);
   Reason go_on();
-  Reason answer(uint64_t flags, int64_t value);
+  Reason answer(uint32_t flags, int64_t value);
   Reason next_stop();
   bool wait_for_stop() const;
   bool alive() const;
