@@ -69,10 +69,7 @@ bool Native::fit() const {
 
 template <class F>
 void Native::drop_if(F gone) {
-  std::erase_if(spaces_, [&](const auto& s) {
-    if (!gone(*s)) return false;
-    return true;
-  });
+  std::erase_if(spaces_, [&](const auto& s) { return gone(*s); });
 }
 
 void Native::drop(AddressSpace* space) {
@@ -87,10 +84,10 @@ void Native::prepare() {
 }
 
 AddressSpace* Native::space() {
-  static thread_local const pid_t now = gettid();
-  if (now != thread_) {
+  static thread_local const pid_t self = gettid();
+  if (self != thread_) {
     drop_spaces();
-    thread_ = now;
+    thread_ = self;
   }
   const uint64_t generation = vcpu_.vm->lent.generation();
   drop_if([&](const AddressSpace& s) { return s.generation != generation; });
@@ -188,7 +185,6 @@ Native::Next Native::time_stamp(user_regs_struct& r) {
   r.rdx = now >> 32;
   if (!plain) r.rcx = static_cast<uint32_t>(vcpu_.msr.tsc_aux);
   r.rip += plain ? 2 : 3;
-  set_again_ = true;
   return Next::kRun;
 }
 
@@ -314,7 +310,6 @@ bool Native::run_in(AddressSpace& s) {
       e.profile.give_up();
       break;
     }
-    if (set_again_) stub.set_registers(r), set_again_ = false;
     if (stopped_wanted(vcpu_)) {
       store(r);
       break;
@@ -330,15 +325,10 @@ bool Native::run_in(AddressSpace& s) {
       e.native_lost = true;
       return false;
     }
-    if (stop.kind == StubProcess::Stop::kFailed) {
-      store(r);
-      e.profile.give_up();
-      usable = false;
-      break;
-    }
-    if (stop.kind == StubProcess::Stop::kLost) {
-      store(r);
-      vcpu_.injected = PendingException{.pending = true, .vector = kGP, .has_error = true};
+    if (stop.kind == StubProcess::Stop::kFailed || stop.kind == StubProcess::Stop::kLost) {
+      store(r);  // as it was entered
+      if (stop.kind == StubProcess::Stop::kFailed) e.profile.give_up();
+      else vcpu_.injected = PendingException{.pending = true, .vector = kGP, .has_error = true};
       usable = false;
       break;
     }
@@ -349,7 +339,10 @@ bool Native::run_in(AddressSpace& s) {
       system_call(r);
       break;
     }
-    if (signal(s, stop, r) == Next::kRun && usable) continue;
+    if (signal(s, stop, r) == Next::kRun && usable) {
+      stub.set_registers(r);  // which may have been changed
+      continue;
+    }
     store(r);
     if (!vcpu_.injected.pending && !stopped_wanted(vcpu_) && stop.signal != SIGUSR2) {
       counts_.left++;

@@ -55,7 +55,6 @@ class Native {
   std::vector<std::unique_ptr<AddressSpace>> spaces_;
   pid_t thread_ = 0;
   bool refused_ = false;      // the host allows no stubs
-  bool set_again_ = false;    // the stub's registers are not what `r` says
   uint64_t fault_address_ = ~0ull, fault_rip_ = 0;  // of the last page fault that was mapped: one that comes again is not to be had so
   unsigned fault_again_ = 0;
   uint64_t uses_ = 0;
