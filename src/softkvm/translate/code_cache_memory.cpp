@@ -122,7 +122,7 @@ CodeCache::~CodeCache() {
 PageSource* CodeCache::make_source(uint64_t gpa) {
   Page* page = make_page(gpa);
   if (!page) return nullptr;
-  if (!page->source) page->source = sources_.make();
+  if (!page->source) page->source = sources_.make(gpa & ~0xfffull);
   return page->source;
 }
 

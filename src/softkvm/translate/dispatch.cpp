@@ -52,26 +52,28 @@ void note_jump_page(Engine& engine, unsigned view, uint64_t linear) {
   engine.jump_pages[view][linear >> 18 & 1023] |= 1ull << (linear >> 12 & 63);
 }
 
-// Does the page at `gpa` still hold what its blocks were made from? A page that is newly mapped is always looked at: it may have come
+// Does the page still hold what its blocks were made from? One that is newly mapped is always looked at: it may have come
 // from a device to become this.
-bool source_current(VcpuState& vcpu, PageSource& source, uint64_t gpa, bool fresh) {
+bool source_current(VcpuState& vcpu, PageSource& source, bool fresh) {
   if (!fresh && source.checked.load(std::memory_order_acquire) >= engine_of(vcpu).unseen_epoch) return true;
   const uint64_t now = vcpu.vm->unseen_epoch.load();
-  const uint8_t* page = vcpu.vm->slots->host(gpa & kPageMask);
+  const uint8_t* page = vcpu.vm->slots->host(source.gpa);
   if (!page || !source.same(page, source.used.load(std::memory_order_acquire))) return false;
   source.checked.store(now, std::memory_order_release);
   return true;
 }
 
-// Looks at the pages that can be entered without a lookup. Where one has changed, or where looking has cost as much as filling the jump entries
-// anew will, every page is looked at when it is entered next. While the vCPU counts as running: a flush of the code cache waits for that.
-void settle_doubt(VcpuState& vcpu) {
+// The code of a jump entry that has been doubted, if its page still holds what it was made from; else null.
+const void* doubted_code(VcpuState& vcpu, uint64_t linear, unsigned view) {
   Engine& engine = engine_of(vcpu);
-  TrustedPages& trusted = engine.trusted;
-  engine.doubted = false;
-  bool same = !(vcpu.vm->off & kSwitchTrustedPages) && trusted.worth_a_look();
-  for (unsigned i = 0; i < trusted.count && same; i++) same = source_current(vcpu, *trusted.pages[i].source, trusted.pages[i].gpa, false);
-  if (!same) flush_all_jump_caches(vcpu);
+  const unsigned index = jump_index(linear);
+  JumpEntry& entry = engine.jump[view][index];
+  if (entry.tag != doubted_tag(linear)) return nullptr;
+  PageSource* source = engine.jump_source[view][index];
+  if (!source || !source_current(vcpu, *source, false)) return nullptr;
+  entry.tag = linear;
+  engine.jump_sure[view].add(index);
+  return entry.code;
 }
 
 // May a foreign write still come?
@@ -84,7 +86,6 @@ bool on_alert(VcpuState& vcpu) {
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
 const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   Engine& engine = engine_of(vcpu);
-  engine.counters.lookups++;
   engine.target = linear;
   if ((mode & kModeCodeMask) != kModeCode64 && !(mode & kModeFlatCode)) {
     const Segment& cs = vcpu.segment[kCS];
@@ -95,8 +96,11 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
       return nullptr;
     }
   }
-  uint64_t gpa;
   vcpu.fault.pending = false;
+  if (!(mode & kModeStep))
+    if (const void* code = doubted_code(vcpu, linear, view_of(mode))) return code;
+  engine.counters.lookups++;
+  uint64_t gpa;
   const bool alert = on_alert(vcpu);
   bool fresh = alert;
   if (!fetch_address(vcpu, linear, gpa, &fresh)) {
@@ -114,8 +118,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
       return nullptr;
     }
   }
-  if (block && ((block->source && !source_current(vcpu, *block->source, block->gpa, fresh)) ||
-                (block->second_source && !source_current(vcpu, *block->second_source, block->second_page, fresh)))) {
+  if (block && ((block->source && !source_current(vcpu, *block->source, fresh)) ||
+                (block->second_source && !source_current(vcpu, *block->second_source, fresh)))) {
     fresh = true;
     block = nullptr;
   }
@@ -135,8 +139,10 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
     note_jump_page(engine, view, linear);
     if (block->straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
     engine.jump[view][index] = {linear, code};
-    if (block->source) engine.trusted.add(block->source, block->gpa);
-    if (block->second_source) engine.trusted.add(block->second_source, block->second_page);
+    if (block->source) {
+      engine.jump_source[view][index] = block->straddle ? nullptr : block->source;
+      engine.jump_sure[view].add(index);
+    }
     const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block->straddle;
     (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
     if (++engine.jump_fills[view] == kMuchUsed) get_pages(engine.jump[view], sizeof engine.jump[view]);
@@ -180,7 +186,7 @@ namespace {
 const void* go_on_directly(Vcpu& vcpu) {
   Engine& engine = engine_of(vcpu);
   if (vcpu.vm->off & kSwitchDirectJumps || vcpu.attention || engine.stepping || engine.completing || engine.exclusive || engine.smc_count ||
-      engine.writes_open || engine.ahead_left || engine.doubted || engine.profile.native || engine.profile.held || vcpu.single_step_pending ||
+      engine.writes_open || engine.ahead_left || engine.profile.native || engine.profile.held || vcpu.single_step_pending ||
       vcpu.system_flags & (kTF | kRF) || vcpu.injected.pending || vcpu.guest_debug.control || breakpoints_armed(vcpu) ||
       vcpu.run->request_interrupt_window)
     return nullptr;
@@ -354,7 +360,9 @@ void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
   auto drop = [&](unsigned i) { engine.jump[view][i].tag = kInvalidTag; };
   if (vcpu.vm->off & kSwitchFillLog) engine.jump_log[view].forget();
   engine.jump_log[view].drain(kJumpEntries, drop);
-  if (!keep_global) engine.jump_log_global[view].drain(kJumpEntries, drop);
+  if (keep_global) return;
+  engine.jump_log_global[view].drain(kJumpEntries, drop);
+  engine.jump_sure[view].count = 0;
 }
 
 void flush_all_jump_caches(VcpuState& vcpu) {
@@ -362,46 +370,18 @@ void flush_all_jump_caches(VcpuState& vcpu) {
     flush_jump_cache(vcpu, v);
     for (uint64_t& word : engine_of(vcpu).jump_pages[v]) word = 0;
   }
-  engine_of(vcpu).trusted.clear();
-}
-
-void TrustedPages::add(PageSource* source, uint64_t gpa) {
-  fills++;
-  unsigned slot = static_cast<unsigned>(reinterpret_cast<uintptr_t>(source) * 0x9e3779b97f4a7c15ull >> 54);
-  static_assert(kSlots == 1u << 10 && kMost < kSlots / 2, "probing has to end");
-  for (; slots[slot]; slot = (slot + 1) % kSlots)
-    if (pages[slots[slot] - 1].source == source) return;
-  if (count == kMost) {
-    overflow = true;
-    return;
-  }
-  pages[count] = {source, gpa & kPageMask};
-  slots[slot] = static_cast<uint16_t>(++count);
-}
-
-bool TrustedPages::worth_a_look() {
-  constexpr unsigned kFree = 64;  // what emptying the caches costs, in pages
-  if (overflow) return false;
-  doubts++;
-  looks += count;
-  // Where as many pages are in use again at once, emptying the caches has saved nothing; it is done less often then.
-  if (doubts == 2 && count_then) patience = count < count_then - count_then / 4 ? 0 : patience < kMostPatience ? patience + 1 : kMostPatience;
-  if (looks <= (fills << patience) / 2 + kFree) return true;
-  count_then = count;
-  return false;
-}
-
-void TrustedPages::clear() {
-  if (count)
-    for (uint16_t& slot : slots) slot = 0;
-  count = doubts = looks = fills = 0;
-  overflow = false;
 }
 
 void doubt_code(Vcpu& vcpu) {
   if (!vcpu.vm->unseen_writes) return;
-  engine_of(vcpu).unseen_epoch = vcpu.vm->unseen_epoch.fetch_add(1) + 1;
-  engine_of(vcpu).doubted = true;
+  Engine& engine = engine_of(vcpu);
+  engine.unseen_epoch = vcpu.vm->unseen_epoch.fetch_add(1) + 1;
+  if (vcpu.vm->off & kSwitchDoubtedJumps) return flush_all_jump_caches(vcpu);
+  for (unsigned v = 0; v < kViews; v++)
+    engine.jump_sure[v].drain(kJumpEntries, [&](unsigned i) {
+      uint64_t& tag = engine.jump[v][i].tag;
+      if (jump_index(tag) == i && tag != kInvalidTag) tag = doubted_tag(tag);
+    });
 }
 
 void expect_answer(Vcpu& vcpu) {
@@ -460,14 +440,6 @@ Action run_fast(Vcpu& vcpu) {
     if (engine.alert_request.exchange(false)) {
       engine.alert = true;
       flush_all_jump_caches(vcpu);
-    }
-    if (engine.doubted) {
-      constexpr unsigned kFew = 3;  // pages that are looked at sooner than the slow half is there
-      if (engine.trusted.count > kFew && !engine.completing) {
-        engine.step_next = step;
-        return stop(Action::kDoubt);
-      }
-      settle_doubt(vcpu);
     }
     uint32_t mode = vcpu.mode;
     bool trap = vcpu.system_flags & kTF;

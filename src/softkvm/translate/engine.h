@@ -91,9 +91,13 @@ struct CodePageWrite {
 constexpr unsigned jump_index(uint64_t linear) { return static_cast<unsigned>((linear ^ linear >> kJumpBits) & (kJumpEntries - 1)); }
 
 struct JumpEntry {
-  uint64_t tag;  // linear address, or kInvalidTag
+  uint64_t tag;  // linear address, doubted_tag() of it, or kInvalidTag
   const void* code;
 };
+
+// Of an entry whose page has to be compared with what its code was made from before it is used again (doubt_code()). Nothing finds it by accident:
+// no address with this entry's index is so.
+constexpr uint64_t doubted_tag(uint64_t linear) { return linear ^ 1; }
 
 struct FetchEntry {
   uint64_t tag = kInvalidTag;  // linear page | view
@@ -158,28 +162,6 @@ constexpr uint32_t kMuchUsed = 256;
 
 constexpr unsigned kMaxFragments = 1024, kMaxBounces = 4;
 
-// VMs with unseen writes: the pages of code that jump entries lead to. As long as all of them are as they were, the entries may stay.
-struct TrustedPages {
-  static constexpr unsigned kSlots = 1024, kMost = 384, kMostPatience = 4;
-  struct Page {
-    PageSource* source;
-    uint64_t gpa;
-  };
-  Page pages[kMost];
-  unsigned count = 0;
-  unsigned doubts = 0;      // since the set was empty ...
-  unsigned looks = 0;       // ... looks at pages ...
-  unsigned fills = 0;       // ... and jump entries made
-  unsigned patience = 0;    // two entries are worth 2 ^ so many looks
-  unsigned count_then = 0;  // pages when they were last given up for the looks that they took, or 0
-  bool overflow = false;    // there were more than kMost
-  uint16_t slots[kSlots] = {};  // by hash of the source: index + 1 into pages, or 0
-
-  void add(PageSource* source, uint64_t gpa);
-  bool worth_a_look();  // at all pages; else the jump entries are better made anew
-  void clear();
-};
-
 struct Engine {
   VcpuState* self = nullptr;
   uint64_t host_rsp = 0;
@@ -217,7 +199,6 @@ struct Engine {
   uint64_t link_generation = 0;        // of the code cache when link_site was noted
   uint32_t link_mode = 0;              // ... and the mode of its target
   uint64_t unseen_epoch = 0;           // pages of code that were compared before this have to be compared again; 0: never
-  bool doubted = false;                // ... and the trusted pages have not been looked at since
   bool suspect = false;                // the page that a block is wanted on is newly mapped, or seen to have changed
   std::atomic<bool> alert_request{false};
   bool alert = false;                  // jump caches are empty and stay so: each page is looked at whenever it is entered
@@ -289,7 +270,9 @@ struct Engine {
   alignas(4096) uint8_t xsave[16384];
   alignas(4096) TlbView tlb[kViews];
   alignas(4096) JumpEntry jump[kViews][kJumpEntries];
-  TrustedPages trusted;
+  // VMs with unseen writes: which jump entries may be used without a look at their page; and the page's source, or null where it is two pages.
+  FillLog jump_sure[kViews];
+  PageSource* jump_source[kViews][kJumpEntries];
   CodePageWrite code_writes[kViews][kCodePageWrites];  // by the linear page's number
 
   UserProfile profile;  // which user code is worth running natively (native/native.h)
@@ -318,7 +301,6 @@ enum class Action : uint8_t {
   kInterrupted,  // KVM_RUN returns EINTR
   kInvalidate,   // the instruction overwrote translated code (Engine::smc)
   kRequests,     // other threads' requests, INIT, SIPI
-  kDoubt,        // many pages of code are to be compared (settle_doubt_ahead())
   kExclusive,    // the next instruction has to run with the other vCPUs held
   kNative,       // user code is to go on natively
   kStuck,        // the instruction cannot be run: KVM_EXIT_INTERNAL_ERROR
@@ -327,10 +309,8 @@ enum class Action : uint8_t {
 Action run_fast(Vcpu& vcpu);
 void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global = false);
 void flush_all_jump_caches(VcpuState& vcpu);
-// VMs with unseen writes: the guest may have learnt of one. Settled before it runs on.
+// VMs with unseen writes: the guest may have learnt of one. Each page of code is compared before it runs again.
 void doubt_code(Vcpu& vcpu);
-// Looks at the pages of code now, where the guest's SIMD state is not live and the comparison costs a fifth. Not FAST.
-void settle_doubt_ahead(Vcpu& vcpu);
 // The guest has written to a device, which may answer by a foreign write (softkvm.h, expect_foreign_writes).
 void expect_answer(Vcpu& vcpu);
 void flush_write_tags(VcpuState& vcpu);

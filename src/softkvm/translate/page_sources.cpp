@@ -10,14 +10,16 @@ namespace vireo::softkvm {
 
 static_assert(std::is_trivially_destructible_v<PageSource>);
 
-PageSource* PageSources::make() {
+PageSource* PageSources::make(uint64_t gpa) {
   if (left_ == 0) {
     void* room = mmap(nullptr, kAtOnce * sizeof(PageSource), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (room == MAP_FAILED) return nullptr;
     rooms_.push_back(static_cast<PageSource*>(room));
     left_ = kAtOnce;
   }
-  return new (&rooms_.back()[kAtOnce - left_--]) PageSource;  // as mapped: zero
+  auto* source = new (&rooms_.back()[kAtOnce - left_--]) PageSource;  // as mapped: zero
+  source->gpa = gpa;
+  return source;
 }
 
 void PageSources::clear() {

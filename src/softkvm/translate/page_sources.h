@@ -17,8 +17,8 @@ class PageSources {
   PageSources(const PageSources&) = delete;
   PageSources& operator=(const PageSources&) = delete;
 
-  PageSource* make();  // of zeroes; null: no memory
-  void clear();        // takes all back
+  PageSource* make(uint64_t gpa);  // nothing is known of the page; null: no memory
+  void clear();                    // takes all back
 
  private:
   static constexpr size_t kAtOnce = 64;

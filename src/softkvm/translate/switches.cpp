@@ -34,7 +34,7 @@ constexpr SwitchName kNames[] = {
     {"fill-log", kSwitchFillLog},
     {"invlpg-filter", kSwitchInvlpgFilter},
     {"code-chunks", kSwitchCodeChunks},
-    {"trusted-pages", kSwitchTrustedPages},
+    {"doubted-jumps", kSwitchDoubtedJumps},
     {"native", kSwitchNative},
     {"large-pages", kSwitchLargePages},
     {"stored-code", kSwitchStoredCode},

@@ -30,7 +30,7 @@ enum Switch : uint32_t {
   kSwitchFetchCache = 1u << 17,
   kSwitchInvlpgFilter = 1u << 18,
   kSwitchCodeChunks = 1u << 19,
-  kSwitchTrustedPages = 1u << 20,
+  kSwitchDoubtedJumps = 1u << 20,
   kSwitchEarlyWriteTags = 1u << 21,
   kSwitchLargePages = 1u << 22,
   kSwitchKeptJumps = 1u << 23,

@@ -504,7 +504,6 @@ int Vcpu::run_guest() {
   // What user space may have written besides answering, it has stopped the vCPU for.
   if (!answered || user_acted || !tells_nothing(e)) doubt_code(*this);
   user_acted = false;
-  settle_doubt_ahead(*this);
   e.native->prepare();
   const HostGsBase gs(*this);
   set_running_vcpu(this);
@@ -579,7 +578,6 @@ int Vcpu::run_guest() {
         }
         break;
       case Action::kRequests: break;
-      case Action::kDoubt: settle_doubt_ahead(*this); break;
       case Action::kExclusive: e.want_exclusive = true; break;
       case Action::kNative:
         e.native->run();
