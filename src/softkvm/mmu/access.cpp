@@ -754,8 +754,9 @@ void keep_same_fetches(VcpuState& vcpu) {
   } seen[8];
   constexpr uint64_t kArea = (2u << 20) - 1;
   const PendingException fault = vcpu.fault;
-  for (FetchEntry& f : engine_of(vcpu).fetch) {
-    if (f.tag == kInvalidTag) continue;
+  Engine& engine = engine_of(vcpu);
+  for (FetchEntry& f : engine.fetch) {
+    if (f.tag == kInvalidTag || !engine.holds(f, f.tag)) continue;
     const uint64_t linear = f.tag & kPageMask, area = f.tag & ~(kArea & kPageMask);
     Large& large = seen[linear >> 21 & 7];
     uint64_t now = ~0ull;
@@ -781,7 +782,7 @@ void keep_same_jumps(VcpuState& vcpu, unsigned view) {
   engine.jump_log_global[view].compact([&](unsigned i) {
     JumpEntry& jump = engine.jump[view][i];
     const FetchEntry& fetch = engine.fetch[jump.tag >> 12 & (kFetchEntries - 1)];
-    const bool same = fetch.tag == ((jump.tag & kPageMask) | (view == kViewUser ? 1 : 0));
+    const bool same = engine.holds(fetch, (jump.tag & kPageMask) | (view == kViewUser ? 1 : 0));
     if (!same) jump.tag = kInvalidTag;
     return same;
   });
@@ -813,9 +814,9 @@ void flush_tlb(VcpuState& vcpu, bool keep_global, bool as_before) {
     if (keep) keep_same_jumps(vcpu, v);
     flush_jump_cache(vcpu, v, keep_global || keep);
   }
-  if (keep_jumps || (keep_global && ++engine.fetch_space)) return;
-  for (FetchEntry& f : engine.fetch)
-    if (!keep_global || !f.global) f.tag = kInvalidTag;
+  if (keep_jumps) return;
+  engine.fetch_space[false]++;
+  if (!keep_global) engine.fetch_space[true]++;
 }
 
 void change_keys(VcpuState& vcpu, bool user, uint32_t value) {

@@ -48,7 +48,7 @@ struct PageSource {
   std::atomic<uint64_t> chunks;   // which 64-byte pieces of `bytes` are known
   std::atomic<uint64_t> used;     // ... and which of them the page's blocks depend on
   uint64_t gpa;                   // of the page
-  uint8_t bytes[4096];
+  alignas(64) uint8_t bytes[4096];
 
   // In what of `wanted` is known.
   bool same(const uint8_t* page, uint64_t wanted = ~0ull) const {

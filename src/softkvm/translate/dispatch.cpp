@@ -27,13 +27,13 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa, bool* fresh 
   bool user = vcpu.cpl == 3;
   FetchEntry& entry = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
   uint64_t tag = (linear & kPageMask) | (user ? 1 : 0);
-  if (entry.tag != tag || !(entry.global || entry.space == engine.fetch_space) || vcpu.vm->off & kSwitchFetchCache) {
+  if (!engine.holds(entry, tag) || vcpu.vm->off & kSwitchFetchCache) {
     Translation t;
     if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return false;
     entry.tag = tag;
     entry.gpa = t.gpa & kPageMask;
     entry.global = t.global;
-    entry.space = engine.fetch_space;
+    entry.space = engine.fetch_space[t.global];
     if (fresh) *fresh = true;
   }
   gpa = entry.gpa | (linear & 0xfff);

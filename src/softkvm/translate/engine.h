@@ -51,7 +51,7 @@ constexpr uint64_t kAnyRip = ~0ull;
 constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address has it
 constexpr unsigned kTlbBits = 16, kTlbEntries = 1u << kTlbBits;
 constexpr unsigned kJumpBits = 16, kJumpEntries = 1u << kJumpBits;
-constexpr unsigned kFetchEntries = 512;
+constexpr unsigned kFetchEntries = 4096;
 constexpr unsigned kCodePageWrites = 64;
 
 struct TlbView {
@@ -103,7 +103,7 @@ struct FetchEntry {
   uint64_t tag = kInvalidTag;  // linear page | view
   uint64_t gpa = 0;
   bool global = false;
-  uint32_t space = 0;  // Engine::fetch_space when it was filled; a global one holds in all
+  uint64_t space = 0;  // Engine::fetch_space[global] when it was filled
 };
 
 // A piece of a device access that user space has to do, at most 8 bytes.
@@ -249,11 +249,13 @@ struct Engine {
   uint32_t view_mode[kViews] = {};
 
   FetchEntry fetch[kFetchEntries];
-  uint32_t fetch_space = 1;  // counts the flushes that leave global pages
+  uint64_t fetch_space[2] = {1, 1};  // [global]: counts the flushes of such pages; an entry of before holds no longer
+  bool holds(const FetchEntry& entry, uint64_t tag) const { return entry.tag == tag && entry.space == fetch_space[entry.global]; }
   // What was filled since the last flush: entries of global pages apart, since a change of address space leaves them.
   FillLog tlb_log[kViews], tlb_log_global[kViews];
   FillLog write_log[kViews];  // what has had a write tag since these were flushed
   FillLog jump_log[kViews], jump_log_global[kViews];
+  FillLog jump_sure[kViews];  // VMs with unseen writes: of both, those that may be used without a look at their page
   // How often a view's entries were filled, and its jump entries: at kMuchUsed the whole table gets its pages.
   uint32_t tlb_fills[kViews] = {}, jump_fills[kViews] = {};
   // Bit (page number mod 64 Ki): a jump entry may have been filled by way of that page since all were dropped.
@@ -270,8 +272,7 @@ struct Engine {
   alignas(4096) uint8_t xsave[16384];
   alignas(4096) TlbView tlb[kViews];
   alignas(4096) JumpEntry jump[kViews][kJumpEntries];
-  // VMs with unseen writes: which jump entries may be used without a look at their page; and the page's source, or null where it is two pages.
-  FillLog jump_sure[kViews];
+  // VMs with unseen writes: the source of the jump entry's page, or null where it is of two pages.
   PageSource* jump_source[kViews][kJumpEntries];
   CodePageWrite code_writes[kViews][kCodePageWrites];  // by the linear page's number
 

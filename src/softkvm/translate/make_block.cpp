@@ -108,7 +108,7 @@ struct Maker {
     // The run loop finds blocks by its fetch entries. Where the guest has changed its page tables and not flushed, they may still name another
     // page than the walk: then it would ask for ever for a block that is there already.
     Engine& engine = engine_of(vcpu);
-    engine.fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global, engine.fetch_space};
+    engine.fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global, engine.fetch_space[t.global]};
     return find_at(t.gpa, out);
   }
   Made find_at(uint64_t gpa, CodePage& out) {
