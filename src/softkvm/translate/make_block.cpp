@@ -2,6 +2,8 @@
 // FAST.
 #include "softkvm/translate/make_block.h"
 
+#include <optional>
+
 #include "base/log.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
@@ -132,6 +134,17 @@ struct Maker {
     return engine.suspect || engine.alert || source.checked.load(std::memory_order_acquire) < engine.unseen_epoch;
   }
 
+  // Does the page hold what its blocks were made from? If not, it has none any more. With the lock held.
+  bool holds(const CodePage& page, PageSource& source) {
+    const uint64_t now = vm.unseen_epoch.load();
+    if (source.same(page.host)) {
+      source.checked.store(now, std::memory_order_release);
+      return true;
+    }
+    drop_blocks(vm, *page.slot, page.gpa & kPageMask, 4096);
+    return false;
+  }
+
   // With the lock held: the page is watched, and if that was asked or is doubtful, what its blocks were made from is what it holds.
   Made watch(CodePage& page, uint64_t chunks, bool compare) {
     what.page = page.gpa & kPageMask;
@@ -140,10 +153,7 @@ struct Maker {
     if (!vm.unseen_writes) return Made::kYes;
     page.source = code.source(page.gpa);
     if (!page.source) return Made::kNeedSource;
-    if ((compare || doubtful(*page.source)) && !page.source->same(page.host)) {
-      drop_blocks(vm, *page.slot, page.gpa & kPageMask, 4096);
-      return watch(page, chunks, compare);  // it knows nothing any more, so this comes to an end
-    }
+    if ((compare || doubtful(*page.source)) && !holds(page, *page.source)) return watch(page, chunks, compare);  // once more, for what it has dropped
     return Made::kYes;
   }
 
@@ -163,65 +173,67 @@ Made Maker::run() {
                          : (what.mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32
                                                                       : CodeMode::k16;
   if (vm.unseen_writes)  // the block may be one of bytes that are no longer there
-    if (PageSource* source = code.source(here.gpa); source && doubtful(*source) && !source->same(here.host))
-      drop_blocks(vm, *here.slot, here.gpa & kPageMask, 4096);
+    if (PageSource* source = code.source(here.gpa); source && doubtful(*source)) {
+      holds(here, *source);
+      engine_of(vcpu).suspect = false;
+    }
   Block* block = code.table().find(here.gpa, what.mode);
   if (block && !block->straddle) return what.block = block, Made::kYes;
-  PageCopy page(here.host);
-  uint64_t epoch = 0;
   for (bool again = false;; again = true) {
     if (Made m = watch(here, chunks, again); m != Made::kYes) return m;
-    if (!here.source) break;
-    epoch = vm.unseen_epoch.load();  // before the bytes: a write that comes between is doubted once more
-    page.forget();
-    for (unsigned c = first; c <= last; c++) page.at(c * 64);
-    if (here.source->same(page.bytes(), chunks)) break;
-  }
-  uint8_t cut[16] = {};
-  Source source{page, offset, here.gpa, nullptr, what.mode, 0};
-  Block made{};
-  if (straddles(page, offset, width)) {
-    uint64_t behind = (linear & kPageMask) + kPageSize;
-    if (!vcpu.in_64bit()) behind &= 0xffffffffull;
-    if (Made m = find(behind, next); m != Made::kYes) return m;
-    if (Made m = watch(next, 1, true); m != Made::kYes) return m;
-    const unsigned in_first = 4096 - offset;
-    for (unsigned i = 0; i < in_first; i++) cut[i] = page.at(offset)[i];
-    for (unsigned i = in_first; i < kMaxInsnLength; i++) cut[i] = next.host[i - in_first];
-    source.straddle = cut;
-    source.second_page = next.gpa;
-    if (block) block = code.table().find_straddle(block, next.gpa);
-    if (block) return what.block = block, Made::kYes;
-  }
-  uint32_t at;
-  uint8_t* room = code.begin(at);
-  if (!room) return Made::kFull;
-  if (here.source) take_source(*here.source, page.bytes(), chunks, epoch);
-  if (next.source) take_source(*next.source, next.host, 1, epoch);
-  made.source = here.source;
-  made.second_source = next.source;
-  BlockNotes notes;
-  StoredBlocks* stored = engine_of(vcpu).stored;
-  VcpuCounters& counters = engine_of(vcpu).counters;
-  size_t used = stored ? stored->restore(page, source, room, at, made, notes) : 0;
-  if (used) {
-    counters.blocks_restored++;
+    uint64_t epoch = vm.unseen_epoch.load();  // before the bytes: a write that comes between is doubted once more
+    PageCopy page(here.host);
+    std::optional<PageCopy> behind;
+    uint8_t cut[16] = {};
+    Source source{page, offset, here.gpa, nullptr, what.mode, 0};
+    if (straddles(page, offset, width)) {
+      uint64_t linear_behind = (linear & kPageMask) + kPageSize;
+      if (!vcpu.in_64bit()) linear_behind &= 0xffffffffull;
+      if (Made m = find(linear_behind, next); m != Made::kYes) return m;
+      if (Made m = watch(next, 1, true); m != Made::kYes) return m;
+      behind.emplace(next.host);
+      const unsigned in_first = 4096 - offset;
+      for (unsigned i = 0; i < in_first; i++) cut[i] = page.at(offset)[i];
+      for (unsigned i = in_first; i < kMaxInsnLength; i++) cut[i] = behind->at(0)[i - in_first];
+      source.straddle = cut;
+      source.second_page = next.gpa;
+      if (block) block = code.table().find_straddle(block, next.gpa);
+      if (block) return what.block = block, Made::kYes;
+    }
+    uint32_t at;
+    uint8_t* room = code.begin(at);
+    if (!room) return Made::kFull;
+    Block made{};
+    made.source = here.source;
+    made.second_source = behind ? next.source : nullptr;
+    BlockNotes notes;
+    StoredBlocks* stored = engine_of(vcpu).stored;
+    size_t used = stored ? stored->restore(page, source, room, at, made, notes) : 0;
+    const bool restored = used != 0;
+    if (!restored) used = translate(vcpu, source, room, at, made, notes);
+    // What it was made from has to be what the page's other blocks were made from, as far as they have the same bytes.
+    if ((made.source && !made.source->same(page.bytes(), page.taken())) || (made.second_source && !made.second_source->same(behind->bytes(), behind->taken()))) continue;
+    if (made.source) take_source(*made.source, page.bytes(), page.taken(), epoch);
+    if (made.second_source) take_source(*made.second_source, behind->bytes(), behind->taken(), epoch);
+    VcpuCounters& counters = engine_of(vcpu).counters;
+    if (restored) {
+      counters.blocks_restored++;
 #ifdef VIREO_VERIFY_BLOCKS
-    compare_with_new(vcpu, source, {room, used}, at, made, notes);
+      compare_with_new(vcpu, source, {room, used}, at, made, notes);
 #endif
-  } else {
-    used = translate(vcpu, source, room, at, made, notes);
-    if (stored) stored->note(page, source, notes);
-    counters.blocks_translated++;
-    counters.insns_translated += notes.instructions;
-    counters.code_bytes_translated += used;
+    } else {
+      if (stored) stored->note(page, source, notes);
+      counters.blocks_translated++;
+      counters.insns_translated += notes.instructions;
+      counters.code_bytes_translated += used;
+    }
+    what.block = code.finish(made, used, notes.all_side(), notes.all_sites());
+    if (code.named) {
+      HostState aside;
+      name_block(code.executable(at), used, linear, vcpu.cpl == 3);
+    }
+    return Made::kYes;
   }
-  what.block = code.finish(made, used, notes.all_side(), notes.all_sites());
-  if (code.named) {
-    HostState aside;
-    name_block(code.executable(at), used, linear, vcpu.cpl == 3);
-  }
-  return Made::kYes;
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ class PageCopy {
     return bytes_ + offset;
   }
   const uint8_t* bytes() const { return bytes_; }
-  void forget() { have_ = 0; }
+  uint64_t taken() const { return have_; }  // which 64 bytes of it are there
 
  private:
   void take(unsigned chunk) {
