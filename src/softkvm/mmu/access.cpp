@@ -783,7 +783,7 @@ void keep_same_jumps(VcpuState& vcpu, unsigned view) {
     JumpEntry& jump = engine.jump[view][i];
     const FetchEntry& fetch = engine.fetch[jump.tag >> 12 & (kFetchEntries - 1)];
     const bool same = engine.holds(fetch, (jump.tag & kPageMask) | (view == kViewUser ? 1 : 0));
-    if (!same) jump.tag = kInvalidTag;
+    if (!same) jump.tag = no_jump(i);
     return same;
   });
 }
@@ -833,14 +833,14 @@ namespace {
 void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
   auto drop = [&](unsigned i) {
     JumpEntry& entry = engine.jump[view][i];
-    if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = kInvalidTag;
+    if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = no_jump(i);
   };
   FillLog &own = engine.jump_log[view], &global = engine.jump_log_global[view];
   if (by_log && own.count + global.count <= 1024) {  // an entry is looked up at random, the 4096 in a row
     for (FillLog* log : {&own, &global})
       log->compact([&](unsigned i) {
         drop(i);
-        return engine.jump[view][i].tag != kInvalidTag;
+        return engine.jump[view][i].tag != no_jump(i);
       });
     return;
   }

@@ -357,7 +357,7 @@ uint64_t rip_linear(const VcpuState& vcpu) {
 
 void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
   Engine& engine = engine_of(vcpu);
-  auto drop = [&](unsigned i) { engine.jump[view][i].tag = kInvalidTag; };
+  auto drop = [&](unsigned i) { engine.jump[view][i].tag = no_jump(i); };
   if (vcpu.vm->off & kSwitchFillLog) engine.jump_log[view].forget();
   engine.jump_log[view].drain(kJumpEntries, drop);
   if (keep_global) return;
@@ -380,7 +380,7 @@ void doubt_code(Vcpu& vcpu) {
   for (unsigned v = 0; v < kViews; v++)
     engine.jump_sure[v].drain(kJumpEntries, [&](unsigned i) {
       uint64_t& tag = engine.jump[v][i].tag;
-      if (jump_index(tag) == i && tag != kInvalidTag) tag = doubted_tag(tag);
+      if (jump_index(tag) == i) tag = doubted_tag(tag);
     });
 }
 

@@ -48,7 +48,7 @@ constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool r
 }
 
 constexpr uint64_t kAnyRip = ~0ull;
-constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address has it
+constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address that is mapped has it
 constexpr unsigned kTlbBits = 16, kTlbEntries = 1u << kTlbBits;
 constexpr unsigned kJumpBits = 16, kJumpEntries = 1u << kJumpBits;
 constexpr unsigned kFetchEntries = 4096;
@@ -91,10 +91,12 @@ struct CodePageWrite {
 constexpr unsigned jump_index(uint64_t linear) { return static_cast<unsigned>((linear ^ linear >> kJumpBits) & (kJumpEntries - 1)); }
 
 struct JumpEntry {
-  uint64_t tag;  // linear address, doubted_tag() of it, or kInvalidTag
+  uint64_t tag;  // linear address, doubted_tag() of it, or no_jump() of the entry's index
   const void* code;
 };
 
+// Of an entry that leads nowhere. Guests jump to addresses that are not canonical, too: it is one that has another index, and doubted another still.
+constexpr uint64_t no_jump(unsigned index) { return kInvalidTag | (index ^ 2); }
 // Of an entry whose page has to be compared with what its code was made from before it is used again (doubt_code()). Nothing finds it by accident:
 // no address with this entry's index is so.
 constexpr uint64_t doubted_tag(uint64_t linear) { return linear ^ 1; }

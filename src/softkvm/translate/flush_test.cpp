@@ -79,6 +79,20 @@ TEST(Flush, TheStackIsOnTheNewPage) {
   }
 }
 
+// The jump cache's first entry is of an address that is not canonical when the function's is gone. It is no way to the function: #GP, and here shutdown.
+GUEST_CODE(where_no_entry_is, "mov ebx, 0x400040; call rbx; mov rax, cr3; mov cr3, rax; movabs rdx, 0x5555000000000000; xor eax, eax; jmp rdx")
+GUEST_CODE(where_no_entry_was, "movabs rdx, 0x5555000000000000; jmp rdx")
+TEST(Flush, NoAddressIsThatOfAnEntryThatLeadsNowhere) {
+  static_assert(jump_index(0x400040) == 0 && jump_index(kInvalidTag) == 0);
+  for (auto code : {where_no_entry_is(), where_no_entry_was()}) {
+    TestMachine m;
+    m.at(0x400040) = 0xc3c0ff;  // inc eax; ret
+    m.vcpu->gpr[kRax] = 0;
+    ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_SHUTDOWN});
+    EXPECT_EQ(m.vcpu->gpr[kRax], 0u);
+  }
+}
+
 // Code is written to the stack, called, and written again by pushes. 50 rounds: a page that is overwritten
 // often keeps its other blocks.
 GUEST_CODE(stack_code,

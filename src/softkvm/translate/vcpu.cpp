@@ -208,7 +208,7 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->helpers[HELPER_GROUP] = reinterpret_cast<const void*>(&softkvm_group_miss);
   engine->helpers[HELPER_LINK_UNGROUPED] = reinterpret_cast<const void*>(&softkvm_link_ungrouped);
   for (TlbView& view : engine->tlb) view.read[0] = view.write[0] = kInvalidTag;
-  for (auto& table : engine->jump) table[0].tag = kInvalidTag;
+  for (auto& table : engine->jump) table[0].tag = no_jump(0);
   for (uint64_t& space : engine->fetch_space) space = 1;  // the entries are of none
   // FXSAVE image of a reset FPU.
   uint16_t control = 0x37f;
