@@ -798,6 +798,7 @@ void flush_tlb(VcpuState& vcpu, bool keep_global, bool as_before) {
   engine.counters.tlb_flush++;
   engine.native_flushes++;
   if (!keep_global) vcpu.user_keys = vcpu.supervisor_keys = 0;
+  engine.large_areas.clear(keep_global);
   forget_recent_pages(engine, false);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
@@ -850,18 +851,34 @@ void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
 }
 }  // namespace
 
+namespace {
+// What is kept of 4 KiB, but for the recent pages.
+void drop_page(VcpuState& vcpu, uint64_t page) {
+  Engine& engine = engine_of(vcpu);
+  const uint32_t off = vcpu.vm->off;
+  const unsigned index = page >> 12 & (kTlbEntries - 1);
+  for (TlbView& tlb : engine.tlb) tlb.read[index] = tlb.write[index] = kInvalidTag;
+  for (auto& view : engine.code_writes) view[index % kCodePageWrites].tag = kInvalidTag;
+  FetchEntry& fetch = engine.fetch[page >> 12 & (kFetchEntries - 1)];
+  if ((fetch.tag & kPageMask) == page) fetch.tag = kInvalidTag;
+  for (unsigned v = 0; v < kViews; v++)
+    if (off & kSwitchInvlpgFilter || engine.jump_pages[v][page >> 18 & 1023] >> (page >> 12 & 63) & 1)
+      drop_jump_page(engine, v, page, !(off & (kSwitchInvlpgFilter | kSwitchFillLog)));
+}
+}  // namespace
+
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   Engine& engine = engine_of(vcpu);
-  unsigned index = linear >> 12 & (kTlbEntries - 1);
   engine.counters.invlpg++;
+  for (LargeAreas::Size size : LargeAreas::kAll) {
+    if (!engine.large_areas.has(size, linear)) continue;
+    if (size == LargeAreas::k1G) return flush_tlb(vcpu, false);
+    const uint64_t bytes = 1ull << LargeAreas::shift_of(size), begin = linear & ~(bytes - 1);
+    for (uint64_t page = begin; page != begin + bytes; page += kPageSize) drop_page(vcpu, page);
+  }
   engine.native_flushes++;
   forget_recent_pages(engine, false);
-  for (unsigned v = 0; v < kViews; v++) engine.tlb[v].read[index] = engine.tlb[v].write[index] = kInvalidTag;
-  for (auto& view : engine.code_writes) view[index % kCodePageWrites].tag = kInvalidTag;
-  FetchEntry& fetch = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
-  if ((fetch.tag & kPageMask) == (linear & kPageMask)) fetch.tag = kInvalidTag;
-  for (unsigned v = 0; v < kViews; v++)
-    if (vcpu.vm->off & kSwitchInvlpgFilter || engine.jump_pages[v][linear >> 18 & 1023] >> (linear >> 12 & 63) & 1) drop_jump_page(engine, v, linear & kPageMask, !(vcpu.vm->off & (kSwitchInvlpgFilter | kSwitchFillLog)));
+  drop_page(vcpu, linear & kPageMask);
 }
 
 // The TLB's entries have no PCID: another address space starts with none.

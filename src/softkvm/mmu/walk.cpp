@@ -3,6 +3,7 @@
 
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/slots.h"
+#include "softkvm/translate/engine.h"
 #include "softkvm/vm.h"
 
 namespace vireo::softkvm {
@@ -176,6 +177,7 @@ again:
   }
   out.gpa = frame | (linear & page_mask) | space;
   out.global = entry & kEntryGlobal && vcpu.cr4 & kCr4Pge;
+  if (page_mask != 0xfff) engine_of(vcpu).large_areas.add(!pae ? LargeAreas::k4M : level == 3 ? LargeAreas::k1G : LargeAreas::k2M, linear, out.global);
   return Outcome::kNext;
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "softkvm/counters.h"
+#include "softkvm/mmu/large_areas.h"
 #include "softkvm/native/user_profile.h"
 #include "softkvm/translate/block.h"
 #include "softkvm/translate/layout.h"
@@ -250,6 +251,7 @@ struct Engine {
   // --- what update_mode() last saw, per view
   uint32_t view_mode[kViews] = {};
 
+  LargeAreas large_areas;  // of the walks since the whole TLB was emptied
   FetchEntry fetch[kFetchEntries];
   uint64_t fetch_space[2] = {1, 1};  // [global]: counts the flushes of such pages; an entry of before holds no longer
   bool holds(const FetchEntry& entry, uint64_t tag) const { return entry.tag == tag && entry.space == fetch_space[entry.global]; }

@@ -144,6 +144,36 @@ TEST(Flush, MoreFillsThanTheLogHasRoomForAreForgotten) {
   EXPECT_EQ(m.vcpu->gpr[12] & 0xffffffff, 18000u);
 }
 
+// One INVLPG is for all of a large page: another part of it, read and run before, is the new page's afterwards.
+GUEST_CODE(far_invlpg,
+           "lea rcx, [rsi + 0x42000]; mov rbx, [rcx + 8]; call rcx; call rcx; mov [rcx + 16], rax; mov qword ptr [rdi], 0x800087; invlpg [rsi + 0x1f1008]; "
+           "mov rbx, [rcx + 8]; call rcx; mov [rcx + 16], rax; hlt")
+TEST(Flush, InvlpgOfOneAddressDropsAllOfALargePage) {
+  TwoPages m;
+  for (uint64_t page : {kFirst, kSecond}) {
+    memcpy(m.ram + page + 0x42000, m.ram + page, 8);
+    m.at(page + 0x42008) = page;
+  }
+  ASSERT_EQ(m.run(far_invlpg()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[kRbx], kSecond);
+  EXPECT_EQ(m.vcpu->gpr[kRax], 2u);
+  EXPECT_EQ(m.at(kFirst + 0x42010), 1u);
+  EXPECT_EQ(m.at(kSecond + 0x42010), 2u);
+}
+
+// The same of a page of 1 GiB, which becomes many.
+GUEST_CODE(huge_invlpg, "mov ebx, 0x40300000; mov ecx, 0x40900000; mov rdx, [rcx]; mov qword ptr [rdi], 0x3007; invlpg [rbx]; mov rax, [rcx]; hlt")
+TEST(Flush, InvlpgOfOneAddressDropsAllOfAHugePage) {
+  TwoPages m;
+  m.at(0x2008) = 0x87;
+  m.at(0x3020) = kFirst | 0x87;  // of 8 MiB, and by the same table of 1 GiB and 8 MiB
+  m.at(0x900000) = 33, m.at(kFirst + 0x100000) = 11;
+  m.vcpu->gpr[kRdi] = 0x2008;
+  ASSERT_EQ(m.run(huge_invlpg()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[kRdx], 33u);
+  EXPECT_EQ(m.vcpu->gpr[kRax], 11u);
+}
+
 // A read alone sets A; the write behind it has to set D, whatever the read has left in the TLB.
 GUEST_CODE(read_only, "mov eax, [rsi]; hlt")
 GUEST_CODE(read_and_write, "mov eax, [rsi]; mov [rsi], eax; hlt")
