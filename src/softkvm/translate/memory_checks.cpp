@@ -143,8 +143,12 @@ void MemoryChecks::compare(unsigned key, unsigned bytes, bool write, Miss& miss)
     out_.gs(0x33, kScratch0, miss.tag);                               // xor r11, tag
   } else {
     miss.tag = tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read));
-    out_.move(kScratch1, kScratch0);
-    out_.bytes({0x49, 0xc1, 0xea, 12});                               // shr r10, 12
+    if (off_ & kSwitchRorx) {
+      out_.move(kScratch1, kScratch0);
+      out_.bytes({0x49, 0xc1, 0xea, 12});                             // shr r10, 12
+    } else {
+      out_.bytes({0xc4, 0x43, 0xfb, 0xf0, 0xd3, 12});                 // rorx r10, r11, 12
+    }
     out_.bytes({0x45, 0x0f, 0xb7, 0xd2});                             // movzx r10d, r10w
     out_.gs_indexed(0x33, kScratch0, kScratch1, miss.tag);            // xor r11, tag
   }

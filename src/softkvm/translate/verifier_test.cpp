@@ -50,13 +50,19 @@ class Draft {
     bool read = true, write = false;
     int32_t limit = -1;             // of the compare, if not the right one
     unsigned condition = 7, shift = 12;
+    uint8_t rorx = 0;               // else by RORX, of so many bits ...
+    uint8_t rotated = 0xd3;         // ... with this ModRM byte: r10, r11
     unsigned view = kViewSupervisor;
     uint32_t descriptor = 0;        // if not the right one
   };
   void check(Check c) {
     uint32_t tags = tlb(c.write ? offsetof(TlbView, write) : offsetof(TlbView, read), c.view);
-    out.move(kScratch1, kScratch0);
-    out.bytes({0x49, 0xc1, 0xea, static_cast<uint8_t>(c.shift)});  // shr r10, 12
+    if (c.rorx) {
+      out.bytes({0xc4, 0x43, 0xfb, 0xf0, c.rotated, c.rorx});
+    } else {
+      out.move(kScratch1, kScratch0);
+      out.bytes({0x49, 0xc1, 0xea, static_cast<uint8_t>(c.shift)});  // shr r10, 12
+    }
     out.bytes({0x45, 0x0f, 0xb7, 0xd2});                           // movzx r10d, r10w
     out.gs_indexed(0x33, kScratch0, kScratch1, tags);
     out.bytes({0x49, 0x81, 0xfb});
@@ -202,6 +208,7 @@ std::string verdict_of(std::initializer_list<uint8_t> bytes) {
 TEST(Verifier, TakesEveryShapeThatTheTranslatorEmits) {
   EXPECT_EQ(verdict([](Draft&) {}), "passed");
   EXPECT_EQ(verdict([](Draft& d) { d.checked(), d.load(); }), "passed");
+  EXPECT_EQ(verdict([](Draft& d) { d.checked({.rorx = 12}), d.load(); }), "passed");
   EXPECT_EQ(verdict([](Draft& d) { d.checked({.write = true}), d.store(); }), "passed");
   EXPECT_EQ(verdict([](Draft& d) { d.record(Draft::cpuid()); }), "passed");
   EXPECT_EQ(verdict([](Draft& d) { d.out.save_flags(), d.out.restore_flags(); }), "passed");
@@ -368,6 +375,14 @@ TEST(Verifier, RefusesAccessesOfAnotherKind) {
 
 TEST(Verifier, RefusesBrokenTableLookups) {
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.checked({.shift = 11}), d.load(); });
+  EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.checked({.rorx = 11}), d.load(); });
+  EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.out.move(kScratch1, kRsi), d.checked({.rorx = 12, .rotated = 0xd2}), d.load(); });  // of r10
+  EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) {  // the index of another address
+    d.out.lea(kScratch0, kRsi, 0xff, 1, 0);
+    d.out.bytes({0xc4, 0x43, 0xfb, 0xf0, 0xd3, 12, 0x45, 0x0f, 0xb7, 0xd2});
+    d.address();
+    d.out.gs_indexed(0x33, kScratch0, kScratch1, tlb(offsetof(TlbView, read)));
+  });
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.checked({.condition = 6}), d.load(); });  // the miss taken for the hit
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) {  // the index of another address
     d.out.lea(kScratch0, kRsi, 0xff, 1, 0);
