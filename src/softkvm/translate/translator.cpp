@@ -523,34 +523,35 @@ class Translation {
     out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(page_offset), long_);
   }
 
-  // r11 = the memory operand's offset, less `before`. r10 is clobbered. With `linear`, FS and GS bases are added (64-bit mode).
+  // r11 = the memory operand's offset, less `before`. r10 is clobbered. With `linear`, FS and GS bases are added (64-bit mode), which clobbers the host's flags.
   void address(const Insn& insn, bool linear, unsigned before = 0) {
-    const bool wide = insn.address_size == 8;
-    const int64_t displacement = insn.displacement - static_cast<int64_t>(before);
-    if (insn.rip_relative) {
-      linear_of(0);
-      out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(current_->offset + insn.length + displacement), wide);
-    } else {
-      int base = 0xff, index = 0xff;
-      if (insn.base != kNoRegister) {
-        base = host_of(insn.base);
-        if (base < 0) out_.load_gpr(base = kScratch0, insn.base);
-      }
-      if (insn.index != kNoRegister) {
-        index = host_of(insn.index);
-        if (index < 0) out_.load_gpr(index = kScratch1, insn.index);
-      }
-      if (base == 0xff && index == 0xff)
-        out_.move_imm(kScratch0, wide ? static_cast<uint64_t>(displacement) : static_cast<uint32_t>(displacement));
-      else
-        out_.lea(kScratch0, base, index, insn.scale, static_cast<int32_t>(displacement), wide);
-      if (insn.address_size == 2) out_.bytes({0x45, 0x0f, 0xb7, 0xdb});  // movzx r11d, r11w
-    }
-    if (linear && long_ && insn.segment >= kFS) {
-      out_.load(kScratch1, insn.segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE);
-      out_.lea(kScratch0, kScratch0, kScratch1, 1, 0);
-    }
+    effective_address(kScratch0, insn, insn.displacement - static_cast<int64_t>(before), insn.address_size == 8, kScratch0, kScratch1);
+    if (insn.address_size == 2) out_.bytes({0x45, 0x0f, 0xb7, 0xdb});  // movzx r11d, r11w
+    if (linear && long_ && insn.segment >= kFS) add_base(insn.segment);
   }
+  // The scratch registers are for what is displaced, and `base` for page_base too.
+  void effective_address(unsigned to, const Insn& insn, int64_t displacement, bool wide, unsigned base_scratch, unsigned index_scratch) {
+    if (insn.rip_relative) {
+      const int64_t from_page = static_cast<int64_t>(current_->offset) + insn.length + displacement;
+      out_.load(base_scratch, VCPU_PAGE_BASE);
+      if (from_page == static_cast<int32_t>(from_page)) return out_.lea(to, base_scratch, 0xff, 1, static_cast<int32_t>(from_page), wide);
+      out_.lea(base_scratch, base_scratch, 0xff, 1, static_cast<int32_t>(from_page - displacement));
+      return out_.lea(to, base_scratch, 0xff, 1, static_cast<int32_t>(displacement), wide);
+    }
+    int base = 0xff, index = 0xff;
+    if (insn.base != kNoRegister) {
+      base = host_of(insn.base);
+      if (base < 0) out_.load_gpr(static_cast<unsigned>(base = static_cast<int>(base_scratch)), insn.base);
+    }
+    if (insn.index != kNoRegister) {
+      index = host_of(insn.index);
+      if (index < 0) out_.load_gpr(static_cast<unsigned>(index = static_cast<int>(index_scratch)), insn.index);
+    }
+    if (base == 0xff && index == 0xff) out_.move_imm(to, wide ? static_cast<uint64_t>(displacement) : static_cast<uint32_t>(displacement));
+    else out_.lea(to, static_cast<unsigned>(base), static_cast<unsigned>(index), insn.scale, static_cast<int32_t>(displacement), wide);
+  }
+  // r11 += the base of FS or GS.
+  void add_base(unsigned segment) { out_.gs(0x03, kScratch0, segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE); }
 
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
   void translate_address(const MemoryAccess& access, uint32_t live) {
@@ -566,6 +567,7 @@ class Translation {
     const int8_t which = grouped_ ? groups_.member(index_, number).group : int8_t{-1};
     AccessGroup* group = which < 0 || groups_.group(which).members < 2 ? nullptr : &groups_.group(which);
     if (!group || (group->checked && in_r11_ != which && group->slot < 0)) {
+      give_up_flags(live);
       lead(0);
       translate_address(access, live);
       return 0;
@@ -574,8 +576,8 @@ class Translation {
     if (group->checked) {
       if (in_r11_ != which) out_.load(kScratch0, group_at(group->slot));
     } else {
-      lead(static_cast<unsigned>(delta));
       give_up_flags(live);
+      lead(static_cast<unsigned>(delta));
       checks_.translate_group(access, current_->insn, current_->offset, group->span(), static_cast<unsigned>(delta), group->write, flags_in(live));
       if (group->slot >= 0) out_.store(group_at(group->slot), kScratch0);
       group->checked = true;
@@ -901,22 +903,19 @@ class Translation {
     if ((insn.flags_written | insn.flags_maybe) & kStatusFlags) flags_ = {true, false};
   }
 
-  // LEA whose registers are all where they are in the host's.
-  static bool direct_lea(const Insn& insn) {
-    const bool here = (insn.base == kNoRegister || host_of(insn.base) >= 0) && (insn.index == kNoRegister || host_of(insn.index) >= 0);
-    return host_of(insn.operands[0].reg) >= 0 && here && !insn.rip_relative && insn.operands[0].size >= 4 && insn.address_size >= 4 &&
-           (insn.base != kNoRegister || insn.index != kNoRegister);
-  }
+  // LEA that leaves r11 as it is.
+  static bool direct_lea(const Insn& insn) { return insn.operands[0].size >= 4 && insn.address_size >= 4 && !(in_slot(insn.base) && in_slot(insn.index)); }
+  static bool in_slot(unsigned guest) { return guest != kNoRegister && host_of(guest) < 0; }
 
   void lea(Decoded& d) {
     const Insn& insn = d.insn;
     unsigned guest = insn.operands[0].reg;
     int host = host_of(guest);
     unsigned size = insn.operands[0].size;
-    if (direct_lea(insn)) {
-      const unsigned base = insn.base == kNoRegister ? 0xff : static_cast<unsigned>(host_of(insn.base));
-      const unsigned index = insn.index == kNoRegister ? 0xff : static_cast<unsigned>(host_of(insn.index));
-      out_.lea(static_cast<unsigned>(host), base, index, insn.scale, static_cast<int32_t>(insn.displacement), size == 8 && insn.address_size == 8);
+    if (size >= 4 && insn.address_size >= 4) {
+      const unsigned to = host < 0 ? kScratch1 : static_cast<unsigned>(host);
+      effective_address(to, insn, insn.displacement, size == 8 && insn.address_size == 8, kScratch1, in_slot(insn.base) ? kScratch0 : kScratch1);
+      if (host < 0) out_.store_gpr(guest, to);
       return;
     }
     address(insn, false);
@@ -953,6 +952,7 @@ class Translation {
     to.rip_relative = false;
     to.displacement = 0;
     to.segment = to.segment_prefix == kNoRegister ? static_cast<uint8_t>(kDS) : to.segment_prefix;
+    give_up_flags(live_in(index_));
     address(to, checks_.by_tlb(to.segment));
     translate_address({MemoryChecks::recent_key(to), d.insn.mnemonic == Mnemonic::kMaskmovq ? 8u : 16u, true, true, to.segment}, live_in(index_));
     SideEntry borrowed{};
@@ -995,11 +995,9 @@ class Translation {
   void move_offset(Decoded& d, const Operand& moffs) {
     const Insn& insn = d.insn;
     bool write = static_cast<unsigned>(moffs.access) & 2;
+    give_up_flags(live_in(index_));
     out_.move_imm(kScratch0, static_cast<uint64_t>(insn.displacement));
-    if (long_ && checks_.by_tlb(insn.segment) && insn.segment >= kFS) {
-      out_.load(kScratch1, insn.segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE);
-      out_.lea(kScratch0, kScratch0, kScratch1, 1, 0);
-    }
+    if (long_ && checks_.by_tlb(insn.segment) && insn.segment >= kFS) add_base(insn.segment);
     translate_address({insn.segment == kFS ? kRecentFs : insn.segment == kGS ? kRecentGs : kRecentNoBase, moffs.size, !write, write, insn.segment}, live_in(index_));
     note_side(d);
     if (moffs.size == 2) out_.u8(0x66);

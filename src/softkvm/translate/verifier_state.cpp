@@ -202,8 +202,10 @@ struct BlockRules::Step {
                    : broken(Rule::kSlot);
       case Mnemonic::kCall:
       case Mnemonic::kJmp: return within(where, ENGINE_STUBS, 32) ? stub((where - ENGINE_STUBS) / 8) : broken(Rule::kSlot);
-      case Mnemonic::kXor:
-      case Mnemonic::kAdd: return (full && insn.operands[1].kind == OperandKind::kMemory && recent(where)) || broken(Rule::kSlot);
+      case Mnemonic::kAdd:
+        if (where == VCPU_FS_BASE || where == VCPU_GS_BASE) return (full && is_gpr(insn.operands[0], kAddress, 8) && operands()) || broken(Rule::kSlot);
+        [[fallthrough]];
+      case Mnemonic::kXor: return (full && insn.operands[1].kind == OperandKind::kMemory && recent(where)) || broken(Rule::kSlot);
       default: return broken(Rule::kSlot);
     }
   }
