@@ -780,6 +780,43 @@ class Translation {
     e.host_flags = flags_.host && !flags_.slot;
   }
 
+  // A constant for a displaced register, as the slot's: by MOV, or by XOR with itself where nobody reads the flags.
+  bool constant_to_slot(const Decoded& d) {
+    const Insn& insn = d.insn;
+    const Operand& to = insn.operands[0];
+    if (!insn.operand_count || to.kind != OperandKind::kGpr || to.size < 4 || !in_slot(to.reg) || insn.encoding != Encoding::kLegacy) return false;
+    int64_t value = 0;
+    if (insn.mnemonic == Mnemonic::kMov && insn.immediate_size) value = to.size == 4 ? static_cast<int64_t>(static_cast<uint32_t>(insn.immediate)) : insn.immediate;
+    else if (insn.mnemonic != Mnemonic::kXor || insn.operands[1].kind != OperandKind::kGpr || insn.operands[1].reg != to.reg || d.live_out) return false;
+    if (value != static_cast<int32_t>(value)) return false;
+    out_.gs(0xc7, 0, VCPU_GPR + to.reg * 8u);  // mov gs:[slot], imm32
+    out_.u32(static_cast<uint32_t>(value));
+    return true;
+  }
+
+  // The operand that is a displaced register and can be left in its slot, as the memory operand that the instruction has not: null if none. Not what is
+  // written in part, since the rest has to become zero, or the next load of the whole would wait for both.
+  static const Operand* left_in_slot(const Insn& insn, Rename& rename) {
+    const RegisterInMemory can = register_in_memory(insn);
+    if (!can.rm) return nullptr;
+    const Operand *rm = nullptr, *reg = nullptr;
+    for (unsigned i = 0; i < insn.operand_count; i++) {
+      const Operand& o = insn.operands[i];
+      if (o.kind != OperandKind::kGpr) continue;
+      if (o.high) return nullptr;
+      if (o.field == OperandField::kModrmRm) rm = &o;
+      if (o.field == OperandField::kModrmReg) reg = &o;
+    }
+    if (!rm) return nullptr;
+    if (reg && reg->reg == rm->reg && (static_cast<unsigned>(reg->access) & 1 || reg->size < 4)) return nullptr;
+    auto fits = [](const Operand& o) { return in_slot(o.reg) && (!(static_cast<unsigned>(o.access) & 2) || o.size == 8); };
+    const Operand* left = fits(*rm) ? rm : reg && can.reg && fits(*reg) ? reg : nullptr;
+    if (!left) return nullptr;
+    if (left == reg) rename.opcode = can.opcode;
+    rename.slot = VCPU_GPR + left->reg * 8u;
+    return left;
+  }
+
   // A register of the guest's that the instruction does not touch, for use as a temporary.
   int borrow(const Insn& insn, uint32_t& taken) {
     for (unsigned r : {15u, 14u, 13u, 12u, 3u, 5u, 7u, 6u, 8u, 2u, 1u}) {
@@ -807,6 +844,7 @@ class Translation {
     if (moffs) return move_offset(d, *moffs);
     if (masked_move(insn)) return masked_store(d);
     if (mem && bit_string(insn)) return bit_in_memory(d);
+    if (constant_to_slot(d)) return;
     if (!long_ && (insn.mnemonic == Mnemonic::kVzeroall || insn.mnemonic == Mnemonic::kVzeroupper)) {
       for (unsigned r = 0; r < 8; r++) note_side(d), zero_register(out_, r, insn.mnemonic == Mnemonic::kVzeroall);
       return;
@@ -834,6 +872,7 @@ class Translation {
       bool read, write;
     } temps[6];
     unsigned temp_count = 0;
+    const Operand* left = mem ? nullptr : left_in_slot(insn, rename);
     int free_scratch[2] = {static_cast<int>(kScratch1), mem ? -1 : static_cast<int>(kScratch0)};
     auto borrow_one = [&] {
       int r = borrow(insn, taken);
@@ -844,7 +883,7 @@ class Translation {
     };
     for (unsigned i = 0; i < insn.operand_count; i++) {
       const Operand& o = insn.operands[i];
-      if (o.kind != OperandKind::kGpr || o.field == OperandField::kImplicit || o.field == OperandField::kNone) continue;
+      if (o.kind != OperandKind::kGpr || o.field == OperandField::kImplicit || o.field == OperandField::kNone || &o == left) continue;
       int host = o.high ? static_cast<int>(o.reg) + 4 : host_of(o.reg);  // AH..BH are encoded 4-7
       if (host >= 8 && high) {
         // MOVZX, MOVSX, CRC32 of rSP and AH to BH: no REX prefix, so a low register stands in for the one that holds rSP.
@@ -868,7 +907,7 @@ class Translation {
       }
       switch (o.field) {
         case OperandField::kModrmReg: rename.reg = host; break;
-        case OperandField::kModrmRm: rename.rm = host; break;
+        case OperandField::kModrmRm: (rename.opcode < 0 ? rename.rm : rename.reg) = host; break;
         case OperandField::kVvvv: rename.vvvv = host; break;
         case OperandField::kOpcodeLow3: rename.low3 = host; break;
         default: break;

@@ -175,19 +175,57 @@ struct BlockRules::Step {
 
   // --- GS-relative: the vCPU's slots, stubs, TLB and jump cache
 
+  // An instruction that has a displaced register of the guest's for its memory operand: reads what it wants of it, and writes it whole
+  // (but for LEA of 16 bits).
+  bool displaced_register(const Operand& mem) {
+    const bool writes = static_cast<unsigned>(mem.access) & 2, whole = mem.size == 8 || (mem.size == 2 && insn.mnemonic == Mnemonic::kMov);
+    if (mem.size > 8 || (writes && !whole)) return broken(Rule::kSlot);
+    switch (insn.mnemonic) {
+      case Mnemonic::kAdd:
+      case Mnemonic::kOr:
+      case Mnemonic::kAdc:
+      case Mnemonic::kSbb:
+      case Mnemonic::kAnd:
+      case Mnemonic::kSub:
+      case Mnemonic::kXor:
+      case Mnemonic::kCmp:
+      case Mnemonic::kTest:
+      case Mnemonic::kMov:
+      case Mnemonic::kMovzx:
+      case Mnemonic::kMovsx:
+      case Mnemonic::kMovsxd:
+      case Mnemonic::kCmovcc:
+      case Mnemonic::kImul:
+      case Mnemonic::kMul:
+      case Mnemonic::kInc:
+      case Mnemonic::kDec:
+      case Mnemonic::kNot:
+      case Mnemonic::kNeg:
+      case Mnemonic::kRol:
+      case Mnemonic::kRor:
+      case Mnemonic::kRcl:
+      case Mnemonic::kRcr:
+      case Mnemonic::kShl:
+      case Mnemonic::kShr:
+      case Mnemonic::kSar: break;
+      default: return broken(Rule::kSlot);
+    }
+    return operands();
+  }
+
   bool slot(uint64_t where, const Operand& mem) {
     const bool full = mem.size == 8;
+    if (within(where, VCPU_GPR + 9 * 8, 3)) return displaced_register(mem);
     switch (insn.mnemonic) {
       case Mnemonic::kMov: {
         const bool store = insn.operands[0].kind == OperandKind::kMemory;
         const Operand& o = insn.operands[store ? 1 : 0];
         if (o.kind != OperandKind::kGpr || o.high || insn.lock) return broken(Rule::kSlot);
         if (within(where, ENGINE + offsetof(Engine, group), kGroupSlots)) return (full && is_gpr(o, kAddress, 8) && group(where, store)) || broken(Rule::kSlot);
-        const bool displaced = within(where, VCPU_GPR + 9 * 8, 3), borrow = within(where, ENGINE_BORROW, 4);
-        const bool ok = store ? (displaced && (full || mem.size == 2)) || (borrow && full) || (where == VCPU_FLAGS && mem.size == 2) ||
-                                    (where == VCPU_PAGE_BASE && full && before.by_address)
-                          : where == VCPU_ATTENTION ? mem.size == 4 && is_gpr(o, kRcx, 4)
-                              : full && (displaced || borrow || where == VCPU_PAGE_BASE || where == VCPU_FS_BASE || where == VCPU_GS_BASE);
+        const bool borrow = within(where, ENGINE_BORROW, 4);
+        const bool ok = store ? (borrow && full) || (where == VCPU_FLAGS && mem.size == 2) || (where == VCPU_PAGE_BASE && full && before.by_address)
+                        : where == VCPU_ATTENTION ? mem.size == 4 && is_gpr(o, kRcx, 4)
+                                                  : full && (borrow || where == VCPU_PAGE_BASE);
         return ok ? operands() : broken(Rule::kSlot);
       }
       case Mnemonic::kMovzx: {
@@ -203,7 +241,7 @@ struct BlockRules::Step {
       case Mnemonic::kCall:
       case Mnemonic::kJmp: return within(where, ENGINE_STUBS, 32) ? stub((where - ENGINE_STUBS) / 8) : broken(Rule::kSlot);
       case Mnemonic::kAdd:
-        if (where == VCPU_FS_BASE || where == VCPU_GS_BASE) return (full && is_gpr(insn.operands[0], kAddress, 8) && operands()) || broken(Rule::kSlot);
+        if (where == VCPU_FS_BASE || where == VCPU_GS_BASE) return full && is_gpr(insn.operands[0], kAddress, 8) ? operands() : broken(Rule::kSlot);
         [[fallthrough]];
       case Mnemonic::kXor: return (full && insn.operands[1].kind == OperandKind::kMemory && recent(where)) || broken(Rule::kSlot);
       default: return broken(Rule::kSlot);

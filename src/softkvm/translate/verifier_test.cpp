@@ -224,6 +224,16 @@ TEST(Verifier, TakesEveryShapeThatTheTranslatorEmits) {
   }, kMode | kModeStep), "passed");
 }
 
+TEST(Verifier, TakesADisplacedRegisterWhereItLies) {
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8); }), "passed");                // add gs:[slot], rax
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0x3b, kRax, VCPU_GPR + 11 * 8, false); }), "passed");        // cmp eax, gs:[slot]
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0x8a, kRax, VCPU_GPR + 10 * 8, false); }), "passed");        // mov al, gs:[slot]
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0xd3, 4, VCPU_GPR + 9 * 8); }), "passed");                   // shl gs:[slot], cl
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0xc7, 0, VCPU_GPR + 9 * 8), d.out.u32(1); }), "passed");     // mov gs:[slot], 1
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0xf7, 4, VCPU_GPR + 9 * 8); }), "passed");                   // mul gs:[slot]
+  EXPECT_EQ(verdict([](Draft& d) { d.address(), d.out.gs(0x03, kScratch0, VCPU_FS_BASE), d.check({}), d.load(); }), "passed");
+}
+
 TEST(Verifier, RefusesWhatIsNoInstruction) { EXPECT_EQ(verdict_of({0x06}), rule_text(Rule::kUndecodable)); }
 
 TEST(Verifier, RefusesPrivilegedAndKernelEntries) {
@@ -323,7 +333,21 @@ TEST(Verifier, RefusesOtherSlots) {
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.load(kRax, VCPU_GPR + 9 * 8 + 4); });
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.store(VCPU_GPR + 3 * 8, kRax); });
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.store(VCPU_PAGE_BASE, kRax); });  // behind the entry
-  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8); });  // add
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 8 * 8); });             // add to what is in a register
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8 + 1); });         // ... to parts of two
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_PAGE_BASE); });
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8, false); });      // leaves the upper half
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x88, kRax, VCPU_GPR + 9 * 8, false); });      // mov, of a byte
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x87, kRax, VCPU_GPR + 9 * 8); });             // xchg locks
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.note(), d.out.gs(0xf7, 6, VCPU_GPR + 9 * 8); });      // div may fault
+  EXPECT_RULE(Rule::kPrefix, [](Draft& d) { d.out.u8(0xf0), d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8); });
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.bytes({0x65, 0x48, 0x0f, 0xa3, 0x04, 0x25}), d.out.u32(VCPU_GPR + 9 * 8); });  // bt
+  EXPECT_RULE(Rule::kHostAddress, [](Draft& d) { d.checked(), d.out.gs(0x01, kScratch0, VCPU_GPR + 9 * 8); });
+  EXPECT_RULE(Rule::kUndefined, [](Draft& d) { d.out.gs(0x01, kScratch0, VCPU_GPR + 9 * 8); });
+  EXPECT_RULE(Rule::kHostStack, [](Draft& d) { d.out.gs(0x03, 4, VCPU_GPR + 9 * 8); });
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.load(kScratch0, VCPU_GS_BASE); });                // is only added ...
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.address(), d.out.gs(0x03, kScratch0, VCPU_KERNEL_GS_BASE); });
+  EXPECT_RULE(Rule::kHostAddress, [](Draft& d) { d.checked(), d.out.gs(0x03, kScratch0, VCPU_GS_BASE); });
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.checked({.view = kViewUser}), d.load(); });  // another view's TLB
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.bytes({0x65, 0xff, 0x14, 0x25}), d.out.u32(ENGINE_HELPERS); });  // call of a helper
 }
