@@ -54,6 +54,8 @@ class Draft {
     uint8_t rotated = 0xd3;         // ... with this ModRM byte: r10, r11
     unsigned view = kViewSupervisor;
     uint32_t descriptor = 0;        // if not the right one
+    bool undescribed = false;       // ... or none
+    std::function<void()> between = {};  // before the stub of a miss
   };
   void check(Check c) {
     uint32_t tags = tlb(c.write ? offsetof(TlbView, write) : offsetof(TlbView, read), c.view);
@@ -73,9 +75,29 @@ class Draft {
     uint32_t descriptor = c.descriptor ? c.descriptor : access_descriptor(16, c.size, c.read, c.write, kDS);
     later.push_back([=, this] {
       out.resolve(miss, out.here());
-      out.gs_indexed(0x33, kScratch0, kScratch1, tags);
-      out.move_imm(kScratch1, descriptor);
+      if (c.between) c.between();
       out.call_stub(STUB_MISS);
+      if (!c.undescribed) out.move_imm(kScratch1, descriptor);
+      out.jmp_to(back);
+    });
+  }
+  // A check by a register's recent page, with another's in the descriptor.
+  void recent(unsigned key, unsigned described) {
+    auto page = [](unsigned of) {
+      return static_cast<uint32_t>(ENGINE + offsetof(Engine, recent) + (kViewSupervisor * 2 * kRecentKeys + of) * sizeof(RecentPage));
+    };
+    address();
+    out.gs(0x33, kScratch0, page(key) + offsetof(RecentPage, tag));
+    out.bytes({0x49, 0x81, 0xfb});
+    out.u32(4096 - 8);
+    const uint32_t miss = out.jcc(7);
+    out.gs(0x03, kScratch0, page(key) + offsetof(RecentPage, addend));
+    const uint32_t back = out.here();
+    const uint64_t both = access_descriptor(16, 8, true, false, kSS) | static_cast<uint64_t>(page(described)) << 32;
+    later.push_back([=, this] {
+      out.resolve(miss, out.here());
+      out.call_stub(STUB_RECENT + 2 * kViewSupervisor);
+      out.move_imm64(kScratch1, both);
       out.jmp_to(back);
     });
   }
@@ -101,9 +123,8 @@ class Draft {
     const uint64_t both = access_descriptor(16, g.size, !g.first_writes, g.first_writes, kDS) | static_cast<uint64_t>(what) << 32;
     later.push_back([=, this] {
       out.resolve(miss, out.here());
-      out.gs_indexed(0x33, kScratch0, kScratch1, tags);
-      out.move_imm64(kScratch1, both);
       out.call_stub(STUB_GROUP);
+      out.move_imm64(kScratch1, both);
       link(out.patchable_jcc(g.condition), STUB_LINK_UNGROUPED);
       out.jmp_to(back);
     });
@@ -393,7 +414,7 @@ TEST(Verifier, RefusesAccessesWiderThanTheirCheck) {
 
 TEST(Verifier, RefusesAccessesOfAnotherKind) {
   EXPECT_RULE(Rule::kRights, [](Draft& d) { d.checked(), d.store(); });
-  EXPECT_RULE(Rule::kRights, [](Draft& d) { d.checked({.descriptor = access_descriptor(16, 8, false, true, kDS)}), d.load(); });
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked({.descriptor = access_descriptor(16, 8, false, true, kDS)}), d.load(); });
   EXPECT_RULE(Rule::kRights, [](Draft& d) { d.checked({.read = false, .write = true}), d.guest({0x49, 0x01, 0x03}); });  // add [r11], rax
 }
 
@@ -487,6 +508,11 @@ TEST(Verifier, RefusesStubsWithWrongRegisters) {
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.out.call_stub(STUB_CALLOUT); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.out.call_stub(STUB_LOOKUP); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.out.call_stub(9); });
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked({.undescribed = true}), d.load(); });
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked({.between = [&] { d.out.move(kScratch1, kRax); }}), d.load(); });  // another entry
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked({.between = [&] { d.address(); }}), d.load(); });                 // an address without a tag
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.recent(kRbp, kRsp), d.load(); });                                        // the tag of another register's page
+  EXPECT_EQ(verdict([](Draft& d) { d.recent(kRsp, kRsp), d.load(); }), "passed");
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_STEP_DONE); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_LINK); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked(), d.out.jump_stub(STUB_LOOKUP); });  // with a host address
