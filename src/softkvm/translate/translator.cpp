@@ -523,7 +523,7 @@ class Translation {
     out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(page_offset), long_);
   }
 
-  // r11 = the memory operand's offset, less `before`. r10 is clobbered. With `linear`, FS and GS bases are added (64-bit mode), which clobbers the host's flags.
+  // r11 = the memory operand's offset, less `before`; r10 is clobbered. With `linear`, FS and GS bases are added (64-bit mode), and the host's flags lost.
   void address(const Insn& insn, bool linear, unsigned before = 0) {
     effective_address(kScratch0, insn, insn.displacement - static_cast<int64_t>(before), insn.address_size == 8, kScratch0, kScratch1);
     if (insn.address_size == 2) out_.bytes({0x45, 0x0f, 0xb7, 0xdb});  // movzx r11d, r11w
@@ -786,7 +786,7 @@ class Translation {
     const Operand& to = insn.operands[0];
     if (!insn.operand_count || to.kind != OperandKind::kGpr || to.size < 4 || !in_slot(to.reg) || insn.encoding != Encoding::kLegacy) return false;
     int64_t value = 0;
-    if (insn.mnemonic == Mnemonic::kMov && insn.immediate_size) value = to.size == 4 ? static_cast<int64_t>(static_cast<uint32_t>(insn.immediate)) : insn.immediate;
+    if (insn.mnemonic == Mnemonic::kMov && insn.immediate_size) value = to.size == 4 ? insn.immediate & 0xffffffff : insn.immediate;
     else if (insn.mnemonic != Mnemonic::kXor || insn.operands[1].kind != OperandKind::kGpr || insn.operands[1].reg != to.reg || d.live_out) return false;
     if (value != static_cast<int32_t>(value)) return false;
     out_.gs(0xc7, 0, VCPU_GPR + to.reg * 8u);  // mov gs:[slot], imm32

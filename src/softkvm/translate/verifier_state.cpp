@@ -350,7 +350,8 @@ struct BlockRules::Step {
       case STUB_GROUP: {
         const std::optional<uint64_t> what = descriptor(8);
         if (!call || !what || rules.stepping_) return broken(Rule::kStub);
-        const uint32_t first = static_cast<uint32_t>(*what), group = static_cast<uint32_t>(*what >> 32), span = group & 0xfff, delta = group >> kGroupDeltaShift & 0xfff, recent = group >> kGroupRecentShift & kNoRecent;
+        const uint32_t first = static_cast<uint32_t>(*what), group = static_cast<uint32_t>(*what >> 32);
+        const uint32_t span = group & 0xfff, delta = group >> kGroupDeltaShift & 0xfff, recent = group >> kGroupRecentShift & kNoRecent;
         const uint32_t size = first >> kAccessSizeShift & 0x3ff;
         if (group >> 30 || delta > span || size > span - delta || (recent != kNoRecent && recent >= kRecentKeys)) return broken(Rule::kStub);
         const bool write = group & kGroupWrite;
