@@ -345,14 +345,16 @@ uint8_t* known_group(VcpuState& vcpu, uint64_t linear, unsigned span, uint32_t g
 
 }  // namespace
 
-extern "C" uint8_t* softkvm_group_miss(VcpuState* vcpu, uint64_t linear, uint64_t what) {
+extern "C" uint8_t* softkvm_group_miss(VcpuState* vcpu, uint64_t tagged, uint64_t what, uint64_t entry) {
   uint8_t* const each = reinterpret_cast<uint8_t*>(1);
   const uint32_t group = static_cast<uint32_t>(what >> 32), descriptor = static_cast<uint32_t>(what);
-  const unsigned span = group & 0xfff;
+  const unsigned span = group & 0xfff, view = view_of(vcpu->mode), recent = group >> kGroupRecentShift & kNoRecent;
+  const bool write = group & kGroupWrite;
+  const TlbView& tlb = engine_of(*vcpu).tlb[view];
+  const uint64_t linear = tagged ^ (recent != kNoRecent ? engine_of(*vcpu).recent[view][write][recent].tag : (write ? tlb.write : tlb.read)[entry]);
   if (uint8_t* at = known_group(*vcpu, linear, span, group)) return at;
   const uint64_t first = linear + (group >> kGroupDeltaShift & 0xfff);
   const unsigned size = descriptor >> kAccessSizeShift & 0x3ff, index = first >> 12 & (kTlbEntries - 1);
-  const TlbView& tlb = engine_of(*vcpu).tlb[view_of(vcpu->mode)];
   if ((first ^ (descriptor & kAccessWrite ? tlb.write : tlb.read)[index]) <= kPageSize - size) return each;  // it is the others that are elsewhere
   if (!softkvm_tlb_miss(vcpu, first, descriptor)) return nullptr;
   uint8_t* at = known_group(*vcpu, linear, span, group);

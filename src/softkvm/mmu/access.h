@@ -12,7 +12,7 @@ namespace vireo::softkvm {
 extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t descriptor);
 // The check of a group of accesses has failed: `what` has the first one's descriptor and, in its upper half, what engine.h tells at kGroupDeltaShift. Gives
 // the host address of the group, 1 where each access has to be checked by itself, or null with the reason to leave, which is the first one's.
-extern "C" uint8_t* softkvm_group_miss(VcpuState* vcpu, uint64_t linear, uint64_t what);
+extern "C" uint8_t* softkvm_group_miss(VcpuState* vcpu, uint64_t tagged, uint64_t what, uint64_t entry);
 // An access outside of the inline TLB: `offset` in the descriptor's segment. Null with Engine::reason set.
 extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t descriptor);
 

@@ -53,6 +53,9 @@
 #define STUB_GROUP 26
 #define STUB_LINK_UNGROUPED 27
 
+#define DESCRIPTOR_BEHIND 2 /* the call of a stub for failed checks: where MOV has its immediate */
+#define ACCESS_WRITE 0x400000 /* in a descriptor */
+
 /* struct CalloutRecord */
 #define RECORD_OFFSET 0
 #define RECORD_OPCODE 15

@@ -139,14 +139,16 @@ void MemoryChecks::compare(unsigned key, unsigned bytes, bool write, Miss& miss)
   const bool recent = stays_on_a_page(key);
   const uint32_t page = recent_at(view_, write, key);
   if (recent) {
-    miss.tag = page + offsetof(RecentPage, tag);
-    out_.gs(0x33, kScratch0, miss.tag);                               // xor r11, tag
+    out_.gs(0x33, kScratch0, page + offsetof(RecentPage, tag));       // xor r11, tag
   } else {
-    miss.tag = tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read));
-    out_.move(kScratch1, kScratch0);
-    out_.bytes({0x49, 0xc1, 0xea, 12});                               // shr r10, 12
+    if (off_ & kSwitchRorx) {
+      out_.move(kScratch1, kScratch0);
+      out_.bytes({0x49, 0xc1, 0xea, 12});                             // shr r10, 12
+    } else {
+      out_.bytes({0xc4, 0x43, 0xfb, 0xf0, 0xd3, 12});                 // rorx r10, r11, 12
+    }
     out_.bytes({0x45, 0x0f, 0xb7, 0xd2});                             // movzx r10d, r10w
-    out_.gs_indexed(0x33, kScratch0, kScratch1, miss.tag);            // xor r11, tag
+    out_.gs_indexed(0x33, kScratch0, kScratch1, tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read)));  // xor r11, tag
   }
   out_.bytes({0x49, 0x81, 0xfb});                                     // cmp r11, 4096 - bytes
   out_.u32(4096 - bytes);
@@ -158,14 +160,12 @@ void MemoryChecks::compare(unsigned key, unsigned bytes, bool write, Miss& miss)
 
 void MemoryChecks::emit_miss(const Miss& miss) {
   out_.resolve(miss.from, out_.here());
-  // The address again.
-  if (miss.kind == Miss::kRecent || miss.kind == Miss::kRecentGroup) out_.gs(0x33, kScratch0, miss.tag);
-  else out_.gs_indexed(0x33, kScratch0, kScratch1, miss.tag);
-  if (miss.kind == Miss::kIndexed) out_.move_imm(kScratch1, miss.descriptor);
-  else out_.move_imm64(kScratch1, miss.descriptor);
   out_.call_stub(miss.kind == Miss::kIndexed  ? STUB_MISS
                  : miss.kind == Miss::kRecent ? STUB_RECENT + 2 * view_ + (miss.descriptor & kAccessWrite ? 1 : 0)
                                               : STUB_GROUP);
+  static_assert(ACCESS_WRITE == kAccessWrite);
+  if (miss.kind == Miss::kIndexed) out_.move_imm(kScratch1, miss.descriptor);  // for the stub, which looks where it returns to
+  else out_.move_imm64(kScratch1, miss.descriptor);
 }
 
 }  // namespace vireo::softkvm

@@ -48,10 +48,9 @@ class MemoryChecks {
  private:
   struct Miss {
     uint32_t from, back;  // cache offsets of the check's jump, and of where it goes on
-    uint32_t tag;         // what was xor'ed into r11
     enum Kind : uint8_t { kIndexed, kRecent, kGroup, kRecentGroup } kind;
     FlagsIn flags;
-    uint64_t descriptor;  // for r10
+    uint64_t descriptor;
   };
   void compare(unsigned key, unsigned bytes, bool write, Miss& miss);
   void emit_miss(const Miss& miss);

@@ -27,6 +27,9 @@ void modrm(Emitter& out, const Insn& insn, const Rename& rename) {
       return out.u8(0x40 | base), out.u8(static_cast<uint8_t>(rename.displacement));
     out.u8(0x80 | base);
     out.u32(static_cast<uint32_t>(rename.displacement));
+  } else if (rename.slot) {
+    out.bytes({static_cast<uint8_t>(reg << 3 | 4), 0x25});
+    out.u32(rename.slot);
   } else {
     unsigned rm = rename.rm >= 0 ? rename.rm & 7 : insn.modrm & 7;
     out.u8(0xc0 | reg << 3 | rm);
@@ -55,12 +58,14 @@ bool wants_66(const Insn& insn) {
 
 void legacy(Emitter& out, const Insn& insn, const Rename& rename) {
   if (insn.lock) out.u8(0xf0);
+  if (rename.slot) out.u8(0x65);
   if (wants_66(insn)) out.u8(0x66);
   if (insn.mandatory_prefix && insn.repne) out.u8(0xf2);
   if (insn.mandatory_prefix && insn.rep && !insn.repne) out.u8(0xf3);
 
   unsigned r = rename.reg >= 0 ? rename.reg >> 3 & 1 : insn.rex >> 2 & 1;
   unsigned b = rename.memory >= 0 ? rename.memory >> 3 & 1
+               : rename.slot      ? 0
                : rename.rm >= 0   ? rename.rm >> 3 & 1
                : rename.low3 >= 0 ? rename.low3 >> 3 & 1
                                   : insn.rex & 1;
@@ -77,7 +82,7 @@ void legacy(Emitter& out, const Insn& insn, const Rename& rename) {
   }
   if (rex || need) out.u8(0x40 | rex);
 
-  unsigned opcode = insn.opcode;
+  unsigned opcode = rename.opcode >= 0 ? static_cast<unsigned>(rename.opcode) : insn.opcode;
   if (insn.mode != CodeMode::k64 && insn.map == OpcodeMap::kOneByte && opcode >= 0x40 && opcode <= 0x4f) {
     // INC and DEC by opcode became REX prefixes: FF /0 and /1.
     out.bytes({0xff, static_cast<uint8_t>(0xc0 | (opcode >= 0x48 ? 8 : 0) | (rename.low3 & 7))});
@@ -156,6 +161,41 @@ void evex(Emitter& out, const Insn& insn, const Rename& rename) {
 void zero_register(Emitter& out, unsigned r, bool all) {
   if (all) out.bytes({0xc5, static_cast<uint8_t>(0x80 | (~r & 15) << 3), 0x57, static_cast<uint8_t>(0xc0 | r << 3 | r)});  // vxorps
   else out.bytes({0xc5, 0xf8, 0x28, static_cast<uint8_t>(0xc0 | r << 3 | r)});                                           // vmovaps
+}
+
+RegisterInMemory register_in_memory(const Insn& insn) {
+  if (insn.encoding != Encoding::kLegacy || !insn.has_modrm) return {};
+  const uint8_t op = insn.opcode;
+  const unsigned extension = insn.modrm >> 3 & 7;
+  if (insn.map == OpcodeMap::k0F) return {.rm = (op & 0xf0) == 0x40 || op == 0xaf || (op & 0xf6) == 0xb6};  // CMOVcc; IMUL; MOVZX, MOVSX
+  if (insn.map != OpcodeMap::kOneByte) return {};
+  if (op < 0x40) return {true, true, static_cast<uint8_t>(op ^ 2)};  // ADD to CMP
+  switch (op) {
+    case 0x84:
+    case 0x85: return {true, true, op};                              // TEST
+    case 0x88:
+    case 0x89:
+    case 0x8a:
+    case 0x8b: return {true, true, static_cast<uint8_t>(op ^ 2)};    // MOV
+    case 0x63:                                                       // MOVSXD
+    case 0x69:
+    case 0x6b:                                                       // IMUL
+    case 0x80:
+    case 0x81:
+    case 0x83:                                                       // group 1
+    case 0xc0:
+    case 0xc1:
+    case 0xd0:
+    case 0xd1:
+    case 0xd2:
+    case 0xd3: return {.rm = true};                                  // shifts
+    case 0xc7: return {.rm = extension == 0};                        // MOV
+    case 0xf6:
+    case 0xf7: return {.rm = extension < 6};                         // TEST, NOT, NEG, MUL, IMUL; DIV may fault
+    case 0xfe:
+    case 0xff: return {.rm = extension < 2};                         // INC, DEC
+    default: return {};
+  }
 }
 
 void reencode(Emitter& out, const Insn& insn, const Rename& rename) {

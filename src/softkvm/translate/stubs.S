@@ -76,10 +76,7 @@ leave_saved:
         cld
         ret
 
-// r11 linear address, r10d access descriptor; gives r11 the host address. Flags: dead or in the slot. Called.
-        .macro ACCESS_STUB name, helper
-        .globl \name
-\name:
+        .macro ACCESS_STUB helper
         SAVE_CALLER_SAVED
         mov rdi, gs:[ENGINE_SELF]
         mov rsi, r11
@@ -93,17 +90,39 @@ leave_saved:
         LOAD_CALLER_SAVED
         ret
         .endm
-        ACCESS_STUB softkvm_stub_miss, HELPER_MISS
-        ACCESS_STUB softkvm_stub_access, HELPER_ACCESS
+// r11 linear address, r10d access descriptor; gives r11 the host address. Flags: dead or in the slot. Called.
+        .globl softkvm_stub_access
+softkvm_stub_access:
+        ACCESS_STUB HELPER_ACCESS
 
-// r11 the linear address of a group of accesses, r10 its first access's descriptor and, above that, what engine.h tells at kGroupDeltaShift: gives r11
+// A check that has failed: r11 the linear address xor the tag compared with, r10 the TLB entry's number if it was the TLB's tag. `mov r10, descriptor`
+// follows the call: it is read from there, and does nothing when it is come to. Gives r11 the host address. Flags: dead or in the slot. Called.
+        .globl softkvm_stub_miss
+softkvm_stub_miss:
+        mov gs:[ENGINE_SPILL], rax
+        mov rax, [rsp]
+        mov eax, [rax + DESCRIPTOR_BEHIND]
+        shl r10, 3
+        add r10, gs:[ENGINE_VIEW_TLB]
+        test eax, ACCESS_WRITE
+        jz 1f
+        add r10, TLB_ARRAY
+1:      xor r11, gs:[r10 + ENGINE_TLB]
+        mov r10d, eax
+        mov rax, gs:[ENGINE_SPILL]
+miss_linear:
+        ACCESS_STUB HELPER_MISS
+
+// The same of a group of accesses; the descriptor is the first one's and, above that, what engine.h tells at kGroupDeltaShift: gives r11
 // the host address of the group, or ZF where each access has to be checked by itself. Flags: dead or in the slot. Called.
         .globl softkvm_stub_group
 softkvm_stub_group:
         SAVE_CALLER_SAVED
         mov rdi, gs:[ENGINE_SELF]
         mov rsi, r11
-        mov rdx, r10
+        mov rax, [rsp]
+        mov rdx, [rax + DESCRIPTOR_BEHIND]
+        mov rcx, r10
         sub rsp, 8
         call gs:[ENGINE_HELPERS + HELPER_GROUP*8]
         add rsp, 8
@@ -114,14 +133,18 @@ softkvm_stub_group:
         LOAD_CALLER_SAVED
         ret
 
-// r11 linear address, r10 the access descriptor and, above it, the offset of the site's RecentPage: the TLB's entry, where it has one,
-// becomes the recent page; else as softkvm_stub_miss. Flags: dead or in the slot. Called.
+// As softkvm_stub_miss, with the offset of the site's RecentPage above the descriptor: the TLB's entry, where it has one, becomes the recent page.
         .macro RECENT_STUB name, view, array
         .globl \name
 \name:
         mov gs:[ENGINE_SPILL], rax
         mov gs:[ENGINE_SPILL + 8], rcx
         mov gs:[ENGINE_SPILL + 16], rdx
+        mov rax, [rsp]
+        mov r10, [rax + DESCRIPTOR_BEHIND]
+        mov rax, r10
+        shr rax, 32
+        xor r11, gs:[rax]
         mov rax, r11
         shr rax, 12
         movzx eax, ax
@@ -147,7 +170,7 @@ softkvm_stub_group:
         mov rax, gs:[ENGINE_SPILL]
         mov rcx, gs:[ENGINE_SPILL + 8]
         mov rdx, gs:[ENGINE_SPILL + 16]
-        jmp softkvm_stub_miss
+        jmp miss_linear
         .endm
         RECENT_STUB softkvm_stub_recent_read0, 0, 0
         RECENT_STUB softkvm_stub_recent_write0, 0, 1

@@ -24,6 +24,7 @@ constexpr SwitchName kNames[] = {
     {"dead-flags", kSwitchDeadFlags},
     {"host-flags", kSwitchHostFlags},
     {"inline-tlb", kSwitchInlineTlb},
+    {"rorx", kSwitchRorx},
     {"recent-pages", kSwitchRecentPages},
     {"grouped-checks", kSwitchGroupedChecks},
     {"tlb-access", kSwitchTlbAccess},
@@ -60,13 +61,14 @@ uint32_t parse_switches(const char* list, const char** unknown, unsigned* unknow
 }
 
 uint32_t switches_off() {
+  const uint32_t host = __builtin_cpu_supports("bmi2") ? 0 : uint32_t{kSwitchRorx};
   const char* list = getenv("VIREO_SOFTKVM_OFF");
-  if (!list) return 0;
+  if (!list) return host;
   const char* unknown = nullptr;
   unsigned length = 0;
   const uint32_t off = parse_switches(list, &unknown, &length);
   if (unknown) log(LogLevel::kWarning, "VIREO_SOFTKVM_OFF: no switch is called %.*s", static_cast<int>(length), unknown);
-  return off;
+  return off | host;
 }
 
 }  // namespace vireo::softkvm

@@ -38,6 +38,7 @@ enum Switch : uint32_t {
   kSwitchBitStrings = 1u << 25,
   kSwitchGroupedChecks = 1u << 26,
   kSwitchStoredCode = 1u << 27,
+  kSwitchRorx = 1u << 28,
 };
 
 // The names, in the order in which docs/engine.md tells of them.
@@ -49,7 +50,7 @@ extern const std::span<const SwitchName> kSwitchNames;
 
 // The switches named in a list such as VIREO_SOFTKVM_OFF's; `unknown` gets the first name that is none (or is left as it is).
 uint32_t parse_switches(const char* list, const char** unknown, unsigned* unknown_length);
-// Those of the environment, with a warning about unknown names.
+// Those of the environment, with a warning about unknown names, and what this host's CPU cannot do.
 uint32_t switches_off();
 
 }  // namespace vireo::softkvm

@@ -227,6 +227,14 @@ TEST(Switches, Tlb) {
   };
   auto misses = [](Engine& e) { return e.counters.tlb_misses; };
   EXPECT_SWITCHED(compare("inline-tlb", run(misses)), on > 0 && off == 0);
+  EXPECT_SWITCHED(compare("rorx",
+                          [&](TestMachine& m, Engine& e) {
+                            run(misses)(m, e);
+                            const Block& b = block_at(m, 0);
+                            const std::string_view code(reinterpret_cast<const char*>(m.vm->code->executable(b.indirect_entry)), b.code_end - b.indirect_entry);
+                            return uint64_t{code.find("\xc4\x43\xfb\xf0\xd3\x0c") != code.npos};
+                          }),
+                  on == 1 && off == 0);
   EXPECT_SWITCHED(
       compare("recent-pages", run([](Engine& e) {
                 return uint64_t{e.recent[kViewSupervisor][1][kRsp].tag == TestMachine::kStackTop - 4096};

@@ -523,34 +523,35 @@ class Translation {
     out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(page_offset), long_);
   }
 
-  // r11 = the memory operand's offset, less `before`. r10 is clobbered. With `linear`, FS and GS bases are added (64-bit mode).
+  // r11 = the memory operand's offset, less `before`; r10 is clobbered. With `linear`, FS and GS bases are added (64-bit mode), and the host's flags lost.
   void address(const Insn& insn, bool linear, unsigned before = 0) {
-    const bool wide = insn.address_size == 8;
-    const int64_t displacement = insn.displacement - static_cast<int64_t>(before);
-    if (insn.rip_relative) {
-      linear_of(0);
-      out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(current_->offset + insn.length + displacement), wide);
-    } else {
-      int base = 0xff, index = 0xff;
-      if (insn.base != kNoRegister) {
-        base = host_of(insn.base);
-        if (base < 0) out_.load_gpr(base = kScratch0, insn.base);
-      }
-      if (insn.index != kNoRegister) {
-        index = host_of(insn.index);
-        if (index < 0) out_.load_gpr(index = kScratch1, insn.index);
-      }
-      if (base == 0xff && index == 0xff)
-        out_.move_imm(kScratch0, wide ? static_cast<uint64_t>(displacement) : static_cast<uint32_t>(displacement));
-      else
-        out_.lea(kScratch0, base, index, insn.scale, static_cast<int32_t>(displacement), wide);
-      if (insn.address_size == 2) out_.bytes({0x45, 0x0f, 0xb7, 0xdb});  // movzx r11d, r11w
-    }
-    if (linear && long_ && insn.segment >= kFS) {
-      out_.load(kScratch1, insn.segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE);
-      out_.lea(kScratch0, kScratch0, kScratch1, 1, 0);
-    }
+    effective_address(kScratch0, insn, insn.displacement - static_cast<int64_t>(before), insn.address_size == 8, kScratch0, kScratch1);
+    if (insn.address_size == 2) out_.bytes({0x45, 0x0f, 0xb7, 0xdb});  // movzx r11d, r11w
+    if (linear && long_ && insn.segment >= kFS) add_base(insn.segment);
   }
+  // The scratch registers are for what is displaced, and `base` for page_base too.
+  void effective_address(unsigned to, const Insn& insn, int64_t displacement, bool wide, unsigned base_scratch, unsigned index_scratch) {
+    if (insn.rip_relative) {
+      const int64_t from_page = static_cast<int64_t>(current_->offset) + insn.length + displacement;
+      out_.load(base_scratch, VCPU_PAGE_BASE);
+      if (from_page == static_cast<int32_t>(from_page)) return out_.lea(to, base_scratch, 0xff, 1, static_cast<int32_t>(from_page), wide);
+      out_.lea(base_scratch, base_scratch, 0xff, 1, static_cast<int32_t>(from_page - displacement));
+      return out_.lea(to, base_scratch, 0xff, 1, static_cast<int32_t>(displacement), wide);
+    }
+    int base = 0xff, index = 0xff;
+    if (insn.base != kNoRegister) {
+      base = host_of(insn.base);
+      if (base < 0) out_.load_gpr(static_cast<unsigned>(base = static_cast<int>(base_scratch)), insn.base);
+    }
+    if (insn.index != kNoRegister) {
+      index = host_of(insn.index);
+      if (index < 0) out_.load_gpr(static_cast<unsigned>(index = static_cast<int>(index_scratch)), insn.index);
+    }
+    if (base == 0xff && index == 0xff) out_.move_imm(to, wide ? static_cast<uint64_t>(displacement) : static_cast<uint32_t>(displacement));
+    else out_.lea(to, static_cast<unsigned>(base), static_cast<unsigned>(index), insn.scale, static_cast<int32_t>(displacement), wide);
+  }
+  // r11 += the base of FS or GS.
+  void add_base(unsigned segment) { out_.gs(0x03, kScratch0, segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE); }
 
   // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
   void translate_address(const MemoryAccess& access, uint32_t live) {
@@ -566,6 +567,7 @@ class Translation {
     const int8_t which = grouped_ ? groups_.member(index_, number).group : int8_t{-1};
     AccessGroup* group = which < 0 || groups_.group(which).members < 2 ? nullptr : &groups_.group(which);
     if (!group || (group->checked && in_r11_ != which && group->slot < 0)) {
+      give_up_flags(live);
       lead(0);
       translate_address(access, live);
       return 0;
@@ -574,8 +576,8 @@ class Translation {
     if (group->checked) {
       if (in_r11_ != which) out_.load(kScratch0, group_at(group->slot));
     } else {
-      lead(static_cast<unsigned>(delta));
       give_up_flags(live);
+      lead(static_cast<unsigned>(delta));
       checks_.translate_group(access, current_->insn, current_->offset, group->span(), static_cast<unsigned>(delta), group->write, flags_in(live));
       if (group->slot >= 0) out_.store(group_at(group->slot), kScratch0);
       group->checked = true;
@@ -778,6 +780,43 @@ class Translation {
     e.host_flags = flags_.host && !flags_.slot;
   }
 
+  // A constant for a displaced register, as the slot's: by MOV, or by XOR with itself where nobody reads the flags.
+  bool constant_to_slot(const Decoded& d) {
+    const Insn& insn = d.insn;
+    const Operand& to = insn.operands[0];
+    if (!insn.operand_count || to.kind != OperandKind::kGpr || to.size < 4 || !in_slot(to.reg) || insn.encoding != Encoding::kLegacy) return false;
+    int64_t value = 0;
+    if (insn.mnemonic == Mnemonic::kMov && insn.immediate_size) value = to.size == 4 ? insn.immediate & 0xffffffff : insn.immediate;
+    else if (insn.mnemonic != Mnemonic::kXor || insn.operands[1].kind != OperandKind::kGpr || insn.operands[1].reg != to.reg || d.live_out) return false;
+    if (value != static_cast<int32_t>(value)) return false;
+    out_.gs(0xc7, 0, VCPU_GPR + to.reg * 8u);  // mov gs:[slot], imm32
+    out_.u32(static_cast<uint32_t>(value));
+    return true;
+  }
+
+  // The operand that is a displaced register and can be left in its slot, as the memory operand that the instruction has not: null if none. Not what is
+  // written in part, since the rest has to become zero, or the next load of the whole would wait for both.
+  static const Operand* left_in_slot(const Insn& insn, Rename& rename) {
+    const RegisterInMemory can = register_in_memory(insn);
+    if (!can.rm) return nullptr;
+    const Operand *rm = nullptr, *reg = nullptr;
+    for (unsigned i = 0; i < insn.operand_count; i++) {
+      const Operand& o = insn.operands[i];
+      if (o.kind != OperandKind::kGpr) continue;
+      if (o.high) return nullptr;
+      if (o.field == OperandField::kModrmRm) rm = &o;
+      if (o.field == OperandField::kModrmReg) reg = &o;
+    }
+    if (!rm) return nullptr;
+    if (reg && reg->reg == rm->reg && (static_cast<unsigned>(reg->access) & 1 || reg->size < 4)) return nullptr;
+    auto fits = [](const Operand& o) { return in_slot(o.reg) && (!(static_cast<unsigned>(o.access) & 2) || o.size == 8); };
+    const Operand* left = fits(*rm) ? rm : reg && can.reg && fits(*reg) ? reg : nullptr;
+    if (!left) return nullptr;
+    if (left == reg) rename.opcode = can.opcode;
+    rename.slot = VCPU_GPR + left->reg * 8u;
+    return left;
+  }
+
   // A register of the guest's that the instruction does not touch, for use as a temporary.
   int borrow(const Insn& insn, uint32_t& taken) {
     for (unsigned r : {15u, 14u, 13u, 12u, 3u, 5u, 7u, 6u, 8u, 2u, 1u}) {
@@ -805,6 +844,7 @@ class Translation {
     if (moffs) return move_offset(d, *moffs);
     if (masked_move(insn)) return masked_store(d);
     if (mem && bit_string(insn)) return bit_in_memory(d);
+    if (constant_to_slot(d)) return;
     if (!long_ && (insn.mnemonic == Mnemonic::kVzeroall || insn.mnemonic == Mnemonic::kVzeroupper)) {
       for (unsigned r = 0; r < 8; r++) note_side(d), zero_register(out_, r, insn.mnemonic == Mnemonic::kVzeroall);
       return;
@@ -832,6 +872,7 @@ class Translation {
       bool read, write;
     } temps[6];
     unsigned temp_count = 0;
+    const Operand* left = mem ? nullptr : left_in_slot(insn, rename);
     int free_scratch[2] = {static_cast<int>(kScratch1), mem ? -1 : static_cast<int>(kScratch0)};
     auto borrow_one = [&] {
       int r = borrow(insn, taken);
@@ -842,7 +883,7 @@ class Translation {
     };
     for (unsigned i = 0; i < insn.operand_count; i++) {
       const Operand& o = insn.operands[i];
-      if (o.kind != OperandKind::kGpr || o.field == OperandField::kImplicit || o.field == OperandField::kNone) continue;
+      if (o.kind != OperandKind::kGpr || o.field == OperandField::kImplicit || o.field == OperandField::kNone || &o == left) continue;
       int host = o.high ? static_cast<int>(o.reg) + 4 : host_of(o.reg);  // AH..BH are encoded 4-7
       if (host >= 8 && high) {
         // MOVZX, MOVSX, CRC32 of rSP and AH to BH: no REX prefix, so a low register stands in for the one that holds rSP.
@@ -866,7 +907,7 @@ class Translation {
       }
       switch (o.field) {
         case OperandField::kModrmReg: rename.reg = host; break;
-        case OperandField::kModrmRm: rename.rm = host; break;
+        case OperandField::kModrmRm: (rename.opcode < 0 ? rename.rm : rename.reg) = host; break;
         case OperandField::kVvvv: rename.vvvv = host; break;
         case OperandField::kOpcodeLow3: rename.low3 = host; break;
         default: break;
@@ -901,22 +942,19 @@ class Translation {
     if ((insn.flags_written | insn.flags_maybe) & kStatusFlags) flags_ = {true, false};
   }
 
-  // LEA whose registers are all where they are in the host's.
-  static bool direct_lea(const Insn& insn) {
-    const bool here = (insn.base == kNoRegister || host_of(insn.base) >= 0) && (insn.index == kNoRegister || host_of(insn.index) >= 0);
-    return host_of(insn.operands[0].reg) >= 0 && here && !insn.rip_relative && insn.operands[0].size >= 4 && insn.address_size >= 4 &&
-           (insn.base != kNoRegister || insn.index != kNoRegister);
-  }
+  // LEA that leaves r11 as it is.
+  static bool direct_lea(const Insn& insn) { return insn.operands[0].size >= 4 && insn.address_size >= 4 && !(in_slot(insn.base) && in_slot(insn.index)); }
+  static bool in_slot(unsigned guest) { return guest != kNoRegister && host_of(guest) < 0; }
 
   void lea(Decoded& d) {
     const Insn& insn = d.insn;
     unsigned guest = insn.operands[0].reg;
     int host = host_of(guest);
     unsigned size = insn.operands[0].size;
-    if (direct_lea(insn)) {
-      const unsigned base = insn.base == kNoRegister ? 0xff : static_cast<unsigned>(host_of(insn.base));
-      const unsigned index = insn.index == kNoRegister ? 0xff : static_cast<unsigned>(host_of(insn.index));
-      out_.lea(static_cast<unsigned>(host), base, index, insn.scale, static_cast<int32_t>(insn.displacement), size == 8 && insn.address_size == 8);
+    if (size >= 4 && insn.address_size >= 4) {
+      const unsigned to = host < 0 ? kScratch1 : static_cast<unsigned>(host);
+      effective_address(to, insn, insn.displacement, size == 8 && insn.address_size == 8, kScratch1, in_slot(insn.base) ? kScratch0 : kScratch1);
+      if (host < 0) out_.store_gpr(guest, to);
       return;
     }
     address(insn, false);
@@ -953,6 +991,7 @@ class Translation {
     to.rip_relative = false;
     to.displacement = 0;
     to.segment = to.segment_prefix == kNoRegister ? static_cast<uint8_t>(kDS) : to.segment_prefix;
+    give_up_flags(live_in(index_));
     address(to, checks_.by_tlb(to.segment));
     translate_address({MemoryChecks::recent_key(to), d.insn.mnemonic == Mnemonic::kMaskmovq ? 8u : 16u, true, true, to.segment}, live_in(index_));
     SideEntry borrowed{};
@@ -995,11 +1034,9 @@ class Translation {
   void move_offset(Decoded& d, const Operand& moffs) {
     const Insn& insn = d.insn;
     bool write = static_cast<unsigned>(moffs.access) & 2;
+    give_up_flags(live_in(index_));
     out_.move_imm(kScratch0, static_cast<uint64_t>(insn.displacement));
-    if (long_ && checks_.by_tlb(insn.segment) && insn.segment >= kFS) {
-      out_.load(kScratch1, insn.segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE);
-      out_.lea(kScratch0, kScratch0, kScratch1, 1, 0);
-    }
+    if (long_ && checks_.by_tlb(insn.segment) && insn.segment >= kFS) add_base(insn.segment);
     translate_address({insn.segment == kFS ? kRecentFs : insn.segment == kGS ? kRecentGs : kRecentNoBase, moffs.size, !write, write, insn.segment}, live_in(index_));
     note_side(d);
     if (moffs.size == 2) out_.u8(0x66);

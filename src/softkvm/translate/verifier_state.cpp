@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "softkvm/cpu/decoder.h"
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/verifier_allow.h"
@@ -175,19 +176,57 @@ struct BlockRules::Step {
 
   // --- GS-relative: the vCPU's slots, stubs, TLB and jump cache
 
+  // An instruction that has a displaced register of the guest's for its memory operand: reads what it wants of it, and writes it whole
+  // (but for LEA of 16 bits).
+  bool displaced_register(const Operand& mem) {
+    const bool writes = static_cast<unsigned>(mem.access) & 2, whole = mem.size == 8 || (mem.size == 2 && insn.mnemonic == Mnemonic::kMov);
+    if (mem.size > 8 || (writes && !whole)) return broken(Rule::kSlot);
+    switch (insn.mnemonic) {
+      case Mnemonic::kAdd:
+      case Mnemonic::kOr:
+      case Mnemonic::kAdc:
+      case Mnemonic::kSbb:
+      case Mnemonic::kAnd:
+      case Mnemonic::kSub:
+      case Mnemonic::kXor:
+      case Mnemonic::kCmp:
+      case Mnemonic::kTest:
+      case Mnemonic::kMov:
+      case Mnemonic::kMovzx:
+      case Mnemonic::kMovsx:
+      case Mnemonic::kMovsxd:
+      case Mnemonic::kCmovcc:
+      case Mnemonic::kImul:
+      case Mnemonic::kMul:
+      case Mnemonic::kInc:
+      case Mnemonic::kDec:
+      case Mnemonic::kNot:
+      case Mnemonic::kNeg:
+      case Mnemonic::kRol:
+      case Mnemonic::kRor:
+      case Mnemonic::kRcl:
+      case Mnemonic::kRcr:
+      case Mnemonic::kShl:
+      case Mnemonic::kShr:
+      case Mnemonic::kSar: break;
+      default: return broken(Rule::kSlot);
+    }
+    return operands();
+  }
+
   bool slot(uint64_t where, const Operand& mem) {
     const bool full = mem.size == 8;
+    if (within(where, VCPU_GPR + 9 * 8, 3)) return displaced_register(mem);
     switch (insn.mnemonic) {
       case Mnemonic::kMov: {
         const bool store = insn.operands[0].kind == OperandKind::kMemory;
         const Operand& o = insn.operands[store ? 1 : 0];
         if (o.kind != OperandKind::kGpr || o.high || insn.lock) return broken(Rule::kSlot);
         if (within(where, ENGINE + offsetof(Engine, group), kGroupSlots)) return (full && is_gpr(o, kAddress, 8) && group(where, store)) || broken(Rule::kSlot);
-        const bool displaced = within(where, VCPU_GPR + 9 * 8, 3), borrow = within(where, ENGINE_BORROW, 4);
-        const bool ok = store ? (displaced && (full || mem.size == 2)) || (borrow && full) || (where == VCPU_FLAGS && mem.size == 2) ||
-                                    (where == VCPU_PAGE_BASE && full && before.by_address)
-                          : where == VCPU_ATTENTION ? mem.size == 4 && is_gpr(o, kRcx, 4)
-                              : full && (displaced || borrow || where == VCPU_PAGE_BASE || where == VCPU_FS_BASE || where == VCPU_GS_BASE);
+        const bool borrow = within(where, ENGINE_BORROW, 4);
+        const bool ok = store ? (borrow && full) || (where == VCPU_FLAGS && mem.size == 2) || (where == VCPU_PAGE_BASE && full && before.by_address)
+                        : where == VCPU_ATTENTION ? mem.size == 4 && is_gpr(o, kRcx, 4)
+                                                  : full && (borrow || where == VCPU_PAGE_BASE);
         return ok ? operands() : broken(Rule::kSlot);
       }
       case Mnemonic::kMovzx: {
@@ -202,8 +241,10 @@ struct BlockRules::Step {
                    : broken(Rule::kSlot);
       case Mnemonic::kCall:
       case Mnemonic::kJmp: return within(where, ENGINE_STUBS, 32) ? stub((where - ENGINE_STUBS) / 8) : broken(Rule::kSlot);
-      case Mnemonic::kXor:
-      case Mnemonic::kAdd: return (full && insn.operands[1].kind == OperandKind::kMemory && recent(where)) || broken(Rule::kSlot);
+      case Mnemonic::kAdd:
+        if (where == VCPU_FS_BASE || where == VCPU_GS_BASE) return full && is_gpr(insn.operands[0], kAddress, 8) ? operands() : broken(Rule::kSlot);
+        [[fallthrough]];
+      case Mnemonic::kXor: return (full && insn.operands[1].kind == OperandKind::kMemory && recent(where)) || broken(Rule::kSlot);
       default: return broken(Rule::kSlot);
     }
   }
@@ -231,9 +272,8 @@ struct BlockRules::Step {
     const uint32_t page = static_cast<uint32_t>(where - (where - table) % sizeof(RecentPage)), member = (where - table) % sizeof(RecentPage);
     if (insn.mnemonic == Mnemonic::kXor && member == offsetof(RecentPage, tag)) {
       const uint8_t rights = write ? kReadable | kWritable : kReadable;  // pages are never writable alone
-      if (r11.address()) set(kAddress, {.kind = Kind::kTagged, .rights = rights, .id = r11.id, .page = page});
-      else if (r11.kind == Kind::kTagged && r11.page == page) set(kAddress, {.kind = Kind::kPlain, .id = r11.id});  // back again
-      else return broken(Rule::kTlbIndex);
+      if (!r11.address()) return broken(Rule::kTlbIndex);
+      set(kAddress, {.kind = Kind::kTagged, .rights = rights, .id = r11.id, .page = page});
       return true;
     }
     if (insn.mnemonic != Mnemonic::kAdd || member != offsetof(RecentPage, addend)) return broken(Rule::kSlot);
@@ -258,37 +298,67 @@ struct BlockRules::Step {
     }
   }
 
+  // What the stub for a failed check reads behind its call: MOV of a constant of `bytes` to r10.
+  std::optional<uint64_t> descriptor(unsigned bytes) const {
+    const uint32_t behind = at + insn.length - rules.block_.offset;
+    Insn move;
+    if (behind >= rules.block_.size || decode(rules.block_.code + behind, rules.block_.size - behind, CodeMode::k64, move) != DecodeStatus::kOk) return {};
+    if (move.mnemonic != Mnemonic::kMov || !is_gpr(move.operands[0], kIndex, bytes) || move.immediate_size != bytes) return {};
+    static_assert(DESCRIPTOR_BEHIND == 2);
+    if (move.length != DESCRIPTOR_BEHIND + bytes) return {};
+    return bytes == 4 ? static_cast<uint32_t>(move.immediate) : static_cast<uint64_t>(move.immediate);
+  }
+  // Is r11 an address xor the tag, for reading or writing, of a RecentPage at `page`, or of the TLB's entry that r10 names?
+  bool tagged(bool write, uint64_t page) const {
+    const Value &r11 = reg(kAddress), &r10 = reg(kIndex);
+    if (r11.kind != Kind::kTagged || !(r11.rights & kWritable) == write || r11.page != page) return false;
+    return page || (r10.kind == Kind::kTlbIndex && r10.id == r11.id);
+  }
+  uint64_t recent_page(bool write, unsigned key) const {
+    return ENGINE + offsetof(Engine, recent) + ((rules.view_ * 2 + write) * kRecentKeys + key) * sizeof(RecentPage);
+  }
+  bool missed(uint32_t descriptor) {
+    const uint64_t address = reg(kAddress).id;
+    const uint8_t rights = (descriptor & kAccessRead ? kReadable : 0) | (descriptor & kAccessWrite ? kWritable : 0);
+    after_call();
+    set(kAddress, {.kind = Kind::kHost, .rights = rights, .id = address, .amount = descriptor >> kAccessSizeShift & 0x3ff});
+    return true;
+  }
+
   // stubs.S says what each takes and leaves.
   bool stub(uint64_t which) {
     const bool call = insn.mnemonic == Mnemonic::kCall;
     const Value &r11 = reg(kAddress), &r10 = reg(kIndex);
     if (!guest_registers_clean()) return false;
     if (which >= STUB_RECENT && which < STUB_RECENT + 2 * kViews) {
-      // It enters the page into the RecentPage named: one of this view, and of the access's kind.
-      const unsigned write = (which - STUB_RECENT) % 2;
-      const uint64_t table = ENGINE + offsetof(Engine, recent) + (rules.view_ * 2 + write) * kRecentKeys * sizeof(RecentPage);
-      if ((which - STUB_RECENT) / 2 != rules.view_ || r10.kind != Kind::kConstant || !(r10.amount & kAccessWrite) != !write ||
-          r10.page < table || r10.page >= table + kRecentKeys * sizeof(RecentPage) || (r10.page - table) % sizeof(RecentPage))
-        return broken(Rule::kStub);
-      which = STUB_MISS;
+      // It enters the page into the RecentPage named: the one that was compared with.
+      const std::optional<uint64_t> what = descriptor(8);
+      if (!call || !what || rules.stepping_ || (which - STUB_RECENT) / 2 != rules.view_) return broken(Rule::kStub);
+      const bool write = *what & kAccessWrite;
+      if ((which - STUB_RECENT) % 2 != write || !(*what >> 32) || !tagged(write, *what >> 32)) return broken(Rule::kStub);
+      return missed(static_cast<uint32_t>(*what));
     }
     switch (which) {
-      case STUB_MISS:
-      case STUB_ACCESS: {
-        if (!call || !r11.address() || r10.kind != Kind::kConstant || (which == STUB_MISS && rules.stepping_)) return broken(Rule::kStub);
-        uint8_t rights = (r10.amount & kAccessRead ? kReadable : 0) | (r10.amount & kAccessWrite ? kWritable : 0);
-        after_call();
-        set(kAddress, {.kind = Kind::kHost, .rights = rights, .id = r11.id, .amount = r10.amount >> kAccessSizeShift & 0x3ff});
-        return true;
+      case STUB_MISS: {
+        const std::optional<uint64_t> what = descriptor(4);
+        if (!call || !what || rules.stepping_ || !tagged(*what & kAccessWrite, 0)) return broken(Rule::kStub);
+        return missed(static_cast<uint32_t>(*what));
       }
+      case STUB_ACCESS:
+        if (!call || !r11.address() || r10.kind != Kind::kConstant) return broken(Rule::kStub);
+        return missed(r10.amount);
       case STUB_GROUP: {
-        if (!call || !r11.address() || r10.kind != Kind::kConstant || rules.stepping_) return broken(Rule::kStub);
-        const uint32_t group = r10.page, span = group & 0xfff, delta = group >> kGroupDeltaShift & 0xfff, recent = group >> kGroupRecentShift & kNoRecent;
-        const uint32_t size = r10.amount >> kAccessSizeShift & 0x3ff;
+        const std::optional<uint64_t> what = descriptor(8);
+        if (!call || !what || rules.stepping_) return broken(Rule::kStub);
+        const uint32_t first = static_cast<uint32_t>(*what), group = static_cast<uint32_t>(*what >> 32);
+        const uint32_t span = group & 0xfff, delta = group >> kGroupDeltaShift & 0xfff, recent = group >> kGroupRecentShift & kNoRecent;
+        const uint32_t size = first >> kAccessSizeShift & 0x3ff;
         if (group >> 30 || delta > span || size > span - delta || (recent != kNoRecent && recent >= kRecentKeys)) return broken(Rule::kStub);
-        if (r10.amount & kAccessWrite && !(group & kGroupWrite)) return broken(Rule::kRights);
+        const bool write = group & kGroupWrite;
+        if (!tagged(write, recent != kNoRecent ? recent_page(write, recent) : 0)) return broken(Rule::kStub);
+        if (first & kAccessWrite && !write) return broken(Rule::kRights);
         after_call();
-        const uint8_t rights = group & kGroupWrite ? kReadable | kWritable : kReadable;
+        const uint8_t rights = write ? kReadable | kWritable : kReadable;
         set(kAddress, {.kind = Kind::kGroup, .rights = rights, .id = r11.id, .amount = span});
         out.next.compared = Compared::kGroup;
         return true;
@@ -349,9 +419,8 @@ struct BlockRules::Step {
       else if (where == view + offsetof(TlbView, write)) rights = kReadable | kWritable;  // pages are never writable alone
       else return broken(Rule::kSlot);
       if (r11.id != r10.id) return broken(Rule::kTlbIndex);
-      if (r11.address()) set(kAddress, {.kind = Kind::kTagged, .rights = rights, .id = r11.id});
-      else if (r11.kind == Kind::kTagged && r11.rights == rights && !r11.page) set(kAddress, {.kind = Kind::kPlain, .id = r11.id});  // back again
-      else return broken(Rule::kTlbIndex);
+      if (!r11.address()) return broken(Rule::kTlbIndex);
+      set(kAddress, {.kind = Kind::kTagged, .rights = rights, .id = r11.id});
       return true;
     }
     if (insn.mnemonic != Mnemonic::kAdd || where != view + offsetof(TlbView, addend)) return broken(Rule::kSlot);
@@ -430,6 +499,10 @@ struct BlockRules::Step {
         if (insn.immediate != 12 && insn.immediate != kJumpBits) return false;
         set(kIndex, {.kind = insn.immediate == 12 ? Kind::kPageNumber : Kind::kHigh, .id = reg(kIndex).id});
         out.next.compared = Compared::kNothing;
+        return true;
+      case Mnemonic::kRorx:
+        if (!is_gpr(to, kIndex, 8) || !is_gpr(from, kAddress, 8) || insn.immediate != 12 || !reg(kAddress).address()) return false;
+        set(kIndex, {.kind = Kind::kPageNumber, .id = reg(kAddress).id});
         return true;
       case Mnemonic::kMovzx:
         if (!is_gpr(to, kIndex, 4) || from.kind != OperandKind::kGpr || from.size != 2 || from.high) return false;

@@ -17,7 +17,7 @@ struct Value {
     kUndefined,
     kPlain,       // the guest's, or computed from that
     kConstant,    // `amount`
-    kPageNumber,  // address >> 12
+    kPageNumber,  // address >> 12, but for the upper 12 bits
     kTlbIndex,    // its low 16 bits
     kHigh,        // address >> 16
     kMixed,       // that xor the address

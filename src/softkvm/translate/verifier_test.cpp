@@ -50,13 +50,21 @@ class Draft {
     bool read = true, write = false;
     int32_t limit = -1;             // of the compare, if not the right one
     unsigned condition = 7, shift = 12;
+    uint8_t rorx = 0;               // else by RORX, of so many bits ...
+    uint8_t rotated = 0xd3;         // ... with this ModRM byte: r10, r11
     unsigned view = kViewSupervisor;
     uint32_t descriptor = 0;        // if not the right one
+    bool undescribed = false;       // ... or none
+    std::function<void()> between = {};  // before the stub of a miss
   };
   void check(Check c) {
     uint32_t tags = tlb(c.write ? offsetof(TlbView, write) : offsetof(TlbView, read), c.view);
-    out.move(kScratch1, kScratch0);
-    out.bytes({0x49, 0xc1, 0xea, static_cast<uint8_t>(c.shift)});  // shr r10, 12
+    if (c.rorx) {
+      out.bytes({0xc4, 0x43, 0xfb, 0xf0, c.rotated, c.rorx});
+    } else {
+      out.move(kScratch1, kScratch0);
+      out.bytes({0x49, 0xc1, 0xea, static_cast<uint8_t>(c.shift)});  // shr r10, 12
+    }
     out.bytes({0x45, 0x0f, 0xb7, 0xd2});                           // movzx r10d, r10w
     out.gs_indexed(0x33, kScratch0, kScratch1, tags);
     out.bytes({0x49, 0x81, 0xfb});
@@ -67,9 +75,29 @@ class Draft {
     uint32_t descriptor = c.descriptor ? c.descriptor : access_descriptor(16, c.size, c.read, c.write, kDS);
     later.push_back([=, this] {
       out.resolve(miss, out.here());
-      out.gs_indexed(0x33, kScratch0, kScratch1, tags);
-      out.move_imm(kScratch1, descriptor);
+      if (c.between) c.between();
       out.call_stub(STUB_MISS);
+      if (!c.undescribed) out.move_imm(kScratch1, descriptor);
+      out.jmp_to(back);
+    });
+  }
+  // A check by a register's recent page, with another's in the descriptor.
+  void recent(unsigned key, unsigned described) {
+    auto page = [](unsigned of) {
+      return static_cast<uint32_t>(ENGINE + offsetof(Engine, recent) + (kViewSupervisor * 2 * kRecentKeys + of) * sizeof(RecentPage));
+    };
+    address();
+    out.gs(0x33, kScratch0, page(key) + offsetof(RecentPage, tag));
+    out.bytes({0x49, 0x81, 0xfb});
+    out.u32(4096 - 8);
+    const uint32_t miss = out.jcc(7);
+    out.gs(0x03, kScratch0, page(key) + offsetof(RecentPage, addend));
+    const uint32_t back = out.here();
+    const uint64_t both = access_descriptor(16, 8, true, false, kSS) | static_cast<uint64_t>(page(described)) << 32;
+    later.push_back([=, this] {
+      out.resolve(miss, out.here());
+      out.call_stub(STUB_RECENT + 2 * kViewSupervisor);
+      out.move_imm64(kScratch1, both);
       out.jmp_to(back);
     });
   }
@@ -95,9 +123,8 @@ class Draft {
     const uint64_t both = access_descriptor(16, g.size, !g.first_writes, g.first_writes, kDS) | static_cast<uint64_t>(what) << 32;
     later.push_back([=, this] {
       out.resolve(miss, out.here());
-      out.gs_indexed(0x33, kScratch0, kScratch1, tags);
-      out.move_imm64(kScratch1, both);
       out.call_stub(STUB_GROUP);
+      out.move_imm64(kScratch1, both);
       link(out.patchable_jcc(g.condition), STUB_LINK_UNGROUPED);
       out.jmp_to(back);
     });
@@ -202,6 +229,7 @@ std::string verdict_of(std::initializer_list<uint8_t> bytes) {
 TEST(Verifier, TakesEveryShapeThatTheTranslatorEmits) {
   EXPECT_EQ(verdict([](Draft&) {}), "passed");
   EXPECT_EQ(verdict([](Draft& d) { d.checked(), d.load(); }), "passed");
+  EXPECT_EQ(verdict([](Draft& d) { d.checked({.rorx = 12}), d.load(); }), "passed");
   EXPECT_EQ(verdict([](Draft& d) { d.checked({.write = true}), d.store(); }), "passed");
   EXPECT_EQ(verdict([](Draft& d) { d.record(Draft::cpuid()); }), "passed");
   EXPECT_EQ(verdict([](Draft& d) { d.out.save_flags(), d.out.restore_flags(); }), "passed");
@@ -215,6 +243,16 @@ TEST(Verifier, TakesEveryShapeThatTheTranslatorEmits) {
   EXPECT_EQ(verdict([](Draft& d) {
     d.address(), d.out.move_imm(kScratch1, access_descriptor(16, 8, true, false, kDS)), d.out.call_stub(STUB_ACCESS), d.load();
   }, kMode | kModeStep), "passed");
+}
+
+TEST(Verifier, TakesADisplacedRegisterWhereItLies) {
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8); }), "passed");                // add gs:[slot], rax
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0x3b, kRax, VCPU_GPR + 11 * 8, false); }), "passed");        // cmp eax, gs:[slot]
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0x8a, kRax, VCPU_GPR + 10 * 8, false); }), "passed");        // mov al, gs:[slot]
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0xd3, 4, VCPU_GPR + 9 * 8); }), "passed");                   // shl gs:[slot], cl
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0xc7, 0, VCPU_GPR + 9 * 8), d.out.u32(1); }), "passed");     // mov gs:[slot], 1
+  EXPECT_EQ(verdict([](Draft& d) { d.out.gs(0xf7, 4, VCPU_GPR + 9 * 8); }), "passed");                   // mul gs:[slot]
+  EXPECT_EQ(verdict([](Draft& d) { d.address(), d.out.gs(0x03, kScratch0, VCPU_FS_BASE), d.check({}), d.load(); }), "passed");
 }
 
 TEST(Verifier, RefusesWhatIsNoInstruction) { EXPECT_EQ(verdict_of({0x06}), rule_text(Rule::kUndecodable)); }
@@ -316,7 +354,21 @@ TEST(Verifier, RefusesOtherSlots) {
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.load(kRax, VCPU_GPR + 9 * 8 + 4); });
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.store(VCPU_GPR + 3 * 8, kRax); });
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.store(VCPU_PAGE_BASE, kRax); });  // behind the entry
-  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8); });  // add
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 8 * 8); });             // add to what is in a register
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8 + 1); });         // ... to parts of two
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_PAGE_BASE); });
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8, false); });      // leaves the upper half
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x88, kRax, VCPU_GPR + 9 * 8, false); });      // mov, of a byte
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.gs(0x87, kRax, VCPU_GPR + 9 * 8); });             // xchg locks
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.note(), d.out.gs(0xf7, 6, VCPU_GPR + 9 * 8); });      // div may fault
+  EXPECT_RULE(Rule::kPrefix, [](Draft& d) { d.out.u8(0xf0), d.out.gs(0x01, kRax, VCPU_GPR + 9 * 8); });
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.bytes({0x65, 0x48, 0x0f, 0xa3, 0x04, 0x25}), d.out.u32(VCPU_GPR + 9 * 8); });  // bt
+  EXPECT_RULE(Rule::kHostAddress, [](Draft& d) { d.checked(), d.out.gs(0x01, kScratch0, VCPU_GPR + 9 * 8); });
+  EXPECT_RULE(Rule::kUndefined, [](Draft& d) { d.out.gs(0x01, kScratch0, VCPU_GPR + 9 * 8); });
+  EXPECT_RULE(Rule::kHostStack, [](Draft& d) { d.out.gs(0x03, 4, VCPU_GPR + 9 * 8); });
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.load(kScratch0, VCPU_GS_BASE); });                // is only added ...
+  EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.address(), d.out.gs(0x03, kScratch0, VCPU_KERNEL_GS_BASE); });
+  EXPECT_RULE(Rule::kHostAddress, [](Draft& d) { d.checked(), d.out.gs(0x03, kScratch0, VCPU_GS_BASE); });
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.checked({.view = kViewUser}), d.load(); });  // another view's TLB
   EXPECT_RULE(Rule::kSlot, [](Draft& d) { d.out.bytes({0x65, 0xff, 0x14, 0x25}), d.out.u32(ENGINE_HELPERS); });  // call of a helper
 }
@@ -362,12 +414,20 @@ TEST(Verifier, RefusesAccessesWiderThanTheirCheck) {
 
 TEST(Verifier, RefusesAccessesOfAnotherKind) {
   EXPECT_RULE(Rule::kRights, [](Draft& d) { d.checked(), d.store(); });
-  EXPECT_RULE(Rule::kRights, [](Draft& d) { d.checked({.descriptor = access_descriptor(16, 8, false, true, kDS)}), d.load(); });
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked({.descriptor = access_descriptor(16, 8, false, true, kDS)}), d.load(); });
   EXPECT_RULE(Rule::kRights, [](Draft& d) { d.checked({.read = false, .write = true}), d.guest({0x49, 0x01, 0x03}); });  // add [r11], rax
 }
 
 TEST(Verifier, RefusesBrokenTableLookups) {
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.checked({.shift = 11}), d.load(); });
+  EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.checked({.rorx = 11}), d.load(); });
+  EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.out.move(kScratch1, kRsi), d.checked({.rorx = 12, .rotated = 0xd2}), d.load(); });  // of r10
+  EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) {  // the index of another address
+    d.out.lea(kScratch0, kRsi, 0xff, 1, 0);
+    d.out.bytes({0xc4, 0x43, 0xfb, 0xf0, 0xd3, 12, 0x45, 0x0f, 0xb7, 0xd2});
+    d.address();
+    d.out.gs_indexed(0x33, kScratch0, kScratch1, tlb(offsetof(TlbView, read)));
+  });
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.checked({.condition = 6}), d.load(); });  // the miss taken for the hit
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) {  // the index of another address
     d.out.lea(kScratch0, kRsi, 0xff, 1, 0);
@@ -448,6 +508,11 @@ TEST(Verifier, RefusesStubsWithWrongRegisters) {
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.out.call_stub(STUB_CALLOUT); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.out.call_stub(STUB_LOOKUP); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.out.call_stub(9); });
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked({.undescribed = true}), d.load(); });
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked({.between = [&] { d.out.move(kScratch1, kRax); }}), d.load(); });  // another entry
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked({.between = [&] { d.address(); }}), d.load(); });                 // an address without a tag
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.recent(kRbp, kRsp), d.load(); });                                        // the tag of another register's page
+  EXPECT_EQ(verdict([](Draft& d) { d.recent(kRsp, kRsp), d.load(); }), "passed");
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_STEP_DONE); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_LINK); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked(), d.out.jump_stub(STUB_LOOKUP); });  // with a host address
