@@ -39,7 +39,7 @@ void enter_block(int, siginfo_t*, void* context) {
   uint64_t bv, ours;
   memcpy(&bv, area + 512, 8);
   memcpy(&ours, g_in->area + 512, 8);
-  bv = (bv & ~kComponents) | ours;
+  bv = (bv & ~components()) | ours;
   memcpy(area + 512, &bv, 8);
   memcpy(area + 28, g_saved_area + 28, 4);
 }

@@ -38,11 +38,16 @@ struct Pools {
 
 }  // namespace
 
+uint64_t components() {
+  static const uint64_t those = Vcpu::supported_xcr0() & 0xe7;
+  return those;
+}
+
 AreaLayout::AreaLayout() {
   for (unsigned i = 2; i < 8; i++) {
     unsigned a, b, c, d;
     __cpuid_count(0xd, i, a, b, c, d);
-    if (kComponents >> i & 1) offset[i] = b, size[i] = a, end = std::max(end, a + b);
+    if (components() >> i & 1) offset[i] = b, size[i] = a, end = std::max(end, a + b);
   }
 }
 
@@ -55,7 +60,7 @@ void normalize(uint8_t* area) {
   uint64_t bv;
   memcpy(&bv, area + 512, 8);
   for (unsigned i = 0; i < 8; i++) {
-    if (bv >> i & 1 || !(kComponents >> i & 1)) continue;
+    if (bv >> i & 1 || !(components() >> i & 1)) continue;
     if (i == 0) {
       memset(area, 0, 24);
       memset(area + 32, 0, 128);
@@ -103,7 +108,7 @@ void random_state(BlockState& s, uint64_t seed, uint64_t rip, CodeMode mode) {
   memcpy(s.area + 24, &mxcsr, 4);
   memset(s.area + 28, 0, 4);
   memset(s.area + 416, 0, 160);
-  uint64_t bv = kComponents & Vcpu::supported_xcr0();
+  uint64_t bv = components();
   if (rng() % 8 == 0) bv &= rng() | 3;
   memcpy(s.area + 512, &bv, 8);
   static const Pools pools;

@@ -11,7 +11,7 @@
 namespace vireo::softkvm {
 
 constexpr unsigned kAreaSize = 2688;  // x87 to Hi16_ZMM in the standard format; AMD's CPUs have them nearer together (AreaLayout::end)
-constexpr uint64_t kComponents = 0xe7;
+uint64_t components();  // of the state, by the bits of XCR0: x87 to Hi16_ZMM, as far as this host has them
 constexpr size_t kDataSize = BlockSpace::kPages * 4096;
 
 struct BlockState {

@@ -173,6 +173,7 @@ class Comparison {
     normalize(soft.area);
     count.add(block, code.size(), in, bare);
     if (store_withheld(bare, soft, block, code)) return {};
+    if (told_of_the_other(bare, soft, block, code)) soft.vector = bare.vector, soft.cr2 = bare.cr2, soft.error = bare.error;
     if (bare.vector == kPFv || bare.vector == kGP || bare.vector == kSSv || bare.vector == kACv) forget_half_done(bare, soft, block, code);
     uint32_t ignored = block.undefined_flags();
     if (bare.rip != in.rip + code.size() - 1) ignored = kStatusFlags;  // ended before its end
@@ -196,6 +197,25 @@ class Comparison {
     uint64_t at = soft.rip - start_of(block);
     return bare.area[2] & 0x80 && at < code.size() && decode(&code[at], code.size() - at, mode_, insn) == DecodeStatus::kOk &&
            insn.opcode >= 0xd8 && insn.opcode <= 0xdf && insn.memory_operand() && bare.rip != soft.rip;
+  }
+  // CMPS whose operands both fault tells of one of them. AMD's manual does not say which: family 25 reads [rDI] first, family 26 [rSI].
+  bool told_of_the_other(const BlockState& bare, const BlockState& soft, const RandomBlock& block, const std::vector<uint8_t>& code) const {
+    Insn insn;
+    const uint64_t at = bare.rip - start_of(block);
+    if (!vcpu().vendor_is_amd || bare.rip != soft.rip || at >= code.size() || decode(&code[at], code.size() - at, mode_, insn) != DecodeStatus::kOk ||
+        insn.mnemonic != Mnemonic::kCmps || insn.segment >= kFS)
+      return false;
+    const uint64_t mask = insn.address_size == 8 ? ~0ull : insn.address_size == 4 ? 0xffffffff : 0xffff;
+    auto tells_of = [&](const BlockState& s, unsigned reg) {
+      const uint64_t address = s.gpr[reg] & mask;
+      switch (s.vector) {
+        case kPFv: return s.cr2 - address < insn.operand_size;
+        case kGP: return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) != address;
+        case kACv: return address % insn.operand_size != 0;
+        default: return false;
+      }
+    };
+    return (tells_of(bare, kRdi) && tells_of(soft, kRsi)) || (tells_of(bare, kRsi) && tells_of(soft, kRdi));
   }
   // An MMX instruction that faults on its memory operand may have set the x87 tags and top of stack already, or not.
   void forget_half_done(BlockState& bare, BlockState& soft, const RandomBlock& block, const std::vector<uint8_t>& code) const {
@@ -236,8 +256,7 @@ class Comparison {
 
 void run_blocks(CodeMode mode) {
   if (!BareCpu::runs(mode)) GTEST_SKIP() << "this host runs 64-bit programs only";
-  if ((Vcpu::supported_xcr0() & kComponents) != kComponents || layout().offset[7] + layout().size[7] > kAreaSize)
-    GTEST_SKIP() << "this host's XSAVE area is not that of a CPU with AVX-512";
+  if (layout().end > kAreaSize) GTEST_SKIP() << "this host's XSAVE area is longer than any that is known";
   Comparison c(mode);
   const uint64_t blocks = number("VIREO_BLOCKS", 4000), first = number("VIREO_SEED", 1), limit = number("VIREO_FAILURES", 5), enough = number("VIREO_INSTRUCTIONS", ~0ull);
   uint64_t failures = 0;
