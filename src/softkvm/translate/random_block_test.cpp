@@ -206,11 +206,12 @@ class Comparison {
         insn.mnemonic != Mnemonic::kCmps || insn.segment >= kFS)
       return false;
     const uint64_t mask = insn.address_size == 8 ? ~0ull : insn.address_size == 4 ? 0xffffffff : 0xffff;
+    auto canonical = [](uint64_t linear) { return static_cast<uint64_t>(static_cast<int64_t>(linear << 16) >> 16) == linear; };
     auto tells_of = [&](const BlockState& s, unsigned reg) {
       const uint64_t address = s.gpr[reg] & mask;
       switch (s.vector) {
         case kPFv: return s.cr2 - address < insn.operand_size;
-        case kGP: return static_cast<uint64_t>(static_cast<int64_t>(address << 16) >> 16) != address;
+        case kGP: return !canonical(address) || !canonical(address + insn.operand_size - 1);
         case kACv: return address % insn.operand_size != 0;
         default: return false;
       }
