@@ -57,7 +57,7 @@ static_assert(sizeof(StealTime) == 64);
 void update_steal_time(Vcpu& vcpu) {
   if (!(vcpu.msr.steal_time & 1)) return;
   const uint64_t tsc = __builtin_ia32_rdtsc();
-  if (tsc - vcpu.steal_updated < vcpu.tsc_khz) return;
+  if (tsc - vcpu.steal_updated < vcpu.tsc_khz / 10) return;  // a tenth of a millisecond
   vcpu.steal_updated = tsc;
   const int thread = gettid();
   uint64_t waited;
