@@ -851,9 +851,7 @@ void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
   for (unsigned i = 0; i < 4096; i++) drop(first + i);
   for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
 }
-}  // namespace
 
-namespace {
 // What is kept of 4 KiB, but for the recent pages.
 void drop_page(VcpuState& vcpu, uint64_t page) {
   Engine& engine = engine_of(vcpu);

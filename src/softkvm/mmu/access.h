@@ -10,7 +10,8 @@ namespace vireo::softkvm {
 
 // The inline TLB's miss: fills it and gives the host address of `linear`, or null with Engine::reason set.
 extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t descriptor);
-// The check of a group of accesses has failed: `what` has the first one's descriptor and, in its upper half, what engine.h tells at kGroupDeltaShift. Gives
+// The check of a group of accesses has failed: `tagged` is the group's linear address xor the tag that it was compared with, which was the recent page's, or that of
+// the TLB's entry number `entry`; `what` has the first access's descriptor and, in its upper half, what engine.h tells at kGroupDeltaShift. Gives
 // the host address of the group, 1 where each access has to be checked by itself, or null with the reason to leave, which is the first one's.
 extern "C" uint8_t* softkvm_group_miss(VcpuState* vcpu, uint64_t tagged, uint64_t what, uint64_t entry);
 // An access outside of the inline TLB: `offset` in the descriptor's segment. Null with Engine::reason set.
