@@ -553,9 +553,8 @@ class Translation {
   // r11 += the base of FS or GS.
   void add_base(unsigned segment) { out_.gs(0x03, kScratch0, segment == kFS ? VCPU_FS_BASE : VCPU_GS_BASE); }
 
-  // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered.
-  void translate_address(const MemoryAccess& access, uint32_t live) {
-    give_up_flags(live);
+  // r11: offset (linear where by_tlb) to host address. r10 and the host's flags are clobbered; the flags were given up before the address was made.
+  void translate_address(const MemoryAccess& access) {
     checks_.translate(access, current_->insn, current_->offset, current_->masked);
     in_r11_ = -1;
   }
@@ -569,7 +568,7 @@ class Translation {
     if (!group || (group->checked && in_r11_ != which && group->slot < 0)) {
       give_up_flags(live);
       lead(0);
-      translate_address(access, live);
+      translate_address(access);
       return 0;
     }
     const int32_t delta = groups_.member(index_, number).at - group->low;
@@ -993,7 +992,7 @@ class Translation {
     to.segment = to.segment_prefix == kNoRegister ? static_cast<uint8_t>(kDS) : to.segment_prefix;
     give_up_flags(live_in(index_));
     address(to, checks_.by_tlb(to.segment));
-    translate_address({MemoryChecks::recent_key(to), d.insn.mnemonic == Mnemonic::kMaskmovq ? 8u : 16u, true, true, to.segment}, live_in(index_));
+    translate_address({MemoryChecks::recent_key(to), d.insn.mnemonic == Mnemonic::kMaskmovq ? 8u : 16u, true, true, to.segment});
     SideEntry borrowed{};
     borrowed.borrowed = 1;
     borrowed.borrow_reg[0] = kRdi;
@@ -1019,7 +1018,7 @@ class Translation {
     if (size == 4) out_.bytes({0x4d, 0x63, 0xd2});                          // movsxd r10, r10d
     out_.bytes({0x49, 0xc1, 0xfa, static_cast<uint8_t>(size == 8 ? 6 : 5)});  // sar r10, 6 or 5
     out_.lea(kScratch0, kScratch0, kScratch1, size, 0);
-    translate_address({MemoryChecks::recent_key(insn), size, true, insn.mnemonic != Mnemonic::kBt, insn.segment}, live_in(index_));
+    translate_address({MemoryChecks::recent_key(insn), size, true, insn.mnemonic != Mnemonic::kBt, insn.segment});
     offset_to_r10();
     out_.bytes({0x41, 0x83, 0xe2, static_cast<uint8_t>(size * 8 - 1)});  // and r10d, 63 or 31
     if (d.live_out & ~insn.flags_written) {
@@ -1037,7 +1036,7 @@ class Translation {
     give_up_flags(live_in(index_));
     out_.move_imm(kScratch0, static_cast<uint64_t>(insn.displacement));
     if (long_ && checks_.by_tlb(insn.segment) && insn.segment >= kFS) add_base(insn.segment);
-    translate_address({insn.segment == kFS ? kRecentFs : insn.segment == kGS ? kRecentGs : kRecentNoBase, moffs.size, !write, write, insn.segment}, live_in(index_));
+    translate_address({insn.segment == kFS ? kRecentFs : insn.segment == kGS ? kRecentGs : kRecentNoBase, moffs.size, !write, write, insn.segment});
     note_side(d);
     if (moffs.size == 2) out_.u8(0x66);
     out_.u8(moffs.size == 8 ? 0x49 : 0x41);
