@@ -55,14 +55,17 @@ void use(StoredBlocks& blocks) {
     Source source{copy, stored.offset, stored.offset, stored.straddle ? cut : nullptr, stored.mode, 0};
     Block block{};
     static BlockNotes notes;
-    const size_t used = blocks.restore(copy, source, out.get(), 64, block, notes);
-    if (used > kBlockRoom) abort();
-    if (used == 0) return;
+    const StoredBlock* found = blocks.find(copy, source);
+    if (!found) return;
+    if (found->chunks() == 0 && !found->straddle) abort();
+    const size_t used = blocks.restore(*found, copy, source, out.get(), 64, block, notes);
+    if (used > kBlockRoom || used == 0) abort();
+    if (const StoredBlock* behind = blocks.behind(*found); behind && (behind->bytes() < found->bytes() || behind->size > blocks.taken())) abort();
     if (notes.side_count > kMostSides || notes.site_count > kMostSites) abort();
     for (const SideEntry& e : notes.all_side())
       if (e.host < 64 || e.host >= 64 + used) abort();
     for (const LinkSite& s : notes.all_sites())
-      if (s.at < 64 || s.at + 4 > 64 + used || s.unlinked < 64 || s.unlinked >= 64 + used) abort();
+      if (s.at < 64 || s.at + 4 > 64 + used || s.unlinked < 64 || s.unlinked >= 64 + used || s.target >= 4096) abort();
     for (uint32_t entry : block.linked_entry)
       if (entry < 64 || entry >= 64 + used) abort();
   });

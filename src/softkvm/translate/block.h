@@ -21,6 +21,7 @@ struct LinkSite {
   uint32_t unlinked;  // cache offset of the stub it jumps to when not linked
   FlagsIn flags;
   bool ungrouped = false;  // its target is of kModeUngrouped, else not
+  uint16_t target = 0;     // page offset
 };
 
 struct Block;
@@ -74,12 +75,14 @@ struct Block {
   uint16_t guest_begin, guest_end;  // page offsets of the bytes it depends on: its own, and those its flag liveness was read from
   uint16_t side_count, link_count;
   std::atomic<bool> valid;
+  std::atomic<bool> looked_up;  // a lookup has found it
   uint8_t straddle;       // one instruction of this many bytes that reaches into another page, else 0
   uint64_t second_page;   // that page's guest physical address; it has to be the next one by linear address too
   SideEntry* side;
   Link* links;            // its own jumps
   Link* incoming;         // links patched to this block
   Block* page_next[2];    // in the list of its page, and in the second one's
+  uint32_t stored;        // the record that it is from (StoredBlocks::number()), or 0
   PageSource *source, *second_source;  // null where writes are told
 };
 

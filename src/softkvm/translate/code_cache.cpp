@@ -146,6 +146,8 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   b.side = sides_ + side_count_;
   b.side_count = static_cast<uint16_t>(side.size());
   for (const SideEntry& e : side) sides_[side_count_++] = e;
+  b.stored = block.stored;
+  b.looked_up.store(block.looked_up.load(std::memory_order_relaxed), std::memory_order_relaxed);
   b.source = block.source;
   b.second_source = block.second_source;
   b.links = links_ + link_count_;
@@ -208,16 +210,31 @@ Link* CodeCache::link_of(const Block* from, uint32_t at) {
   return nullptr;
 }
 
+uint32_t CodeCache::mode_of(const Block& from, const LinkSite& site) { return (from.mode & ~kModeUngrouped) | (site.ungrouped ? kModeUngrouped : 0); }
+
+void CodeCache::link_all(Block& from) {
+  for (uint32_t i = 0; i < from.link_count; i++) {
+    Link& link = from.links[i];
+    if (link.target) continue;
+    Block* target = table_->find((from.gpa & ~0xfffull) | link.site.target, mode_of(from, link.site));
+    if (target && !target->straddle) enter(link, *target);
+  }
+}
+
 void CodeCache::link(uint32_t site, Block& target) {
   const Block* from = containing(site);
   Link* link = link_of(from, site);
   if (!link || link->target || !from->valid || !target.valid || target.straddle || from->gpa >> 12 != target.gpa >> 12 ||
-      target.mode != ((from->mode & ~kModeUngrouped) | (link->site.ungrouped ? kModeUngrouped : 0)))
+      target.mode != mode_of(*from, link->site))
     return;
-  link->target = &target;
-  link->next = target.incoming;
-  target.incoming = link;
-  patch(site, &target, target.linked_entry[static_cast<unsigned>(link->site.flags)]);
+  enter(*link, target);
+}
+
+void CodeCache::enter(Link& link, Block& target) {
+  link.target = &target;
+  link.next = target.incoming;
+  target.incoming = &link;
+  patch(link.site.at, &target, target.linked_entry[static_cast<unsigned>(link.site.flags)]);
 }
 
 void CodeCache::unlink_incoming(Block& block) {
@@ -242,6 +259,11 @@ void CodeCache::forget(Block& block) {
   unlink_incoming(block);
   turn_away(block);
   table_->remove(block);
+}
+
+unsigned CodeCache::rewrites(uint64_t gpa) const {
+  const Page* page = find_page(gpa);
+  return page ? page->rewrites : 0;
 }
 
 PageSource* CodeCache::source(uint64_t gpa) const {

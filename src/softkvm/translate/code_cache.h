@@ -41,7 +41,11 @@ class CodeCache {
   // Patches the jump whose rel32 is at `site` to `target`, if both are of the same page and mode: the guest may have changed its page
   // tables since the jump asked.
   void link(uint32_t site, Block& target);
+  // The same of each of a block's jumps to a block that is there.
+  void link_all(Block& from);
 
+  // How often blocks of the page were dropped since something in it was overwritten.
+  unsigned rewrites(uint64_t gpa) const;
   // What the page of `gpa` was translated from, or null. For VMs with unseen writes.
   PageSource* source(uint64_t gpa) const;
   PageSource* make_source(uint64_t gpa);  // not FAST; null: no room, the cache has to be flushed
@@ -108,6 +112,8 @@ class CodeCache {
   void populate_arrays();
   void ask_ahead();
   void patch(uint32_t at, const Block* target, uint32_t destination);
+  static uint32_t mode_of(const Block& from, const LinkSite& site);  // of the jump's target
+  void enter(Link& link, Block& target);
   void unlink_incoming(Block& block);
   static Link* link_of(const Block* from, uint32_t at);
   void forget(Block& block);

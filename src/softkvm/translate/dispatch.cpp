@@ -12,7 +12,9 @@
 #include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/events.h"
+#include "softkvm/translate/jump_cache.h"
 #include "softkvm/translate/make_block.h"
+#include "softkvm/translate/stored_blocks.h"
 #include "softkvm/translate/string_ops.h"
 #include "softkvm/translate/switches.h"
 
@@ -46,10 +48,6 @@ Block* straddle_block(VcpuState& vcpu, Block* any, uint64_t linear, bool& fresh)
   uint64_t next = (linear & kPageMask) + kPageSize, gpa;
   if (!vcpu.in_64bit()) next &= 0xffffffffull;
   return fetch_address(vcpu, next, gpa, &fresh) ? vcpu.vm->code->table().find_straddle(any, gpa) : nullptr;
-}
-
-void note_jump_page(Engine& engine, unsigned view, uint64_t linear) {
-  engine.jump_pages[view][linear >> 18 & 1023] |= 1ull << (linear >> 12 & 63);
 }
 
 // Does the page still hold what its blocks were made from? One that is newly mapped is always looked at: it may have come
@@ -135,17 +133,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   }
   const void* code = cache.executable(block->indirect_entry);
   if (!(mode & kModeStep) && !alert && !(vcpu.vm->off & kSwitchJumpCache)) {
-    unsigned view = view_of(mode), index = jump_index(linear);
-    note_jump_page(engine, view, linear);
-    if (block->straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
-    engine.jump[view][index] = {linear, code};
-    if (block->source) {
-      engine.jump_source[view][index] = block->straddle ? nullptr : block->source;
-      engine.jump_sure[view].add(index);
-    }
-    const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block->straddle;
-    (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
-    if (++engine.jump_fills[view] == kMuchUsed) get_pages(engine.jump[view], sizeof engine.jump[view]);
+    enter_jump(engine, view_of(mode), linear, *block, code);
+    if (block->stored && !block->looked_up.exchange(true, std::memory_order_relaxed)) engine.stored->note_lookup(block->stored);
   }
   return code;
 }

@@ -11,6 +11,7 @@
 #include "softkvm/translate/code_names.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/host_state.h"
+#include "softkvm/translate/jump_cache.h"
 #include "softkvm/translate/stored_blocks.h"
 #include "softkvm/translate/switches.h"
 #include "softkvm/translate/translator.h"
@@ -92,7 +93,7 @@ void compare_with_new(const Vcpu& vcpu, const Source& source, std::span<const ui
   }
   for (unsigned i = 0; i < now.site_count; i++)
     if (now.sites[i].at != notes.sites[i].at || now.sites[i].unlinked != notes.sites[i].unlinked || now.sites[i].flags != notes.sites[i].flags ||
-        now.sites[i].ungrouped != notes.sites[i].ungrouped)
+        now.sites[i].ungrouped != notes.sites[i].ungrouped || now.sites[i].target != notes.sites[i].target)
       differ("link site", i);
 }
 #endif
@@ -157,8 +158,110 @@ struct Maker {
     return Made::kYes;
   }
 
+  // A block for `source`, at the front of the code cache: as the file has it, or else made. Gives the bytes used.
+  size_t write(const Source& source, uint8_t* room, uint32_t at, Block& made, BlockNotes& notes);
+  size_t write(const StoredBlock& from, const Source& source, uint8_t* room, uint32_t at, Block& made, BlockNotes& notes);
+  Block* finish(const Block& made, size_t used, const BlockNotes& notes, uint32_t at, unsigned offset);
+  void restore_rest(CodePage& page);
+  void enter_jumps(uint64_t page, std::span<Block* const> blocks);
+
   Made run();
+
+  StoredBlocks* const stored = engine_of(vcpu).stored;
+  const StoredBlock* restored = nullptr;  // what the block that was asked for is from
 };
+
+size_t Maker::write(const StoredBlock& from, const Source& source, uint8_t* room, uint32_t at, Block& made, BlockNotes& notes) {
+  const size_t used = stored->restore(from, source.page, source, room, at, made, notes);
+#ifdef VIREO_VERIFY_BLOCKS
+  compare_with_new(vcpu, source, {room, used}, at, made, notes);
+#endif
+  return used;
+}
+
+size_t Maker::write(const Source& source, uint8_t* room, uint32_t at, Block& made, BlockNotes& notes) {
+  restored = stored ? stored->find(source.page, source) : nullptr;
+  return restored ? write(*restored, source, room, at, made, notes) : translate(vcpu, source, room, at, made, notes);
+}
+
+Block* Maker::finish(const Block& made, size_t used, const BlockNotes& notes, uint32_t at, unsigned offset) {
+  Block* block = code.finish(made, used, notes.all_side(), notes.all_sites());
+  if (code.named) {
+    HostState aside;
+    name_block(code.executable(at), used, (what.linear & kPageMask) + offset, vcpu.cpl == 3);
+  }
+  return block;
+}
+
+// Records are read one behind the other, each for the first time, and the next one's place is known by what the one before says.
+void fetch_ahead(const StoredBlock& stored) {
+  constexpr size_t kAhead = 1024, kLine = 64;
+  for (size_t at = kAhead; at < kAhead + stored.size; at += kLine) __builtin_prefetch(stored.bytes() + at);
+}
+
+// What a page's code has once run it mostly runs again: the file's blocks of the page that lie behind the one that was asked for come with it, with their
+// jumps linked before they run. One by one, each would be a call-out, a search, and a jump that is patched while the CPU runs through it.
+void Maker::restore_rest(CodePage& page) {
+  constexpr unsigned kMost = 256, kMostRewrites = 2;  // while a kernel patches itself, what has come may be dropped again unused
+  if (code.rewrites(page.gpa) > kMostRewrites) return;
+  const StoredBlock* list[kMost];
+  unsigned count = 0;
+  uint64_t chunks = 0;
+  const uint64_t first = page.gpa & kPageMask;
+  for (const StoredBlock* next = restored; count < kMost && (next = stored->behind(*next)) != nullptr;) {
+    fetch_ahead(*next);
+    if (next->straddle || (next->mode | kModeUngrouped) != (what.mode | kModeUngrouped) || code.table().find(first + next->offset, next->mode)) continue;
+    list[count++] = next;
+    chunks |= next->chunks();
+  }
+  if (!count || watch(page, chunks, false) != Made::kYes) return;
+  const uint64_t epoch = vm.unseen_epoch.load();  // before the bytes, as in run()
+  PageCopy copy(page.host);
+  auto source_of = [&](const StoredBlock& b) { return Source{copy, b.offset, first + b.offset, nullptr, b.mode}; };
+  unsigned same = 0;
+  for (unsigned i = 0; i < count; i++)
+    if (StoredBlocks::same(*list[i], copy, source_of(*list[i]))) list[same++] = list[i];
+  if (page.source) {
+    if (!page.source->same(copy.bytes(), copy.taken())) return;
+    take_source(*page.source, copy.bytes(), copy.taken(), epoch);
+  }
+  Block* blocks[kMost];
+  BlockNotes notes;
+  for (unsigned i = 0; i < same; i++) {
+    uint32_t at;
+    uint8_t* room = code.begin(at);
+    if (!room) {
+      same = i;
+      break;
+    }
+    Block made{};
+    made.source = page.source;
+    const size_t used = write(*list[i], source_of(*list[i]), room, at, made, notes);
+    stored->note(*list[i], first, false);
+    blocks[i] = finish(made, used, notes, at, list[i]->offset);
+  }
+  engine_of(vcpu).counters.blocks_restored += same;
+  for (unsigned i = 0; i < same; i++) code.link_all(*blocks[i]);
+  code.link_all(*what.block);
+  enter_jumps(first, {blocks, same});
+}
+
+// What lookups found when the blocks were run before is found at once this time: jumps from other pages lead there now, as this vCPU's fetch entry has the page.
+void Maker::enter_jumps(uint64_t page, std::span<Block* const> blocks) {
+  Engine& engine = engine_of(vcpu);
+  const unsigned view = view_of(what.mode);
+  const uint64_t linear = what.linear & kPageMask;
+  const FetchEntry& fetch = engine.fetch[linear >> 12 & (kFetchEntries - 1)];
+  if ((what.mode & kModeCodeMask) != kModeCode64 || engine.view_mode[view] != what.mode || engine.alert ||
+      vm.off & kSwitchJumpCache || !engine.holds(fetch, linear | (view == kViewUser ? 1 : 0)) || fetch.gpa != page)
+    return;
+  for (const Block* block : blocks) {
+    const uint64_t at = linear | (block->gpa & ~kPageMask);
+    if (!block->looked_up.load(std::memory_order_relaxed) || block->mode != what.mode) continue;
+    const unsigned index = jump_index(at);  // an entry that was never used is zero
+    if (const uint64_t tag = engine.jump[view][index].tag; tag == 0 || tag == at || tag == no_jump(index)) enter_jump(engine, view, at, *block, code.executable(block->indirect_entry));
+  }
+}
 
 Made Maker::run() {
   const uint64_t linear = what.linear;
@@ -207,10 +310,7 @@ Made Maker::run() {
     made.source = here.source;
     made.second_source = behind ? next.source : nullptr;
     BlockNotes notes;
-    StoredBlocks* stored = engine_of(vcpu).stored;
-    size_t used = stored ? stored->restore(page, source, room, at, made, notes) : 0;
-    const bool restored = used != 0;
-    if (!restored) used = translate(vcpu, source, room, at, made, notes);
+    const size_t used = write(source, room, at, made, notes);
     // What it was made from has to be what the page's other blocks were made from, as far as they have the same bytes.
     if ((made.source && !made.source->same(page.bytes(), page.taken())) || (made.second_source && !made.second_source->same(behind->bytes(), behind->taken()))) continue;
     if (made.source) take_source(*made.source, page.bytes(), page.taken(), epoch);
@@ -218,20 +318,15 @@ Made Maker::run() {
     VcpuCounters& counters = engine_of(vcpu).counters;
     if (restored) {
       counters.blocks_restored++;
-#ifdef VIREO_VERIFY_BLOCKS
-      compare_with_new(vcpu, source, {room, used}, at, made, notes);
-#endif
+      stored->note(*restored, here.gpa, !what.site);
     } else {
-      if (stored) stored->note(page, source, notes);
+      if (stored) stored->note(page, source, notes, !what.site);
       counters.blocks_translated++;
       counters.insns_translated += notes.instructions;
       counters.code_bytes_translated += used;
     }
-    what.block = code.finish(made, used, notes.all_side(), notes.all_sites());
-    if (code.named) {
-      HostState aside;
-      name_block(code.executable(at), used, linear, vcpu.cpl == 3);
-    }
+    what.block = finish(made, used, notes, at, offset);
+    if (restored && !source.straddle && !(what.mode & kModeStep)) restore_rest(here);
     return Made::kYes;
   }
 }

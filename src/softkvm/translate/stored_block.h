@@ -54,8 +54,11 @@ struct StoredBlock {
   uint16_t insns;
   uint8_t straddle;
   uint8_t key_size;  // how many of the first bytes are in the key
+  // From here on: not of the block itself.
   uint8_t age;       // runs of a VM that were written since it was last used
-  uint8_t pad[9];
+  uint8_t more;      // 1: the record behind is of the same page
+  uint8_t looked_up; // 1: it was asked for by a lookup, not by a jump inside its page
+  uint8_t pad[7];
 
   static constexpr size_t padded(size_t size) { return (size + 7) & ~size_t{7}; }
   const uint8_t* bytes() const { return reinterpret_cast<const uint8_t*>(this); }
@@ -66,6 +69,13 @@ struct StoredBlock {
   const LinkSite* sites() const { return reinterpret_cast<const LinkSite*>(sides() + side_count); }
   const uint8_t* source() const { return reinterpret_cast<const uint8_t*>(sites() + site_count); }
   const uint8_t* code() const { return source() + padded(source_size); }
+  // The 64-byte pieces of the page that it was made from.
+  uint64_t chunks() const {
+    uint64_t map = 0;
+    for (unsigned i = 0; i < range_count; i++)
+      if (const LookedAt& r = ranges()[i]; r.size && r.at + r.size <= 4096) map |= ~0ull >> (63 - ((r.at + r.size - 1) / 64 - r.at / 64)) << r.at / 64;
+    return map;
+  }
   size_t wanted_size() const {
     return padded(sizeof *this + range_count * sizeof(LookedAt) + field_count * sizeof(StoredField) + patch_count * sizeof(StoredPatch) +
                   side_count * sizeof(SideEntry) + site_count * sizeof(LinkSite) + padded(source_size) + padded(code_size));
@@ -94,6 +104,7 @@ inline const StoredBlock* checked_block(const uint8_t* at, size_t left) {
   if (b.size > left || b.size % 8 || b.code_size > kBlockRoom || b.source_size > kMostLooks * 512u || b.range_count == 0 || b.range_count > kMostLooks ||
       b.field_count > kMostFields || b.patch_count > kMostPatches || b.side_count > kMostSides || b.site_count > kMostSites || b.wanted_size() != b.size)
     return nullptr;
+  if (b.more > 1 || b.looked_up > 1) return nullptr;
   if (b.insns == 0 || b.insns > kMaxBlockInsns || b.offset >= 4096 || b.straddle > 15 || b.guest_begin > b.offset || b.guest_end <= b.guest_begin || b.guest_end > 4096)
     return nullptr;
   const LookedAt& own = b.ranges()[0];
@@ -130,7 +141,7 @@ inline const StoredBlock* checked_block(const uint8_t* at, size_t left) {
   }
   for (unsigned i = 0; i < b.site_count; i++) {
     const LinkSite& s = b.sites()[i];
-    if (reinterpret_cast<const uint8_t*>(&s)[offsetof(LinkSite, ungrouped)] > 1) return nullptr;
+    if (reinterpret_cast<const uint8_t*>(&s)[offsetof(LinkSite, ungrouped)] > 1 || s.target >= 4096) return nullptr;
     if (s.at % 4 || s.at + 4ull > b.code_size || s.unlinked >= b.code_size || static_cast<uint8_t>(s.flags) > static_cast<uint8_t>(FlagsIn::kBoth)) return nullptr;
   }
   if (b.code_size < 8) return nullptr;  // turn_away() writes as many

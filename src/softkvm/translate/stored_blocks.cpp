@@ -70,6 +70,7 @@ bool StoredBlocks::same(const StoredBlock& stored, PageCopy& page, const Source&
 
 const StoredBlock* StoredBlocks::find(PageCopy& page, const Source& source) {
   const size_t ready = ready_.load(std::memory_order_acquire);
+  if (!ready) return nullptr;
   // Guests mostly come to their code in the same order.
   if (next_ < ready) {
     const auto& stored = *reinterpret_cast<const StoredBlock*>(body_ + next_);
@@ -91,54 +92,62 @@ const StoredBlock* StoredBlocks::find(PageCopy& page, const Source& source) {
   return nullptr;
 }
 
-size_t StoredBlocks::restore(PageCopy& page, const Source& source, uint8_t* out, uint32_t at, Block& block, BlockNotes& notes) {
-  if (!ready_.load(std::memory_order_acquire)) return 0;
-  const StoredBlock* stored = find(page, source);
-  if (!stored) return 0;
-  const size_t offset = static_cast<size_t>(stored->bytes() - body_);
-  next_ = offset + stored->size;
-  copy(out, stored->code(), stored->code_size);
-  if (stored->patch_count) {
-    const uint8_t* own = own_bytes(page, source, stored->ranges()[0].size);
-    for (unsigned i = 0; i < stored->patch_count; i++) {
-      const StoredPatch& patch = stored->patches()[i];
-      const unsigned field = stored->fields()[patch.field].at;
-      const uint32_t value = load4(out + patch.host) + (load4(own + field) - load4(stored->source() + field));
+const StoredBlock* StoredBlocks::behind(const StoredBlock& stored) const {
+  if (!stored.more) return nullptr;
+  const size_t offset = static_cast<size_t>(stored.bytes() - body_) + stored.size;
+  return offset < ready_.load(std::memory_order_acquire) ? reinterpret_cast<const StoredBlock*>(body_ + offset) : nullptr;
+}
+
+size_t StoredBlocks::restore(const StoredBlock& stored, PageCopy& page, const Source& source, uint8_t* out, uint32_t at, Block& block, BlockNotes& notes) {
+  next_ = static_cast<size_t>(stored.bytes() - body_) + stored.size;
+  copy(out, stored.code(), stored.code_size);
+  if (stored.patch_count) {
+    const uint8_t* own = own_bytes(page, source, stored.ranges()[0].size);
+    for (unsigned i = 0; i < stored.patch_count; i++) {
+      const StoredPatch& patch = stored.patches()[i];
+      const unsigned field = stored.fields()[patch.field].at;
+      const uint32_t value = load4(out + patch.host) + (load4(own + field) - load4(stored.source() + field));
       __builtin_memcpy(out + patch.host, &value, 4);
     }
   }
+  block.stored = number(stored);
+  block.looked_up.store(stored.looked_up, std::memory_order_relaxed);
   block.gpa = source.gpa;
   block.mode = source.mode;
-  block.straddle = stored->straddle;
+  block.straddle = stored.straddle;
   block.second_page = source.second_page;
-  block.guest_begin = stored->guest_begin;
-  block.guest_end = stored->guest_end;
+  block.guest_begin = stored.guest_begin;
+  block.guest_end = stored.guest_end;
   block.indirect_entry = at;
-  for (unsigned i = 0; i < 3; i++) block.linked_entry[i] = at + stored->linked_entry[i];
-  notes.instructions = stored->insns;
-  notes.side_count = stored->side_count;
-  for (unsigned i = 0; i < stored->side_count; i++) {
-    notes.side[i] = stored->sides()[i];
+  for (unsigned i = 0; i < 3; i++) block.linked_entry[i] = at + stored.linked_entry[i];
+  notes.instructions = stored.insns;
+  notes.side_count = stored.side_count;
+  for (unsigned i = 0; i < stored.side_count; i++) {
+    notes.side[i] = stored.sides()[i];
     notes.side[i].host += at;
   }
-  notes.site_count = stored->site_count;
-  for (unsigned i = 0; i < stored->site_count; i++) {
-    const LinkSite& site = stored->sites()[i];
-    notes.sites[i] = {at + site.at, at + site.unlinked, site.flags, site.ungrouped};
+  notes.site_count = stored.site_count;
+  for (unsigned i = 0; i < stored.site_count; i++) {
+    const LinkSite& site = stored.sites()[i];
+    notes.sites[i] = {at + site.at, at + site.unlinked, site.flags, site.ungrouped, site.target};
   }
-  if (!used(offset)) {
-    used_[offset / 64] |= static_cast<uint8_t>(1u << offset / 8 % 8);
-    if (enough_notes(sizeof(MadeBlock))) {
-      auto& made = *reinterpret_cast<MadeBlock*>(made_ + made_used_);
-      made.size = sizeof(MadeBlock);
-      made.stored = static_cast<uint32_t>(offset / 8 + 1);
-      made_used_ += made.size;
-    }
-  }
-  return stored->code_size;
+  return stored.code_size;
 }
 
-void StoredBlocks::note(PageCopy& page, const Source& source, const BlockNotes& notes) {
+void StoredBlocks::note(const StoredBlock& stored, uint64_t gpa, bool looked_up) {
+  const size_t offset = static_cast<size_t>(stored.bytes() - body_);
+  if (used(offset)) return;
+  used_[offset / 64] |= static_cast<uint8_t>(1u << offset / 8 % 8);
+  if (!enough_notes(sizeof(MadeBlock))) return;
+  auto& made = *reinterpret_cast<MadeBlock*>(made_ + made_used_);
+  made.size = sizeof(MadeBlock);
+  made.stored = number(stored);
+  made.page = static_cast<uint32_t>(gpa >> 12);
+  made.looked_up = looked_up;
+  made_used_ += made.size;
+}
+
+void StoredBlocks::note(PageCopy& page, const Source& source, const BlockNotes& notes, bool looked_up) {
   if (notes.look_count > kMostLooks) return;
   unsigned bytes = 0;
   for (unsigned i = 0; i < notes.look_count; i++) bytes += notes.looks[i].size;
@@ -148,6 +157,8 @@ void StoredBlocks::note(PageCopy& page, const Source& source, const BlockNotes& 
   made.size = static_cast<uint32_t>(size);
   made.stored = 0;
   made.mode = source.mode;
+  made.page = static_cast<uint32_t>(source.gpa >> 12);
+  made.looked_up = looked_up;
   made.offset = static_cast<uint16_t>(source.offset);
   made.straddle = source.straddle ? notes.looks[0].size : 0;
   made.range_count = static_cast<uint16_t>(notes.look_count);

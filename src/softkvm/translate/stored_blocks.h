@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocks that other VMs have left in a file (docs/code-cache.md): instead of being made, a block is copied from there where all of the guest's bytes that
-// it is a function of are the same, but for fields that it is patched for. And the notes from which this VM's blocks get into the file.
+// it is a function of are the same, but for fields that it is patched for. Those of a page lie together and come together (make_block.cpp). And the notes from which this VM's blocks get into the file.
 // One for a VM, made in the slow half; the file is read by a thread of its own and its blocks are found as far as that has come.
 #pragma once
 
@@ -18,9 +18,12 @@ namespace vireo::softkvm {
 // A block of this VM: what it was made from, followed by the ranges and their bytes. From that it is made again when it is put into the file.
 struct MadeBlock {
   uint32_t size;
-  uint32_t stored;  // it came from this record: its offset / 8 + 1; or 0
+  uint32_t stored;  // it came from this record (number()); or 0
   uint32_t mode;
+  uint32_t page;    // the guest physical page's number, its lower bits: what has the same was found in one page
   uint16_t offset, straddle, range_count, source_size;
+  uint16_t looked_up;  // as StoredBlock's
+  uint16_t pad;
 
   const LookedAt* ranges() const { return reinterpret_cast<const LookedAt*>(this + 1); }
   const uint8_t* source() const { return reinterpret_cast<const uint8_t*>(ranges() + range_count); }
@@ -35,10 +38,22 @@ class StoredBlocks {
 
   // --- FAST, with the code cache's lock held.
 
-  // As translate(), where the block is stored; else 0.
-  size_t restore(PageCopy& page, const Source& source, uint8_t* out, uint32_t at, Block& block, BlockNotes& notes);
-  // A block was made.
-  void note(PageCopy& page, const Source& source, const BlockNotes& notes);
+  // The block of these bytes, or null.
+  const StoredBlock* find(PageCopy& page, const Source& source);
+  // Are the bytes that it was made from these, but for fields?
+  static bool same(const StoredBlock& stored, PageCopy& page, const Source& source);
+  // As translate(), of what find() gave or same() passed.
+  size_t restore(const StoredBlock& stored, PageCopy& page, const Source& source, uint8_t* out, uint32_t at, Block& block, BlockNotes& notes);
+  // The record behind, where that is of the same page; else null.
+  const StoredBlock* behind(const StoredBlock& stored) const;
+  // A name for a record, never 0.
+  uint32_t number(const StoredBlock& stored) const { return static_cast<uint32_t>((stored.bytes() - body_) / 8 + 1); }
+  // A lookup has found a block of this record. Without the lock.
+  void note_lookup(uint32_t number) { looked_up_[(number - 1) / 8].fetch_or(static_cast<uint8_t>(1u << (number - 1) % 8), std::memory_order_relaxed); }
+  // A block was made. `looked_up`: by a lookup.
+  void note(PageCopy& page, const Source& source, const BlockNotes& notes, bool looked_up);
+  // ... or restored.
+  void note(const StoredBlock& stored, uint64_t gpa, bool looked_up);
 
   // --- the slow half
 
@@ -48,10 +63,8 @@ class StoredBlocks {
   // Takes the records in that lie wholly in front of `end`. False: one is broken, or there are too many; nothing from there on is taken.
   bool take(size_t end);
   bool full(size_t size) const { return taken() + size > body_size_; }
-  // Is a record with the same bytes (its age apart) taken?
-  bool has(const StoredBlock& stored) const;
-  // The block of these bytes, or null.
-  const StoredBlock* find(PageCopy& page, const Source& source);
+  // A record of the same block that is taken, or null.
+  StoredBlock* twin(const StoredBlock& stored) const;
   size_t taken() const { return ready_.load(std::memory_order_acquire); }
   size_t count() const { return count_.load(std::memory_order_relaxed); }
 
@@ -68,6 +81,7 @@ class StoredBlocks {
       at += made.size;
     }
   }
+  bool was_looked_up(uint32_t number) const { return looked_up_[(number - 1) / 8].load(std::memory_order_relaxed) >> (number - 1) % 8 & 1; }
   // The record that MadeBlock::stored names.
   const StoredBlock& at(uint32_t number) const { return *reinterpret_cast<const StoredBlock*>(body_ + (number - 1) * 8ull); }
   // Calls f for each record that has been taken.
@@ -82,7 +96,6 @@ class StoredBlocks {
 
  private:
   bool used(size_t offset) const { return used_[offset / 64] >> offset / 8 % 8 & 1; }
-  static bool same(const StoredBlock& stored, PageCopy& page, const Source& source);
   bool enough_notes(size_t size) const { return made_ && made_used_ + size <= made_room_; }
 
   uint8_t* body_ = nullptr;
@@ -93,6 +106,7 @@ class StoredBlocks {
   std::atomic<uint64_t>* index_ = nullptr;  // by key, with linear probing: its upper half, and the record's offset / 8 + 1; 0: free
   size_t index_size_ = 0;                   // a power of two
   uint8_t* used_ = nullptr;                 // bit (offset / 8): was restored, and is noted
+  std::atomic<uint8_t>* looked_up_ = nullptr;  // bit (number - 1)
   uint8_t* made_ = nullptr;
   size_t made_used_ = 0, made_room_ = 0, made_new_ = 0;
 };

@@ -31,6 +31,7 @@ StoredBlocks::~StoredBlocks() {
   give_back(body_, body_size_ + kBehind);
   give_back(index_, index_size_ * sizeof *index_);
   give_back(used_, bitmap_size(body_size_));
+  give_back(looked_up_, bitmap_size(body_size_));
   give_back(made_, made_room_);
 }
 
@@ -42,7 +43,8 @@ bool StoredBlocks::make_room(size_t size, size_t count) {
   body_ = room<uint8_t>(size + kBehind);
   index_ = room<std::atomic<uint64_t>>(index_size_ * sizeof *index_);
   used_ = room<uint8_t>(bitmap_size(size));
-  return body_ && index_ && used_;
+  looked_up_ = room<std::atomic<uint8_t>>(bitmap_size(size));
+  return body_ && index_ && used_ && looked_up_;
 }
 
 bool StoredBlocks::make_notes(size_t size) {
@@ -73,18 +75,18 @@ bool StoredBlocks::take(size_t end) {
   return good && (end < body_size_ || at == body_size_);
 }
 
-bool StoredBlocks::has(const StoredBlock& stored) const {
-  if (!taken()) return false;
-  constexpr size_t kAge = offsetof(StoredBlock, age);
+StoredBlock* StoredBlocks::twin(const StoredBlock& stored) const {
+  if (!taken()) return nullptr;
+  constexpr size_t kOwn = offsetof(StoredBlock, age), kHead = sizeof(StoredBlock);
   const uint64_t key = stored_key(stored.mode, stored.offset, stored.straddle != 0, stored.key_size, stored.source());
   for (size_t i = key & (index_size_ - 1);; i = (i + 1) & (index_size_ - 1)) {
     const uint64_t entry = index_[i].load(std::memory_order_acquire);
-    if (!entry) return false;
+    if (!entry) return nullptr;
     if (entry >> 32 != key >> 32) continue;
-    const auto& other = *reinterpret_cast<const StoredBlock*>(body_ + ((entry & 0xffffffff) - 1) * 8);
-    if (other.size == stored.size && std::memcmp(other.bytes(), stored.bytes(), kAge) == 0 &&
-        std::memcmp(other.bytes() + kAge + 1, stored.bytes() + kAge + 1, stored.size - kAge - 1) == 0)
-      return true;
+    auto& other = *reinterpret_cast<StoredBlock*>(body_ + ((entry & 0xffffffff) - 1) * 8);
+    if (other.size == stored.size && std::memcmp(other.bytes(), stored.bytes(), kOwn) == 0 &&
+        std::memcmp(other.bytes() + kHead, stored.bytes() + kHead, stored.size - kHead) == 0)
+      return &other;
   }
 }
 

@@ -11,6 +11,9 @@
 #include <cinttypes>
 #include <cstdlib>
 #include <cstring>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "softkvm/counters.h"
@@ -166,35 +169,65 @@ void StoredCode::read() {
   if (!result) log(LogLevel::kWarning, "code cache: %s/%s: %s; it is not used%s", folder_->path().c_str(), name_.c_str(), result.error().message.c_str(), blocks_.count() ? " any further" : "");
 }
 
+// What was noted in front of `end`: in the order in which it came, but what is of one page together.
+std::vector<const MadeBlock*> StoredCode::by_page(size_t end) const {
+  std::unordered_map<uint32_t, uint32_t> order;
+  std::vector<std::pair<uint32_t, const MadeBlock*>> found;
+  blocks_.each_made(end, [&](const MadeBlock& made) { found.emplace_back(order.emplace(made.page, order.size()).first->second, &made); });
+  std::ranges::stable_sort(found, {}, &std::pair<uint32_t, const MadeBlock*>::first);
+  std::vector<const MadeBlock*> all;
+  for (const auto& [page, made] : found) all.push_back(made);
+  return all;
+}
+
 Result<> StoredCode::collect(StoredBlocks& into, size_t made_end, const StoredBlocks* newer) {
   // As much as may be written; the mapping takes no memory for what is not.
   const size_t most = std::min<size_t>(kMostCodeFile, folder_->most()) & ~size_t{7};
   if (!into.make_room(most, most / sizeof(StoredBlock))) return fail(ErrorKind::kIo, "there is no memory for writing it");
   size_t at = 0;
-  auto put = [&](std::span<const uint8_t> record, uint8_t age) {
+  // Takes a record in. What comes with `more` set is of the same page as the one before it, if that was put too.
+  StoredBlock* before = nullptr;
+  auto put = [&](std::span<const uint8_t> record, uint8_t age, bool looked_up, bool of_same_page) {
+    StoredBlock* last = std::exchange(before, nullptr);
     if (record.empty() || into.full(record.size())) return;
+    auto* now = reinterpret_cast<StoredBlock*>(into.body() + at);
     std::memcpy(into.body() + at, record.data(), record.size());
-    reinterpret_cast<StoredBlock*>(into.body() + at)->age = age;
-    if (into.has(*reinterpret_cast<const StoredBlock*>(into.body() + at))) return;
-    if (into.take(at + record.size()) || into.taken() > at) at = into.taken();
+    now->age = age;
+    now->more = 0;
+    now->looked_up |= looked_up;
+    if (StoredBlock* twin = into.twin(*now)) {
+      twin->looked_up |= now->looked_up;
+      before = last;
+      return;
+    }
+    if (into.take(at + record.size()) || into.taken() > at) {
+      at = into.taken();
+      before = now;
+      if (last && of_same_page) last->more = 1;
+    }
   };
   RecordMaker maker(*state_);
-  blocks_.each_made(made_end, [&](const MadeBlock& made) {
-    if (stop_.load(std::memory_order_relaxed) && getpid() != process_) return;
-    if (made.stored) {
-      const StoredBlock& stored = blocks_.at(made.stored);
-      put({stored.bytes(), stored.size}, 0);
+  uint32_t page = 0;
+  for (const MadeBlock* made : by_page(made_end)) {
+    if (stop_.load(std::memory_order_relaxed) && getpid() != process_) return {};
+    const bool same = std::exchange(page, made->page) == made->page;
+    if (made->stored) {
+      const StoredBlock& stored = blocks_.at(made->stored);
+      put({stored.bytes(), stored.size}, 0, made->looked_up || blocks_.was_looked_up(made->stored), same);
     } else {
-      const std::span<const uint8_t> record = maker.make(made);
-      if (!record.empty() && !maker.found_in(into, made)) put(record, 0);
+      const std::span<const uint8_t> record = maker.make(*made);
+      if (!record.empty() && !maker.found_in(into, *made)) put(record, 0, made->looked_up, same);
     }
-  });
-  for (const StoredBlocks* old : {newer, static_cast<const StoredBlocks*>(&blocks_)})
+  }
+  for (const StoredBlocks* old : {newer, static_cast<const StoredBlocks*>(&blocks_)}) {
+    bool same = false;
     if (old)
       old->each([&](const StoredBlock& stored) {
         const uint8_t age = stored.age + (old == &blocks_ ? 1 : 0);
-        if (age <= kOldest) put({stored.bytes(), stored.size}, age);
+        if (age <= kOldest) put({stored.bytes(), stored.size}, age, false, same);
+        same = stored.more;
       });
+  }
   return {};
 }
 

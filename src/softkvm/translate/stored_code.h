@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/owned_fd.h"
 #include "softkvm/cpu/cpuid.h"
@@ -47,6 +48,7 @@ class StoredCode {
   void run();
   void read();
   Result<> write(size_t made_end);
+  std::vector<const MadeBlock*> by_page(size_t end) const;
   Result<> collect(StoredBlocks& into, size_t made_end, const StoredBlocks* newer);
 
   const std::shared_ptr<const CodeFolder> folder_;

@@ -43,7 +43,7 @@ void translate_page(const VcpuState& state, const MadeBlock& made, const uint8_t
 
 bool same_shape(const Made& a, const Made& b) {
   auto sides = [](const SideEntry& x, const SideEntry& y) { return std::memcmp(&x, &y, sizeof x) == 0; };
-  auto sites = [](const LinkSite& x, const LinkSite& y) { return x.at == y.at && x.unlinked == y.unlinked && x.flags == y.flags && x.ungrouped == y.ungrouped; };
+  auto sites = [](const LinkSite& x, const LinkSite& y) { return x.at == y.at && x.unlinked == y.unlinked && x.flags == y.flags && x.ungrouped == y.ungrouped && x.target == y.target; };
   return a.code.size() == b.code.size() && a.block.linked_entry == b.block.linked_entry && a.block.guest_begin == b.block.guest_begin &&
          a.block.guest_end == b.block.guest_end && a.notes.instructions == b.notes.instructions &&
          std::ranges::equal(a.notes.all_side(), b.notes.all_side(), sides) && std::ranges::equal(a.notes.all_sites(), b.notes.all_sites(), sites);
@@ -211,11 +211,7 @@ std::span<const uint8_t> RecordMaker::make(const MadeBlock& made) {
   put(fields_.data(), fields_.size() * sizeof(StoredField));
   put(patches_.data(), patches_.size() * sizeof(StoredPatch));
   put(notes.side.data(), notes.side_count * sizeof(SideEntry));
-  for (const LinkSite& site : notes.all_sites()) {
-    constexpr size_t kUsed = offsetof(LinkSite, ungrouped) + sizeof site.ungrouped;  // what is behind is no one's
-    put(&site, kUsed);
-    at += sizeof site - kUsed;
-  }
+  put(notes.sites.data(), notes.site_count * sizeof(LinkSite));
   put(made.source(), made.source_size);
   at = record_.data() + (reinterpret_cast<const StoredBlock*>(record_.data())->code() - record_.data());
   put(first->code.data(), first->code.size());

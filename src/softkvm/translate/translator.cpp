@@ -495,7 +495,7 @@ class Translation {
         out_.jump_stub(STUB_POLL);
         break;
       case Later::kLink:
-        notes_.sites[notes_.site_count++] = {l.from, out_.here(), l.flags, l.ungrouped};
+        notes_.sites[notes_.site_count++] = {l.from, out_.here(), l.flags, l.ungrouped, static_cast<uint16_t>(l.target)};
         out_.bytes({0x4c, 0x8d, 0x15});  // lea r10, [rip + the rel32]
         out_.u32(l.from - (out_.here() + 4));
         linear_of(l.target);

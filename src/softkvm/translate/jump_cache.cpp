@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// FAST.
+#include "softkvm/translate/jump_cache.h"
+
+#include "softkvm/mmu/host_pages.h"
+
+namespace vireo::softkvm {
+namespace {
+
+void note_jump_page(Engine& engine, unsigned view, uint64_t linear) {
+  engine.jump_pages[view][linear >> 18 & 1023] |= 1ull << (linear >> 12 & 63);
+}
+
+}  // namespace
+
+void enter_jump(Engine& engine, unsigned view, uint64_t linear, const Block& block, const void* code) {
+  const unsigned index = jump_index(linear);
+  note_jump_page(engine, view, linear);
+  if (block.straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
+  engine.jump[view][index] = {linear, code};
+  if (block.source) {
+    engine.jump_source[view][index] = block.straddle ? nullptr : block.source;
+    engine.jump_sure[view].add(index);
+  }
+  const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block.straddle;
+  (global ? engine.jump_log_global : engine.jump_log)[view].add(index);
+  if (++engine.jump_fills[view] == kMuchUsed) get_pages(engine.jump[view], sizeof engine.jump[view]);
+}
+
+}  // namespace vireo::softkvm
