@@ -204,6 +204,76 @@ TEST(StoredCode, SelfModifyingCodeGetsTheBlockOfWhatIsThereNow) {
   EXPECT_GE(second.restored, 100u);
 }
 
+// A HLT, and behind it in the same page functions that are called in turn: (1 + 2 + ... + 80) * 3, with branches inside of the page.
+GUEST_CODE(called, "hlt; mov ecx, 3; xor ebx, ebx; xor r8d, r8d; 1: \n.set n, 1\n.rept 80\ncall 100f + (n - 1) * 32\n.set n, n + 1\n.endr\n dec ecx; jnz 1b; hlt; .balign 32; "
+                   "100: \n.set n, 1\n.rept 80\n101: mov eax, n; test al, al; jz 102f; add rbx, rax; 102: test ebx, ebx; js 102b; ret; .balign 32\n.set n, n + 1\n.endr")
+constexpr uint64_t kSum = 80 * 81 / 2 * 3;
+
+struct CalledMachine : TestMachine {
+  CalledMachine() {
+    if (!vm->stored) return;
+    vcpu->engine->stored = vm->stored->blocks_for(*vcpu);
+    vcpu->engine->stored_known = true;
+    vm->stored->wait_until_read();
+  }
+  // The HLT alone.
+  void begin() { EXPECT_EQ(run(called()), unsigned{KVM_EXIT_HLT}); }
+  uint64_t sum() {
+    vcpu->rip = kCode + 1;
+    EXPECT_EQ(go(), unsigned{KVM_EXIT_HLT});
+    return vcpu->gpr[kRbx];
+  }
+  VcpuCounters& counters() { return vcpu->engine->counters; }
+};
+
+TEST(StoredCode, ThePagesOtherBlocksComeWithTheFirst) {
+  ASSERT_LT(called().size(), 4096u);
+  Kept kept;
+  uint64_t all, lookups;
+  {
+    CalledMachine first;
+    first.begin();
+    EXPECT_EQ(first.sum(), kSum);
+    all = first.counters().blocks_translated;
+    lookups = first.counters().lookups;
+    EXPECT_GT(all, 150u);
+  }
+  CalledMachine second;
+  second.begin();
+  EXPECT_EQ(second.counters().blocks_restored, all);
+  EXPECT_EQ(second.counters().blocks_translated, 0u);
+  // Jumps inside of the page are linked, and what lookups found before has its jump entries.
+  const uint64_t before = second.counters().lookups;
+  EXPECT_EQ(second.sum(), kSum);
+  EXPECT_EQ(second.counters().blocks_restored, all);
+  EXPECT_LE(second.counters().lookups - before, second.vm->off ? ~uint64_t{0} : 5u) << lookups;
+}
+
+TEST(StoredCode, OfThePagesOtherBlocksOnlyThoseComeWhoseBytesAreThere) {
+  Kept kept;
+  uint64_t all;
+  {
+    CalledMachine first;
+    first.begin();
+    EXPECT_EQ(first.sum(), kSum);
+    all = first.counters().blocks_translated;
+  }
+  CalledMachine second;
+  std::vector<uint8_t> code(called().begin(), called().end());
+  const size_t functions = code.size() - 80 * 32;
+  ASSERT_EQ(code[functions + 9 * 32], 0xb8);  // mov eax, 10
+  code[functions + 9 * 32 + 1] = 110;
+  EXPECT_EQ(second.run(code), unsigned{KVM_EXIT_HLT});
+  EXPECT_LT(second.counters().blocks_restored, all);
+  EXPECT_GT(second.counters().blocks_restored, all - 10);
+  EXPECT_EQ(second.sum(), kSum + 300);
+  // And those that have come are dropped where they are overwritten.
+  code[functions + 19 * 32 + 1] = 120;
+  memcpy(second.ram + TestMachine::kCode, code.data(), code.size());
+  second.vm->notice_write(second.ram + TestMachine::kCode, code.size());
+  EXPECT_EQ(second.sum(), kSum + 600);
+}
+
 // --- files that are not to be believed
 
 // The warning of a file that is not used is one line.

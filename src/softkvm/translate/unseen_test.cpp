@@ -2,10 +2,13 @@
 // Code that host code overwrites without a notice (softkvm.h, expect_unseen_writes): what runs after KVM_RUN was entered again is the new one.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <random>
 #include <thread>
 
 #include "softkvm/translate/engine.h"
+#include "softkvm/translate/stored_code.h"
+#include "softkvm/translate/switches.h"
 #include "softkvm/translate/switches_off.h"
 #include "softkvm/translate/test_machine.h"
 
@@ -251,6 +254,45 @@ TEST_F(Unseen, WhatFlagsWereThoughtDeadByIsFoundChanged) {
       EXPECT_EQ(machine.at<uint32_t>(0x300008), wanted ? ~0u : 0u);
     }
   }
+}
+
+// A HLT, and behind it in the page a call of a function there.
+GUEST_CODE(halts_and_calls, "hlt; call 1f; call 1f; hlt; .skip 1000; 1: mov eax, 1; test eax, eax; jz 2f; add ebx, eax; 2: ret")
+
+// Blocks that have come from a file with another of their page are compared like it.
+TEST_F(Unseen, CodeThatWasStoredAndHasNotRunYetIsFoundChanged) {
+  char folder[] = "/tmp/vireo-code-XXXXXX";
+  ASSERT_TRUE(StoredCode::keep(mkdtemp(folder), 64u << 20).has_value());
+  for (int run = 0; run < 2; run++) {
+    TestMachine m;
+    if (m.vm->stored) {
+      m.vcpu->engine->stored = m.vm->stored->blocks_for(*m.vcpu);
+      m.vcpu->engine->stored_known = true;
+      m.vm->stored->wait_until_read();
+    }
+    // More than 64 blocks, as a writing needs.
+    for (uint64_t i = 0; i < 80; i++) memcpy(m.ram + kFunctions + i * 4096, "\xb8\1\0\0\0\xc3", 6);
+    m.at<uint32_t>(0x300000) = 80;
+    ASSERT_EQ(m.run(sum_of_calls()), kHalted);
+    const auto code = halts_and_calls();
+    memcpy(m.ram + 0x500000, code.data(), code.size());
+    m.vcpu->rip = 0x500000;
+    ASSERT_EQ(m.go(), kHalted);
+    const uint64_t restored = m.vcpu->engine->counters.blocks_restored;
+    if (run == 1) {
+      // Its function gives 3 now: nobody tells.
+      const size_t at = code.size() - std::size("\xb8\1\0\0\0\x85\xc0\x74\2\1\xc3\xc3") + 2;
+      ASSERT_EQ(m.ram[0x500000 + at - 1], 0xb8);
+      m.ram[0x500000 + at] = 3;
+    }
+    m.vcpu->rip = 0x500001;
+    m.vcpu->gpr[kRbx] = 0;
+    ASSERT_EQ(m.go(), kHalted);
+    EXPECT_EQ(m.vcpu->gpr[kRbx], run == 1 ? 6u : 2u);
+    EXPECT_GE(restored, run == 1 && !(m.vm->off & kSwitchStoredCode) ? 84u : 0u);
+  }
+  StoredCode::keep_nothing();
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace
