@@ -14,6 +14,8 @@
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <system_error>
+#include <thread>
 
 #include "base/log.h"
 #include "base/owned_fd.h"
@@ -24,6 +26,7 @@ namespace {
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kHugeAlign = 2u << 20;
 constexpr uint64_t kManyPages = 64 << 10;  // bytes: fewer are not worth a system call
+constexpr uint64_t kForTwo = 16 << 20;     // bytes that are worth a second thread
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25  // Linux 6.1; madvise(2)
 #endif
@@ -53,7 +56,6 @@ void populate(std::span<std::byte> bytes) {
 // Pages for what will be written whole: large ones where `large` and the host has them at hand; else small ones, all by one call, where a fault for
 // each costs two to ten times as much. It may fail: then they come by faults.
 void make_pages(std::span<std::byte> bytes, bool large) {
-  if (bytes.size() < kManyPages) return;
   uint64_t at = std::min<uint64_t>(-reinterpret_cast<uintptr_t>(bytes.data()) & (kHugeAlign - 1), bytes.size());
   if (large) populate(bytes.first(at));
   else at = 0;
@@ -64,6 +66,20 @@ void make_pages(std::span<std::byte> bytes, bool large) {
     if (large) at += kHugeAlign;
   }
   populate(bytes.subspan(at));
+}
+
+// The same by two threads where it is a lot, since the host has to clear it all.
+void make_all_pages(std::span<std::byte> bytes, bool large) {
+  if (bytes.size() < kManyPages) return;
+  if (bytes.size() < kForTwo || std::thread::hardware_concurrency() < 2) return make_pages(bytes, large);
+  const size_t half = bytes.size() / 2 & ~(kHugeAlign - 1);
+  std::jthread other;
+  try {
+    other = std::jthread([=] { make_pages(bytes.subspan(half), large); });
+  } catch (const std::system_error&) {  // no more threads
+    return make_pages(bytes, large);
+  }
+  make_pages(bytes.first(half), large);
 }
 
 std::string in_words(uint64_t bytes) {
@@ -211,7 +227,7 @@ bool GuestMemory::read(GuestAddress start, std::span<std::byte> out) const {
 
 std::span<std::byte> GuestMemory::range_to_fill(GuestAddress start, uint64_t size) {
   auto bytes = range(start, size);
-  make_pages(bytes, impl_->large);
+  make_all_pages(bytes, impl_->large);
   return bytes;
 }
 
