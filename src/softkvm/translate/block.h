@@ -18,11 +18,13 @@ enum class FlagsIn : uint8_t { kHost = 0, kSlot = 1, kBoth = 2 };
 // As a translator leaves it: a direct jump inside a page that can be patched to go straight to its target.
 struct LinkSite {
   uint32_t at;        // cache offset of the rel32
-  uint32_t unlinked;  // cache offset of the stub it jumps to when not linked
+  uint32_t unlinked;  // cache offset of the stub it jumps to when not linked: a call of STUB_LINK or STUB_LINK_SLOT, which nothing follows
   FlagsIn flags;
   bool ungrouped = false;  // its target is of kModeUngrouped, else not
   uint16_t target = 0;     // page offset
 };
+
+constexpr unsigned kLinkStubSize = 8;
 
 struct Block;
 

@@ -319,6 +319,13 @@ void CodeCache::invalidate_all() {
   }
 }
 
+const LinkSite& CodeCache::site_of_stub(uint32_t stub) const {
+  const Block* from = containing(stub);
+  for (uint32_t i = 0; from && i < from->link_count; i++)
+    if (from->links[i].site.unlinked == stub) return from->links[i].site;
+  __builtin_trap();
+}
+
 const Block* CodeCache::containing(uint32_t offset) const {
   if (offset >= used_) return nullptr;
   size_t line = offset / kLine;

@@ -64,6 +64,9 @@ class CodeCache {
   void invalidate_all();  // unlinks everything; memory stays until reset().
   void reset();           // no vCPU may be in translated code. Not FAST.
 
+  // The jump that is not linked by the stub at a cache offset, which the caller has just come from. Without the lock.
+  const LinkSite& site_of_stub(uint32_t stub) const;
+
   // The block whose code has `offset`, or null.
   const Block* containing(uint32_t offset) const;
   size_t used() const { return used_; }

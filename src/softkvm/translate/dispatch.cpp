@@ -147,15 +147,18 @@ extern "C" const void* softkvm_lookup(VcpuState* vcpu, uint64_t linear) {
   return find_code(*vcpu, linear, vcpu->mode);
 }
 
-// A direct jump inside the page that is not linked yet. Where linking it needs waiting it is only noted which jump it was.
-static const void* follow(VcpuState* vcpu, uint64_t linear, const void* site, uint32_t mode) {
+// A direct jump inside the page that is not linked yet: `behind` is the address behind its stub. Where linking it needs waiting it is only noted which jump it was.
+extern "C" const void* softkvm_link(VcpuState* vcpu, const void* behind) {
   Engine& engine = engine_of(*vcpu);
   CodeCache& cache = *vcpu->vm->code;
-  engine.link_site = site;
-  engine.link_mode = mode;
+  const LinkSite& site = cache.site_of_stub(cache.offset_of(behind) - kLinkStubSize);
+  uint64_t linear = vcpu->page_base + site.target;
+  if ((vcpu->mode & kModeCodeMask) != kModeCode64) linear &= 0xffffffff;
+  engine.link_site = cache.executable(site.at);
+  engine.link_mode = vcpu->mode | (site.ungrouped ? kModeUngrouped : 0);
   engine.link_generation = cache.generation();
   engine.target = linear;
-  MakeBlock what{.linear = linear, .mode = mode, .site = site, .generation = engine.link_generation,
+  MakeBlock what{.linear = linear, .mode = engine.link_mode, .site = engine.link_site, .generation = engine.link_generation,
                  .at_site = !(vcpu->vm->off & kSwitchFetchCache)};
   if (make_block(*static_cast<Vcpu*>(vcpu), what, false) == Made::kYes) {
     engine.link_site = nullptr;  // it is not what a later lookup is for
@@ -163,10 +166,6 @@ static const void* follow(VcpuState* vcpu, uint64_t linear, const void* site, ui
   }
   engine.reason = kReasonLink;
   return nullptr;
-}
-extern "C" const void* softkvm_link(VcpuState* vcpu, uint64_t linear, const void* site) { return follow(vcpu, linear, site, vcpu->mode); }
-extern "C" const void* softkvm_link_ungrouped(VcpuState* vcpu, uint64_t linear, const void* site) {
-  return follow(vcpu, linear, site, vcpu->mode | kModeUngrouped);
 }
 
 namespace {

@@ -51,7 +51,6 @@
 #define STUB_MOVS 18 /* + log2 of the element's size */
 #define STUB_STOS 22 /* ... */
 #define STUB_GROUP 26
-#define STUB_LINK_UNGROUPED 27
 
 #define DESCRIPTOR_BEHIND 2 /* the call of a stub for failed checks: where MOV has its immediate */
 #define ACCESS_WRITE 0x400000 /* in a descriptor */
@@ -74,7 +73,6 @@
 #define HELPER_LOOKUP 3
 #define HELPER_LINK 4
 #define HELPER_GROUP 5
-#define HELPER_LINK_UNGROUPED 6
 
 #define REASON_ATTENTION 1
 #define REASON_STEP_DONE 2

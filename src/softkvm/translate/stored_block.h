@@ -142,7 +142,7 @@ inline const StoredBlock* checked_block(const uint8_t* at, size_t left) {
   for (unsigned i = 0; i < b.site_count; i++) {
     const LinkSite& s = b.sites()[i];
     if (reinterpret_cast<const uint8_t*>(&s)[offsetof(LinkSite, ungrouped)] > 1 || s.target >= 4096) return nullptr;
-    if (s.at % 4 || s.at + 4ull > b.code_size || s.unlinked >= b.code_size || static_cast<uint8_t>(s.flags) > static_cast<uint8_t>(FlagsIn::kBoth)) return nullptr;
+    if (s.at % 4 || s.at + 4ull > b.code_size || s.unlinked + uint64_t{kLinkStubSize} > b.code_size || static_cast<uint8_t>(s.flags) > static_cast<uint8_t>(FlagsIn::kBoth)) return nullptr;
   }
   if (b.code_size < 8) return nullptr;  // turn_away() writes as many
   return &b;

@@ -443,17 +443,8 @@ go_on:
         mov r11, gs:[ENGINE_TARGET]
         jmp gs:[ENGINE_SCRATCH]
 
-        .macro LINK_BY helper
-        SAVE_CALLER_SAVED
-        mov gs:[ENGINE_TARGET], r11
-        mov rdi, gs:[ENGINE_SELF]
-        mov rsi, r11
-        mov rdx, r10
-        call gs:[ENGINE_HELPERS + \helper*8]
-        jmp go_on
-        .endm
-
-// r11 linear address to go on at, r10 the jump to patch. Flags in the host's, or in the slot. Jumped to.
+// Called from where a jump inside the page leads that is not linked, and nothing comes back: the address behind the call says which jump it was.
+// Flags in the host's, or in the slot.
         .globl softkvm_stub_link, softkvm_stub_link_slot
 softkvm_stub_link:
         mov gs:[ENGINE_SPILL], rax
@@ -462,12 +453,12 @@ softkvm_stub_link:
         mov gs:[VCPU_FLAGS], ax
         mov rax, gs:[ENGINE_SPILL]
 softkvm_stub_link_slot:
-        LINK_BY HELPER_LINK
-
-// The same to a block of kModeUngrouped. Flags in the slot.
-        .globl softkvm_stub_link_ungrouped
-softkvm_stub_link_ungrouped:
-        LINK_BY HELPER_LINK_UNGROUPED
+        pop r10
+        SAVE_CALLER_SAVED
+        mov rdi, gs:[ENGINE_SELF]
+        mov rsi, r10
+        call gs:[ENGINE_HELPERS + HELPER_LINK*8]
+        jmp go_on
 
 // r11 linear address to go on at. Flags in the slot. Jumped to.
         .globl softkvm_stub_poll

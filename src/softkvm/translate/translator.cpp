@@ -496,10 +496,7 @@ class Translation {
         break;
       case Later::kLink:
         notes_.sites[notes_.site_count++] = {l.from, out_.here(), l.flags, l.ungrouped, static_cast<uint16_t>(l.target)};
-        out_.bytes({0x4c, 0x8d, 0x15});  // lea r10, [rip + the rel32]
-        out_.u32(l.from - (out_.here() + 4));
-        linear_of(l.target);
-        out_.jump_stub(l.ungrouped ? STUB_LINK_UNGROUPED : l.flags == FlagsIn::kSlot ? STUB_LINK_SLOT : STUB_LINK);
+        out_.call_stub(l.ungrouped || l.flags == FlagsIn::kSlot ? STUB_LINK_SLOT : STUB_LINK);
         break;
       case Later::kRecord: {
         const uint32_t head[2] = {l.decoded->offset, static_cast<uint32_t>(l.decoded->callout)};

@@ -40,7 +40,6 @@
 extern "C" {
 void softkvm_stub_miss();
 void softkvm_stub_link_slot();
-void softkvm_stub_link_ungrouped();
 void softkvm_stub_group();
 void softkvm_stub_recent_read0();
 void softkvm_stub_recent_write0();
@@ -67,8 +66,7 @@ void softkvm_stub_stos1();
 void softkvm_stub_stos2();
 void softkvm_stub_stos3();
 const void* softkvm_lookup(vireo::softkvm::VcpuState*, uint64_t);
-const void* softkvm_link(vireo::softkvm::VcpuState*, uint64_t, const void*);
-const void* softkvm_link_ungrouped(vireo::softkvm::VcpuState*, uint64_t, const void*);
+const void* softkvm_link(vireo::softkvm::VcpuState*, const void*);
 const void* softkvm_callout(vireo::softkvm::VcpuState*, const vireo::softkvm::CalloutRecord*);
 }
 
@@ -183,7 +181,6 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_LOOKUP] = stub(softkvm_stub_lookup);
   engine->stubs[STUB_LINK] = stub(softkvm_stub_link);
   engine->stubs[STUB_LINK_SLOT] = stub(softkvm_stub_link_slot);
-  engine->stubs[STUB_LINK_UNGROUPED] = stub(softkvm_stub_link_ungrouped);
   engine->stubs[STUB_GROUP] = stub(softkvm_stub_group);
   engine->stubs[STUB_POLL] = stub(softkvm_stub_poll);
   engine->stubs[STUB_STEP_DONE] = stub(softkvm_stub_step_done);
@@ -206,7 +203,6 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->helpers[HELPER_LOOKUP] = reinterpret_cast<const void*>(&softkvm_lookup);
   engine->helpers[HELPER_LINK] = reinterpret_cast<const void*>(&softkvm_link);
   engine->helpers[HELPER_GROUP] = reinterpret_cast<const void*>(&softkvm_group_miss);
-  engine->helpers[HELPER_LINK_UNGROUPED] = reinterpret_cast<const void*>(&softkvm_link_ungrouped);
   for (TlbView& view : engine->tlb) view.read[0] = view.write[0] = kInvalidTag;
   for (auto& table : engine->jump) table[0].tag = no_jump(0);
   for (uint64_t& space : engine->fetch_space) space = 1;  // the entries are of none

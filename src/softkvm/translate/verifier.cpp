@@ -92,7 +92,7 @@ class Verification {
     nodes_[at] = &n;
     n.insn = insn;
     n.jumps = insn.operand_count && insn.operands[0].kind == OperandKind::kRelative;
-    n.falls = insn.mnemonic != Mnemonic::kJmp && insn.mnemonic != Mnemonic::kUd2 && insn.mnemonic != Mnemonic::kRet;
+    n.falls = insn.mnemonic != Mnemonic::kJmp && insn.mnemonic != Mnemonic::kUd2 && insn.mnemonic != Mnemonic::kRet && !is_link_stub(insn);
     return n;
   }
 
@@ -187,6 +187,8 @@ class Verification {
       for (uint32_t back : {1u, 2u})
         if (at >= back && nodes_[at - back] && nodes_[at - back]->insn.length == back + 4) jump = nodes_[at - back];
       if (!jump || !jump->jumps || jump->target != s.unlinked - block_.offset) return bad();
+      const Node* stub = nodes_[jump->target];
+      if (!stub || !is_link_stub(stub->insn) || s.target >= 4096) return bad();
     }
     return {};
   }

@@ -44,6 +44,13 @@ bool may_trap(const Insn& insn) {
 
 }  // namespace
 
+bool is_link_stub(const Insn& insn) {
+  if (insn.mnemonic != Mnemonic::kCall || !insn.memory_operand() || insn.segment != kGS || insn.base != kNoRegister || insn.index != kNoRegister || insn.rip_relative)
+    return false;
+  const uint64_t which = static_cast<uint64_t>(insn.displacement) - ENGINE_STUBS;
+  return which == STUB_LINK * 8 || which == STUB_LINK_SLOT * 8;
+}
+
 MachineState entry_state() {
   MachineState s;
   for (unsigned r = 0; r < 16; r++)
@@ -71,6 +78,12 @@ void join(MachineState& into, const MachineState& other, uint32_t at) {
 
 BlockRules::BlockRules(const EmittedBlock& block)
     : block_(block), stepping_(block.mode & kModeStep), view_(view_of(block.mode)) {}
+
+bool BlockRules::site_stub(uint32_t stub) const {
+  for (const LinkSite& s : block_.sites)
+    if (s.unlinked == stub) return true;
+  return false;
+}
 
 bool BlockRules::site(uint32_t rel32) const {
   for (const LinkSite& s : block_.sites)
@@ -386,9 +399,8 @@ struct BlockRules::Step {
         return true;
       case STUB_LOOKUP:
       case STUB_POLL: return (!call && r11.plain() && !rules.stepping_) || broken(Rule::kStub);
-      case STUB_LINK_UNGROUPED:
       case STUB_LINK_SLOT:
-      case STUB_LINK: return (!call && r11.plain() && r10.kind == Kind::kSite && !rules.stepping_) || broken(Rule::kStub);
+      case STUB_LINK: return (call && rules.site_stub(at) && !rules.stepping_) || broken(Rule::kStub);
       case STUB_STEP_DONE: return (!call && r11.plain() && rules.stepping_) || broken(Rule::kStub);
       default: return broken(Rule::kStub);
     }
@@ -465,10 +477,6 @@ struct BlockRules::Step {
       return true;
     }
     const uint32_t target = at + insn.length + static_cast<uint32_t>(insn.displacement);
-    if (is_gpr(to, kIndex, 8) && rules.site(target)) {
-      set(kIndex, {.kind = Kind::kSite, .amount = target});
-      return true;
-    }
     if (!is_gpr(to, kAddress, 8) || rules.site(target)) return broken(Rule::kRipRelative);
     out.record = target;
     set(kAddress, {.kind = Kind::kRecord, .amount = target});

@@ -28,7 +28,6 @@ struct Value {
     kHit,         // offset in the page, of an address whose tag matched
     kGroup,       // kHost, or 1
     kHost,        // host address of `amount` bytes
-    kSite,        // address of the link site at cache offset `amount`
     kRecord,      // address of the call-out record at cache offset `amount`
   };
   Kind kind = Kind::kUndefined;
@@ -59,6 +58,9 @@ MachineState entry_state();
 // Also what holds at a place that two ways lead to; `at` names the place.
 void join(MachineState& into, const MachineState& other, uint32_t at);
 
+// A call of the stubs that link a jump, from which nothing comes back.
+bool is_link_stub(const Insn& insn);
+
 struct StepResult {
   MachineState next, taken;
   std::optional<uint32_t> record;  // a call-out record it refers to
@@ -71,6 +73,8 @@ class BlockRules {
   std::expected<StepResult, Rule> step(const Insn& insn, uint32_t at, const MachineState& before) const;
   // Is this rel32 that of a jump which will be linked to other blocks?
   bool site(uint32_t rel32) const;
+  // Is this the stub that one of them leads to until then?
+  bool site_stub(uint32_t at) const;
 
  private:
   struct Step;

@@ -125,7 +125,7 @@ class Draft {
       out.resolve(miss, out.here());
       out.call_stub(STUB_GROUP);
       out.move_imm64(kScratch1, both);
-      link(out.patchable_jcc(g.condition), STUB_LINK_UNGROUPED);
+      link(out.patchable_jcc(g.condition), STUB_LINK_SLOT);
       out.jmp_to(back);
     });
   }
@@ -184,11 +184,8 @@ class Draft {
     later.push_back([this, at, by] {
       uint32_t stub = out.here();
       out.resolve(at, stub);
-      sites.push_back({at, stub, FlagsIn::kHost, by == STUB_LINK_UNGROUPED});
-      out.bytes({0x4c, 0x8d, 0x15});
-      out.u32(at - (out.here() + 4));
-      linear();
-      out.jump_stub(by);
+      sites.push_back({at, stub, FlagsIn::kHost, by == STUB_LINK_SLOT, 32});
+      out.call_stub(by);
     });
   }
   void link() { link(out.patchable_jmp()); }
@@ -515,6 +512,7 @@ TEST(Verifier, RefusesStubsWithWrongRegisters) {
   EXPECT_EQ(verdict([](Draft& d) { d.recent(kRsp, kRsp), d.load(); }), "passed");
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_STEP_DONE); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_LINK); });
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.out.call_stub(STUB_LINK); });  // of no jump
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked(), d.out.jump_stub(STUB_LOOKUP); });  // with a host address
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.address(), d.out.call_stub(STUB_ACCESS); });  // without a descriptor
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_LOOKUP); }, kMode | kModeStep);
@@ -564,7 +562,17 @@ TEST(Verifier, RefusesBrokenLinkSites) {
     change(d);
     return verdict(d);
   };
-  EXPECT_EQ(site([](Draft& d) { d.sites[0].unlinked += 7; }), rule_text(Rule::kLinkSite));
+  EXPECT_EQ(site([](Draft&) {}), "passed");
+  EXPECT_EQ(site([](Draft& d) { d.sites[0].target = 4096; }), rule_text(Rule::kLinkSite));
+  EXPECT_RULE(Rule::kLinkSite, [](Draft& d) {  // to a stub for something else
+    const uint32_t at = d.out.patchable_jmp();
+    d.later.push_back([&d, at] {
+      const uint32_t stub = d.out.here();
+      d.out.resolve(at, stub);
+      d.sites.push_back({at, stub, FlagsIn::kHost, false, 32});
+      d.lookup();
+    });
+  });
   Draft misplaced;
   while (misplaced.out.here() % 4 != 0) misplaced.out.u8(0x90);
   misplaced.link(misplaced.out.jmp());  // its rel32 is on an odd address
