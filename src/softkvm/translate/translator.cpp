@@ -594,8 +594,12 @@ class Translation {
     flags_.host = false;
     if (step_) return out_.jump_stub(STUB_STEP_DONE);
     if (off_ & kSwitchJumpCache) return out_.jump_stub(STUB_LOOKUP);
-    out_.move(kScratch1, kScratch0);                         // jump_index()
-    out_.bytes({0x49, 0xc1, 0xea, 16});                      // shr r10, 16
+    if (off_ & kSwitchRorx) {                                // jump_index()
+      out_.move(kScratch1, kScratch0);
+      out_.bytes({0x49, 0xc1, 0xea, kJumpBits});             // shr r10, 16
+    } else {
+      out_.bytes({0xc4, 0x43, 0xfb, 0xf0, 0xd3, kJumpBits}); // rorx r10, r11, 16
+    }
     out_.bytes({0x45, 0x31, 0xda});                          // xor r10d, r11d
     out_.bytes({0x45, 0x0f, 0xb7, 0xd2});                    // movzx r10d, r10w
     out_.bytes({0x41, 0xc1, 0xe2, 4});                       // shl r10d, 4

@@ -509,8 +509,9 @@ struct BlockRules::Step {
         out.next.compared = Compared::kNothing;
         return true;
       case Mnemonic::kRorx:
-        if (!is_gpr(to, kIndex, 8) || !is_gpr(from, kAddress, 8) || insn.immediate != 12 || !reg(kAddress).address()) return false;
-        set(kIndex, {.kind = Kind::kPageNumber, .id = reg(kAddress).id});
+        if (!is_gpr(to, kIndex, 8) || !is_gpr(from, kAddress, 8) || (insn.immediate != 12 && insn.immediate != kJumpBits) || !reg(kAddress).address())
+          return false;
+        set(kIndex, {.kind = insn.immediate == 12 ? Kind::kPageNumber : Kind::kHigh, .id = reg(kAddress).id});
         return true;
       case Mnemonic::kMovzx:
         if (!is_gpr(to, kIndex, 4) || from.kind != OperandKind::kGpr || from.size != 2 || from.high) return false;

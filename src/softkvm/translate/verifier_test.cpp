@@ -164,11 +164,12 @@ class Draft {
     out.lea(kScratch0, kScratch0, 0xff, 1, 32);
   }
   void lookup() { linear(), out.jump_stub(STUB_LOOKUP); }
-  void indirect(std::function<void()> between = {}) {
+  void indirect(std::function<void()> between = {}, uint8_t rorx = 0) {
     linear();
-    // mov r10, r11; shr r10, 16; xor r10d, r11d; movzx r10d, r10w; shl r10d, 4
-    out.move(kScratch1, kScratch0);
-    out.bytes({0x49, 0xc1, 0xea, 16, 0x45, 0x31, 0xda, 0x45, 0x0f, 0xb7, 0xd2, 0x41, 0xc1, 0xe2, 4});
+    // mov r10, r11; shr r10, 16, or rorx r10, r11, 16; xor r10d, r11d; movzx r10d, r10w; shl r10d, 4
+    if (rorx) out.bytes({0xc4, 0x43, 0xfb, 0xf0, 0xd3, rorx});
+    else out.move(kScratch1, kScratch0), out.bytes({0x49, 0xc1, 0xea, 16});
+    out.bytes({0x45, 0x31, 0xda, 0x45, 0x0f, 0xb7, 0xd2, 0x41, 0xc1, 0xe2, 4});
     out.bytes({0x65, 0x4d, 0x3b, 0x9a});                       // cmp r11, gs:[r10 + tag]
     out.u32(jump(offsetof(JumpEntry, tag)));
     uint32_t miss = out.jcc(5);
@@ -418,6 +419,11 @@ TEST(Verifier, RefusesAccessesOfAnotherKind) {
 TEST(Verifier, RefusesBrokenTableLookups) {
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.checked({.shift = 11}), d.load(); });
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.checked({.rorx = 11}), d.load(); });
+  Draft rotated, too_little;
+  rotated.indirect({}, kJumpBits);
+  EXPECT_EQ(verdict(rotated), "passed");
+  too_little.indirect({}, kJumpBits - 1);
+  EXPECT_NE(verdict(too_little), "passed");
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) { d.out.move(kScratch1, kRsi), d.checked({.rorx = 12, .rotated = 0xd2}), d.load(); });  // of r10
   EXPECT_RULE(Rule::kTlbIndex, [](Draft& d) {  // the index of another address
     d.out.lea(kScratch0, kRsi, 0xff, 1, 0);
