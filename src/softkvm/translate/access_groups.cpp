@@ -90,7 +90,7 @@ void AccessGroups::stack(unsigned index, unsigned number, unsigned reg, int32_t 
   access(index, number, {register_[reg].value, kNoRegister, 1, kDS}, int64_t{register_[reg].plus} + displacement, size, write);
 }
 
-void AccessGroups::registers(const Insn& insn, unsigned next) {
+void AccessGroups::registers(const Insn& insn, uint16_t written, unsigned next) {
   const Operand &to = insn.operands[0], &from = insn.operands[1];
   if (insn.operand_count && to.kind == OperandKind::kGpr && to.size == 8) {
     switch (insn.mnemonic) {
@@ -116,8 +116,7 @@ void AccessGroups::registers(const Insn& insn, unsigned next) {
       default: break;
     }
   }
-  for (unsigned i = 0; i < insn.operand_count; i++)
-    if (insn.operands[i].kind == OperandKind::kGpr && static_cast<unsigned>(insn.operands[i].access) & 2) lost(insn.operands[i].reg);
+  for (; written; written &= static_cast<uint16_t>(written - 1)) lost(static_cast<unsigned>(__builtin_ctz(written)));
 }
 
 void AccessGroups::end() {

@@ -45,7 +45,7 @@ class AccessGroups {
   }
   void memory(unsigned insn_index, const Insn& insn, unsigned next, unsigned size, bool write);
   void stack(unsigned insn_index, unsigned number, unsigned reg, int32_t displacement, unsigned size, bool write);
-  void registers(const Insn& insn, unsigned next);  // what it leaves in its registers
+  void registers(const Insn& insn, uint16_t written, unsigned next);  // what it leaves in the registers that it writes
   void moved(unsigned to, unsigned from, int64_t by);
   void lost(unsigned reg);
   // No more. Slots are given.

@@ -74,10 +74,9 @@ void legacy(Emitter& out, const Insn& insn, const Rename& rename) {
   for (unsigned i = 0; i < insn.operand_count; i++) {
     const Operand& o = insn.operands[i];
     if (o.kind != OperandKind::kGpr || o.size != 1 || o.high) continue;
-    int host = o.field == OperandField::kModrmReg    ? rename.reg
-               : o.field == OperandField::kModrmRm   ? rename.rm
-               : o.field == OperandField::kOpcodeLow3 ? rename.low3
-                                                      : -1;
+    if (o.field != OperandField::kModrmReg && o.field != OperandField::kModrmRm && o.field != OperandField::kOpcodeLow3) continue;
+    int host = o.field == OperandField::kModrmReg ? rename.reg : o.field == OperandField::kModrmRm ? rename.rm : rename.low3;
+    if (host < 0) host = o.reg;
     need |= host >= 4 && host <= 7;
   }
   if (rex || need) out.u8(0x40 | rex);
@@ -85,7 +84,7 @@ void legacy(Emitter& out, const Insn& insn, const Rename& rename) {
   unsigned opcode = rename.opcode >= 0 ? static_cast<unsigned>(rename.opcode) : insn.opcode;
   if (insn.mode != CodeMode::k64 && insn.map == OpcodeMap::kOneByte && opcode >= 0x40 && opcode <= 0x4f) {
     // INC and DEC by opcode became REX prefixes: FF /0 and /1.
-    out.bytes({0xff, static_cast<uint8_t>(0xc0 | (opcode >= 0x48 ? 8 : 0) | (rename.low3 & 7))});
+    out.bytes({0xff, static_cast<uint8_t>(0xc0 | (opcode >= 0x48 ? 8 : 0) | ((rename.low3 >= 0 ? static_cast<unsigned>(rename.low3) : opcode) & 7))});
     return;
   }
   if (opcode == 0x82 && insn.map == OpcodeMap::kOneByte) opcode = 0x80;  // its alias, gone in 64-bit mode

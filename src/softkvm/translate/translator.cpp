@@ -11,6 +11,7 @@
 #include "softkvm/translate/access_groups.h"
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
+#include "softkvm/translate/insn_shape.h"
 #include "softkvm/translate/memory_checks.h"
 #include "softkvm/translate/reencode.h"
 #include "softkvm/translate/switches.h"
@@ -21,7 +22,9 @@ namespace {
 // The last borrow slot carries values over a second access.
 constexpr uint32_t kCarry = ENGINE_BORROW + 3 * 8;
 
-int host_of(unsigned guest) { return guest == kRsp ? static_cast<int>(kHostRsp) : guest >= 9 && guest <= 11 ? -1 : static_cast<int>(guest); }
+// The host register that holds a guest's, or -1.
+constexpr int8_t kHostOf[16] = {0, 1, 2, 3, kHostRsp, 5, 6, 7, 8, -1, -1, -1, 12, 13, 14, 15};
+int host_of(unsigned guest) { return kHostOf[guest]; }
 
 uint32_t group_at(int8_t slot) { return static_cast<uint32_t>(ENGINE + offsetof(Engine, group) + static_cast<size_t>(slot) * 8); }
 uint32_t jump_at(unsigned view, size_t member) {
@@ -41,29 +44,6 @@ CodeMode code_mode(uint32_t mode) {
 bool undefined_at_amd(const Insn& insn) {
   if (insn.encoding == Encoding::kLegacy) return insn.map == OpcodeMap::k0F && insn.opcode == 0x0d && insn.modrm >= 0xc0;
   return insn.encoding == Encoding::kVex && insn.mode != CodeMode::k64 && insn.w && (insn.mnemonic == Mnemonic::kVpextrd || insn.mnemonic == Mnemonic::kVpinsrd);
-}
-
-// Stores to [rDI], with no memory operand in the encoding.
-bool masked_move(const Insn& insn) {
-  return insn.mnemonic == Mnemonic::kMaskmovq || insn.mnemonic == Mnemonic::kMaskmovdqu || insn.mnemonic == Mnemonic::kVmaskmovdqu;
-}
-
-// No fault, no effect.
-bool does_nothing(const Insn& insn) {
-  switch (insn.mnemonic) {
-    case Mnemonic::kNop:
-    case Mnemonic::kEndbr32:
-    case Mnemonic::kEndbr64:
-    case Mnemonic::kCldemote:
-    case Mnemonic::kPrefetch:
-    case Mnemonic::kPrefetchw:
-    case Mnemonic::kPrefetchwt1:
-    case Mnemonic::kPrefetchnta:
-    case Mnemonic::kPrefetcht0:
-    case Mnemonic::kPrefetcht1:
-    case Mnemonic::kPrefetcht2: return true;
-    default: return false;
-  }
 }
 
 // Where the status flags are.
@@ -133,11 +113,14 @@ class Translation {
     bool by_name;  // a call-out
     bool bad;
     bool masked;
+    bool clobbers_r11;  // uses_r11()
+    InsnShape shape;
     uint32_t live_out;
     unsigned offset;
 
     // The instruction itself is the decoder's to fill.
-    void begin(unsigned at) { callout = Callout::kSystem, by_name = bad = masked = false, live_out = 0, offset = at; }
+    void begin(unsigned at) { callout = Callout::kSystem, by_name = bad = masked = clobbers_r11 = false, live_out = 0, offset = at; }
+    const Operand* memory() const { return shape.memory < 0 ? nullptr : &insn.operands[static_cast<unsigned>(shape.memory)]; }
   };
 
   void decode_block() {
@@ -161,8 +144,10 @@ class Translation {
         d.callout = status == DecodeStatus::kTooLong ? Callout::kGeneralProtection : Callout::kUndefined;
         d.insn.length = std::max<uint8_t>(d.insn.length, 1);
       } else {
+        d.shape = InsnShape::of(d.insn);
         classify(d);
       }
+      d.clobbers_r11 = uses_r11(d);
       at += d.insn.length;
       count_++;
       if (ends_block(d)) break;
@@ -181,20 +166,38 @@ class Translation {
     notes_.looks[notes_.look_count++] = {static_cast<uint16_t>(from), static_cast<uint16_t>(std::min(to, 4096u) - from)};
   }
 
-  bool has_vector(const Insn& insn, bool& mmx) const {
-    bool vector = false;
-    mmx = false;
-    for (unsigned i = 0; i < insn.operand_count; i++) {
-      vector |= insn.operands[i].kind == OperandKind::kVector;
-      mmx |= insn.operands[i].kind == OperandKind::kMmx;
-    }
-    return vector;
-  }
-
   // What the guest's mode makes of the encoding: run, #UD, #NM.
   void classify(Decoded& d) {
+    const Insn& insn = d.insn;
+    if (!plainly_there(d) && !permitted(d)) return;
+    switch (insn.form) {
+      case Form::kPlain: d.by_name = false; break;
+      case Form::kSystem: d.by_name = !selector_read(insn), d.callout = Callout::kSystem; break;
+      case Form::kString: d.by_name = true, d.callout = Callout::kString; break;
+      case Form::kSpecial:
+        // Masked loads and stores run as they are, on an address range that is only checked as a whole.
+        d.masked = (insn.encoding != Encoding::kLegacy && d.memory()) || d.shape.traits & kIsMaskedMove;
+        d.by_name = !d.masked && !bit_string(insn), d.callout = Callout::kSpecial;
+        break;
+      case Form::kStack:
+      case Form::kBranch:
+        d.callout = Callout::kSpecial;
+        d.by_name = !emitted_inline(insn);
+        break;
+    }
+  }
+
+  // Is an instruction on every CPU and in every mode, and the same? Such are nearly all of most programs.
+  static bool plainly_there(const Decoded& d) {
+    constexpr uint32_t kUnits = 1u << static_cast<unsigned>(OperandKind::kX87) | 1u << static_cast<unsigned>(OperandKind::kMmx) |
+                                1u << static_cast<unsigned>(OperandKind::kVector) | 1u << static_cast<unsigned>(OperandKind::kMask);
+    return !d.insn.feature && d.insn.encoding == Encoding::kLegacy && !(d.shape.kinds & kUnits) && !(d.shape.traits & kDoesNothing) &&
+           d.insn.mnemonic != Mnemonic::kMovsxd;  // without a feature there is no x87 instruction (decode_tables.cpp asserts it)
+  }
+  // Is the instruction there for the guest, and usable in its mode? Else it is made a call-out for its exception.
+  [[gnu::noinline]] bool permitted(Decoded& d) const {
     Insn& insn = d.insn;
-    auto undefined = [&](Callout c) { d.by_name = true, d.bad = true, d.callout = c; };
+    auto undefined = [&](Callout c) { return d.by_name = true, d.bad = true, d.callout = c, false; };
     if (insn.feature && !feature_enabled(vcpu_, static_cast<Feature>(insn.feature))) {
       // CPUs without them ignore the prefix that makes LZCNT of BSR and TZCNT of BSF.
       // ... and take CLDEMOTE for the hint NOP that its place in the map is.
@@ -206,12 +209,11 @@ class Translation {
     if (insn.mnemonic == Mnemonic::kMovsxd && insn.operand_size == 2) {
       // Hosts differ in how much they read: it goes as MOV. Intel reads 16 bits (SDM vol 2, MOVSXD), AMD 32 (APM vol 3, MOVSXD).
       insn.opcode = 0x8b;
-      if (vcpu_.vendor_is_amd && insn.memory_operand()) insn.operands[1].size = 4;
+      if (vcpu_.vendor_is_amd && d.memory()) insn.operands[1].size = 4;
     }
-    bool mmx, vector = has_vector(insn, mmx), mask = false;
-    for (unsigned i = 0; i < insn.operand_count; i++) mask |= insn.operands[i].kind == OperandKind::kMask;
-    bool real = !(mode_ & kModeProtected) || mode_ & kModeVm86;
-    if (insn.encoding == Encoding::kEvex || (insn.encoding == Encoding::kVex && mask)) {
+    const bool vector = d.shape.has(OperandKind::kVector), mmx = d.shape.has(OperandKind::kMmx);
+    const bool real = !(mode_ & kModeProtected) || mode_ & kModeVm86;
+    if (insn.encoding == Encoding::kEvex || (insn.encoding == Encoding::kVex && d.shape.has(OperandKind::kMask))) {
       if (real || !(mode_ & kModeAvx512)) return undefined(Callout::kUndefined);
       if (mode_ & kModeTs) return undefined(Callout::kNoDevice);
     } else if (insn.encoding == Encoding::kVex) {
@@ -231,21 +233,7 @@ class Translation {
       if (!mmx && insn.mnemonic != Mnemonic::kEmms && !(mode_ & kModeSse)) return undefined(Callout::kUndefined);
       if (mode_ & kModeTs) return undefined(Callout::kNoDevice);
     }
-    switch (insn.form) {
-      case Form::kPlain: d.by_name = false; break;
-      case Form::kSystem: d.by_name = !selector_read(insn), d.callout = Callout::kSystem; break;
-      case Form::kString: d.by_name = true, d.callout = Callout::kString; break;
-      case Form::kSpecial:
-        // Masked loads and stores run as they are, on an address range that is only checked as a whole.
-        d.masked = (insn.encoding != Encoding::kLegacy && insn.memory_operand()) || masked_move(insn);
-        d.by_name = !d.masked && !bit_string(insn), d.callout = Callout::kSpecial;
-        break;
-      case Form::kStack:
-      case Form::kBranch:
-        d.callout = Callout::kSpecial;
-        d.by_name = !emitted_inline(insn);
-        break;
-    }
+    return true;
   }
 
   bool quick() const { return !step_ && !(off_ & kSwitchQuickStubs); }
@@ -314,6 +302,7 @@ class Translation {
   bool ends_block(const Decoded& d) const {
     if (d.bad) return true;
     const Insn& insn = d.insn;
+    if (insn.form == Form::kPlain) return false;
     if (insn.form == Form::kBranch) {
       if (d.by_name) return true;
       return insn.mnemonic != Mnemonic::kJcc;
@@ -424,7 +413,7 @@ class Translation {
       const Decoded& d = insns_[i];
       if (d.by_name) return true;
       if (d.insn.form == Form::kBranch) return d.insn.mnemonic == Mnemonic::kCall || d.insn.mnemonic == Mnemonic::kRet;
-      if (d.insn.form == Form::kStack || (d.insn.memory_operand() && d.insn.mnemonic != Mnemonic::kLea)) return live_in(i);
+      if (d.insn.form == Form::kStack || (d.memory() && !(d.shape.traits & kIsLea))) return live_in(i);
       if ((d.insn.flags_read | d.insn.flags_written | d.insn.flags_maybe) & kStatusFlags) return false;
     }
     return false;
@@ -659,23 +648,17 @@ class Translation {
 
   // Does a plain instruction's memory operand go through memory()?
   bool groupable(const Decoded& d) const {
-    return d.insn.memory_operand() && d.insn.mnemonic != Mnemonic::kLea && d.insn.form == Form::kPlain && d.insn.address_size == 8;
+    return d.memory() && d.insn.form == Form::kPlain && d.insn.address_size == 8;
   }
 
   // Is r11 used for something else than the address of such an operand or of the stack?
   static bool uses_r11(const Decoded& d) {
     const Insn& insn = d.insn;
     if (d.by_name) return true;
-    if (insn.form == Form::kStack || insn.form == Form::kBranch || does_nothing(insn)) return false;
-    if (insn.mnemonic == Mnemonic::kLea) return !direct_lea(insn);
-    if (insn.form == Form::kSpecial) return true;
-    unsigned displaced = 0;
-    for (unsigned i = 0; i < insn.operand_count; i++) {
-      const Operand& o = insn.operands[i];
-      if (o.kind == OperandKind::kMoffs) return true;
-      displaced += o.kind == OperandKind::kGpr && !o.high && host_of(o.reg) < 0;
-    }
-    return displaced > 1 && !insn.memory_operand();
+    if (insn.form == Form::kStack || insn.form == Form::kBranch || d.shape.traits & kDoesNothing) return false;
+    if (d.shape.traits & kIsLea) return !direct_lea(insn);
+    if (insn.form == Form::kSpecial || d.shape.has(OperandKind::kMoffs)) return true;
+    return d.shape.displaced > 1 && !d.memory();
   }
 
   void find_groups() {
@@ -689,19 +672,21 @@ class Translation {
         groups_.call_out();
         continue;
       }
-      if (uses_r11(d)) groups_.clobber();
+      if (d.clobbers_r11) groups_.clobber();
       switch (d.insn.form) {
         case Form::kStack: group_stack(i, d); break;
         case Form::kBranch: group_branch(i, d); break;
         default:
-          if (does_nothing(d.insn)) break;
-          if (groupable(d)) {
-            const Operand& mem = *d.insn.memory_operand();
+          if (d.shape.traits & kDoesNothing) break;
+          if (d.shape.traits & kIsLea) {
+            // Its operand is no access.
+          } else if (groupable(d)) {
+            const Operand& mem = *d.memory();
             groups_.memory(i, d.insn, d.offset + d.insn.length, mem.size ? mem.size : 1, static_cast<unsigned>(mem.access) & 2);
-          } else if (d.insn.memory_operand() && d.insn.mnemonic != Mnemonic::kLea) {
+          } else if (d.memory()) {
             groups_.alone(i, 0);
           }
-          groups_.registers(d.insn, d.offset + d.insn.length);
+          groups_.registers(d.insn, d.shape.written, d.offset + d.insn.length);
       }
     }
     groups_.end();
@@ -750,7 +735,7 @@ class Translation {
 
   void emit(Decoded& d) {
     current_ = &d;
-    if (uses_r11(d)) in_r11_ = -1;
+    if (d.clobbers_r11) in_r11_ = -1;
     if (d.by_name) return call_out(d);
     switch (d.insn.form) {
       case Form::kStack: return stack(d);
@@ -817,13 +802,9 @@ class Translation {
   }
 
   // A register of the guest's that the instruction does not touch, for use as a temporary.
-  int borrow(const Insn& insn, uint32_t& taken) {
+  static int borrow(const InsnShape& shape, uint32_t& taken) {
     for (unsigned r : {15u, 14u, 13u, 12u, 3u, 5u, 7u, 6u, 8u, 2u, 1u}) {
-      if (taken >> r & 1) continue;
-      bool used = false;
-      for (unsigned i = 0; i < insn.operand_count; i++)
-        used |= insn.operands[i].kind == OperandKind::kGpr && insn.operands[i].reg == r;
-      if (used) continue;
+      if ((taken | shape.named) >> r & 1) continue;
       taken |= 1u << r;
       return static_cast<int>(r);
     }
@@ -832,36 +813,60 @@ class Translation {
 
   void plain(Decoded& d) {
     const Insn& insn = d.insn;
-    const Operand* mem = insn.memory_operand();
-    const Operand* moffs = nullptr;
-    for (unsigned i = 0; i < insn.operand_count; i++)
-      if (insn.operands[i].kind == OperandKind::kMoffs) moffs = &insn.operands[i];
-
-    if (does_nothing(insn)) return;
-    if (insn.mnemonic == Mnemonic::kLea) return lea(d);
+    if (d.shape.traits) {
+      if (d.shape.traits & kDoesNothing) return;
+      if (d.shape.traits & kIsLea) return lea(d);
+      if (d.shape.traits & kIsMaskedMove) return masked_store(d);
+      if (!long_) {
+        for (unsigned r = 0; r < 8; r++) note_side(d), zero_register(out_, r, insn.mnemonic == Mnemonic::kVzeroall);
+        return;
+      }
+    }
     if (insn.form == Form::kSystem) return selector(d);
-    if (moffs) return move_offset(d, *moffs);
-    if (masked_move(insn)) return masked_store(d);
-    if (mem && bit_string(insn)) return bit_in_memory(d);
-    if (constant_to_slot(d)) return;
-    if (!long_ && (insn.mnemonic == Mnemonic::kVzeroall || insn.mnemonic == Mnemonic::kVzeroupper)) {
-      for (unsigned r = 0; r < 8; r++) note_side(d), zero_register(out_, r, insn.mnemonic == Mnemonic::kVzeroall);
+    if (d.shape.has(OperandKind::kMoffs)) return move_offset(d);
+    if (insn.form == Form::kSpecial && bit_string(insn)) return bit_in_memory(d);
+    if (d.shape.as_in_guest() && insn.encoding != Encoding::kEvex) {
+      const int32_t displacement = d.shape.memory >= 0 ? operand_address(d, *d.memory()) : 0;
+      flags_for(d);
+      note_side(d);
+      if (d.shape.memory >= 0) reencode(out_, insn, Rename{.memory = kScratch0, .displacement = displacement});
+      else reencode(out_, insn, Rename{});
+      flags_behind(insn);
       return;
     }
+    renamed(d);
+  }
+
+  // r11 + what is returned: where the memory operand is in the host.
+  int32_t operand_address(const Decoded& d, const Operand& mem) {
+    bool read = static_cast<unsigned>(mem.access) & 1, write = static_cast<unsigned>(mem.access) & 2;
+    if (!read && !write) read = true;  // clflush and its like: an address that has to be readable
+    return memory(d.insn, mem.size ? mem.size : 1, read, write, live_in(index_));
+  }
+  // The flags that an instruction reads, or that pass it by, are in the host's register where it stands. r10 is clobbered.
+  void flags_for(const Decoded& d) {
+    if (flags_.host) return;
+    const Insn& insn = d.insn;
+    const uint32_t through = insn.flags_written || insn.flags_maybe ? d.live_out & ~insn.flags_written : 0;
+    if ((insn.flags_read & kStatusFlags) || through) want_flags_in_host();
+  }
+  void flags_behind(const Insn& insn) {
+    if ((insn.flags_written | insn.flags_maybe) & kStatusFlags) flags_ = {true, false};
+  }
+
+  // An instruction with operands that the host has elsewhere, or that cannot stand beside a REX prefix.
+  [[gnu::noinline]] void renamed(Decoded& d) {
+    const Insn& insn = d.insn;
+    const Operand* mem = d.memory();
+    const bool high = d.shape.high;
+    if (constant_to_slot(d)) return;
 
     Rename rename;
     uint32_t taken = 0;
     SideEntry borrowed{};
     unsigned borrows = 0;
-    bool high = false;
-    for (unsigned i = 0; i < insn.operand_count; i++) high |= insn.operands[i].kind == OperandKind::kGpr && insn.operands[i].high;
-
     if (mem) {
-      bool read = static_cast<unsigned>(mem->access) & 1, write = static_cast<unsigned>(mem->access) & 2;
-      unsigned size = mem->size;
-      if (!read && !write) read = true;  // clflush and its like: an address that has to be readable
-      if (!size) size = 1;
-      rename.displacement = memory(insn, size, read, write, live_in(index_));
+      rename.displacement = operand_address(d, *mem);
       rename.memory = kScratch0;
     }
 
@@ -874,7 +879,7 @@ class Translation {
     const Operand* left = mem ? nullptr : left_in_slot(insn, rename);
     int free_scratch[2] = {static_cast<int>(kScratch1), mem ? -1 : static_cast<int>(kScratch0)};
     auto borrow_one = [&] {
-      int r = borrow(insn, taken);
+      int r = borrow(d.shape, taken);
       out_.store(ENGINE_BORROW + borrows * 8, r);
       borrowed.borrowed |= 1u << borrows;
       borrowed.borrow_reg[borrows++] = static_cast<uint8_t>(r);
@@ -923,12 +928,7 @@ class Translation {
       rename.memory = r;
     }
 
-    uint32_t through = insn.flags_written || insn.flags_maybe ? d.live_out & ~insn.flags_written : 0;
-    bool load_flags = !flags_.host && ((insn.flags_read & kStatusFlags) || through);
-    if (load_flags) {
-      // restore_flags() needs r10: before the temporaries are loaded.
-      want_flags_in_host();
-    }
+    flags_for(d);  // needs r10: before the temporaries are loaded
     for (unsigned k = 0; k < temp_count; k++)
       if (temps[k].guest == kRsp) out_.move(temps[k].host, kHostRsp);
       else if (temps[k].read) out_.load_gpr(temps[k].host, temps[k].guest);
@@ -938,7 +938,7 @@ class Translation {
       if (temps[k].guest == kRsp) out_.move(kHostRsp, temps[k].host);
       else if (temps[k].write) out_.store_gpr(temps[k].guest, temps[k].host);
     for (unsigned k = 0; k < borrows; k++) out_.load(borrowed.borrow_reg[k], ENGINE_BORROW + k * 8);
-    if ((insn.flags_written | insn.flags_maybe) & kStatusFlags) flags_ = {true, false};
+    flags_behind(insn);
   }
 
   // LEA that leaves r11 as it is.
@@ -1030,8 +1030,9 @@ class Translation {
     flags_ = {true, false};
   }
 
-  void move_offset(Decoded& d, const Operand& moffs) {
+  void move_offset(Decoded& d) {
     const Insn& insn = d.insn;
+    const Operand& moffs = insn.operands[insn.operands[0].kind == OperandKind::kMoffs ? 0 : 1];
     bool write = static_cast<unsigned>(moffs.access) & 2;
     give_up_flags(live_in(index_));
     out_.move_imm(kScratch0, static_cast<uint64_t>(insn.displacement));
