@@ -38,6 +38,15 @@ class Emitter {
     for (; n; n--) *p++ = *from++;
     at_ = p;
   }
+  // At most 16 bytes, of which as many are read, and room for as many has to be.
+  void put_short(const uint8_t* bytes, unsigned n) {
+    __builtin_memcpy(at_, bytes, 8);
+    __builtin_memcpy(at_ + 8, bytes + 8, 8);
+    at_ += n;
+  }
+  // For who writes by a pointer of his own.
+  uint8_t* at() const { return at_; }
+  void go_to(uint8_t* at) { at_ = at; }
   // By way of a local pointer: bytes may alias `at_`, which would be read and written for each of them.
   [[gnu::always_inline]] void bytes(std::initializer_list<uint8_t> list) {
     uint8_t* p = at_;
@@ -85,6 +94,11 @@ class Emitter {
   // lea to, [base + index*scale + disp]; index 0xff none. `wide`: 64-bit result, else truncated to 32.
   void lea(unsigned to, unsigned base, unsigned index, unsigned scale, int32_t disp, bool wide = true) {
     memory_form(0x8d, to, base, index, scale, disp, wide);
+  }
+  static constexpr uint8_t kMod[5] = {0, 1, 0, 0, 2};  // modrm.mod by the displacement's size
+  // How many bytes a displacement beside `base` takes.
+  static unsigned displacement_size(unsigned base, int32_t disp) {
+    return disp == 0 && (base & 7) != 5 ? 0 : disp == static_cast<int8_t>(disp) ? 1 : 4;
   }
   // An instruction with a modrm memory operand [base + index*scale + disp]; base 0xff: none.
   void memory_form(unsigned opcode, unsigned reg, unsigned base, unsigned index, unsigned scale, int32_t disp, bool wide) {
@@ -176,10 +190,6 @@ class Emitter {
  private:
   static unsigned rex_byte(bool wide, unsigned reg, unsigned index, unsigned base) {
     return 0x40 | (wide ? 8 : 0) | (reg >> 3 & 1) << 2 | (index >> 3 & 1) << 1 | (base >> 3 & 1);
-  }
-  static constexpr uint8_t kMod[5] = {0, 1, 0, 0, 2};  // modrm.mod by the displacement's size
-  static unsigned displacement_size(unsigned base, int32_t disp) {
-    return disp == 0 && (base & 7) != 5 ? 0 : disp == static_cast<int8_t>(disp) ? 1 : 4;
   }
   void rex(bool wide, unsigned reg, unsigned index, unsigned base) {
     const unsigned r = rex_byte(wide, reg, index, base);

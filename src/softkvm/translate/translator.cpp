@@ -829,8 +829,8 @@ class Translation {
       const int32_t displacement = d.shape.memory >= 0 ? operand_address(d, *d.memory()) : 0;
       flags_for(d);
       note_side(d);
-      if (d.shape.memory >= 0) reencode(out_, insn, Rename{.memory = kScratch0, .displacement = displacement});
-      else reencode(out_, insn, Rename{});
+      if (d.shape.memory >= 0) reencode_as_it_is(out_, insn, kScratch0, displacement);
+      else reencode_as_it_is(out_, insn);
       flags_behind(insn);
       return;
     }
