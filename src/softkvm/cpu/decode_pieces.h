@@ -125,17 +125,20 @@ struct Cursor {
 
   DecodeStatus ended() const { return size >= kMaxInsnLength ? DecodeStatus::kTooLong : DecodeStatus::kTruncated; }
   bool has(unsigned n) const { return size_t(end - p) >= n; }
-  // `n` bytes (0-8, which has(n)), zero-extended.
-  [[gnu::always_inline]] uint64_t take(unsigned n) {
+  // `n` bytes (1-8, which has(n)) as a number's upper ones: what is shifted down by 64 - 8 * n.
+  [[gnu::always_inline]] uint64_t take_high(unsigned n) {
     uint64_t v = 0;
     if (has(8)) [[likely]] {
-      v = n ? load8(p) << (64 - 8 * n) >> (64 - 8 * n) : 0;
+      v = load8(p) << (64 - 8 * n);
     } else {
-      for (unsigned i = 0; i < n; i++) v |= uint64_t{p[i]} << 8 * i;
+      for (unsigned i = 0; i < n; i++) v = v >> 8 | uint64_t{p[i]} << 56;
     }
     p += n;
     return v;
   }
+  // ... zero-extended, and sign-extended.
+  [[gnu::always_inline]] uint64_t take(unsigned n) { return take_high(n) >> (64 - 8 * n); }
+  [[gnu::always_inline]] int64_t take_signed(unsigned n) { return int64_t(take_high(n)) >> (64 - 8 * n); }
 };
 
 // The extensions of modrm's and SIB's fields by prefixes: R, X, B as 8; R', V' as 16.
@@ -202,8 +205,7 @@ inline constexpr ModrmMemories kModrmMemory = [] {
   }
   if (!c.has(n)) return c.ended();
   out.displacement_size = uint8_t(n);
-  const unsigned unused = 64 - 8 * n;
-  if (n) out.displacement = int64_t(c.take(n) << unused) >> unused;
+  if (n) out.displacement = c.take_signed(n);
   return DecodeStatus::kOk;
 }
 
@@ -244,9 +246,7 @@ inline constexpr ImmediateSizes kImmediates = [] {
   }
   const unsigned n = k.first[size_log];
   if (!c.has(n + k.second)) return c.ended();
-  const uint64_t v = c.take(n);
-  const unsigned unused = 64 - 8 * n;
-  out.immediate = k.sign ? int64_t(v << unused) >> unused : int64_t(v);
+  out.immediate = k.sign ? c.take_signed(n) : int64_t(c.take(n));
   out.immediate_size = uint8_t(n);
   if (k.second) [[unlikely]] {
     out.immediate2 = uint16_t(c.take(k.second));

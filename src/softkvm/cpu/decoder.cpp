@@ -74,16 +74,18 @@ Prefixes take_prefixes(Cursor& c, const uint8_t* classes, bool mode64) {
 // What numbers registers: the encoding's fields, by Source, a byte each.
 constexpr uint64_t number(Source source, uint64_t value) { return value << 8 * source; }
 
-// One operand. `sizes`: of the context.
+// One operand. `sizes`: of the context. By three stores of words that tables make: Operand's first four bytes, the register among them, and the rest.
 [[gnu::always_inline]] inline void fill_operand(Operand& o, const OperandPlan& plan, uint64_t numbers, const uint16_t* sizes, bool has_rex) {
-  uint64_t p;
-  __builtin_memcpy(&p, &plan, sizeof p);
-  const unsigned size = sizes[p >> 56];
-  unsigned reg = unsigned(numbers >> (p >> 48 & 63)) & (p >> 40 & 0xff);
-  uint64_t word = (p & 0xffffffffffull) | uint64_t{size} << 48;
-  if (size == 1 && reg - 4 < 4 && plan.kind == OperandKind::kGpr && !has_rex) reg -= 4, word |= uint64_t{1} << 32;  // AH CH DH BH
-  word |= uint64_t{reg} << 24;
-  __builtin_memcpy(static_cast<void*>(&o), &word, sizeof word);
+  uint32_t start;
+  __builtin_memcpy(&start, &plan, sizeof start);
+  const unsigned size = sizes[unsigned(plan.size)];
+  unsigned reg = (unsigned(numbers >> plan.shift) & plan.mask) | plan.reg, high = plan.high;
+  if (size == 1 && reg - 4 < 4 && plan.kind == OperandKind::kGpr && !has_rex) reg -= 4, high = 1;  // AH CH DH BH
+  const uint32_t rest = high | size << 16;
+  uint8_t* to = reinterpret_cast<uint8_t*>(&o);
+  __builtin_memcpy(to, &start, 4);
+  to[3] = uint8_t(reg);
+  __builtin_memcpy(to + 4, &rest, 4);
 }
 
 // The operands behind those that are planned: registers that no field names, and immediates.
@@ -143,7 +145,7 @@ template <bool mode64, bool prefixed>
   bool opsize = prefixed && x.opsize;
   const unsigned prefix = !prefixed ? 0 : x.rep ? 2 : x.repne ? 3 : x.opsize ? 1 : 0;
   const Extensions extend{.r = uint8_t(rex << 1 & 8), .x = uint8_t(rex << 2 & 8), .b = uint8_t(rex << 3 & 8)};
-  const unsigned w = rex >> 3 & 1;
+  const bool w = rex & 8;
   out.mode = mode;
   out.map = OpcodeMap(map);
   out.rex = uint8_t(rex);
@@ -176,7 +178,7 @@ template <bool mode64, bool prefixed>
   }
   unsigned row = kRowNumbers[slot.base + index];
   if (opcode == 0x90) [[unlikely]]
-    if (extend.b && map == kLegacyOneByte && !x.rep) row = kRowNumbers[kSlots.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
+    if (extend.b && map == kLegacyOneByte && prefix != 2) row = kRowNumbers[kSlots.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
   if (row == 0) [[unlikely]] return DecodeStatus::kInvalid;
   const RowPlan& plan = kRowPlans[row];
   const uint32_t attributes = plan.attributes;
@@ -194,7 +196,7 @@ template <bool mode64, bool prefixed>
     if (!mode64 && plan.prefixes == 2) opsize = false;
   }
   const unsigned address_size = mode64 ? addrsize ? 4 : 8 : (mode == CodeMode::k16) != addrsize ? 2 : 4;
-  const unsigned log = mode64 ? plan.logs >> (2 * w | 4 * opsize) & 3 : (mode == CodeMode::k16) != opsize ? 1 : 2;
+  const unsigned log = mode64 ? plan.logs >> (2 * unsigned{w} | 4 * unsigned{opsize}) & 3 : (mode == CodeMode::k16) != opsize ? 1 : 2;
   out.address_size = uint8_t(address_size);
   out.operand_size = uint8_t(1u << log);
 
