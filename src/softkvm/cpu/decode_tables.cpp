@@ -195,8 +195,14 @@ constexpr RowPlan plan_row(const Row& r) {
     const unsigned log = w || r.attributes & kForce64 ? 3 : opsize ? 1 : r.attributes & kDefault64 ? 3 : 2;
     p.logs |= uint8_t(log << 2 * i);
   }
+  OperandKind kinds[kRowOperands] = {};
   for (unsigned i = 0; i < r.operand_count && i < kPlanOperands; i++)
-    for (bool memory : {false, true}) p.operands[memory][i] = plan_operand(r.operands[i], memory);
+    for (bool memory : {false, true}) {
+      p.operands[memory][i] = plan_operand(r.operands[i], memory);
+      kinds[i] = p.operands[memory][i].kind;
+      if (kinds[i] == OperandKind::kMemory) p.memory[memory] = int8_t(i);
+    }
+  p.traits = traits_of(r.mnemonic, r.feature != Feature::kNone, Encoding::kLegacy, kinds, r.operand_count);
   return p;
 }
 
@@ -205,6 +211,20 @@ constexpr auto kPlans = [] {
   for (size_t i = 0; i < count_rows(); i++) plans.at[i] = plan_row(kJoinedRows.at[i]);
   return plans;
 }();
+
+// What InsnShape relies on.
+constexpr bool relied_on() {
+  for (size_t i = 1; i < count_rows(); i++) {
+    const Row& r = kJoinedRows.at[i];
+    unsigned memory = 0;
+    for (unsigned k = 0; k < r.operand_count; k++) memory += kClasses.at[unsigned(r.operands[k].cls)].memory == OperandKind::kMemory;
+    if (memory > 1) return false;
+  }
+  for (const Row& r : tables::kX87)
+    if (r.feature == Feature::kNone) return false;
+  return true;
+}
+static_assert(relied_on(), "a row has two memory operands, or an x87 instruction needs no feature");
 
 }  // namespace
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "softkvm/cpu/decode_row.h"
+#include "softkvm/cpu/insn_shape.h"
 
 namespace vireo::softkvm {
 
@@ -52,6 +53,8 @@ struct alignas(64) RowPlan {
   uint8_t operand_count = 0;
   uint8_t prefixes = 0;                // of Row::match
   uint8_t logs = 0;                    // 64-bit mode's operand sizes, logarithms of two bits each: with neither, with W, with 66, with both
+  uint8_t traits = 0;                  // InsnShape's
+  int8_t memory[2] = {-1, -1};         // InsnShape's, as operands
   OperandPlan operands[2][kPlanOperands]{};  // by [has a modrm memory operand]
 };
 static_assert(sizeof(RowPlan) == 64);

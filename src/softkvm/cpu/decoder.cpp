@@ -75,12 +75,19 @@ Prefixes take_prefixes(Cursor& c, const uint8_t* classes, bool mode64) {
 constexpr uint64_t number(Source source, uint64_t value) { return value << 8 * source; }
 
 // One operand. `sizes`: of the context. By three stores of words that tables make: Operand's first four bytes, the register among them, and the rest.
-[[gnu::always_inline]] inline void fill_operand(Operand& o, const OperandPlan& plan, uint64_t numbers, const uint16_t* sizes, bool has_rex) {
+struct NamedRegisters {
+  unsigned named = 0, written = 0, high = 0;  // as InsnShape's
+};
+[[gnu::always_inline]] inline void fill_operand(Operand& o, const OperandPlan& plan, uint64_t numbers, const uint16_t* sizes, bool has_rex, NamedRegisters& registers) {
   uint32_t start;
   __builtin_memcpy(&start, &plan, sizeof start);
   const unsigned size = sizes[unsigned(plan.size)];
   unsigned reg = (unsigned(numbers >> plan.shift) & plan.mask) | plan.reg, high = plan.high;
   if (size == 1 && reg - 4 < 4 && plan.kind == OperandKind::kGpr && !has_rex) reg -= 4, high = 1;  // AH CH DH BH
+  const unsigned bit = unsigned{plan.kind == OperandKind::kGpr} << (reg & 31);
+  registers.named |= bit;
+  registers.written |= bit & -(unsigned(plan.access) >> 1);
+  registers.high |= high;
   const uint32_t rest = high | size << 16;
   uint8_t* to = reinterpret_cast<uint8_t*>(&o);
   __builtin_memcpy(to, &start, 4);
@@ -124,13 +131,19 @@ inline bool rare(uint32_t attributes, unsigned opcode, Insn& out) {
   return true;
 }
 
-// Blanks `out`: by plain stores, which beat the string instruction a compiler takes for this size.
+// Blanks `out`, but for what is filled in any case: by plain stores, which beat the string instruction a compiler takes for this size.
+inline void blank(Operand& o) {
+  constexpr uint64_t kZero = 0;
+  __builtin_memcpy(static_cast<void*>(&o), &kZero, sizeof kZero);
+}
 [[gnu::always_inline]] inline void blank(Insn& out) {
   static_assert(sizeof(Insn) % 8 == 0);
   uint8_t* p = reinterpret_cast<uint8_t*>(&out);
   constexpr uint64_t kZero = 0;
+  constexpr unsigned kFilled = (offsetof(Insn, operands) + 7) / 8 * 8, kFilledEnd = offsetof(Insn, operands[2]) / 8 * 8;
 #pragma GCC unroll 64
-  for (unsigned i = 0; i < sizeof(Insn); i += 8) __builtin_memcpy(p + i, &kZero, 8);
+  for (unsigned i = 0; i < sizeof(Insn); i += 8)
+    if (i < kFilled || i >= kFilledEnd) __builtin_memcpy(p + i, &kZero, 8);
   out.segment_prefix = kNoRegister;
   out.base = kNoRegister;
   out.index = kNoRegister;
@@ -138,9 +151,9 @@ inline bool rare(uint32_t attributes, unsigned opcode, Insn& out) {
   out.segment = kDS;
 }
 
-// From the opcode on: `c` is behind it. `prefixed`: with others than REX, which are in `x` and noted in `out`.
-template <bool mode64, bool prefixed>
-[[gnu::always_inline]] inline DecodeStatus decode_opcode(Cursor c, const uint8_t* bytes, unsigned map, unsigned opcode, unsigned rex, const Prefixes& x, CodeMode mode, Insn& out) {
+// From the opcode on: `c` is behind it. `prefixed`: with others than REX, which are in `x` and noted in `out`. `brief`: operands, and the bytes, may be left out.
+template <bool mode64, bool prefixed, bool brief>
+[[gnu::always_inline]] inline DecodeStatus decode_opcode(Cursor c, const uint8_t* bytes, unsigned map, unsigned opcode, unsigned rex, const Prefixes& x, CodeMode mode, Insn& out, InsnShape& shape) {
   const bool addrsize = prefixed && x.addrsize;
   bool opsize = prefixed && x.opsize;
   const unsigned prefix = !prefixed ? 0 : x.rep ? 2 : x.repne ? 3 : x.opsize ? 1 : 0;
@@ -210,14 +223,33 @@ template <bool mode64, bool prefixed>
     if (const DecodeStatus status = decode_immediate(c, out, plan.immediate, log); status != DecodeStatus::kOk) return status;
   if (prefixed && x.segment != kNoRegister) out.segment = x.segment;
 
+  if (brief && !(attributes & kRare & ~kCondition)) {
+    if (attributes & kCondition) out.flags_read = kConditionFlags[opcode >> 1 & 7];
+    out.length = uint8_t(c.p - bytes);
+    return DecodeStatus::kOk;
+  }
+
   // Operands.
   const uint64_t numbers = number(kFromReg, reg) | number(kFromRm, rm) | number(kFromLow3, (opcode & 7) | extend.b);
   const uint16_t* sizes = kSizes.at[legacy_context(log, mode64)];
   const OperandPlan* planned = plan.operands[is_memory];
   const unsigned count = plan.operand_count;
   out.operand_count = uint8_t(count);
-  for (unsigned i = 0; i < count && i < kPlanOperands; i++) fill_operand(out.operands[i], planned[i], numbers, sizes, rex);
-  if (count > kPlanOperands) [[unlikely]] fill_others(out, kRows[row], sizes);
+  // Two always, without a branch; what a plan has none for becomes an empty one.
+  NamedRegisters registers;
+  fill_operand(out.operands[0], planned[0], numbers, sizes, rex, registers);
+  fill_operand(out.operands[1], planned[1], numbers, sizes, rex, registers);
+  if (count > 2) [[unlikely]] fill_operand(out.operands[2], planned[2], numbers, sizes, rex, registers);
+  shape.traits = plan.traits;
+  shape.memory = plan.memory[is_memory];
+  shape.named = uint16_t(registers.named);
+  shape.written = uint16_t(registers.written);
+  shape.high = registers.high;
+  shape.displaced = 0;
+  if (registers.named & InsnShape::kDisplaced || count > kPlanOperands) [[unlikely]] {
+    fill_others(out, kRows[row], sizes);
+    shape = InsnShape::of(out);
+  }
   if (attributes & kRare && !rare(attributes, opcode, out)) return DecodeStatus::kInvalid;
   note_bytes(out, bytes, c.size, unsigned(c.p - bytes));
   return DecodeStatus::kOk;
@@ -239,7 +271,7 @@ inline bool take_opcode(Cursor& c, Opcode& out) {
 
 // What begins with another prefix than REX, or with that of VEX and EVEX.
 template <bool mode64>
-[[gnu::noinline]] DecodeStatus decode_prefixed(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {
+[[gnu::noinline]] DecodeStatus decode_prefixed(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
   const uint8_t* classes = kByteClasses.at[mode64];
   Cursor c{bytes, bytes + size, size};
   const Prefixes x = take_prefixes(c, classes, mode64);
@@ -260,17 +292,20 @@ template <bool mode64>
     if (!mode64 && !c.has(1)) return c.ended();
     if (mode64 || *c.p >= 0xC0) {
       out.rex = x.rex;
-      return decode_vector(c, bytes, opcode.byte, mode64, x.segment, out);
+      for (Operand& o : out.operands) blank(o);
+      const DecodeStatus status = decode_vector(c, bytes, opcode.byte, mode64, x.segment, out);
+      shape = InsnShape::of(out);
+      return status;
     }
   }
-  return decode_opcode<mode64, true>(c, bytes, opcode.map, opcode.byte, x.rex, x, mode, out);
+  return decode_opcode<mode64, true, false>(c, bytes, opcode.map, opcode.byte, x.rex, x, mode, out, shape);
 }
 
-template <bool mode64>
-DecodeStatus decode_in(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {
+template <bool mode64, bool brief>
+DecodeStatus decode_in(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
   blank(out);
   if (size > kMaxInsnLength) size = kMaxInsnLength;
-  if (size < 2) [[unlikely]] return decode_prefixed<mode64>(bytes, size, mode, out);  // looks at no byte that was not given
+  if (size < 2) [[unlikely]] return decode_prefixed<mode64>(bytes, size, mode, out, shape);  // looks at no byte that was not given
   const uint8_t* classes = kByteClasses.at[mode64];
   Cursor c{bytes, bytes + size, size};
   const bool has_rex = classes[*c.p] == kRexPrefix;
@@ -278,16 +313,26 @@ DecodeStatus decode_in(const uint8_t* bytes, size_t size, CodeMode mode, Insn& o
   c.p += has_rex;
   Opcode opcode{kLegacyOneByte, *c.p++};
   if (const unsigned cls = classes[opcode.byte]; cls != kOpcodeByte) {
-    if (cls != kEscape) return decode_prefixed<mode64>(bytes, size, mode, out);
+    if (cls != kEscape) return decode_prefixed<mode64>(bytes, size, mode, out, shape);
     if (!take_opcode(c, opcode)) return c.ended();
   }
-  return decode_opcode<mode64, false>(c, bytes, opcode.map, opcode.byte, rex, {}, mode, out);
+  return decode_opcode<mode64, false, brief>(c, bytes, opcode.map, opcode.byte, rex, {}, mode, out, shape);
 }
 
 }  // namespace
 
+DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
+  return mode == CodeMode::k64 ? decode_in<true, false>(bytes, size, mode, out, shape) : decode_in<false, false>(bytes, size, mode, out, shape);
+}
+
+DecodeStatus decode_effects(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {
+  InsnShape shape;
+  return mode == CodeMode::k64 ? decode_in<true, true>(bytes, size, mode, out, shape) : decode_in<false, false>(bytes, size, mode, out, shape);
+}
+
 DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {
-  return mode == CodeMode::k64 ? decode_in<true>(bytes, size, mode, out) : decode_in<false>(bytes, size, mode, out);
+  InsnShape shape;
+  return decode(bytes, size, mode, out, shape);
 }
 
 }  // namespace vireo::softkvm

@@ -62,12 +62,10 @@ class AccessGroups {
     int32_t plus;
     bool operator==(const Known&) const = default;
   };
-  // What the addresses of a group have in common.
-  struct Key {
-    uint8_t base, index, scale, segment;
-    bool operator==(const Key&) const = default;
-  };
-  void access(unsigned insn_index, unsigned number, const Key& key, int64_t at, unsigned size, bool write);
+  // What the addresses of a group have in common: base, index, scale and segment.
+  using Key = uint32_t;
+  static Key key_of(unsigned base, unsigned index, unsigned scale, unsigned segment) { return base | index << 8 | scale << 16 | segment << 24; }
+  void access(unsigned insn_index, unsigned number, Key key, int64_t at, unsigned size, bool write);
 
   Known register_[16];
   unsigned values_ = 0;

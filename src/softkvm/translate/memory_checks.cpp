@@ -73,6 +73,7 @@ bool waits_for_x87(const Insn& insn) {
   if (insn.encoding != Encoding::kLegacy) return false;
   if (insn.map == OpcodeMap::kOneByte && insn.opcode >= 0xd8 && insn.opcode <= 0xdf)
     return insn.mnemonic != Mnemonic::kFnstsw && insn.mnemonic != Mnemonic::kFnstcw;
+  if (insn.map == OpcodeMap::kOneByte) return false;
   for (unsigned i = 0; i < insn.operand_count; i++)
     if (insn.operands[i].kind == OperandKind::kMmx) return true;
   return false;
@@ -108,7 +109,7 @@ uint32_t MemoryChecks::descriptor_of(const MemoryAccess& access, const Insn& ins
   const uint32_t descriptor =
       access_descriptor(at & 0xfff, access.size, access.read, access.write, access.segment) | (waits_for_x87(insn) ? kAccessX87 : 0);
   if (masked) return descriptor | kAccessMasked | masked_alignment(insn, amd) << kAccessMaskedAlignmentShift;
-  return descriptor | needs_alignment(insn, amd) | (never_ac(insn) && !amd ? kAccessNoAc : 0) | (locked(insn) ? kAccessLocked : 0);
+  return descriptor | (access.size < 16 ? 0 : needs_alignment(insn, amd)) | (never_ac(insn) && !amd ? kAccessNoAc : 0) | (locked(insn) ? kAccessLocked : 0);
 }
 
 void MemoryChecks::translate(const MemoryAccess& access, const Insn& insn, unsigned at, bool masked) {

@@ -11,7 +11,6 @@
 #include "softkvm/translate/access_groups.h"
 #include "softkvm/translate/emitter.h"
 #include "softkvm/translate/engine.h"
-#include "softkvm/translate/insn_shape.h"
 #include "softkvm/translate/memory_checks.h"
 #include "softkvm/translate/reencode.h"
 #include "softkvm/translate/switches.h"
@@ -132,8 +131,8 @@ class Translation {
     while (count_ < limit && at < 4096) {
       Decoded& d = insns_[count_];
       d.begin(at);
-      DecodeStatus status = source_.straddle ? decode(source_.straddle, 15, code_mode_, d.insn)
-                                             : decode(source_.page.at(at), 4096 - at, code_mode_, d.insn);
+      DecodeStatus status = source_.straddle ? decode(source_.straddle, 15, code_mode_, d.insn, d.shape)
+                                             : decode(source_.page.at(at), 4096 - at, code_mode_, d.insn, d.shape);
       if (status != DecodeStatus::kOk) note_look(at, at + kMaxInsnLength);
       if (status == DecodeStatus::kTruncated) {
         if (count_ == 0) d.bad = true, d.by_name = true, d.callout = Callout::kUndefined, d.insn.length = 1, count_++;
@@ -144,7 +143,6 @@ class Translation {
         d.callout = status == DecodeStatus::kTooLong ? Callout::kGeneralProtection : Callout::kUndefined;
         d.insn.length = std::max<uint8_t>(d.insn.length, 1);
       } else {
-        d.shape = InsnShape::of(d.insn);
         classify(d);
       }
       d.clobbers_r11 = uses_r11(d);
@@ -169,7 +167,7 @@ class Translation {
   // What the guest's mode makes of the encoding: run, #UD, #NM.
   void classify(Decoded& d) {
     const Insn& insn = d.insn;
-    if (!plainly_there(d) && !permitted(d)) return;
+    if (!(d.shape.traits & kEverywhere) && !permitted(d)) return;
     switch (insn.form) {
       case Form::kPlain: d.by_name = false; break;
       case Form::kSystem: d.by_name = !selector_read(insn), d.callout = Callout::kSystem; break;
@@ -187,13 +185,6 @@ class Translation {
     }
   }
 
-  // Is an instruction on every CPU and in every mode, and the same? Such are nearly all of most programs.
-  static bool plainly_there(const Decoded& d) {
-    constexpr uint32_t kUnits = 1u << static_cast<unsigned>(OperandKind::kX87) | 1u << static_cast<unsigned>(OperandKind::kMmx) |
-                                1u << static_cast<unsigned>(OperandKind::kVector) | 1u << static_cast<unsigned>(OperandKind::kMask);
-    return !d.insn.feature && d.insn.encoding == Encoding::kLegacy && !(d.shape.kinds & kUnits) && !(d.shape.traits & kDoesNothing) &&
-           d.insn.mnemonic != Mnemonic::kMovsxd;  // without a feature there is no x87 instruction (decode_tables.cpp asserts it)
-  }
   // Is the instruction there for the guest, and usable in its mode? Else it is made a call-out for its exception.
   [[gnu::noinline]] bool permitted(Decoded& d) const {
     Insn& insn = d.insn;
@@ -211,9 +202,14 @@ class Translation {
       insn.opcode = 0x8b;
       if (vcpu_.vendor_is_amd && d.memory()) insn.operands[1].size = 4;
     }
-    const bool vector = d.shape.has(OperandKind::kVector), mmx = d.shape.has(OperandKind::kMmx);
+    bool vector = false, mmx = false, mask = false;
+    for (unsigned i = 0; i < insn.operand_count; i++) {
+      vector |= insn.operands[i].kind == OperandKind::kVector;
+      mmx |= insn.operands[i].kind == OperandKind::kMmx;
+      mask |= insn.operands[i].kind == OperandKind::kMask;
+    }
     const bool real = !(mode_ & kModeProtected) || mode_ & kModeVm86;
-    if (insn.encoding == Encoding::kEvex || (insn.encoding == Encoding::kVex && d.shape.has(OperandKind::kMask))) {
+    if (insn.encoding == Encoding::kEvex || (insn.encoding == Encoding::kVex && mask)) {
       if (real || !(mode_ & kModeAvx512)) return undefined(Callout::kUndefined);
       if (mode_ & kModeTs) return undefined(Callout::kNoDevice);
     } else if (insn.encoding == Encoding::kVex) {
@@ -356,7 +352,7 @@ class Translation {
     const unsigned from = at;
     unsigned looked = 0;
     for (unsigned n = 0; n < 6 && written != kStatusFlags && at < 4096; n++) {  // behind the page's end there is nothing to ask PageCopy for
-      if (decode(source_.page.at(at), 4096 - at, code_mode_, insn) != DecodeStatus::kOk) {
+      if (decode_effects(source_.page.at(at), 4096 - at, code_mode_, insn) != DecodeStatus::kOk) {
         looked = kMaxInsnLength;
         break;
       }
@@ -646,18 +642,21 @@ class Translation {
 
   // --- groups of accesses
 
-  // Does a plain instruction's memory operand go through memory()?
-  bool groupable(const Decoded& d) const {
-    return d.memory() && d.insn.form == Form::kPlain && d.insn.address_size == 8;
-  }
+  // Does an instruction's memory operand go through memory()?
+  static bool groupable(const Decoded& d) { return d.insn.form == Form::kPlain && d.insn.address_size == 8; }
 
   // Is r11 used for something else than the address of such an operand or of the stack?
   static bool uses_r11(const Decoded& d) {
     const Insn& insn = d.insn;
     if (d.by_name) return true;
-    if (insn.form == Form::kStack || insn.form == Form::kBranch || d.shape.traits & kDoesNothing) return false;
-    if (d.shape.traits & kIsLea) return !direct_lea(insn);
-    if (insn.form == Form::kSpecial || d.shape.has(OperandKind::kMoffs)) return true;
+    if (insn.form != Form::kPlain) {
+      if (insn.form == Form::kStack || insn.form == Form::kBranch) return false;
+      if (insn.form == Form::kSpecial) return true;
+    }
+    if (d.shape.traits & (kDoesNothing | kIsLea | kHasMoffs)) {
+      if (d.shape.traits & kDoesNothing) return false;
+      return d.shape.traits & kHasMoffs || !direct_lea(insn);
+    }
     return d.shape.displaced > 1 && !d.memory();
   }
 
@@ -678,13 +677,10 @@ class Translation {
         case Form::kBranch: group_branch(i, d); break;
         default:
           if (d.shape.traits & kDoesNothing) break;
-          if (d.shape.traits & kIsLea) {
-            // Its operand is no access.
-          } else if (groupable(d)) {
+          if (d.memory() && !(d.shape.traits & kIsLea)) {  // whose operand is no access
             const Operand& mem = *d.memory();
-            groups_.memory(i, d.insn, d.offset + d.insn.length, mem.size ? mem.size : 1, static_cast<unsigned>(mem.access) & 2);
-          } else if (d.memory()) {
-            groups_.alone(i, 0);
+            if (groupable(d)) groups_.memory(i, d.insn, d.offset + d.insn.length, mem.size ? mem.size : 1, static_cast<unsigned>(mem.access) & 2);
+            else groups_.alone(i, 0);
           }
           groups_.registers(d.insn, d.shape.written, d.offset + d.insn.length);
       }
@@ -813,17 +809,17 @@ class Translation {
 
   void plain(Decoded& d) {
     const Insn& insn = d.insn;
-    if (d.shape.traits) {
+    if (d.shape.traits & ~kEverywhere) {
       if (d.shape.traits & kDoesNothing) return;
       if (d.shape.traits & kIsLea) return lea(d);
       if (d.shape.traits & kIsMaskedMove) return masked_store(d);
+      if (d.shape.traits & kHasMoffs) return move_offset(d);
       if (!long_) {
         for (unsigned r = 0; r < 8; r++) note_side(d), zero_register(out_, r, insn.mnemonic == Mnemonic::kVzeroall);
         return;
       }
     }
     if (insn.form == Form::kSystem) return selector(d);
-    if (d.shape.has(OperandKind::kMoffs)) return move_offset(d);
     if (insn.form == Form::kSpecial && bit_string(insn)) return bit_in_memory(d);
     if (d.shape.as_in_guest() && insn.encoding != Encoding::kEvex) {
       const int32_t displacement = d.shape.memory >= 0 ? operand_address(d, *d.memory()) : 0;
