@@ -212,19 +212,23 @@ constexpr auto kPlans = [] {
   return plans;
 }();
 
-// What InsnShape relies on.
+// What InsnShape and the translator's checks of memory rely on.
 constexpr bool relied_on() {
   for (size_t i = 1; i < count_rows(); i++) {
     const Row& r = kJoinedRows.at[i];
     unsigned memory = 0;
     for (unsigned k = 0; k < r.operand_count; k++) memory += kClasses.at[unsigned(r.operands[k].cls)].memory == OperandKind::kMemory;
+    bool featured = r.feature != Feature::kNone;
+    for (unsigned k = 0; k < r.operand_count && !featured; k++)
+      for (OperandKind kind : {OperandKind::kX87, OperandKind::kMmx, OperandKind::kVector, OperandKind::kMask})
+        if (kClasses.at[unsigned(r.operands[k].cls)].kind == kind) return false;
     if (memory > 1) return false;
   }
   for (const Row& r : tables::kX87)
     if (r.feature == Feature::kNone) return false;
   return true;
 }
-static_assert(relied_on(), "a row has two memory operands, or an x87 instruction needs no feature");
+static_assert(relied_on(), "a row has two memory operands, or an instruction of x87 or vectors needs no feature");
 
 }  // namespace
 

@@ -16,6 +16,7 @@ constexpr uint8_t kPageBase = 16, kFirstNew = 17;  // values; those below are wh
 }  // namespace
 
 void AccessGroups::begin() {
+#pragma GCC unroll 16
   for (uint8_t r = 0; r < 16; r++) register_[r] = {r, 0};
   values_ = kFirstNew;
 }
