@@ -174,9 +174,10 @@ constexpr OperandPlan plan_operand(const OperandSpec& spec, bool is_memory) {
     p.high = info.kind == OperandKind::kGpr && spec.size == Size::k1 && p.reg - 4u < 4;
     if (p.high) p.reg -= 4;
   } else {
-    p.shift = uint8_t(8 * info.source);
-    p.mask = info.mask;
+    p.source = info.source;
+    p.mask = info.mask & 15;
   }
+  if (info.kind == OperandKind::kGpr) p.mask |= kPlanGpr | (unsigned(spec.access) & 2 ? kPlanWritten : 0);
   return p;
 }
 

@@ -38,9 +38,12 @@ struct OperandPlan {
   OperandField field{};
   uint8_t reg = 0;              // where no field of the encoding names it
   bool high = false;            // ... and then
-  uint8_t mask = 0, shift = 0;  // else where its number is among those of the encoding (Source), and how much of it counts
+  uint8_t mask = 0;             // else how much counts of its number, which ...
+  uint8_t source = 0;           // ... is this of those of the encoding (Source)
   Size size{};
 };
+// Beside the mask's bits, of which legacy encodings have four: is it a general register, and written?
+constexpr uint8_t kPlanGpr = 0x40, kPlanWritten = 0x80;
 static_assert(sizeof(OperandPlan) == 8 && offsetof(OperandPlan, high) == offsetof(Operand, high));  // the decoder makes one of the other
 constexpr unsigned kPlanOperands = 3;  // rows with more: the others as the row says
 struct alignas(64) RowPlan {

@@ -71,22 +71,19 @@ Prefixes take_prefixes(Cursor& c, const uint8_t* classes, bool mode64) {
 }
 
 // --- rows -----------------------------------------------------------------------------------------------------------------------------
-// What numbers registers: the encoding's fields, by Source, a byte each.
-constexpr uint64_t number(Source source, uint64_t value) { return value << 8 * source; }
-
 // One operand. `sizes`: of the context. By three stores of words that tables make: Operand's first four bytes, the register among them, and the rest.
 struct NamedRegisters {
-  unsigned named = 0, written = 0, high = 0;  // as InsnShape's
+  unsigned named = 0, high = 0;  // as InsnShape's, but for: bit 16 + n: register n is written
 };
-[[gnu::always_inline]] inline void fill_operand(Operand& o, const OperandPlan& plan, uint64_t numbers, const uint16_t* sizes, bool has_rex, NamedRegisters& registers) {
+[[gnu::always_inline]] inline void fill_operand(Operand& o, const OperandPlan& plan, const uint8_t* numbers, const uint16_t* sizes, bool has_rex, NamedRegisters& registers) {
   uint32_t start;
   __builtin_memcpy(&start, &plan, sizeof start);
   const unsigned size = sizes[unsigned(plan.size)];
-  unsigned reg = (unsigned(numbers >> plan.shift) & plan.mask) | plan.reg, high = plan.high;
+  const unsigned mask = plan.mask, is = mask >> 6;
+  unsigned reg = (numbers[plan.source] & mask) | plan.reg, high = plan.high;
   if (size == 1 && reg - 4 < 4 && plan.kind == OperandKind::kGpr && !has_rex) reg -= 4, high = 1;  // AH CH DH BH
-  const unsigned bit = unsigned{plan.kind == OperandKind::kGpr} << (reg & 31);
-  registers.named |= bit;
-  registers.written |= bit & -(unsigned(plan.access) >> 1);
+  static_assert(kPlanGpr == 1 << 6 && kPlanWritten == 2 << 6);
+  registers.named |= ((is | is << 15) & 0x10001) << (reg & 15);
   registers.high |= high;
   const uint32_t rest = high | size << 16;
   uint8_t* to = reinterpret_cast<uint8_t*>(&o);
@@ -141,9 +138,11 @@ inline void blank(Operand& o) {
   uint8_t* p = reinterpret_cast<uint8_t*>(&out);
   constexpr uint64_t kZero = 0;
   constexpr unsigned kFilled = (offsetof(Insn, operands) + 7) / 8 * 8, kFilledEnd = offsetof(Insn, operands[2]) / 8 * 8;
+  constexpr unsigned kFlags = offsetof(Insn, flags_read);
+  static_assert(kFlags % 8 == 0 && offsetof(Insn, flags_written) == kFlags + 4);
 #pragma GCC unroll 64
   for (unsigned i = 0; i < sizeof(Insn); i += 8)
-    if (i < kFilled || i >= kFilledEnd) __builtin_memcpy(p + i, &kZero, 8);
+    if ((i < kFilled || i >= kFilledEnd) && i != kFlags) __builtin_memcpy(p + i, &kZero, 8);
   out.segment_prefix = kNoRegister;
   out.base = kNoRegister;
   out.index = kNoRegister;
@@ -230,7 +229,11 @@ template <bool mode64, bool prefixed, bool brief>
   }
 
   // Operands.
-  const uint64_t numbers = number(kFromReg, reg) | number(kFromRm, rm) | number(kFromLow3, (opcode & 7) | extend.b);
+  uint8_t numbers[kSources];
+  numbers[kFromSpec] = 0;
+  numbers[kFromReg] = uint8_t(reg);
+  numbers[kFromRm] = uint8_t(rm);
+  numbers[kFromLow3] = uint8_t((opcode & 7) | extend.b);
   const uint16_t* sizes = kSizes.at[legacy_context(log, mode64)];
   const OperandPlan* planned = plan.operands[is_memory];
   const unsigned count = plan.operand_count;
@@ -243,7 +246,7 @@ template <bool mode64, bool prefixed, bool brief>
   shape.traits = plan.traits;
   shape.memory = plan.memory[is_memory];
   shape.named = uint16_t(registers.named);
-  shape.written = uint16_t(registers.written);
+  shape.written = uint16_t(registers.named >> 16);
   shape.high = registers.high;
   shape.displaced = 0;
   if (registers.named & InsnShape::kDisplaced || count > kPlanOperands) [[unlikely]] {
@@ -293,6 +296,7 @@ template <bool mode64>
     if (mode64 || *c.p >= 0xC0) {
       out.rex = x.rex;
       for (Operand& o : out.operands) blank(o);
+      out.flags_read = out.flags_written = 0;
       const DecodeStatus status = decode_vector(c, bytes, opcode.byte, mode64, x.segment, out);
       shape = InsnShape::of(out);
       return status;
