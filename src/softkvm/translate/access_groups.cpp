@@ -91,9 +91,9 @@ void AccessGroups::stack(unsigned index, unsigned number, unsigned reg, int32_t 
   access(index, number, key_of(register_[reg].value, kNoRegister, 1, kDS), int64_t{register_[reg].plus} + displacement, size, write);
 }
 
-void AccessGroups::registers(const Insn& insn, uint16_t written, unsigned next) {
+void AccessGroups::leave(const Insn& insn, unsigned written, unsigned next) {
   const Operand &to = insn.operands[0], &from = insn.operands[1];
-  if (insn.operand_count && to.kind == OperandKind::kGpr && to.size == 8) {
+  if (to.kind == OperandKind::kGpr && to.size == 8) {
     switch (insn.mnemonic) {
       case Mnemonic::kMov:
         if (from.kind == OperandKind::kGpr && from.size == 8) return moved(to.reg, from.reg, 0);
@@ -117,7 +117,7 @@ void AccessGroups::registers(const Insn& insn, uint16_t written, unsigned next) 
       default: break;
     }
   }
-  for (; written; written &= static_cast<uint16_t>(written - 1)) lost(static_cast<unsigned>(__builtin_ctz(written)));
+  for (; written; written &= written - 1) lost(static_cast<unsigned>(__builtin_ctz(written)));
 }
 
 void AccessGroups::end() {

@@ -114,11 +114,11 @@ class Translation {
     bool masked;
     bool clobbers_r11;  // uses_r11()
     InsnShape shape;
-    uint32_t live_out;
+    uint32_t live_in, live_out;
     unsigned offset;
 
     // The instruction itself is the decoder's to fill.
-    void begin(unsigned at) { callout = Callout::kSystem, by_name = bad = masked = clobbers_r11 = false, live_out = 0, offset = at; }
+    void begin(unsigned at) { callout = Callout::kSystem, by_name = bad = masked = clobbers_r11 = false, shape.traits = 0, offset = at; }
     const Operand* memory() const { return shape.memory < 0 ? nullptr : &insn.operands[static_cast<unsigned>(shape.memory)]; }
   };
 
@@ -142,6 +142,11 @@ class Translation {
         d.by_name = d.bad = true;
         d.callout = status == DecodeStatus::kTooLong ? Callout::kGeneralProtection : Callout::kUndefined;
         d.insn.length = std::max<uint8_t>(d.insn.length, 1);
+      } else if (d.insn.form == Form::kPlain && d.shape.traits == kEverywhere) [[likely]] {
+        d.clobbers_r11 = d.shape.displaced > 1 && d.shape.memory < 0;  // uses_r11(), which most need not ask
+        at += d.insn.length;
+        count_++;
+        continue;
       } else {
         classify(d);
       }
@@ -326,9 +331,6 @@ class Translation {
     }
   }
 
-  static uint32_t reads(const Decoded& d) { return d.by_name ? kStatusFlags : d.insn.flags_read & kStatusFlags; }
-  static uint32_t writes(const Decoded& d) { return d.by_name ? 0 : d.insn.flags_written & kStatusFlags; }
-
   // Is a page offset so near to the block's start that what stands there was copied and is watched?
   bool near_start(int64_t at, unsigned reach) const {
     const int64_t distance = at - static_cast<int64_t>(start_);
@@ -382,24 +384,21 @@ class Translation {
   void liveness() {
     uint32_t live = kStatusFlags;
     if (count_ && !ends_block(insns_[count_ - 1]) && !step_) live = live_at(end_);
+    const uint32_t always = off_ & kSwitchDeadFlags ? kStatusFlags : 0;
     for (unsigned i = count_; i-- > 0;) {
       Decoded& d = insns_[i];
-      if (!d.by_name && d.insn.form == Form::kBranch && !step_) {
+      if (d.insn.form == Form::kBranch && !d.by_name && !step_) {
         bool relative = d.insn.operand_count && d.insn.operands[0].kind == OperandKind::kRelative;
         if (d.insn.mnemonic == Mnemonic::kJmp && relative) live = live_at(target_of(d));
         else if (d.insn.mnemonic == Mnemonic::kJcc) live |= live_at(target_of(d));
         else live = kStatusFlags;
       }
       d.live_out = live;
-      live = off_ & kSwitchDeadFlags ? kStatusFlags : (live & ~writes(d)) | reads(d);
+      live = (d.by_name ? kStatusFlags : ((live & ~d.insn.flags_written) | d.insn.flags_read) & kStatusFlags) | always;
+      d.live_in = live;
     }
-    live_first_ = live;
   }
-  uint32_t live_in(unsigned i) const {
-    if (i == 0) return live_first_;
-    const Decoded& d = insns_[i];
-    return off_ & kSwitchDeadFlags ? kStatusFlags : (d.live_out & ~writes(d)) | reads(d);
-  }
+  uint32_t live_in(unsigned i) const { return insns_[i].live_in; }
 
   // --- flags
 
@@ -732,6 +731,7 @@ class Translation {
   void emit(Decoded& d) {
     current_ = &d;
     if (d.clobbers_r11) in_r11_ = -1;
+    if (d.insn.form == Form::kPlain && d.shape.traits == kEverywhere) return copied(d);
     if (d.by_name) return call_out(d);
     switch (d.insn.form) {
       case Form::kStack: return stack(d);
@@ -821,6 +821,12 @@ class Translation {
     }
     if (insn.form == Form::kSystem) return selector(d);
     if (insn.form == Form::kSpecial && bit_string(insn)) return bit_in_memory(d);
+    copied(d);
+  }
+
+  // Any other instruction: the same for the host, but for places.
+  void copied(Decoded& d) {
+    const Insn& insn = d.insn;
     if (d.shape.as_in_guest() && insn.encoding != Encoding::kEvex) {
       const int32_t displacement = d.shape.memory >= 0 ? operand_address(d, *d.memory()) : 0;
       flags_for(d);
@@ -1267,7 +1273,6 @@ class Translation {
   Decoded* current_ = nullptr;
   unsigned count_ = 0, index_ = 0, start_ = 0, end_ = 0;
   unsigned dependency_begin_ = 0, dependency_end_ = 0;
-  uint32_t live_first_ = 0;
   Flags flags_;
   bool grouped_ = false;  // accesses may share their checks
   int in_r11_ = -1;       // the group whose host address r11 is, or -1
