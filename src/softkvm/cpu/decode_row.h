@@ -83,6 +83,7 @@ enum Attribute : uint32_t {
   kDistinct = 1u << 25,       // destination must differ from the sources (gathers, FP16 complex multiplication)
   kNo16Mode = 1u << 26,       // #UD with 16-bit addressing (VSIB)
   kNoRip = 1u << 27,          // #UD with RIP-relative addressing
+  kLegalRegister = 1u << 28,  // derived: names a segment, control or debug register, of which some are #UD
 };
 
 // What an instruction does to EFLAGS.

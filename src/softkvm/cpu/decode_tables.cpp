@@ -2,6 +2,9 @@
 // Joins the tables of the opcode maps and computes the slots.
 #include "softkvm/cpu/decode_tables.h"
 
+#include <initializer_list>
+
+#include "softkvm/cpu/decode_pieces.h"
 #include "softkvm/cpu/decode_tables_0f.h"
 #include "softkvm/cpu/decode_tables_0f38.h"
 #include "softkvm/cpu/decode_tables_0f3a.h"
@@ -160,11 +163,80 @@ static_assert(kNumbers.modrm_opcode == 0, "rows of one opcode differ about the m
 
 constexpr auto kJoinedRows = join_rows();
 
+constexpr OperandPlan plan_operand(const OperandSpec& spec, bool is_memory) {
+  const ClassInfo& info = kClasses.at[unsigned(spec.cls)];
+  const bool memory = is_memory && info.memory != OperandKind::kNone;
+  OperandPlan p{.kind = memory ? info.memory : info.kind, .access = spec.access, .field = info.field};
+  p.size = memory && spec.access == OperandAccess::kNone ? Size::k0 : spec.size;
+  if (memory) return p;
+  if (info.source == kFromSpec) {
+    p.reg = spec.reg & info.mask;
+    p.high = info.kind == OperandKind::kGpr && spec.size == Size::k1 && p.reg - 4u < 4;
+    if (p.high) p.reg -= 4;
+  } else {
+    p.source = info.source;
+    p.mask = info.mask & 15;
+  }
+  if (info.kind == OperandKind::kGpr) p.mask |= kPlanGpr | (unsigned(spec.access) & 2 ? kPlanWritten : 0);
+  return p;
+}
+
+constexpr RowPlan plan_row(const Row& r) {
+  RowPlan p;
+  p.mnemonic = r.mnemonic;
+  p.form = r.form;
+  p.flags = r.flags;
+  p.attributes = r.attributes;
+  p.feature = r.feature;
+  p.immediate = r.immediate;
+  p.operand_count = r.operand_count;
+  p.prefixes = uint8_t(r.match >> match::kPrefixShift & 15);
+  for (unsigned i = 0; i < 4; i++) {
+    const bool w = i & 1, opsize = i & 2 && p.prefixes != 2;  // a 66 that chose the row is no operand size prefix
+    const unsigned log = w || r.attributes & kForce64 ? 3 : opsize ? 1 : r.attributes & kDefault64 ? 3 : 2;
+    p.logs |= uint8_t(log << 2 * i);
+  }
+  OperandKind kinds[kRowOperands] = {};
+  for (unsigned i = 0; i < r.operand_count && i < kPlanOperands; i++)
+    for (bool memory : {false, true}) {
+      p.operands[memory][i] = plan_operand(r.operands[i], memory);
+      kinds[i] = p.operands[memory][i].kind;
+      if (kinds[i] == OperandKind::kMemory) p.memory[memory] = int8_t(i);
+    }
+  p.traits = traits_of(r.mnemonic, r.feature != Feature::kNone, Encoding::kLegacy, kinds, r.operand_count);
+  return p;
+}
+
+constexpr auto kPlans = [] {
+  Table<RowPlan, count_rows()> plans{};
+  for (size_t i = 0; i < count_rows(); i++) plans.at[i] = plan_row(kJoinedRows.at[i]);
+  return plans;
+}();
+
+// What InsnShape and the translator's checks of memory rely on.
+constexpr bool relied_on() {
+  for (size_t i = 1; i < count_rows(); i++) {
+    const Row& r = kJoinedRows.at[i];
+    unsigned memory = 0;
+    for (unsigned k = 0; k < r.operand_count; k++) memory += kClasses.at[unsigned(r.operands[k].cls)].memory == OperandKind::kMemory;
+    bool featured = r.feature != Feature::kNone;
+    for (unsigned k = 0; k < r.operand_count && !featured; k++)
+      for (OperandKind kind : {OperandKind::kX87, OperandKind::kMmx, OperandKind::kVector, OperandKind::kMask})
+        if (kClasses.at[unsigned(r.operands[k].cls)].kind == kind) return false;
+    if (memory > 1) return false;
+  }
+  for (const Row& r : tables::kX87)
+    if (r.feature == Feature::kNone) return false;
+  return true;
+}
+static_assert(relied_on(), "a row has two memory operands, or an instruction of x87 or vectors needs no feature");
+
 }  // namespace
 
 const Slots& kSlots = kLayout.slots;
 const uint16_t* const kRowNumbers = kNumbers.at;
 const Row* const kRows = kJoinedRows.at;
+const RowPlan* const kRowPlans = kPlans.at;
 
 size_t decode_row_count() { return count_rows() - 1; }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "softkvm/cpu/decode_row.h"
+#include "softkvm/cpu/insn_shape.h"
 
 namespace vireo::softkvm {
 
@@ -29,9 +30,44 @@ struct Slot {
 struct Slots {
   Slot at[kDecodeMaps][256] = {};
 };
+
+// A row as the decoder goes by it: one line of the host's cache. What is not VEX's or EVEX's only.
+struct OperandPlan {
+  OperandKind kind{};
+  OperandAccess access{};
+  OperandField field{};
+  uint8_t reg = 0;              // where no field of the encoding names it
+  bool high = false;            // ... and then
+  uint8_t mask = 0;             // else how much counts of its number, which ...
+  uint8_t source = 0;           // ... is this of those of the encoding (Source)
+  Size size{};
+};
+// Beside the mask's bits, of which legacy encodings have four: is it a general register, and written?
+constexpr uint8_t kPlanGpr = 0x40, kPlanWritten = 0x80;
+static_assert(sizeof(OperandPlan) == 8 && offsetof(OperandPlan, high) == offsetof(Operand, high));  // the decoder makes one of the other
+constexpr unsigned kPlanOperands = 3;  // rows with more: the others as the row says
+struct alignas(64) RowPlan {
+  Mnemonic mnemonic{};
+  Form form{};
+  uint8_t flags = 0;
+  uint32_t attributes = 0;
+  Feature feature{};
+  ImmediateKind immediate{};
+  uint8_t operand_count = 0;
+  uint8_t prefixes = 0;                // of Row::match
+  uint8_t logs = 0;                    // 64-bit mode's operand sizes, logarithms of two bits each: with neither, with W, with 66, with both
+  uint8_t traits = 0;                  // InsnShape's
+  int8_t memory[2] = {-1, -1};         // InsnShape's, as operands
+  OperandPlan operands[2][kPlanOperands]{};  // by [has a modrm memory operand]
+};
+static_assert(sizeof(RowPlan) == 64);
+
+#pragma GCC visibility push(hidden)  // the decoder knows at link time where they are
 extern const Slots& kSlots;
 extern const uint16_t* const kRowNumbers;
 extern const Row* const kRows;  // row 0 is no instruction
+extern const RowPlan* const kRowPlans;
+#pragma GCC visibility pop
 
 // For tests: how many rows there are (row 0 aside, they are 1 to the count) and the map of each.
 size_t decode_row_count();

@@ -161,6 +161,7 @@ constexpr Row row(Form form, uint32_t m, Mnemonic mnemonic, const Operands& ops,
     if (s.cls == OC::kImmediate || s.cls == OC::kRelative || s.cls == OC::kFar) r.immediate = ImmediateKind(s.reg);
     if (s.cls == OC::kMoffs) r.immediate = ImmediateKind::kMoffs;
     if (s.cls == OC::kVsib) r.attributes |= kNo16Mode;
+    if (s.cls == OC::kSegment || s.cls == OC::kControl || s.cls == OC::kDebug) r.attributes |= kLegalRegister;
   }
   return r;
 }

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The decoder: prefixes, opcode, row, modrm, immediate, then the row's operands filled in. Spec: Intel SDM vol 2, chapter 2 (2.1 legacy
-// and REX, 2.3 VEX, 2.7 EVEX). Where Intel and AMD differ (66 on near branches in 64-bit mode) this follows Intel.
+// and REX). Where Intel and AMD differ (66 on near branches in 64-bit mode) this follows Intel. VEX and EVEX are decoder_vector.cpp's.
+// Making a block is mostly this: so what the instructions of a program take turns in is looked up in tables rather than asked, all that is not stored in
+// the result stays in registers, and what is rare is out of the way.
 #include "softkvm/cpu/decoder.h"
 
 #include <initializer_list>
 
+#include "softkvm/cpu/decode_pieces.h"
 #include "softkvm/cpu/decode_tables.h"
 #include "softkvm/cpu/decode_words.h"
 
@@ -14,7 +17,10 @@ namespace {
 using words::kFlagEffects;
 
 // --- bytes ----------------------------------------------------------------------------------------------------------------------------
-enum PrefixByte : uint8_t { kNoPrefix, kSegmentPrefix, kOpsizePrefix, kAddrsizePrefix, kLockPrefix, kRepPrefix, kRepnePrefix, kRexPrefix };
+// What is no opcode of the one-byte map: prefixes, and the ways to other maps.
+enum ByteClass : uint8_t {
+  kOpcodeByte, kRexPrefix, kEscape, kVectorPrefix, kSegmentPrefix, kOpsizePrefix, kAddrsizePrefix, kLockPrefix, kRepPrefix, kRepnePrefix,
+};
 
 struct ByteClasses {
   uint8_t at[2][256] = {};  // by [64-bit mode]
@@ -23,6 +29,8 @@ constexpr ByteClasses kByteClasses = [] {
   ByteClasses c;
   for (auto& t : c.at) {
     for (unsigned b : {0x26u, 0x2Eu, 0x36u, 0x3Eu, 0x64u, 0x65u}) t[b] = kSegmentPrefix;
+    for (unsigned b : {0xC4u, 0xC5u, 0x62u}) t[b] = kVectorPrefix;
+    t[0x0F] = kEscape;
     t[0x66] = kOpsizePrefix;
     t[0x67] = kAddrsizePrefix;
     t[0xF0] = kLockPrefix;
@@ -33,311 +41,108 @@ constexpr ByteClasses kByteClasses = [] {
   return c;
 }();
 
-inline uint64_t load2(const uint8_t* p) { uint16_t v; __builtin_memcpy(&v, p, 2); return v; }
-inline uint64_t load4(const uint8_t* p) { uint32_t v; __builtin_memcpy(&v, p, 4); return v; }
-inline uint64_t load8(const uint8_t* p) { uint64_t v; __builtin_memcpy(&v, p, 8); return v; }
-
-// --- sizes ----------------------------------------------------------------------------------------------------------------------------
-// What sizes depend on: legacy by operand size (2 4 8) and mode; VEX and EVEX by vector length and a W that counts.
-constexpr unsigned kSizeContexts = 12;
-constexpr unsigned legacy_context(unsigned size_log, bool mode64) { return (size_log - 1) * 2 + mode64; }
-constexpr unsigned vector_context(unsigned length, bool w) { return 6 + length * 2 + w; }
-
-struct SizeTable {
-  uint16_t at[kSizeContexts][unsigned(Size::kCount)] = {};
+// The prefixes. In each group the last one counts; REX counts only right before the opcode.
+struct Prefixes {
+  uint8_t segment = kNoRegister, rex = 0;
+  bool opsize = false, addrsize = false, lock = false, rep = false, repne = false;
 };
-constexpr SizeTable kSizes = [] {
-  SizeTable t;
-  constexpr uint16_t kFixed[] = {0, 1, 2, 4, 6, 8, 10, 14, 16, 28, 32, 48, 64, 94, 108, 512};
-  for (unsigned c = 0; c < kSizeContexts; c++) {
-    auto& row = t.at[c];
-    for (unsigned i = 0; i < unsigned(Size::kV); i++) row[i] = kFixed[i];
-    const bool legacy = c < 6, mode64 = legacy && c & 1;
-    const unsigned v = legacy ? 2u << (c / 2) : (c & 1) ? 8 : 4;
-    const unsigned x = legacy ? 16 : 16u << ((c - 6) / 2);
-    const auto set = [&](Size s, unsigned value) { row[unsigned(s)] = uint16_t(value); };
-    set(Size::kV, v);
-    set(Size::kZ, v == 2 ? 2 : 4);
-    set(Size::kY, v == 8 ? 8 : 4);
-    set(Size::kP, v + 2);
-    set(Size::kA, v * 2);
-    set(Size::kS, mode64 ? 10 : 6);
-    set(Size::kMode, mode64 ? 8 : 4);
-    set(Size::kEnv, v == 2 ? 14 : 28);
-    set(Size::kSave, v == 2 ? 94 : 108);
-    set(Size::kX, x);
-    set(Size::kHalf, x / 2);
-    set(Size::kQuarter, x / 4);
-    set(Size::kEighth, x / 8);
+
+// All of them, where there is another than REX. Leaves `c` at what is none, if there is that.
+Prefixes take_prefixes(Cursor& c, const uint8_t* classes, bool mode64) {
+  Prefixes x;
+  for (; c.p != c.end; c.p++) {
+    const uint8_t byte = *c.p;
+    switch (classes[byte]) {
+      case kRexPrefix: x.rex = byte; continue;
+      case kSegmentPrefix:
+        if (byte >= 0x64) x.segment = byte == 0x64 ? kFS : kGS;
+        else if (!mode64) x.segment = byte >> 3 & 3;
+        break;
+      case kOpsizePrefix: x.opsize = true; break;
+      case kAddrsizePrefix: x.addrsize = true; break;
+      case kLockPrefix: x.lock = true; break;
+      case kRepPrefix: x.rep = true; x.repne = false; break;
+      case kRepnePrefix: x.repne = true; x.rep = false; break;
+      default: return x;
+    }
+    x.rex = 0;
   }
-  return t;
-}();
+  return x;
+}
 
-// --- operand classes ----------------------------------------------------------------------------------------------------------------
-enum Source : uint8_t { kFromSpec, kFromReg, kFromRm, kFromVvvv, kFromLow3, kFromIs4, kSources };
+// --- rows -----------------------------------------------------------------------------------------------------------------------------
+// One operand. `sizes`: of the context. By three stores of words that tables make: Operand's first four bytes, the register among them, and the rest.
+struct NamedRegisters {
+  unsigned named = 0, high = 0;  // as InsnShape's, but for: bit 16 + n: register n is written
+};
+[[gnu::always_inline]] inline void fill_operand(Operand& o, const OperandPlan& plan, const uint8_t* numbers, const uint16_t* sizes, bool has_rex, NamedRegisters& registers) {
+  uint32_t start;
+  __builtin_memcpy(&start, &plan, sizeof start);
+  const unsigned size = sizes[unsigned(plan.size)];
+  const unsigned mask = plan.mask, is = mask >> 6;
+  unsigned reg = (numbers[plan.source] & mask) | plan.reg, high = plan.high;
+  if (size == 1 && reg - 4 < 4 && plan.kind == OperandKind::kGpr && !has_rex) reg -= 4, high = 1;  // AH CH DH BH
+  static_assert(kPlanGpr == 1 << 6 && kPlanWritten == 2 << 6);
+  registers.named |= ((is | is << 15) & 0x10001) << (reg & 15);
+  registers.high |= high;
+  const uint32_t rest = high | size << 16;
+  uint8_t* to = reinterpret_cast<uint8_t*>(&o);
+  __builtin_memcpy(to, &start, 4);
+  to[3] = uint8_t(reg);
+  __builtin_memcpy(to + 4, &rest, 4);
+}
 
-struct ClassInfo {
-  OperandKind kind = OperandKind::kNone;    // as a register, or whatever it is
-  OperandKind memory = OperandKind::kNone;  // with a modrm memory operand; kNone: the class does not look at modrm.mod
-  OperandField field = OperandField::kNone;
-  Source source = kFromSpec;
-  uint8_t mask = 0;   // of the register number
-  uint8_t limit = 0;  // register numbers above are #UD
-};
-struct ClassTable {
-  ClassInfo at[unsigned(OperandClass::kCount)];
-};
-constexpr ClassTable kClasses = [] {
-  using K = OperandKind;
-  using O = OperandField;
-  using C = OperandClass;
-  ClassTable t{};
-  const auto set = [&](C c, K kind, K memory, O field, Source source, unsigned mask, unsigned limit) {
-    t.at[unsigned(c)] = {kind, memory, field, source, uint8_t(mask), uint8_t(limit)};
-  };
-  set(C::kE, K::kGpr, K::kMemory, O::kModrmRm, kFromRm, 15, 15);
-  set(C::kM, K::kMemory, K::kMemory, O::kModrmRm, kFromRm, 0, 0);
-  set(C::kR, K::kGpr, K::kNone, O::kModrmRm, kFromRm, 15, 15);
-  set(C::kG, K::kGpr, K::kNone, O::kModrmReg, kFromReg, 31, 15);
-  set(C::kB, K::kGpr, K::kNone, O::kVvvv, kFromVvvv, 31, 15);
-  set(C::kZ, K::kGpr, K::kNone, O::kOpcodeLow3, kFromLow3, 15, 15);
-  set(C::kFixed, K::kGpr, K::kNone, O::kImplicit, kFromSpec, 15, 15);
-  set(C::kAccumulator, K::kGpr, K::kNone, O::kImplicit, kFromSpec, 0, 0);
-  set(C::kSegment, K::kSegment, K::kNone, O::kModrmReg, kFromReg, 7, 5);
-  set(C::kFixedSegment, K::kSegment, K::kNone, O::kImplicit, kFromSpec, 7, 7);
-  set(C::kControl, K::kControl, K::kNone, O::kModrmReg, kFromReg, 15, 8);
-  set(C::kDebug, K::kDebug, K::kNone, O::kModrmReg, kFromReg, 15, 7);
-  set(C::kP, K::kMmx, K::kNone, O::kModrmReg, kFromReg, 7, 7);
-  set(C::kQ, K::kMmx, K::kMemory, O::kModrmRm, kFromRm, 7, 7);
-  set(C::kN, K::kMmx, K::kNone, O::kModrmRm, kFromRm, 7, 7);
-  set(C::kV, K::kVector, K::kNone, O::kModrmReg, kFromReg, 31, 31);
-  set(C::kW, K::kVector, K::kMemory, O::kModrmRm, kFromRm, 31, 31);
-  set(C::kU, K::kVector, K::kNone, O::kModrmRm, kFromRm, 31, 31);
-  set(C::kH, K::kVector, K::kNone, O::kVvvv, kFromVvvv, 31, 31);
-  set(C::kL, K::kVector, K::kNone, O::kIs4, kFromIs4, 15, 15);
-  set(C::kFixedVector, K::kVector, K::kNone, O::kImplicit, kFromSpec, 31, 31);
-  set(C::kMaskG, K::kMask, K::kNone, O::kModrmReg, kFromReg, 31, 7);
-  set(C::kMaskE, K::kMask, K::kMemory, O::kModrmRm, kFromRm, 7, 7);
-  set(C::kMaskR, K::kMask, K::kNone, O::kModrmRm, kFromRm, 7, 7);
-  set(C::kMaskH, K::kMask, K::kNone, O::kVvvv, kFromVvvv, 31, 7);
-  set(C::kSt0, K::kX87, K::kNone, O::kImplicit, kFromSpec, 0, 0);
-  set(C::kSti, K::kX87, K::kNone, O::kModrmRm, kFromRm, 7, 7);
-  set(C::kVsib, K::kVectorMemory, K::kVectorMemory, O::kModrmRm, kFromRm, 0, 0);
-  set(C::kImmediate, K::kImmediate, K::kNone, O::kNone, kFromSpec, 0, 0);
-  set(C::kOne, K::kImmediate, K::kNone, O::kImplicit, kFromSpec, 0, 0);
-  set(C::kRelative, K::kRelative, K::kNone, O::kNone, kFromSpec, 0, 0);
-  set(C::kFar, K::kFar, K::kNone, O::kNone, kFromSpec, 0, 0);
-  set(C::kMoffs, K::kMoffs, K::kNone, O::kNone, kFromSpec, 0, 0);
-  set(C::kX, K::kString, K::kNone, O::kImplicit, kFromSpec, 7, 7);
-  set(C::kY, K::kString, K::kNone, O::kImplicit, kFromSpec, 7, 7);
-  return t;
-}();
+// The operands behind those that are planned: registers that no field names, and immediates.
+void fill_others(Insn& out, const Row& row, const uint16_t* sizes) {
+  for (unsigned i = kPlanOperands; i < row.operand_count; i++) {
+    const OperandSpec spec = row.operands[i];
+    const ClassInfo& info = kClasses.at[unsigned(spec.cls)];
+    out.operands[i] = {info.kind, spec.access, info.field, uint8_t(spec.reg & info.mask), false, sizes[unsigned(spec.size)]};
+  }
+}
 
 constexpr uint32_t kConditionFlags[8] = {kOF, kCF, kZF, kCF | kZF, kSF, kPF, kSF | kOF, kZF | kSF | kOF};  // by opcode >> 1 & 7
 
-// --- 16-bit addressing ----------------------------------------------------------------------------------------------------------------
-struct Address16 {
-  uint8_t base, index, segment;
-};
-constexpr uint8_t kBX = 3, kBP = 5, kSI = 6, kDI = 7;
-constexpr Address16 kAddress16[8] = {{kBX, kSI, kDS}, {kBX, kDI, kDS}, {kBP, kSI, kSS},          {kBP, kDI, kSS},
-                                     {kSI, kNoRegister, kDS}, {kDI, kNoRegister, kDS}, {kBP, kNoRegister, kSS}, {kBX, kNoRegister, kDS}};
-
-// --- one decode -----------------------------------------------------------------------------------------------------------------------
-struct Decoder {
-  const uint8_t* p;
-  const uint8_t* const start;
-  const uint8_t* const end;
-  const size_t size;
-  Insn& out;
-  const bool mode64;
-  uint8_t ext_r = 0, ext_x = 0, ext_b = 0, ext_rr = 0, ext_vv = 0;  // R, X, B as 8; R', V' as 16
-  uint8_t rounding = 0;  // EVEX.L'L
-
-  DecodeStatus ended() const { return size >= kMaxInsnLength ? DecodeStatus::kTooLong : DecodeStatus::kTruncated; }
-  bool has(unsigned n) const { return size_t(end - p) >= n; }
-
-  DecodeStatus vex2();
-  DecodeStatus vex3();
-  DecodeStatus evex();
-  void set_prefix(unsigned pp) {
-    out.opsize = pp == 1;
-    out.rep = pp == 2;
-    out.repne = pp == 3;
-    out.mandatory_prefix = pp != 0;
+// What only some rows have. False: #UD.
+constexpr uint32_t kRare = kCondition | kShiftCount | kRepeat | kAddressSized | kDistinct | kLegalRegister;
+inline bool rare(uint32_t attributes, unsigned opcode, Insn& out) {
+  if (attributes & kCondition) out.flags_read = kConditionFlags[opcode >> 1 & 7];
+  if (attributes & kShiftCount && out.immediate_size) {
+    const unsigned masked = unsigned(out.immediate) & (out.operands[0].size == 8 ? 63 : 31);  // byte operands ignore REX.W
+    if (masked == 0) out.flags_read = out.flags_written = 0;
   }
-  bool prefixed() const { return out.lock | out.rep | out.repne | out.opsize | (out.rex != 0); }
-  DecodeStatus memory(bool vsib);
-  DecodeStatus immediate(ImmediateKind kind);
-};
-
-DecodeStatus Decoder::vex2() {
-  if (!has(2)) return ended();
-  if (prefixed()) return DecodeStatus::kInvalid;
-  const uint8_t b = *p++;
-  out.encoding = Encoding::kVex;
-  out.map = OpcodeMap::k0F;
-  if (mode64) ext_r = b & 0x80 ? 0 : 8;
-  out.vvvv = ~b >> 3 & 15;
-  rounding = b >> 2 & 1;
-  set_prefix(b & 3);
-  return DecodeStatus::kOk;
-}
-
-DecodeStatus Decoder::vex3() {
-  if (!has(3)) return ended();
-  if (prefixed()) return DecodeStatus::kInvalid;
-  const uint8_t a = *p++, b = *p++;
-  out.encoding = Encoding::kVex;
-  if (mode64) {
-    ext_r = a & 0x80 ? 0 : 8;
-    ext_x = a & 0x40 ? 0 : 8;
-    ext_b = a & 0x20 ? 0 : 8;
+  if (attributes & kRepeat && (out.rep || out.repne)) {
+    out.flags_maybe = out.flags_written;
+    out.flags_written = 0;
   }
-  const unsigned map = a & 31;
-  if (map < 1 || map > 3) return DecodeStatus::kInvalid;
-  out.map = OpcodeMap(map);
-  out.w = b >> 7;
-  out.vvvv = ~b >> 3 & 15;
-  rounding = b >> 2 & 1;
-  set_prefix(b & 3);
-  return DecodeStatus::kOk;
-}
-
-DecodeStatus Decoder::evex() {
-  if (!has(4)) return ended();
-  if (prefixed()) return DecodeStatus::kInvalid;
-  const uint8_t a = *p++, b = *p++, c = *p++;
-  out.encoding = Encoding::kEvex;
-  const unsigned map = a & 7;
-  if (a & 8 || !(b & 4) || map == 0 || map == 4 || map == 7) return DecodeStatus::kInvalid;
-  if (mode64) {
-    ext_r = a & 0x80 ? 0 : 8;
-    ext_x = a & 0x40 ? 0 : 8;
-    ext_b = a & 0x20 ? 0 : 8;
-    ext_rr = a & 0x10 ? 0 : 16;
-  }
-  ext_vv = c & 8 ? 0 : 16;
-  if (!mode64 && ext_vv) return DecodeStatus::kInvalid;
-  out.map = map < 4 ? OpcodeMap(map) : map == 5 ? OpcodeMap::kMap5 : OpcodeMap::kMap6;
-  out.w = b >> 7;
-  out.vvvv = (~b >> 3 & 15) | ext_vv;
-  set_prefix(b & 3);
-  out.zeroing = c >> 7;
-  rounding = c >> 5 & 3;
-  out.evex_b = c >> 4 & 1;
-  out.opmask = c & 7;
-  return DecodeStatus::kOk;
-}
-
-// The modrm memory operand: sib and displacement. disp8 is scaled later, when the operand's size is known.
-DecodeStatus Decoder::memory(bool vsib) {
-  const unsigned mod = out.modrm >> 6, rm = out.modrm & 7;
-  unsigned displacement = mod == 1 ? 1 : 0;
-  if (out.address_size == 2) {
-    if (vsib) return DecodeStatus::kInvalid;
-    const Address16& a = kAddress16[rm];
-    if (mod == 2) displacement = 2;
-    if (mod == 0 && rm == 6) {
-      displacement = 2;
-    } else {
-      out.base = a.base;
-      out.index = a.index;
-      out.segment = a.segment;
+  if (attributes & kAddressSized) out.operands[0].size = out.address_size;
+  if (attributes & kDistinct)
+    for (unsigned i = 1; i < out.operand_count; i++)
+      if (out.operands[i].kind == OperandKind::kVector && out.operands[i].reg == out.operands[0].reg) return false;
+  if (attributes & kLegalRegister)
+    for (const Operand& o : out.operands) {
+      if (o.kind == OperandKind::kSegment && (o.reg > kGS || (o.reg == kCS && o.access == OperandAccess::kWrite))) return false;
+      if (o.kind == OperandKind::kControl && !(0x11D >> o.reg & 1)) return false;
+      if (o.kind == OperandKind::kDebug && o.reg > 7) return false;
     }
-  } else {
-    if (mod == 2) displacement = 4;
-    if (rm == 4) {
-      if (!has(1)) return ended();
-      out.sib = *p++;
-      out.has_sib = true;
-      const unsigned base = out.sib & 7, index = (out.sib >> 3 & 7) | ext_x;
-      out.scale = uint8_t(1u << (out.sib >> 6));
-      if (vsib) {
-        out.index = uint8_t(index | ext_vv);
-      } else if (index != 4) {
-        out.index = uint8_t(index);
-      }
-      if (base == 5 && mod == 0) {
-        displacement = 4;
-      } else {
-        out.base = uint8_t(base | ext_b);
-      }
-    } else if (vsib) {
-      return DecodeStatus::kInvalid;
-    } else if (rm == 5 && mod == 0) {
-      displacement = 4;
-      out.rip_relative = mode64;
-    } else {
-      out.base = uint8_t(rm | ext_b);
-    }
-    if (out.base == 4 || out.base == 5) out.segment = kSS;
-  }
-  if (!has(displacement)) return ended();
-  out.displacement_size = uint8_t(displacement);
-  if (displacement == 1) {
-    out.displacement = int8_t(*p);
-  } else if (displacement == 4) {
-    out.displacement = int32_t(load4(p));
-  } else if (displacement == 2) {
-    out.displacement = int16_t(load2(p));
-  }
-  p += displacement;
-  return DecodeStatus::kOk;
+  return true;
 }
 
-DecodeStatus Decoder::immediate(ImmediateKind kind) {
-  unsigned n = 1, n2 = 0;
-  switch (kind) {
-    case ImmediateKind::kNone: return DecodeStatus::kOk;
-    case ImmediateKind::kByte:
-    case ImmediateKind::kSignedByte:
-    case ImmediateKind::kRelativeByte: n = 1; break;
-    case ImmediateKind::kWord: n = 2; break;
-    case ImmediateKind::kZ:
-    case ImmediateKind::kRelativeZ: n = out.operand_size == 2 ? 2 : 4; break;
-    case ImmediateKind::kV: n = out.operand_size; break;
-    case ImmediateKind::kFar: n = out.operand_size == 2 ? 2 : 4; n2 = 2; break;
-    case ImmediateKind::kEnter: n = 2; n2 = 1; break;
-    case ImmediateKind::kBytes: n2 = 1; break;
-    case ImmediateKind::kMoffs: n = out.address_size; break;
-  }
-  if (!has(n + n2)) return ended();
-  uint64_t v;
-  if (n == 1) v = *p;
-  else if (n == 4) v = load4(p);
-  else if (n == 2) v = load2(p);
-  else v = load8(p);
-  if (kind == ImmediateKind::kMoffs) {
-    out.displacement = int64_t(v);
-    out.displacement_size = uint8_t(n);
-    p += n;
-    return DecodeStatus::kOk;
-  }
-  if (kind == ImmediateKind::kSignedByte || kind == ImmediateKind::kRelativeByte) {
-    out.immediate = int8_t(v);
-  } else if (kind == ImmediateKind::kZ || kind == ImmediateKind::kRelativeZ) {
-    out.immediate = n == 2 ? int64_t(int16_t(v)) : int64_t(int32_t(v));
-  } else {
-    out.immediate = int64_t(v);
-  }
-  out.immediate_size = uint8_t(n);
-  p += n;
-  if (n2) {
-    out.immediate2 = uint16_t(n2 == 2 ? load2(p) : *p);
-    out.immediate2_size = uint8_t(n2);
-    p += n2;
-  }
-  return DecodeStatus::kOk;
+// Blanks `out`, but for what is filled in any case: by plain stores, which beat the string instruction a compiler takes for this size.
+inline void blank(Operand& o) {
+  constexpr uint64_t kZero = 0;
+  __builtin_memcpy(static_cast<void*>(&o), &kZero, sizeof kZero);
 }
-
-// Blanks `out`: by plain stores, which beat the string instruction a compiler takes for this size.
-inline void blank(Insn& out) {
+[[gnu::always_inline]] inline void blank(Insn& out) {
   static_assert(sizeof(Insn) % 8 == 0);
   uint8_t* p = reinterpret_cast<uint8_t*>(&out);
   constexpr uint64_t kZero = 0;
+  constexpr unsigned kFilled = (offsetof(Insn, operands) + 7) / 8 * 8, kFilledEnd = offsetof(Insn, operands[2]) / 8 * 8;
+  constexpr unsigned kFlags = offsetof(Insn, flags_read);
+  static_assert(kFlags % 8 == 0 && offsetof(Insn, flags_written) == kFlags + 4);
 #pragma GCC unroll 64
-  for (unsigned i = 0; i < sizeof(Insn); i += 8) __builtin_memcpy(p + i, &kZero, 8);
+  for (unsigned i = 0; i < sizeof(Insn); i += 8)
+    if ((i < kFilled || i >= kFilledEnd) && i != kFlags) __builtin_memcpy(p + i, &kZero, 8);
   out.segment_prefix = kNoRegister;
   out.base = kNoRegister;
   out.index = kNoRegister;
@@ -345,275 +150,193 @@ inline void blank(Insn& out) {
   out.segment = kDS;
 }
 
-}  // namespace
-
-DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {
-  blank(out);
-  const bool mode64 = mode == CodeMode::k64;
-  if (size > kMaxInsnLength) size = kMaxInsnLength;
-  Decoder d{.p = bytes, .start = bytes, .end = bytes + size, .size = size, .out = out, .mode64 = mode64};
+// From the opcode on: `c` is behind it. `prefixed`: with others than REX, which are in `x` and noted in `out`. `brief`: operands, and the bytes, may be left out.
+template <bool mode64, bool prefixed, bool brief>
+[[gnu::always_inline]] inline DecodeStatus decode_opcode(Cursor c, const uint8_t* bytes, unsigned map, unsigned opcode, unsigned rex, const Prefixes& x, CodeMode mode, Insn& out, InsnShape& shape) {
+  const bool addrsize = prefixed && x.addrsize;
+  bool opsize = prefixed && x.opsize;
+  const unsigned prefix = !prefixed ? 0 : x.rep ? 2 : x.repne ? 3 : x.opsize ? 1 : 0;
+  const Extensions extend{.r = uint8_t(rex << 1 & 8), .x = uint8_t(rex << 2 & 8), .b = uint8_t(rex << 3 & 8)};
+  const bool w = rex & 8;
   out.mode = mode;
-
-  // Prefixes. In each group the last one counts; REX counts only right before the opcode.
-  const uint8_t* classes = kByteClasses.at[mode64];
-  uint8_t segment = kNoRegister;
-  uint8_t opcode;
-  for (;;) {
-    if (d.p == d.end) return d.ended();
-    opcode = *d.p;
-    const uint8_t cls = classes[opcode];
-    if (cls == kNoPrefix) break;
-    d.p++;
-    if (cls == kRexPrefix) {
-      out.rex = opcode;
-      continue;
-    }
-    out.rex = 0;
-    switch (cls) {
-      case kSegmentPrefix:
-        if (opcode >= 0x64) segment = opcode == 0x64 ? kFS : kGS;
-        else if (!mode64) segment = opcode >> 3 & 3;
-        break;
-      case kOpsizePrefix: out.opsize = true; break;
-      case kAddrsizePrefix: out.addrsize = true; break;
-      case kLockPrefix: out.lock = true; break;
-      case kRepPrefix: out.rep = true; out.repne = false; break;
-      case kRepnePrefix: out.repne = true; out.rep = false; break;
-    }
-  }
-  out.segment_prefix = segment;
-  if (out.rex) {
-    d.ext_r = out.rex << 1 & 8;
-    d.ext_x = out.rex << 2 & 8;
-    d.ext_b = out.rex << 3 & 8;
-    out.w = out.rex >> 3 & 1;
-  }
-
-  // The opcode and its map.
-  d.p++;
-  unsigned map = kLegacyOneByte;
-  DecodeStatus status = DecodeStatus::kOk;
-  if (opcode == 0x0F) {
-    if (!d.has(1)) return d.ended();
-    opcode = *d.p++;
-    map = kLegacy0F;
-    if (opcode == 0x38 || opcode == 0x3A) {
-      if (!d.has(1)) return d.ended();
-      map = opcode == 0x38 ? kLegacy0F38 : kLegacy0F3A;
-      opcode = *d.p++;
-    }
-    out.map = OpcodeMap(map);
-  } else if (opcode == 0xC4 || opcode == 0xC5 || opcode == 0x62) {
-    // In 16- and 32-bit modes these are LES, LDS and BOUND unless the modrm byte they would have names a register.
-    if (!mode64 && !d.has(1)) return d.ended();
-    if (mode64 || *d.p >= 0xC0) {
-      status = opcode == 0xC5 ? d.vex2() : opcode == 0xC4 ? d.vex3() : d.evex();
-      if (status != DecodeStatus::kOk) return status;
-      if (out.encoding == Encoding::kVex) map = kVex0F + unsigned(out.map) - 1;
-      else map = kEvex0F + unsigned(out.map) - 1;
-      opcode = *d.p++;
-    }
-  }
-  out.opcode = opcode;
+  out.map = OpcodeMap(map);
+  out.rex = uint8_t(rex);
+  out.w = w;
+  out.opcode = uint8_t(opcode);
 
   // The row.
-  const bool legacy = out.encoding == Encoding::kLegacy;
-  const unsigned prefix = out.rep ? 2 : out.repne ? 3 : out.opsize ? 1 : 0;
   const Slot slot = kSlots.at[map][opcode];
-  unsigned index = 0;
-  if (slot.choices) {
-    unsigned mod = 0;
-    if (slot.choices & kHasModrm) {
-      if (!d.has(1)) return d.ended();
-      out.has_modrm = true;
-      out.modrm = *d.p++;
-      mod = out.modrm >= 0xC0;
-      out.reg = uint8_t((out.modrm >> 3 & 7) | d.ext_r | d.ext_rr);
-      out.rm = uint8_t((out.modrm & 7) | d.ext_b);
-    }
+  unsigned index = 0, modrm = 0xff, reg = 0, rm = 0;
+  if (slot.choices & kHasModrm) {
+    if (!c.has(1)) return c.ended();
+    modrm = *c.p++;
+    reg = (modrm >> 3 & 7) | extend.r;
+    rm = (modrm & 7) | extend.b;
+    out.has_modrm = true;
+    out.modrm = uint8_t(modrm);
+    out.reg = uint8_t(reg);
+    out.rm = uint8_t(rm);
+  }
+  if (slot.choices & ~kHasModrm) {
     if (slot.choices & kByPrefix) index = prefix;
-    if (slot.choices & kByMod) index = index << 1 | mod;
-    if (slot.choices & kByReg) index = index << 3 | (out.modrm >> 3 & 7);
-    if (slot.choices & kByRm) index = index << 3 | (out.modrm & 7);
+    if (slot.choices & kByMod) index = index << 1 | (modrm >= 0xC0);
+    if (slot.choices & kByReg) index = index << 3 | (modrm >> 3 & 7);
+    if (slot.choices & kByRm) index = index << 3 | (modrm & 7);
     if (slot.choices & (kByW | kByLength | kByMode)) {
-      if (slot.choices & kByW) index = index << 1 | out.w;
-      // With static rounding the length bits are the rounding mode and the length is 512 bits.
-      if (slot.choices & kByLength) index = index << 2 | (out.evex_b && mod ? 2 : d.rounding);
+      if (slot.choices & kByW) index = index << 1 | w;
+      if (slot.choices & kByLength) index = index << 2;
       if (slot.choices & kByMode) index = index << 1 | mode64;
     }
   }
-  unsigned number = kRowNumbers[slot.base + index];
-  if (opcode == 0x90 && d.ext_b && map == kLegacyOneByte && !out.rep) number = kRowNumbers[kSlots.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
-  if (number == 0) return DecodeStatus::kInvalid;
-  const Row& row = kRows[number];
-  const uint32_t attributes = row.attributes;
-  out.mnemonic = row.mnemonic;
-  out.form = row.form;
-  out.feature = uint16_t(row.feature);
+  unsigned row = kRowNumbers[slot.base + index];
+  if (opcode == 0x90) [[unlikely]]
+    if (extend.b && map == kLegacyOneByte && prefix != 2) row = kRowNumbers[kSlots.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
+  if (row == 0) [[unlikely]] return DecodeStatus::kInvalid;
+  const RowPlan& plan = kRowPlans[row];
+  const uint32_t attributes = plan.attributes;
+  out.mnemonic = plan.mnemonic;
+  out.form = plan.form;
+  out.feature = uint16_t(plan.feature);
+  const FlagEffect& flags = kFlagEffects[plan.flags];
+  out.flags_read = flags.read;
+  out.flags_written = flags.written;
+  out.flags_maybe = flags.maybe;
 
-  // Sizes. A 66 that chose the row is no operand size prefix.
-  unsigned context;
-  {
-    const unsigned prefixes = row.match >> match::kPrefixShift & 15;
-    const bool opsize = out.opsize && !(legacy && prefixes == 2);
-    if (legacy) out.mandatory_prefix = prefixes && !(prefixes & 1) && (prefix != 1 || prefixes == 2);
-    unsigned log;
-    if (mode64) {
-      out.address_size = out.addrsize ? 4 : 8;
-      if (out.w || attributes & kForce64) log = 3;
-      else if (opsize && legacy) log = 1;
-      else log = attributes & kDefault64 ? 3 : 2;
-    } else {
-      out.address_size = (mode == CodeMode::k16) != out.addrsize ? 2 : 4;
-      log = (mode == CodeMode::k16) != (opsize && legacy) ? 1 : 2;
-    }
-    out.operand_size = uint8_t(1u << log);
-    context = legacy_context(log, mode64);
+  // Sizes.
+  if (plan.prefixes) {
+    out.mandatory_prefix = !(plan.prefixes & 1) && (prefix != 1 || plan.prefixes == 2);
+    if (!mode64 && plan.prefixes == 2) opsize = false;
   }
+  const unsigned address_size = mode64 ? addrsize ? 4 : 8 : (mode == CodeMode::k16) != addrsize ? 2 : 4;
+  const unsigned log = mode64 ? plan.logs >> (2 * unsigned{w} | 4 * unsigned{opsize}) & 3 : (mode == CodeMode::k16) != opsize ? 1 : 2;
+  out.address_size = uint8_t(address_size);
+  out.operand_size = uint8_t(1u << log);
 
-  bool is_memory = out.has_modrm && out.modrm < 0xC0 && !(attributes & kModIgnored);
-  if (!legacy) {
-    if (out.vvvv && !(attributes & kUsesVvvv)) {
-      // A gather's V' belongs to its index.
-      if (!(attributes & kNo16Mode) || out.vvvv & 15) return DecodeStatus::kInvalid;
-    }
-    unsigned length = d.rounding;
-    if (out.encoding == Encoding::kEvex) {
-      const uint32_t mask = attributes & kMaskBits;
-      if (out.opmask) {
-        if (!mask) return DecodeStatus::kInvalid;
-        if (is_memory) out.form = out.form == Form::kPlain ? Form::kSpecial : out.form;
-      } else if (mask == kMaskNeeded || out.zeroing) {
-        return DecodeStatus::kInvalid;
-      }
-      if (out.zeroing && mask != kMaskZero) return DecodeStatus::kInvalid;
-      if (out.evex_b) {
-        if (is_memory ? !(attributes & kBroadcastBits) : !(attributes & (kRounding | kSae))) return DecodeStatus::kInvalid;
-        if (!is_memory) length = 2;
-      }
-      if (!is_memory) out.rm |= d.ext_x << 1;
-      if (length == 3) return DecodeStatus::kInvalid;
-      if (attributes & kScalar) length = 0;
-      out.needs_vl = length < 2 && !(attributes & kScalar);
-    } else if (attributes & kAvx2If256 && length == 1) {
-      out.feature = uint16_t(Feature::kAvx2);
-    }
-    out.vector_length = uint8_t(16u << length);
-    context = vector_context(length, out.w && mode64);
-    if (!mode64) out.vvvv &= 7;
-  } else if (out.lock) {
-    if (!(attributes & kLock) || !is_memory) return DecodeStatus::kInvalid;
-  }
-
+  const bool is_memory = modrm < 0xC0 && !(attributes & kModIgnored);
+  if (prefixed && x.lock && (!(attributes & kLock) || !is_memory)) return DecodeStatus::kInvalid;
   if (is_memory) {
-    status = d.memory(attributes & kNo16Mode);
-    if (status != DecodeStatus::kOk) return status;
+    if (const DecodeStatus status = decode_memory(c, out, modrm, address_size, mode64, extend, false); status != DecodeStatus::kOk) return status;
     if (attributes & kSpecialMemory) out.form = Form::kSpecial;
   }
-  uint8_t is4 = 0;
-  if (attributes & kIs4) {
-    if (!d.has(1)) return d.ended();
-    out.immediate = *d.p++;
-    out.immediate_size = 1;
-    is4 = uint8_t(out.immediate >> 4) & (mode64 ? 15 : 7);
-  } else if (row.immediate != ImmediateKind::kNone) {
-    status = d.immediate(row.immediate);
-    if (status != DecodeStatus::kOk) return status;
+  if (plan.immediate != ImmediateKind::kNone)
+    if (const DecodeStatus status = decode_immediate(c, out, plan.immediate, log); status != DecodeStatus::kOk) return status;
+  if (prefixed && x.segment != kNoRegister) out.segment = x.segment;
+
+  if (brief && !(attributes & kRare & ~kCondition)) {
+    if (attributes & kCondition) out.flags_read = kConditionFlags[opcode >> 1 & 7];
+    out.length = uint8_t(c.p - bytes);
+    return DecodeStatus::kOk;
   }
-  if (segment != kNoRegister) out.segment = segment;
 
   // Operands.
-  const uint8_t numbers[kSources] = {0, out.reg, out.rm, out.vvvv, uint8_t((opcode & 7) | d.ext_b), is4};
-  const uint16_t* sizes = kSizes.at[context];
-  const unsigned count = row.operand_count;
+  uint8_t numbers[kSources];
+  numbers[kFromSpec] = 0;
+  numbers[kFromReg] = uint8_t(reg);
+  numbers[kFromRm] = uint8_t(rm);
+  numbers[kFromLow3] = uint8_t((opcode & 7) | extend.b);
+  const uint16_t* sizes = kSizes.at[legacy_context(log, mode64)];
+  const OperandPlan* planned = plan.operands[is_memory];
+  const unsigned count = plan.operand_count;
   out.operand_count = uint8_t(count);
-  for (unsigned i = 0; i < count; i++) {
-    const OperandSpec spec = row.operands[i];
-    const ClassInfo& info = kClasses.at[unsigned(spec.cls)];
-    Operand& o = out.operands[i];
-    o.access = spec.access;
-    o.field = info.field;
-    o.size = sizes[unsigned(spec.size)];
-    if (is_memory && info.memory != OperandKind::kNone) {
-      o.kind = info.memory;
-      if (spec.access == OperandAccess::kNone) {
-        o.size = 0;
-      } else if (out.encoding == Encoding::kEvex) {
-        if (out.evex_b) o.size = uint16_t(1u << (attributes & kBroadcastBits) / kBroadcast2);
-        if (out.zeroing && uint8_t(spec.access) & uint8_t(OperandAccess::kWrite)) return DecodeStatus::kInvalid;
-        if (out.displacement_size == 1) {
-          const uint32_t scale = attributes & kScaleBits;
-          out.displacement *= scale ? 1 << (scale / kScale1 - 1) : o.size;
-        }
-      }
-      continue;
-    }
-    o.kind = info.kind;
-    const unsigned reg = (info.source == kFromSpec ? spec.reg : numbers[info.source]) & info.mask;
-    if (reg > info.limit) return DecodeStatus::kInvalid;
-    o.reg = uint8_t(reg);
-    if (i == 0 && out.opmask && !out.zeroing && o.kind == OperandKind::kVector) o.access = OperandAccess(uint8_t(o.access) | 1);  // merging keeps elements
-    if (o.kind == OperandKind::kGpr && o.size == 1 && reg - 4 < 4 && (!out.rex || info.source == kFromSpec)) {
-      o.reg -= 4;
-      o.high = true;
-    }
+  // Two always, without a branch; what a plan has none for becomes an empty one.
+  NamedRegisters registers;
+  fill_operand(out.operands[0], planned[0], numbers, sizes, rex, registers);
+  fill_operand(out.operands[1], planned[1], numbers, sizes, rex, registers);
+  if (count > 2) [[unlikely]] fill_operand(out.operands[2], planned[2], numbers, sizes, rex, registers);
+  shape.traits = plan.traits;
+  shape.memory = plan.memory[is_memory];
+  shape.named = uint16_t(registers.named);
+  shape.written = uint16_t(registers.named >> 16);
+  shape.high = registers.high;
+  shape.displaced = 0;
+  if (registers.named & InsnShape::kDisplaced || count > kPlanOperands) [[unlikely]] {
+    fill_others(out, kRows[row], sizes);
+    shape = InsnShape::of(out);
   }
-
-  // What only some rows have.
-  if (row.flags) {
-    const FlagEffect& f = kFlagEffects[row.flags];
-    out.flags_read = f.read;
-    out.flags_written = f.written;
-    out.flags_maybe = f.maybe;
-  }
-  constexpr uint32_t kRare = kCondition | kShiftCount | kRepeat | kAddressSized | kDistinct;
-  if (attributes & kRare) {
-    if (attributes & kCondition) out.flags_read = kConditionFlags[opcode >> 1 & 7];
-    if (attributes & kShiftCount && out.immediate_size) {
-      const unsigned masked = unsigned(out.immediate) & (out.operands[0].size == 8 ? 63 : 31);  // byte operands ignore REX.W
-      if (masked == 0) out.flags_read = out.flags_written = 0;
-    }
-    if (attributes & kRepeat && (out.rep || out.repne)) {
-      out.flags_maybe = out.flags_written;
-      out.flags_written = 0;
-    }
-    if (attributes & kAddressSized) out.operands[0].size = out.address_size;
-    if (attributes & kDistinct) {
-      for (unsigned i = 1; i < count; i++) {
-        const Operand& o = out.operands[i];
-        if (o.kind == OperandKind::kVector && o.reg == out.operands[0].reg) return DecodeStatus::kInvalid;
-      }
-      if (attributes & kNo16Mode) {  // gathers: the index too, and VEX's mask
-        if (out.index == out.operands[0].reg) return DecodeStatus::kInvalid;
-        if (out.encoding == Encoding::kVex && out.index == out.vvvv) return DecodeStatus::kInvalid;
-      }
-    }
-  }
-  if (map <= kLegacy0F) {
-    for (unsigned i = 0; i < count && i < 2; i++) {
-      const Operand& o = out.operands[i];
-      if (o.kind == OperandKind::kSegment && o.reg == kCS && o.access == OperandAccess::kWrite) return DecodeStatus::kInvalid;
-      if (o.kind == OperandKind::kControl && !(0x11D >> o.reg & 1)) return DecodeStatus::kInvalid;
-      if (o.kind == OperandKind::kString) break;
-    }
-  }
-
-  const unsigned length = unsigned(d.p - bytes);
-  out.length = uint8_t(length);
-  if (size == kMaxInsnLength) {
-    uint64_t low = load8(bytes), high = load8(bytes + 7) >> 8;
-    if (length < 8) low &= ~(~0ull << 8 * length), high = 0;
-    else high &= ~(~0ull << 8 * (length - 8));
-    __builtin_memcpy(out.bytes, &low, 8);
-    const uint32_t middle = uint32_t(high);
-    const uint16_t upper = uint16_t(high >> 32);
-    __builtin_memcpy(out.bytes + 8, &middle, 4);
-    __builtin_memcpy(out.bytes + 12, &upper, 2);
-    out.bytes[14] = uint8_t(high >> 48);
-  } else {
-    for (unsigned i = 0; i < length; i++) out.bytes[i] = bytes[i];
-  }
+  if (attributes & kRare && !rare(attributes, opcode, out)) return DecodeStatus::kInvalid;
+  note_bytes(out, bytes, c.size, unsigned(c.p - bytes));
   return DecodeStatus::kOk;
+}
+
+// Behind prefixes there may be every map. False: the bytes end.
+struct Opcode {
+  unsigned map, byte;
+};
+inline bool take_opcode(Cursor& c, Opcode& out) {
+  if (!c.has(1)) return false;
+  out = {kLegacy0F, *c.p++};
+  if (out.byte == 0x38 || out.byte == 0x3A) [[unlikely]] {
+    if (!c.has(1)) return false;
+    out = {out.byte == 0x38 ? unsigned{kLegacy0F38} : unsigned{kLegacy0F3A}, *c.p++};
+  }
+  return true;
+}
+
+// What begins with another prefix than REX, or with that of VEX and EVEX.
+template <bool mode64>
+[[gnu::noinline]] DecodeStatus decode_prefixed(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
+  const uint8_t* classes = kByteClasses.at[mode64];
+  Cursor c{bytes, bytes + size, size};
+  const Prefixes x = take_prefixes(c, classes, mode64);
+  out.mode = mode;
+  out.lock = x.lock;
+  out.rep = x.rep;
+  out.repne = x.repne;
+  out.opsize = x.opsize;
+  out.addrsize = x.addrsize;
+  out.segment_prefix = x.segment;
+  if (!c.has(1)) return c.ended();
+  Opcode opcode{kLegacyOneByte, *c.p++};
+  const unsigned cls = classes[opcode.byte];
+  if (cls == kEscape) {
+    if (!take_opcode(c, opcode)) return c.ended();
+  } else if (cls == kVectorPrefix) {
+    // In 16- and 32-bit modes these are LES, LDS and BOUND unless the modrm byte they would have names a register.
+    if (!mode64 && !c.has(1)) return c.ended();
+    if (mode64 || *c.p >= 0xC0) {
+      out.rex = x.rex;
+      for (Operand& o : out.operands) blank(o);
+      out.flags_read = out.flags_written = 0;
+      const DecodeStatus status = decode_vector(c, bytes, opcode.byte, mode64, x.segment, out);
+      shape = InsnShape::of(out);
+      return status;
+    }
+  }
+  return decode_opcode<mode64, true, false>(c, bytes, opcode.map, opcode.byte, x.rex, x, mode, out, shape);
+}
+
+template <bool mode64, bool brief>
+DecodeStatus decode_in(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
+  blank(out);
+  if (size > kMaxInsnLength) size = kMaxInsnLength;
+  if (size < 2) [[unlikely]] return decode_prefixed<mode64>(bytes, size, mode, out, shape);  // looks at no byte that was not given
+  const uint8_t* classes = kByteClasses.at[mode64];
+  Cursor c{bytes, bytes + size, size};
+  const bool has_rex = classes[*c.p] == kRexPrefix;
+  const unsigned rex = *c.p & -unsigned{has_rex};  // without a branch: of a 64-bit program's instructions half have it
+  c.p += has_rex;
+  Opcode opcode{kLegacyOneByte, *c.p++};
+  if (const unsigned cls = classes[opcode.byte]; cls != kOpcodeByte) {
+    if (cls != kEscape) return decode_prefixed<mode64>(bytes, size, mode, out, shape);
+    if (!take_opcode(c, opcode)) return c.ended();
+  }
+  return decode_opcode<mode64, false, brief>(c, bytes, opcode.map, opcode.byte, rex, {}, mode, out, shape);
+}
+
+}  // namespace
+
+DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
+  return mode == CodeMode::k64 ? decode_in<true, false>(bytes, size, mode, out, shape) : decode_in<false, false>(bytes, size, mode, out, shape);
+}
+
+DecodeStatus decode_effects(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {
+  InsnShape shape;
+  return mode == CodeMode::k64 ? decode_in<true, true>(bytes, size, mode, out, shape) : decode_in<false, false>(bytes, size, mode, out, shape);
+}
+
+DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {
+  InsnShape shape;
+  return decode(bytes, size, mode, out, shape);
 }
 
 }  // namespace vireo::softkvm

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "softkvm/cpu/insn.h"
+#include "softkvm/cpu/insn_shape.h"
 
 namespace vireo::softkvm {
 
@@ -18,5 +19,9 @@ enum class DecodeStatus : uint8_t {
 
 // Decodes the instruction at `bytes`, of which `size` (at most 15 are read) may be looked at.
 DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out);
+DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape);
+
+// The same for who asks for length, name, form and what becomes of flags only: the rest of `out` may be left out.
+DecodeStatus decode_effects(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out);
 
 }  // namespace vireo::softkvm

@@ -16,6 +16,7 @@ constexpr uint8_t kPageBase = 16, kFirstNew = 17;  // values; those below are wh
 }  // namespace
 
 void AccessGroups::begin() {
+#pragma GCC unroll 16
   for (uint8_t r = 0; r < 16; r++) register_[r] = {r, 0};
   values_ = kFirstNew;
 }
@@ -39,7 +40,7 @@ void AccessGroups::moved(unsigned to, unsigned from, int64_t by) {
   register_[to] = {register_[from].value, static_cast<int32_t>(plus)};
 }
 
-void AccessGroups::access(unsigned index, unsigned number, const Key& key, int64_t at, unsigned size, bool write) {
+void AccessGroups::access(unsigned index, unsigned number, Key key, int64_t at, unsigned size, bool write) {
   Member& member = members_[index][number];
   member = {-1, 0};
   if (at > kFarthestGrouped || at < -kFarthestGrouped || size == 0 || size > kMostSpan) {
@@ -68,31 +69,31 @@ void AccessGroups::access(unsigned index, unsigned number, const Key& key, int64
 }
 
 void AccessGroups::memory(unsigned index, const Insn& insn, unsigned next, unsigned size, bool write) {
-  Key key{kNoRegister, kNoRegister, 1, insn.segment < kFS ? uint8_t{kDS} : insn.segment};
+  unsigned base = kNoRegister, added = kNoRegister, scale = 1;
   int64_t at = insn.displacement;
   if (insn.rip_relative) {
-    key.base = kPageBase;
+    base = kPageBase;
     at += next;
   }
   if (insn.base != kNoRegister) {
-    key.base = register_[insn.base].value;
+    base = register_[insn.base].value;
     at += register_[insn.base].plus;
   }
   if (insn.index != kNoRegister) {
-    key.index = register_[insn.index].value;
-    key.scale = insn.scale;
+    added = register_[insn.index].value;
+    scale = insn.scale;
     at += int64_t{register_[insn.index].plus} * insn.scale;
   }
-  access(index, 0, key, at, size, write);
+  access(index, 0, key_of(base, added, scale, insn.segment < kFS ? unsigned{kDS} : insn.segment), at, size, write);
 }
 
 void AccessGroups::stack(unsigned index, unsigned number, unsigned reg, int32_t displacement, unsigned size, bool write) {
-  access(index, number, {register_[reg].value, kNoRegister, 1, kDS}, int64_t{register_[reg].plus} + displacement, size, write);
+  access(index, number, key_of(register_[reg].value, kNoRegister, 1, kDS), int64_t{register_[reg].plus} + displacement, size, write);
 }
 
-void AccessGroups::registers(const Insn& insn, unsigned next) {
+void AccessGroups::leave(const Insn& insn, unsigned written, unsigned next) {
   const Operand &to = insn.operands[0], &from = insn.operands[1];
-  if (insn.operand_count && to.kind == OperandKind::kGpr && to.size == 8) {
+  if (to.kind == OperandKind::kGpr && to.size == 8) {
     switch (insn.mnemonic) {
       case Mnemonic::kMov:
         if (from.kind == OperandKind::kGpr && from.size == 8) return moved(to.reg, from.reg, 0);
@@ -116,8 +117,7 @@ void AccessGroups::registers(const Insn& insn, unsigned next) {
       default: break;
     }
   }
-  for (unsigned i = 0; i < insn.operand_count; i++)
-    if (insn.operands[i].kind == OperandKind::kGpr && static_cast<unsigned>(insn.operands[i].access) & 2) lost(insn.operands[i].reg);
+  for (; written; written &= written - 1) lost(static_cast<unsigned>(__builtin_ctz(written)));
 }
 
 void AccessGroups::end() {

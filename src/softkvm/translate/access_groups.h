@@ -45,7 +45,9 @@ class AccessGroups {
   }
   void memory(unsigned insn_index, const Insn& insn, unsigned next, unsigned size, bool write);
   void stack(unsigned insn_index, unsigned number, unsigned reg, int32_t displacement, unsigned size, bool write);
-  void registers(const Insn& insn, unsigned next);  // what it leaves in its registers
+  void registers(const Insn& insn, uint16_t written, unsigned next) {  // what it leaves in the registers that it writes
+    if (written) leave(insn, written, next);
+  }
   void moved(unsigned to, unsigned from, int64_t by);
   void lost(unsigned reg);
   // No more. Slots are given.
@@ -62,12 +64,11 @@ class AccessGroups {
     int32_t plus;
     bool operator==(const Known&) const = default;
   };
-  // What the addresses of a group have in common.
-  struct Key {
-    uint8_t base, index, scale, segment;
-    bool operator==(const Key&) const = default;
-  };
-  void access(unsigned insn_index, unsigned number, const Key& key, int64_t at, unsigned size, bool write);
+  // What the addresses of a group have in common: base, index, scale and segment.
+  using Key = uint32_t;
+  static Key key_of(unsigned base, unsigned index, unsigned scale, unsigned segment) { return base | index << 8 | scale << 16 | segment << 24; }
+  void leave(const Insn& insn, unsigned written, unsigned next);
+  void access(unsigned insn_index, unsigned number, Key key, int64_t at, unsigned size, bool write);
 
   Known register_[16];
   unsigned values_ = 0;

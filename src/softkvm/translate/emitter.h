@@ -38,6 +38,15 @@ class Emitter {
     for (; n; n--) *p++ = *from++;
     at_ = p;
   }
+  // At most 16 bytes, of which as many are read, and room for as many has to be.
+  void put_short(const uint8_t* bytes, unsigned n) {
+    __builtin_memcpy(at_, bytes, 8);
+    __builtin_memcpy(at_ + 8, bytes + 8, 8);
+    at_ += n;
+  }
+  // For who writes by a pointer of his own.
+  uint8_t* at() const { return at_; }
+  void go_to(uint8_t* at) { at_ = at; }
   // By way of a local pointer: bytes may alias `at_`, which would be read and written for each of them.
   [[gnu::always_inline]] void bytes(std::initializer_list<uint8_t> list) {
     uint8_t* p = at_;
@@ -86,28 +95,39 @@ class Emitter {
   void lea(unsigned to, unsigned base, unsigned index, unsigned scale, int32_t disp, bool wide = true) {
     memory_form(0x8d, to, base, index, scale, disp, wide);
   }
+  static constexpr uint8_t kMod[5] = {0, 1, 0, 0, 2};  // modrm.mod by the displacement's size
+  // How many bytes a displacement beside `base` takes.
+  static unsigned displacement_size(unsigned base, int32_t disp) {
+    return disp == 0 && (base & 7) != 5 ? 0 : disp == static_cast<int8_t>(disp) ? 1 : 4;
+  }
   // An instruction with a modrm memory operand [base + index*scale + disp]; base 0xff: none.
   void memory_form(unsigned opcode, unsigned reg, unsigned base, unsigned index, unsigned scale, int32_t disp, bool wide) {
-    bool has_index = index != 0xff, has_base = base != 0xff;
+    if (index == 0xff && base != 0xff) [[likely]] return base_form(opcode, reg, base, disp, wide);
+    const bool has_index = index != 0xff, has_base = base != 0xff;
     const unsigned prefix = rex_byte(wide, reg, has_index ? index : 0, has_base ? base : 0);
-    uint64_t head = 0;
-    unsigned n = 0;
-    auto add = [&](unsigned byte) { head |= static_cast<uint64_t>(byte & 0xff) << 8 * n++; };
-    if (prefix != 0x40) add(prefix);
-    add(opcode);
-    unsigned shift = scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
-    unsigned sib = shift << 6 | (has_index ? index & 7 : 4) << 3 | (has_base ? base & 7 : 5);
-    unsigned r = (reg & 7) << 3;
-    if (!has_base) {
-      add(0x04 | r), add(sib);
-      return finish(head, n, disp);
-    }
-    bool need_sib = has_index || (base & 7) == 4;
-    unsigned mod = disp == 0 && (base & 7) != 5 ? 0 : disp >= -128 && disp <= 127 ? 1 : 2;
-    add(mod << 6 | r | (need_sib ? 4 : base & 7));
-    if (need_sib) add(sib);
-    finish(head, n, disp);  // of which no, one or four bytes count
-    at_ -= mod == 0 ? 4 : mod == 1 ? 3 : 0;
+    const unsigned shift = static_cast<unsigned>(__builtin_ctz(scale));
+    uint8_t* p = at_;
+    p[0] = static_cast<uint8_t>(prefix);
+    p += prefix != 0x40;
+    const unsigned size = !has_base ? 4 : displacement_size(base, disp), mod = has_base ? kMod[size] : 0;
+    p[0] = static_cast<uint8_t>(opcode);
+    p[1] = static_cast<uint8_t>(mod << 6 | (reg & 7) << 3 | 4);
+    p[2] = static_cast<uint8_t>(shift << 6 | (has_index ? index & 7 : 4) << 3 | (has_base ? base & 7 : 5));
+    __builtin_memcpy(p + 3, &disp, 4);
+    at_ = p + 3 + size;
+  }
+  // ... [base + disp]
+  [[gnu::always_inline]] void base_form(unsigned opcode, unsigned reg, unsigned base, int32_t disp, bool wide) {
+    const unsigned prefix = rex_byte(wide, reg, 0, base), size = displacement_size(base, disp);
+    uint8_t* p = at_;
+    p[0] = static_cast<uint8_t>(prefix);
+    p += prefix != 0x40;
+    p[0] = static_cast<uint8_t>(opcode);
+    p[1] = static_cast<uint8_t>(kMod[size] << 6 | (reg & 7) << 3 | (base & 7));
+    p[2] = 0x24;  // SIB, without an index, where the base needs one
+    p += 2 + ((base & 7) == 4);
+    __builtin_memcpy(p, &disp, 4);  // of which no, one or four bytes count
+    at_ = p + size;
   }
   void call_stub(unsigned stub) {
     bytes({0x65, 0xff, 0x14, 0x25});

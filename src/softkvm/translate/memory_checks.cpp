@@ -2,7 +2,6 @@
 // FAST: a block is made while the guest's SIMD state is live (make_block.cpp).
 #include "softkvm/translate/memory_checks.h"
 
-#include "softkvm/translate/engine.h"
 #include "softkvm/translate/masked_alignment.h"
 #include "softkvm/translate/switches.h"
 
@@ -73,6 +72,7 @@ bool waits_for_x87(const Insn& insn) {
   if (insn.encoding != Encoding::kLegacy) return false;
   if (insn.map == OpcodeMap::kOneByte && insn.opcode >= 0xd8 && insn.opcode <= 0xdf)
     return insn.mnemonic != Mnemonic::kFnstsw && insn.mnemonic != Mnemonic::kFnstcw;
+  if (insn.map == OpcodeMap::kOneByte) return false;
   for (unsigned i = 0; i < insn.operand_count; i++)
     if (insn.operands[i].kind == OperandKind::kMmx) return true;
   return false;
@@ -81,34 +81,31 @@ bool waits_for_x87(const Insn& insn) {
 // Exception types 11 and E11 of Intel's manual: the half-precision conversions of F16C give no #AC (SDM vol 2, 2.4). AMD's do.
 bool never_ac(const Insn& insn) { return insn.mnemonic == Mnemonic::kVcvtph2ps || insn.mnemonic == Mnemonic::kVcvtps2ph; }
 
+// In words of eight bytes.
+template <unsigned size>
+[[gnu::always_inline]] inline void copy(uint8_t* to, const uint8_t* from) {
+#pragma GCC unroll 8
+  for (unsigned i = 0; i < size; i += 8) __builtin_memcpy(to + i, from + i, 8);
+}
+
 bool locked(const Insn& insn) { return insn.lock || (insn.mnemonic == Mnemonic::kXchg && insn.memory_operand()); }
 
 }  // namespace
 
 MemoryChecks::MemoryChecks(const VcpuState& vcpu, uint32_t mode, Emitter& out)
-    : vcpu_(vcpu), mode_(mode), off_(vcpu.vm->off), view_(view_of(mode)), long_((mode & kModeCodeMask) == kModeCode64), out_(out) {}
-
-bool MemoryChecks::by_tlb(unsigned segment) const {
-  return !(mode_ & kModeStep) && !(off_ & kSwitchInlineTlb) && mode_ & kModeFlatData && (long_ || segment == kDS || segment == kES || segment == kSS);
-}
-
-unsigned MemoryChecks::recent_key(const Insn& insn) {
-  if (insn.segment == kFS) return kRecentFs;
-  if (insn.segment == kGS) return kRecentGs;
-  if (insn.rip_relative) return kRecentRip;
-  return insn.base != kNoRegister ? insn.base : kRecentNoBase;
-}
-
-// The stack's registers mostly stay on a page; others go from one object to the next, where the comparison costs more than it saves
-// (measured: with all of them gcc and Python ran half as fast again).
-bool MemoryChecks::stays_on_a_page(unsigned key) const { return (key == kRsp || key == kRbp) && !(off_ & kSwitchRecentPages); }
+    : vcpu_(vcpu), mode_(mode), off_(vcpu.vm->off), view_(view_of(mode)), recent_(!(off_ & kSwitchRecentPages)),
+      by_tlb_(static_cast<uint8_t>(mode & kModeStep || off_ & kSwitchInlineTlb || !(mode & kModeFlatData) ? 0
+                                   : (mode & kModeCodeMask) == kModeCode64                                ? 0x3f
+                                                                            : 1u << kDS | 1u << kES | 1u << kSS)),
+      out_(out) {}
 
 uint32_t MemoryChecks::descriptor_of(const MemoryAccess& access, const Insn& insn, unsigned at, bool masked) const {
+  const uint32_t plain = access_descriptor(at & 0xfff, access.size, access.read, access.write, access.segment);
+  if (!insn.feature) return plain | (locked(insn) ? kAccessLocked : 0);  // nothing of x87 or vectors (decode_tables.cpp asserts it)
   const bool amd = vcpu_.vendor_is_amd;
-  const uint32_t descriptor =
-      access_descriptor(at & 0xfff, access.size, access.read, access.write, access.segment) | (waits_for_x87(insn) ? kAccessX87 : 0);
+  const uint32_t descriptor = plain | (waits_for_x87(insn) ? kAccessX87 : 0);
   if (masked) return descriptor | kAccessMasked | masked_alignment(insn, amd) << kAccessMaskedAlignmentShift;
-  return descriptor | needs_alignment(insn, amd) | (never_ac(insn) && !amd ? kAccessNoAc : 0) | (locked(insn) ? kAccessLocked : 0);
+  return descriptor | (access.size < 16 ? 0 : needs_alignment(insn, amd)) | (never_ac(insn) && !amd ? kAccessNoAc : 0) | (locked(insn) ? kAccessLocked : 0);
 }
 
 void MemoryChecks::translate(const MemoryAccess& access, const Insn& insn, unsigned at, bool masked) {
@@ -136,25 +133,47 @@ void MemoryChecks::translate_group(const MemoryAccess& first, const Insn& insn, 
 }
 
 void MemoryChecks::compare(unsigned key, unsigned bytes, bool write, Miss& miss) {
-  const bool recent = stays_on_a_page(key);
-  const uint32_t page = recent_at(view_, write, key);
-  if (recent) {
-    out_.gs(0x33, kScratch0, page + offsetof(RecentPage, tag));       // xor r11, tag
+  // What differs is written into a copy of the sequence.
+  uint8_t* const p = out_.at();
+  auto put = [p](unsigned at, uint32_t value) { __builtin_memcpy(p + at, &value, 4); };
+  if (stays_on_a_page(key)) {
+    static constexpr uint8_t kRecent[32] = {
+        0x65, 0x4c, 0x33, 0x1c, 0x25, 0, 0, 0, 0,  // xor r11, gs:[tag]
+        0x49, 0x81, 0xfb, 0, 0, 0, 0,              // cmp r11, 4096 - bytes
+        0x0f, 0x87, 0, 0, 0, 0,                    // ja
+        0x65, 0x4c, 0x03, 0x1c, 0x25, 0, 0, 0, 0,  // add r11, gs:[host page]
+    };
+    const uint32_t page = recent_at(view_, write, key);
+    copy<sizeof kRecent>(p, kRecent);
+    put(5, page + offsetof(RecentPage, tag));
+    put(12, 4096 - bytes);
+    put(27, page + offsetof(RecentPage, addend));
+    miss.from = out_.here() + 18;
+    out_.go_to(p + 31);
   } else {
-    if (off_ & kSwitchRorx) {
-      out_.move(kScratch1, kScratch0);
-      out_.bytes({0x49, 0xc1, 0xea, 12});                             // shr r10, 12
+    static constexpr uint8_t kIndexed[48] = {
+        0xc4, 0x43, 0xfb, 0xf0, 0xd3, 12,          // rorx r10, r11, 12
+        0x45, 0x0f, 0xb7, 0xd2,                    // movzx r10d, r10w
+        0x65, 0x4e, 0x33, 0x1c, 0xd5, 0, 0, 0, 0,  // xor r11, gs:[r10 * 8 + tags]
+        0x49, 0x81, 0xfb, 0, 0, 0, 0,              // cmp r11, 4096 - bytes
+        0x0f, 0x87, 0, 0, 0, 0,                    // ja
+        0x65, 0x4e, 0x03, 0x1c, 0xd5, 0, 0, 0, 0,  // add r11, gs:[r10 * 8 + host pages]
+    };
+    static constexpr uint8_t kShift[8] = {0x4d, 0x89, 0xda, 0x49, 0xc1, 0xea, 12};  // mov r10, r11; shr r10, 12: a byte longer than RORX
+    unsigned longer = 0;
+    if (off_ & kSwitchRorx) [[unlikely]] {
+      copy<sizeof kShift>(p, kShift);
+      longer = 1;
     } else {
-      out_.bytes({0xc4, 0x43, 0xfb, 0xf0, 0xd3, 12});                 // rorx r10, r11, 12
+      copy<8>(p, kIndexed);
     }
-    out_.bytes({0x45, 0x0f, 0xb7, 0xd2});                             // movzx r10d, r10w
-    out_.gs_indexed(0x33, kScratch0, kScratch1, tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read)));  // xor r11, tag
+    copy<40>(p + longer + 6, kIndexed + 6);
+    put(longer + 15, tlb_at(view_, write ? offsetof(TlbView, write) : offsetof(TlbView, read)));
+    put(longer + 22, 4096 - bytes);
+    put(longer + 37, tlb_at(view_, offsetof(TlbView, addend)));
+    miss.from = out_.here() + longer + 28;
+    out_.go_to(p + longer + 41);
   }
-  out_.bytes({0x49, 0x81, 0xfb});                                     // cmp r11, 4096 - bytes
-  out_.u32(4096 - bytes);
-  miss.from = out_.jcc(7);                                            // ja
-  if (recent) out_.gs(0x03, kScratch0, page + offsetof(RecentPage, addend));  // add r11, host page
-  else out_.gs_indexed(0x03, kScratch0, kScratch1, tlb_at(view_, offsetof(TlbView, addend)));
   miss.back = out_.here();
 }
 

@@ -74,10 +74,9 @@ void legacy(Emitter& out, const Insn& insn, const Rename& rename) {
   for (unsigned i = 0; i < insn.operand_count; i++) {
     const Operand& o = insn.operands[i];
     if (o.kind != OperandKind::kGpr || o.size != 1 || o.high) continue;
-    int host = o.field == OperandField::kModrmReg    ? rename.reg
-               : o.field == OperandField::kModrmRm   ? rename.rm
-               : o.field == OperandField::kOpcodeLow3 ? rename.low3
-                                                      : -1;
+    if (o.field != OperandField::kModrmReg && o.field != OperandField::kModrmRm && o.field != OperandField::kOpcodeLow3) continue;
+    int host = o.field == OperandField::kModrmReg ? rename.reg : o.field == OperandField::kModrmRm ? rename.rm : rename.low3;
+    if (host < 0) host = o.reg;
     need |= host >= 4 && host <= 7;
   }
   if (rex || need) out.u8(0x40 | rex);
@@ -85,7 +84,7 @@ void legacy(Emitter& out, const Insn& insn, const Rename& rename) {
   unsigned opcode = rename.opcode >= 0 ? static_cast<unsigned>(rename.opcode) : insn.opcode;
   if (insn.mode != CodeMode::k64 && insn.map == OpcodeMap::kOneByte && opcode >= 0x40 && opcode <= 0x4f) {
     // INC and DEC by opcode became REX prefixes: FF /0 and /1.
-    out.bytes({0xff, static_cast<uint8_t>(0xc0 | (opcode >= 0x48 ? 8 : 0) | (rename.low3 & 7))});
+    out.bytes({0xff, static_cast<uint8_t>(0xc0 | (opcode >= 0x48 ? 8 : 0) | ((rename.low3 >= 0 ? static_cast<unsigned>(rename.low3) : opcode) & 7))});
     return;
   }
   if (opcode == 0x82 && insn.map == OpcodeMap::kOneByte) opcode = 0x80;  // its alias, gone in 64-bit mode
@@ -156,6 +155,44 @@ void evex(Emitter& out, const Insn& insn, const Rename& rename) {
   immediates(out, insn);
 }
 
+// Of the legacy encodings in 64-bit mode, with registers as they are: most of what there is.
+void copy_registers(Emitter& out, const Insn& insn) {
+  // As it stands, where no prefix comes before REX, and REX has what counts and no more.
+  const unsigned rex = insn.rex, at = rex != 0;
+  const unsigned first = insn.map == OpcodeMap::kOneByte ? insn.opcode : 0x0f;
+  if (insn.bytes[at] != first || (rex && (insn.bytes[0] != rex || rex & 2 || rex == 0x40))) return legacy(out, insn, Rename{});
+  out.put_short(insn.bytes, insn.length);
+}
+
+void copy_with_memory(Emitter& out, const Insn& insn, unsigned base, int32_t displacement) {
+  const unsigned rex = 0x40 | (insn.w ? 8 : 0) | (insn.rex & 4) | base >> 3;
+  const unsigned immediates = insn.immediate_size + insn.immediate2_size;
+  uint8_t* p = out.at();
+  auto put = [&p](bool there, unsigned byte) {
+    *p = static_cast<uint8_t>(byte);
+    p += there;
+  };
+  if (insn.lock | insn.opsize | insn.mandatory_prefix) [[unlikely]] {
+    put(insn.lock, 0xf0);
+    put(insn.opsize, 0x66);
+    put(insn.mandatory_prefix && insn.repne, 0xf2);
+    put(insn.mandatory_prefix && insn.rep && !insn.repne, 0xf3);
+  }
+  put(rex != 0x40, rex);
+  if (insn.map != OpcodeMap::kOneByte) [[unlikely]] {
+    put(true, 0x0f);
+    put(insn.map == OpcodeMap::k0F38, 0x38);
+    put(insn.map == OpcodeMap::k0F3A, 0x3a);
+  }
+  p[0] = insn.opcode;
+  const unsigned size = Emitter::displacement_size(base, displacement);
+  p[1] = static_cast<uint8_t>(Emitter::kMod[size] << 6 | (insn.modrm & 0x38) | (base & 7));
+  __builtin_memcpy(p + 2, &displacement, 4);
+  p += 2 + size;
+  __builtin_memcpy(p, insn.bytes + insn.length - immediates, 8);  // of which as many count as there are
+  out.go_to(p + immediates);
+}
+
 }  // namespace
 
 void zero_register(Emitter& out, unsigned r, bool all) {
@@ -196,6 +233,16 @@ RegisterInMemory register_in_memory(const Insn& insn) {
     case 0xff: return {.rm = extension < 2};                         // INC, DEC
     default: return {};
   }
+}
+
+void reencode_as_it_is(Emitter& out, const Insn& insn) {
+  if (insn.encoding == Encoding::kLegacy && insn.mode == CodeMode::k64) copy_registers(out, insn);
+  else reencode(out, insn, Rename{});
+}
+
+void reencode_as_it_is(Emitter& out, const Insn& insn, unsigned base, int32_t displacement) {
+  if (insn.encoding == Encoding::kLegacy && insn.mode == CodeMode::k64) copy_with_memory(out, insn, base, displacement);
+  else reencode(out, insn, Rename{.memory = static_cast<int>(base), .displacement = displacement});
 }
 
 void reencode(Emitter& out, const Insn& insn, const Rename& rename) {

@@ -28,4 +28,9 @@ void zero_register(Emitter& out, unsigned r, bool all);
 
 void reencode(Emitter& out, const Insn& insn, const Rename& rename);
 
+// The same where the general registers are the guest's (InsnShape::as_in_guest): without a memory operand, and with one that becomes [base + displacement],
+// the base being as Rename::memory.
+void reencode_as_it_is(Emitter& out, const Insn& insn);
+void reencode_as_it_is(Emitter& out, const Insn& insn, unsigned base, int32_t displacement);
+
 }  // namespace vireo::softkvm
