@@ -104,8 +104,7 @@ Outcome write_cr3(VcpuState& vcpu, uint64_t value) {
     if (pae_active(vcpu.cr0, vcpu.cr4, vcpu.efer)) STEP(load_pdptes(vcpu, value));
   }
   vcpu.cr3 = value;
-  if (vcpu.cr4 & kCr4Pcide && !no_flush) flush_tlb_pcid(vcpu, value & 0xfff, true);
-  switch_address_space(vcpu);
+  switch_address_space(vcpu, vcpu.cr4 & kCr4Pcide && !no_flush);
   update_mode(vcpu);
   return Outcome::kNext;
 }

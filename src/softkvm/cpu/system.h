@@ -73,8 +73,8 @@ Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessT
 void update_mode(VcpuState& vcpu);
 // Of all address spaces. `as_before`: nothing has changed by which addresses are translated, so that what the page tables say now may stay.
 void flush_tlb(VcpuState& vcpu, bool keep_global, bool as_before = false);
-// CR3 names another address space: the old one's entries may be kept for when it comes back, under its PCID, but not used.
-void switch_address_space(VcpuState& vcpu);
+// CR3 names another address space: the old one's entries may be kept for when it comes back, under its PCID, but not used. `flush`: what is kept under the new PCID goes.
+void switch_address_space(VcpuState& vcpu, bool flush);
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear);
 // PKRU (`user`) or IA32_PKRS gets another value: drops translations where some hold rights of a key that changes.
 void change_keys(VcpuState& vcpu, bool user, uint32_t value);

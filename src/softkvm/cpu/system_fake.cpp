@@ -83,7 +83,10 @@ void flush_tlb(VcpuState&, bool keep_global, bool) {
   machine->flushes++;
   machine->last_keep_global = keep_global;
 }
-void switch_address_space(VcpuState&) { machine->address_spaces++; }
+void switch_address_space(VcpuState&, bool flush) {
+  machine->address_spaces++;
+  machine->pcid_flushes += flush;
+}
 void change_keys(VcpuState& vcpu, bool user, uint32_t value) {
   (user ? vcpu.pkru : vcpu.pkrs) = value;
   flush_tlb(vcpu, false);

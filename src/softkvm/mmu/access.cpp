@@ -24,7 +24,22 @@ uint64_t chunk_mask(uint64_t address, unsigned size) {
   return (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
 }
 
+// The view of C++'s accesses. In the middle of an instruction that changes the level the mode is still the old one.
+unsigned view_for(const VcpuState& vcpu, bool system) {
+  if (system) return kViewSupervisor;
+  return vcpu.cpl == 3 ? kViewUser : vcpu.cr4 & kCr4Smap && vcpu.system_flags & kAC ? kViewSupervisorAc : kViewSupervisor;
+}
+
 Outcome translate_piece(VcpuState& vcpu, uint64_t linear, bool write, bool system, bool stack, Piece& out) {
+  KnownAreas& areas = engine_of(vcpu).areas[view_for(vcpu, system)];
+  if (const KnownArea* area = areas.find(linear); area && (area->writable() || !write)) {
+    out.gpa = area->gpa(linear);
+    out.writable = area->writable();
+    out.global = out.of_area = true;
+    out.slot = vcpu.vm->slots->find(out.gpa);
+    if (out.slot && write && !out.slot->writable()) out.slot = nullptr;  // a write to ROM is a device access
+    return Outcome::kNext;
+  }
   Rights r = rights_of(vcpu, system);
   Translation t;
   Outcome o = walk(vcpu, linear, write ? Want::kWrite : Want::kRead, r.user, r.ac, stack, t);
@@ -32,9 +47,18 @@ Outcome translate_piece(VcpuState& vcpu, uint64_t linear, bool write, bool syste
   out.gpa = t.gpa;
   out.writable = t.writable;
   out.global = t.global;
+  out.of_area = has_area(vcpu, t);
+  if (out.of_area) areas.add({linear, t.gpa, t.writable});
   out.slot = vcpu.vm->slots->find(t.gpa);
   if (out.slot && write && !out.slot->writable()) out.slot = nullptr;  // a write to ROM is a device access
   return Outcome::kNext;
+}
+
+void note_code_write(Engine& engine, unsigned view, uint64_t page, const Piece& piece) {
+  CodePageWrite& known = engine.code_writes[view][page >> 12 & (kCodePageWrites - 1)];
+  known.tag = page, known.piece = piece;
+  known.piece.gpa &= kPageMask;
+  engine.no_code_writes = false;
 }
 
 // Enters the page into the inline TLB of a view, with a write tag only where writes need no notice.
@@ -60,18 +84,12 @@ void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, b
   tlb.addend[index] = reinterpret_cast<uint64_t>(host);
   vcpu.vm->large.used(host);
   if (write_tag) engine.write_log[view].add(index);
-  else if (write) engine.code_writes[view][index % kCodePageWrites] = {page, {piece.gpa & kPageMask, &slot, piece.writable, piece.global}};
-  (piece.global ? engine.tlb_log_global : engine.tlb_log)[view].add(index);
+  else if (write) note_code_write(engine, view, page, piece);
+  (piece.of_area ? engine.tlb_log_area : piece.global ? engine.tlb_log_global : engine.tlb_log)[view].add(index);
   if (++engine.tlb_fills[view] == kMuchUsed) get_pages(&tlb, sizeof tlb);
 }
 
 void fill(VcpuState& vcpu, uint64_t linear, const Piece& piece, bool write) { fill(vcpu, view_of(vcpu.mode), linear, piece, write); }
-
-// The view of C++'s accesses. In the middle of an instruction that changes the level the mode is still the old one.
-unsigned view_for(const VcpuState& vcpu, bool system) {
-  if (system) return kViewSupervisor;
-  return vcpu.cpl == 3 ? kViewUser : vcpu.cr4 & kCr4Smap && vcpu.system_flags & kAC ? kViewSupervisorAc : kViewSupervisor;
-}
 
 // The host address of RAM in one page where the TLB has it; for writes, where these need no notice.
 uint8_t* known_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool system) {
@@ -249,6 +267,11 @@ bool contiguous(const Piece pieces[2], unsigned first) {
 }
 
 }  // namespace
+
+bool has_area(const VcpuState& vcpu, const Translation& t) {
+  constexpr uint32_t kOff = kSwitchKnownAreas | kSwitchInlineTlb | kSwitchTlbAccess | kSwitchGlobalPages | kSwitchFillLog;
+  return t.global && (t.shift == 21 || t.shift == 30) && !(vcpu.vm->off & kOff);
+}
 
 void dirtied(VcpuState& vcpu, const Slot& slot, uint64_t gpa) {
   if (!slot.mark_dirty(gpa)) return;
@@ -731,171 +754,6 @@ uint64_t effective_offset(const VcpuState& vcpu, const Insn& insn) {
 
 Outcome memory_operand(VcpuState& vcpu, const Insn& insn, unsigned size, AccessType type, uint64_t& linear) {
   return linear_address(vcpu, static_cast<SegmentRegister>(insn.segment), effective_offset(vcpu, insn), size, type, linear);
-}
-
-namespace {
-void forget_recent_pages(Engine& engine, bool writes_only) {
-  for (auto& view : engine.recent) {
-    for (RecentPage& page : view[1]) page.tag = kInvalidTag;
-    if (!writes_only)
-      for (RecentPage& page : view[0]) page.tag = kInvalidTag;
-  }
-}
-}  // namespace
-
-namespace {
-void forget_code_writes(Engine& engine) {
-  for (auto& view : engine.code_writes)
-    for (CodePageWrite& page : view) page.tag = kInvalidTag;
-}
-
-// Keeps those of the global pages' fetch entries that the page tables would fill just so now, as a CPU may that fetches ahead.
-void keep_same_fetches(VcpuState& vcpu) {
-  struct Large {
-    uint64_t tag = kInvalidTag, gpa = 0;  // of an area of 2 MiB
-  } seen[8];
-  constexpr uint64_t kArea = (2u << 20) - 1;
-  const PendingException fault = vcpu.fault;
-  Engine& engine = engine_of(vcpu);
-  for (FetchEntry& f : engine.fetch) {
-    if (f.tag == kInvalidTag || !engine.holds(f, f.tag)) continue;
-    const uint64_t linear = f.tag & kPageMask, area = f.tag & ~(kArea & kPageMask);
-    Large& large = seen[linear >> 21 & 7];
-    uint64_t now = ~0ull;
-    if (f.global && large.tag == area) {
-      now = large.gpa + (linear & kArea);
-    } else if (f.global) {
-      Translation t;
-      WalkPath path;
-      // An entry that has lost its G would go with the next change of address space; the entry itself says, as CR4.PGE may be clear just now.
-      if (walk(vcpu, linear, Want::kFetch, f.tag & 1, false, false, t, &path) == Outcome::kNext && (!path.leaf || path.value[path.leaf] & kEntryGlobal)) {
-        now = t.gpa;
-        if (path.leaf > 1) large = {area, t.gpa - (linear & kArea)};
-      }
-    }
-    if (now != f.gpa) f.tag = kInvalidTag;
-  }
-  vcpu.fault = fault;
-}
-
-// The jump entries of global pages whose fetch entries have stayed.
-void keep_same_jumps(VcpuState& vcpu, unsigned view) {
-  Engine& engine = engine_of(vcpu);
-  engine.jump_log_global[view].compact([&](unsigned i) {
-    JumpEntry& jump = engine.jump[view][i];
-    const FetchEntry& fetch = engine.fetch[jump.tag >> 12 & (kFetchEntries - 1)];
-    const bool same = engine.holds(fetch, (jump.tag & kPageMask) | (view == kViewUser ? 1 : 0));
-    if (!same) jump.tag = no_jump(i);
-    return same;
-  });
-}
-}  // namespace
-
-void flush_tlb(VcpuState& vcpu, bool keep_global, bool as_before) {
-  Engine& engine = engine_of(vcpu);
-  const uint32_t off = vcpu.vm->off;
-  // What was kept as global while CR4.PGE was set is not any more.
-  if (off & kSwitchGlobalPages || !(vcpu.cr4 & kCr4Pge)) keep_global = false;
-  const bool keep_jumps = !keep_global && as_before && !(off & (kSwitchKeptJumps | kSwitchGlobalPages | kSwitchFillLog | kSwitchFetchCache));
-  engine.counters.tlb_flush++;
-  engine.native_flushes++;
-  if (!keep_global) vcpu.user_keys = vcpu.supervisor_keys = 0;
-  engine.large_areas.clear(keep_global);
-  forget_recent_pages(engine, false);
-  for (unsigned v = 0; v < kViews; v++) {
-    TlbView& tlb = engine.tlb[v];
-    auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = kInvalidTag; };
-    if (off & kSwitchFillLog) engine.tlb_log[v].forget();
-    engine.tlb_log[v].drain(kTlbEntries, drop);
-    if (!keep_global) engine.tlb_log_global[v].drain(kTlbEntries, drop);
-    engine.write_log[v].keep_if([&](unsigned i) { return tlb.write[i] != kInvalidTag; });
-  }
-  forget_code_writes(engine);
-  if (keep_jumps) keep_same_fetches(vcpu);
-  for (unsigned v = 0; v < kViews; v++) {
-    const bool keep = keep_jumps && engine.jump_log_global[v].count <= FillLog::kCapacity;
-    if (keep) keep_same_jumps(vcpu, v);
-    flush_jump_cache(vcpu, v, keep_global || keep);
-  }
-  if (keep_jumps) return;
-  engine.fetch_space[false]++;
-  if (!keep_global) engine.fetch_space[true]++;
-}
-
-void change_keys(VcpuState& vcpu, bool user, uint32_t value) {
-  uint32_t& rights = user ? vcpu.pkru : vcpu.pkrs;
-  const uint32_t changed = rights ^ value;
-  rights = value;
-  for (unsigned used = user ? vcpu.user_keys : vcpu.supervisor_keys, key = 0; used >> key; key++)
-    if (used >> key & 1 && changed >> 2 * key & 3) return flush_tlb(vcpu, false);
-}
-
-namespace {
-// Jump entries into a page, or to an instruction that reaches into it. They are in the logs of what was filled, or lie among 4096 (jump_index()
-// leaves the page offset's bits together) and the few that the page before ends in: the shorter list is looked through.
-void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
-  auto drop = [&](unsigned i) {
-    JumpEntry& entry = engine.jump[view][i];
-    if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = no_jump(i);
-  };
-  FillLog &own = engine.jump_log[view], &global = engine.jump_log_global[view];
-  if (by_log && own.count + global.count <= 1024) {  // an entry is looked up at random, the 4096 in a row
-    for (FillLog* log : {&own, &global})
-      log->compact([&](unsigned i) {
-        drop(i);
-        return engine.jump[view][i].tag != no_jump(i);
-      });
-    return;
-  }
-  const unsigned first = jump_index(page) & ~0xfffu;
-  for (unsigned i = 0; i < 4096; i++) drop(first + i);
-  for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
-}
-
-// What is kept of 4 KiB, but for the recent pages.
-void drop_page(VcpuState& vcpu, uint64_t page) {
-  Engine& engine = engine_of(vcpu);
-  const uint32_t off = vcpu.vm->off;
-  const unsigned index = page >> 12 & (kTlbEntries - 1);
-  for (TlbView& tlb : engine.tlb) tlb.read[index] = tlb.write[index] = kInvalidTag;
-  for (auto& view : engine.code_writes) view[index % kCodePageWrites].tag = kInvalidTag;
-  FetchEntry& fetch = engine.fetch[page >> 12 & (kFetchEntries - 1)];
-  if ((fetch.tag & kPageMask) == page) fetch.tag = kInvalidTag;
-  for (unsigned v = 0; v < kViews; v++)
-    if (off & kSwitchInvlpgFilter || engine.jump_pages[v][page >> 18 & 1023] >> (page >> 12 & 63) & 1)
-      drop_jump_page(engine, v, page, !(off & (kSwitchInvlpgFilter | kSwitchFillLog)));
-}
-}  // namespace
-
-void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
-  Engine& engine = engine_of(vcpu);
-  engine.counters.invlpg++;
-  for (LargeAreas::Size size : LargeAreas::kAll) {
-    if (!engine.large_areas.has(size, linear)) continue;
-    if (size == LargeAreas::k1G) return flush_tlb(vcpu, false);
-    const uint64_t bytes = 1ull << LargeAreas::shift_of(size), begin = linear & ~(bytes - 1);
-    for (uint64_t page = begin; page != begin + bytes; page += kPageSize) drop_page(vcpu, page);
-  }
-  engine.native_flushes++;
-  forget_recent_pages(engine, false);
-  drop_page(vcpu, linear & kPageMask);
-}
-
-// The TLB's entries have no PCID: another address space starts with none.
-void switch_address_space(VcpuState& vcpu) { flush_tlb(vcpu, true); }
-
-void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global) { flush_tlb(vcpu, keep_global); }
-
-void flush_write_tags(VcpuState& vcpu) {
-  Engine& engine = engine_of(vcpu);
-  engine.native_write_flushes++;
-  forget_recent_pages(engine, true);
-  forget_code_writes(engine);
-  for (unsigned v = 0; v < kViews; v++) {
-    TlbView& tlb = engine.tlb[v];
-    if (vcpu.vm->off & kSwitchFillLog) engine.write_log[v].forget();
-    engine.write_log[v].drain(kTlbEntries, [&](unsigned i) { tlb.write[i] = kInvalidTag; });
-  }
 }
 
 void update_mode(VcpuState& vcpu) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "softkvm/cpu/system.h"
+#include "softkvm/mmu/walk.h"
 #include "softkvm/translate/engine.h"
 
 namespace vireo::softkvm {
@@ -28,6 +29,9 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister segment, uint64_t offset
 
 // The host address of one byte of RAM as a supervisor's implicit access sees it, or null.
 uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome);
+
+// May where a walk has come be kept as an area of Engine::areas or fetch_areas?
+bool has_area(const VcpuState& vcpu, const Translation& t);
 
 // The vCPU has written, or is about to write before its next safe point, the page of `slot` at `gpa`.
 void dirtied(VcpuState& vcpu, const struct Slot& slot, uint64_t gpa);

@@ -15,7 +15,8 @@ class LargeAreas {
   static constexpr Size kAll[] = {k2M, k4M, k1G};
   static constexpr unsigned shift_of(Size size) { return size == k2M ? 21 : size == k4M ? 22 : 30; }
 
-  void add(Size size, uint64_t linear, bool global) {
+  void add(unsigned shift, uint64_t linear, bool global) {
+    const Size size = shift == 21 ? k2M : shift == 22 ? k4M : k1G;
     seen_[global].word[size][index(size, linear)] |= bit(size, linear);
     seen_[global].any = true;
   }

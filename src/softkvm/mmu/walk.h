@@ -16,6 +16,7 @@ struct Translation {
   uint64_t gpa = 0;
   bool global = false;    // the entry outlives a change of address space (G with CR4.PGE; always so without paging)
   bool writable = false;  // a write would be allowed now and the dirty bit is set: a write tag may be filled
+  uint8_t shift = 12;     // of the page's size
 };
 
 // The entries a walk in long mode went through, for who keeps a translation outside of the TLB and has to see whether it still holds.
@@ -31,5 +32,28 @@ struct WalkPath {
 // addresses #GP, #SS when `stack`) in vcpu.fault.
 Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, Translation& out,
              WalkPath* path = nullptr);
+
+// As walk() with entries of eight bytes, for who asks whether what he keeps would be found again: it sets nothing and raises nothing. Page tables that it
+// has found are not looked for again, so an object is for one moment.
+struct PageRights {
+  bool writable = true, user = true, executable = true;
+};
+class Peek {
+ public:
+  explicit Peek(VcpuState& vcpu) : vcpu_(vcpu) {}
+  // False: a walk would fault or set A, or the rights hang on a key. `out.global` is G, whatever CR4.PGE is.
+  bool at(uint64_t linear, Want want, bool user, bool ac, Translation& out);
+
+ private:
+  struct Table {
+    uint64_t part = ~0ull;  // of the linear addresses, that it is for
+    const uint8_t* entries = nullptr;
+    PageRights rights;  // of the entries on the way
+  };
+  static constexpr unsigned kTables = 8;
+
+  VcpuState& vcpu_;
+  Table tables_[2][kTables];  // page tables, page directories
+};
 
 }  // namespace vireo::softkvm

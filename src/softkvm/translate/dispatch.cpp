@@ -6,7 +6,6 @@
 #include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/host_pages.h"
 #include "softkvm/mmu/slots.h"
-#include "softkvm/mmu/walk.h"
 #include "softkvm/translate/block.h"
 #include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/code_cache.h"
@@ -23,19 +22,14 @@ extern "C" void softkvm_enter(const void* code, uint64_t linear);
 namespace vireo::softkvm {
 namespace {
 
-// Guest physical address of a fetch at `linear`; false: vcpu.fault. `fresh`: by a walk.
+// Guest physical address of a fetch at `linear`; false: vcpu.fault. `fresh`: by a new fetch entry.
 bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa, bool* fresh = nullptr) {
   Engine& engine = engine_of(vcpu);
   bool user = vcpu.cpl == 3;
   FetchEntry& entry = engine.fetch[(linear >> 12) & (kFetchEntries - 1)];
   uint64_t tag = (linear & kPageMask) | (user ? 1 : 0);
   if (!engine.holds(entry, tag) || vcpu.vm->off & kSwitchFetchCache) {
-    Translation t;
-    if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return false;
-    entry.tag = tag;
-    entry.gpa = t.gpa & kPageMask;
-    entry.global = t.global;
-    entry.space = engine.fetch_space[t.global];
+    if (!fill_fetch(vcpu, linear, vcpu.vm->off & kSwitchFetchCache)) return false;
     if (fresh) *fresh = true;
   }
   gpa = entry.gpa | (linear & 0xfff);

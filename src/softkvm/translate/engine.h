@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "softkvm/counters.h"
+#include "softkvm/mmu/known_areas.h"
 #include "softkvm/mmu/large_areas.h"
 #include "softkvm/native/user_profile.h"
 #include "softkvm/translate/block.h"
@@ -52,7 +53,7 @@ constexpr uint64_t kAnyRip = ~0ull;
 constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address that is mapped has it
 constexpr unsigned kTlbBits = 16, kTlbEntries = 1u << kTlbBits;
 constexpr unsigned kJumpBits = 16, kJumpEntries = 1u << kJumpBits;
-constexpr unsigned kFetchEntries = 4096;
+constexpr unsigned kFetchEntries = 4096, kFetchGone = 64;
 constexpr unsigned kCodePageWrites = 64;
 
 struct TlbView {
@@ -79,7 +80,7 @@ constexpr unsigned kGroupDeltaShift = 12, kGroupRecentShift = 24, kGroupWrite = 
 struct Piece {
   uint64_t gpa;
   const struct Slot* slot;
-  bool writable, global;
+  bool writable, global, of_area;
 };
 
 // A page that was written but has no write tag, since there is translated code in it: where it is, as long as the TLB's entries hold.
@@ -106,7 +107,8 @@ struct FetchEntry {
   uint64_t tag = kInvalidTag;  // linear page | view
   uint64_t gpa = 0;
   bool global = false;
-  uint64_t space = 0;  // Engine::fetch_space[global] when it was filled
+  bool of_area = false;  // of one of Engine::fetch_areas
+  uint64_t space = 0;    // Engine::fetch_space[global] when it was filled
 };
 
 // A piece of a device access that user space has to do, at most 8 bytes.
@@ -279,6 +281,15 @@ struct Engine {
   // VMs with unseen writes: the source of the jump entry's page, or null where it is of two pages.
   PageSource* jump_source[kViews][kJumpEntries];
   CodePageWrite code_writes[kViews][kCodePageWrites];  // by the linear page's number
+  bool no_code_writes = false;                         // there are none of these
+
+  // Large pages that have been seen, with each view's rights and for fetches by supervisor and user, and what was filled by way of them: it is in
+  // no other log. `fetch_log` has the fetch entries of the other global pages, `fetch_gone` those of them that have made room for others; `fetch_lost`: not all.
+  KnownAreas areas[kViews], fetch_areas[2];
+  FillLog tlb_log_area[kViews], fetch_log;
+  FetchEntry fetch_gone[kFetchGone];
+  unsigned fetch_gone_count = 0;
+  bool fetch_lost = false;
 
   UserProfile profile;  // which user code is worth running natively (native/native.h)
 
@@ -319,6 +330,8 @@ void doubt_code(Vcpu& vcpu);
 // The guest has written to a device, which may answer by a foreign write (softkvm.h, expect_foreign_writes).
 void expect_answer(Vcpu& vcpu);
 void flush_write_tags(VcpuState& vcpu);
+// The page of a fetch at `linear`, by the known areas if one has it, else by a walk; into the fetch entry. False: vcpu.fault.
+bool fill_fetch(VcpuState& vcpu, uint64_t linear, bool walk_tables);
 void set_rip_linear(VcpuState& vcpu, uint64_t linear);
 uint64_t rip_linear(const VcpuState& vcpu);
 

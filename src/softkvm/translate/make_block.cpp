@@ -105,14 +105,10 @@ struct Maker {
   CodeCache& code = *vm.code;
 
   Made find(uint64_t linear, CodePage& out) {
-    Translation t;
-    const bool user = vcpu.cpl == 3;
-    if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return Made::kFault;
     // The run loop finds blocks by its fetch entries. Where the guest has changed its page tables and not flushed, they may still name another
     // page than the walk: then it would ask for ever for a block that is there already.
-    Engine& engine = engine_of(vcpu);
-    engine.fetch[(linear >> 12) & (kFetchEntries - 1)] = {(linear & kPageMask) | (user ? 1 : 0), t.gpa & kPageMask, t.global, engine.fetch_space[t.global]};
-    return find_at(t.gpa, out);
+    if (!fill_fetch(vcpu, linear, true)) return Made::kFault;
+    return find_at(engine_of(vcpu).fetch[linear >> 12 & (kFetchEntries - 1)].gpa | (linear & 0xfff), out);
   }
   Made find_at(uint64_t gpa, CodePage& out) {
     out.gpa = gpa;

@@ -31,6 +31,8 @@ constexpr SwitchName kNames[] = {
     {"quick-misses", kSwitchQuickMisses},
     {"early-write-tags", kSwitchEarlyWriteTags},
     {"global-pages", kSwitchGlobalPages},
+    {"known-areas", kSwitchKnownAreas},
+    {"kept-pages", kSwitchKeptPages},
     {"kept-jumps", kSwitchKeptJumps},
     {"fill-log", kSwitchFillLog},
     {"invlpg-filter", kSwitchInvlpgFilter},

@@ -39,6 +39,8 @@ enum Switch : uint32_t {
   kSwitchGroupedChecks = 1u << 26,
   kSwitchStoredCode = 1u << 27,
   kSwitchRorx = 1u << 28,
+  kSwitchKnownAreas = 1u << 29,
+  kSwitchKeptPages = 1u << 30,
 };
 
 // The names, in the order in which docs/engine.md tells of them.

@@ -291,6 +291,22 @@ GUEST_CODE(toggled_rounds, "mov esi, 100; 1: call 2f; mov rax, cr4; xor eax, 0x8
 TEST(Switches, KeptJumps) {
   EXPECT_SWITCHED(compare("kept-jumps", counted(&VcpuCounters::lookups, toggled_rounds(), map_global)), on < 50 && off >= 200);
 }
+GUEST_CODE(loads_and_toggles,
+           "mov esi, 100; mov edi, 0x700000; 1: mov eax, [rdi]; mov rax, cr4; xor eax, 0x80; mov cr4, rax; xor eax, 0x80; mov cr4, rax; dec esi; jnz 1b; hlt")
+GUEST_CODE(load_of_another_part, "mov edi, 0x700000; mov eax, [rdi]; and dword ptr [0x3018], -0x21; add edi, 0x2000; mov eax, [rdi]; mov eax, [0x3018]; hlt")
+TEST(Switches, KeptPagesAndKnownAreas) {
+  const Counter misses = &VcpuCounters::tlb_misses;
+  EXPECT_SWITCHED(compare("kept-pages", counted(misses, loads_and_toggles(), map_global)), on < 10 && off >= 100);
+  EXPECT_SWITCHED(compare("kept-pages", counted(misses, loads_and_toggles(), map_global), "known-areas"), on < 10 && off >= 100);
+  // The processor's accessed bit tells of a walk.
+  EXPECT_SWITCHED(compare("known-areas",
+                          [](TestMachine& m, Engine&) {
+                            map_global(m);
+                            EXPECT_EQ(m.run(load_of_another_part()), unsigned{KVM_EXIT_HLT});
+                            return m.vcpu->gpr[kRax] >> 5 & 1;
+                          }),
+                  on == 0 && off == 1);
+}
 GUEST_CODE(mapped_anew_and_toggled,
            "mov ebx, 0x400000; call rbx; mov ebp, eax; xor dword ptr [0x3010], 0x200000; mov rax, cr4; xor eax, 0x80; mov cr4, rax; xor eax, 0x80; mov cr4, rax; call rbx; hlt")
 GUEST_CODE(mapped_anew_without_global_pages,
