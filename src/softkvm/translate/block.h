@@ -20,8 +20,8 @@ struct LinkSite {
   uint32_t at;        // cache offset of the rel32
   uint32_t unlinked;  // cache offset of the stub it jumps to when not linked: a call of STUB_LINK or STUB_LINK_SLOT, which nothing follows
   FlagsIn flags;
-  bool ungrouped = false;  // its target is of kModeUngrouped, else not
-  uint16_t target = 0;     // page offset
+  bool ungrouped;   // its target is of kModeUngrouped, else not
+  uint16_t target;  // page offset
 };
 
 constexpr unsigned kLinkStubSize = 8;

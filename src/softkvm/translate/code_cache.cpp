@@ -36,6 +36,12 @@ uint64_t chunks_of(const Block& block, uint64_t page) {
   return map;
 }
 
+// With the lock: nobody else writes it. A locked instruction would wait for the line, which often is in no cache.
+void note_used(PageSource& source, uint64_t chunks) {
+  const uint64_t before = source.used.load(std::memory_order_relaxed);
+  if (chunks & ~before) source.used.store(before | chunks, std::memory_order_release);
+}
+
 uint32_t page_hash(uint64_t page) { return static_cast<uint32_t>(gathered(page)); }
 
 }  // namespace
@@ -156,8 +162,8 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   b.incoming = nullptr;
   b.page_next[0] = b.page_next[1] = nullptr;
   b.valid.store(true, std::memory_order_relaxed);
-  if (b.source) b.source->used.fetch_or(chunks_of(b, b.gpa >> 12));
-  if (b.second_source) b.second_source->used.fetch_or(chunks_of(b, b.second_page >> 12));
+  if (b.source) note_used(*b.source, chunks_of(b, b.gpa >> 12));
+  if (b.second_source) note_used(*b.second_source, chunks_of(b, b.second_page >> 12));
   enter(b, b.gpa);
   if (b.straddle && b.second_page >> 12 != b.gpa >> 12) enter(b, b.second_page);
   table_->enter(b);
