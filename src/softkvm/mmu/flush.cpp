@@ -27,6 +27,35 @@ void forget_code_writes(Engine& engine) {
   engine.no_code_writes = true;
 }
 
+// Jump entries into a page, or to an instruction that reaches into it. They are in the logs of what was filled, or lie among 4096 (jump_index()
+// leaves the page offset's bits together) and the few that the page before ends in: the shorter list is looked through.
+void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
+  auto drop = [&](unsigned i) {
+    JumpEntry& entry = engine.jump[view][i];
+    if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = no_jump(i);
+  };
+  FillLog &own = engine.jump_log[view], &global = engine.jump_log_global[view];
+  if (by_log && own.count + global.count <= 1024) {  // an entry is looked up at random, the 4096 in a row
+    for (FillLog* log : {&own, &global})
+      log->compact([&](unsigned i) {
+        drop(i);
+        return engine.jump[view][i].tag != no_jump(i);
+      });
+    return;
+  }
+  const unsigned first = jump_index(page) & ~0xfffu;
+  for (unsigned i = 0; i < 4096; i++) drop(first + i);
+  for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
+}
+
+void drop_jumps(VcpuState& vcpu, uint64_t page) {
+  const uint32_t off = vcpu.vm->off;
+  Engine& engine = engine_of(vcpu);
+  for (unsigned v = 0; v < kViews; v++)
+    if (off & kSwitchInvlpgFilter || engine.jump_pages[v][page >> 18 & 1023] >> (page >> 12 & 63) & 1)
+      drop_jump_page(engine, v, page, !(off & (kSwitchInvlpgFilter | kSwitchFillLog)));
+}
+
 // What a flush of everything leaves: global pages' translations that the page tables would fill just so again, as a CPU may do that fetches and
 // reads ahead (SDM vol 3, 4.10.2.3). G is asked for in the tables, whatever CR4.PGE is just now: what has lost it would go with the next change of
 // address space. What hangs on keys is not kept, for the books of used keys begin anew.
@@ -60,21 +89,32 @@ class Keeper {
   // False: it is not known of all.
   bool fetches() {
     if (engine_.fetch_lost || engine_.fetch_log.count > FillLog::kCapacity) return false;
-    for (unsigned i = 0; i < engine_.fetch_gone_count; i++)
-      if (!same(engine_.fetch_gone[i])) return false;
     bool all = true;
     for (unsigned user = 0; user < 2; user++) {
       KnownAreas& areas = engine_.fetch_areas[user];
       if (areas.lost()) return false;
       all &= areas.keep_if([&](const KnownArea& area) { return same(area, Want::kFetch, user, false); });
     }
+    unsigned changed = 0;
+    auto drop = [&](const FetchEntry& f) {
+      if (++changed <= kMostChanged) drop_jumps(vcpu_, f.tag & kPageMask);
+    };
     engine_.fetch_log.compact([&](unsigned i) {
       FetchEntry& f = engine_.fetch[i];
       if (f.tag == kInvalidTag || !engine_.holds(f, f.tag) || !f.global || f.of_area) return false;
       if (same(f)) return true;
+      drop(f);
       f.tag = kInvalidTag;
-      return all = false;
+      return false;
     });
+    unsigned gone = 0;
+    for (unsigned i = 0; i < engine_.fetch_gone_count; i++) {
+      const FetchEntry f = engine_.fetch_gone[i];
+      if (same(f)) engine_.fetch_gone[gone++] = f;
+      else drop(f);
+    }
+    if (changed > kMostChanged) return false;
+    engine_.fetch_gone_count = gone;
     engine_.fetch_space[false]++;
     if (!all) {
       look_for_areas();
@@ -89,6 +129,7 @@ class Keeper {
 
  private:
   static constexpr unsigned kMostPages = 48;  // of 4 KiB; more are found again when they are wanted
+  static constexpr unsigned kMostChanged = 16;  // of which jump entries are looked for; else all go
 
   void note(const Translation& t, uint64_t linear) {
     if (t.shift > 12) engine_.large_areas.add(t.shift, linear, true);
@@ -193,27 +234,6 @@ void change_keys(VcpuState& vcpu, bool user, uint32_t value) {
 }
 
 namespace {
-// Jump entries into a page, or to an instruction that reaches into it. They are in the logs of what was filled, or lie among 4096 (jump_index()
-// leaves the page offset's bits together) and the few that the page before ends in: the shorter list is looked through.
-void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
-  auto drop = [&](unsigned i) {
-    JumpEntry& entry = engine.jump[view][i];
-    if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = no_jump(i);
-  };
-  FillLog &own = engine.jump_log[view], &global = engine.jump_log_global[view];
-  if (by_log && own.count + global.count <= 1024) {  // an entry is looked up at random, the 4096 in a row
-    for (FillLog* log : {&own, &global})
-      log->compact([&](unsigned i) {
-        drop(i);
-        return engine.jump[view][i].tag != no_jump(i);
-      });
-    return;
-  }
-  const unsigned first = jump_index(page) & ~0xfffu;
-  for (unsigned i = 0; i < 4096; i++) drop(first + i);
-  for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
-}
-
 // A fetch entry makes room for another. There may be jump entries by way of it.
 void note_gone(Engine& engine, const FetchEntry& entry) {
   const unsigned count = engine.fetch_gone_count;
@@ -221,14 +241,6 @@ void note_gone(Engine& engine, const FetchEntry& entry) {
     if (engine.fetch_gone[i].tag == entry.tag && engine.fetch_gone[i].gpa == entry.gpa) return;
   if (count == kFetchGone) engine.fetch_lost = true;
   else engine.fetch_gone[engine.fetch_gone_count++] = entry;
-}
-
-void drop_jumps(VcpuState& vcpu, uint64_t page) {
-  const uint32_t off = vcpu.vm->off;
-  Engine& engine = engine_of(vcpu);
-  for (unsigned v = 0; v < kViews; v++)
-    if (off & kSwitchInvlpgFilter || engine.jump_pages[v][page >> 18 & 1023] >> (page >> 12 & 63) & 1)
-      drop_jump_page(engine, v, page, !(off & (kSwitchInvlpgFilter | kSwitchFillLog)));
 }
 
 // What is kept of 4 KiB, but for the recent pages.
