@@ -129,12 +129,12 @@ inline bool rare(uint32_t attributes, unsigned opcode, Insn& out) {
   return true;
 }
 
-// Blanks `out`, but for what is filled in any case: by plain stores, which beat the string instruction a compiler takes for this size.
+// Blanks what is not filled in any case: by plain stores, which beat the string instruction a compiler takes for this size.
 inline void blank(Operand& o) {
   constexpr uint64_t kZero = 0;
   __builtin_memcpy(static_cast<void*>(&o), &kZero, sizeof kZero);
 }
-[[gnu::always_inline]] inline void blank(Insn& out) {
+[[gnu::always_inline]] inline void begin(Insn& out) {
   static_assert(sizeof(Insn) % 8 == 0);
   uint8_t* p = reinterpret_cast<uint8_t*>(&out);
   constexpr uint64_t kZero = 0;
@@ -308,7 +308,7 @@ template <bool mode64>
 
 template <bool mode64, bool brief>
 DecodeStatus decode_in(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
-  blank(out);
+  begin(out);
   if (size > kMaxInsnLength) [[likely]] size = kMaxInsnLength;
   if (size < 2) [[unlikely]] return decode_prefixed<mode64>(bytes, size, mode, out, shape);  // looks at no byte that was not given
   const uint8_t* classes = kByteClasses.at[mode64];
@@ -328,6 +328,12 @@ DecodeStatus decode_in(const uint8_t* bytes, size_t size, CodeMode mode, Insn& o
 
 DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
   return mode == CodeMode::k64 ? decode_in<true, false>(bytes, size, mode, out, shape) : decode_in<false, false>(bytes, size, mode, out, shape);
+}
+
+void blank(Insn& out) {
+  begin(out);
+  for (Operand& o : out.operands) blank(o);
+  out.flags_read = out.flags_written = 0;
 }
 
 DecodeStatus decode_effects(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {
