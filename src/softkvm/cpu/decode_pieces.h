@@ -19,8 +19,9 @@ constexpr unsigned legacy_context(unsigned size_log, bool mode64) { return (size
 constexpr unsigned vector_context(unsigned length, bool w) { return 6 + length * 2 + w; }
 
 struct SizeTable {
-  uint16_t at[kSizeContexts][unsigned(Size::kCount)] = {};
+  uint16_t at[kSizeContexts][32] = {};  // by Size, of which there are fewer
 };
+static_assert(unsigned(Size::kCount) <= 32);
 inline constexpr SizeTable kSizes = [] {
   SizeTable t;
   constexpr uint16_t kFixed[] = {0, 1, 2, 4, 6, 8, 10, 14, 16, 28, 32, 48, 64, 94, 108, 512};
@@ -143,7 +144,7 @@ struct Cursor {
 
 // The extensions of modrm's and SIB's fields by prefixes: R, X, B as 8; R', V' as 16.
 struct Extensions {
-  uint8_t r = 0, x = 0, b = 0, rr = 0, vv = 0;
+  unsigned r = 0, x = 0, b = 0, rr = 0, vv = 0;
 };
 
 // How modrm names memory by 32- and 64-bit addressing.
@@ -255,13 +256,15 @@ inline constexpr ImmediateSizes kImmediates = [] {
   return DecodeStatus::kOk;
 }
 
+constexpr uint64_t kLowestBytes[9] = {0, 0xff, 0xffff, 0xffffff, 0xffffffff, 0xffffffffff, 0xffffffffffff, 0xffffffffffffff, ~0ull};
+
 // The instruction's own bytes, and how many.
 [[gnu::always_inline]] inline void note_bytes(Insn& out, const uint8_t* bytes, size_t size, unsigned length) {
   out.length = uint8_t(length);
   if (size == kMaxInsnLength) [[likely]] {
     const uint64_t low = load8(bytes);
     if (length <= 8) [[likely]] {
-      const uint64_t mine = low & ~0ull >> (64 - 8 * length);
+      const uint64_t mine = low & kLowestBytes[length];
       __builtin_memcpy(out.bytes, &mine, 8);
       return;
     }

@@ -19,7 +19,7 @@ using words::kFlagEffects;
 // --- bytes ----------------------------------------------------------------------------------------------------------------------------
 // What is no opcode of the one-byte map: prefixes, and the ways to other maps.
 enum ByteClass : uint8_t {
-  kOpcodeByte, kRexPrefix, kEscape, kVectorPrefix, kSegmentPrefix, kOpsizePrefix, kAddrsizePrefix, kLockPrefix, kRepPrefix, kRepnePrefix,
+  kOpcodeByte, kRexPrefix, kEscape, kNopByte /*with REX.B it is another instruction*/, kVectorPrefix, kSegmentPrefix, kOpsizePrefix, kAddrsizePrefix, kLockPrefix, kRepPrefix, kRepnePrefix,
 };
 
 struct ByteClasses {
@@ -31,6 +31,7 @@ constexpr ByteClasses kByteClasses = [] {
     for (unsigned b : {0x26u, 0x2Eu, 0x36u, 0x3Eu, 0x64u, 0x65u}) t[b] = kSegmentPrefix;
     for (unsigned b : {0xC4u, 0xC5u, 0x62u}) t[b] = kVectorPrefix;
     t[0x0F] = kEscape;
+    t[0x90] = kNopByte;
     t[0x66] = kOpsizePrefix;
     t[0x67] = kAddrsizePrefix;
     t[0xF0] = kLockPrefix;
@@ -128,12 +129,12 @@ inline bool rare(uint32_t attributes, unsigned opcode, Insn& out) {
   return true;
 }
 
-// Blanks `out`, but for what is filled in any case: by plain stores, which beat the string instruction a compiler takes for this size.
+// Blanks what is not filled in any case: by plain stores, which beat the string instruction a compiler takes for this size.
 inline void blank(Operand& o) {
   constexpr uint64_t kZero = 0;
   __builtin_memcpy(static_cast<void*>(&o), &kZero, sizeof kZero);
 }
-[[gnu::always_inline]] inline void blank(Insn& out) {
+[[gnu::always_inline]] inline void begin(Insn& out) {
   static_assert(sizeof(Insn) % 8 == 0);
   uint8_t* p = reinterpret_cast<uint8_t*>(&out);
   constexpr uint64_t kZero = 0;
@@ -156,7 +157,7 @@ template <bool mode64, bool prefixed, bool brief>
   const bool addrsize = prefixed && x.addrsize;
   bool opsize = prefixed && x.opsize;
   const unsigned prefix = !prefixed ? 0 : x.rep ? 2 : x.repne ? 3 : x.opsize ? 1 : 0;
-  const Extensions extend{.r = uint8_t(rex << 1 & 8), .x = uint8_t(rex << 2 & 8), .b = uint8_t(rex << 3 & 8)};
+  const Extensions extend{.r = rex << 1 & 8, .x = rex << 2 & 8, .b = rex << 3 & 8};
   const bool w = rex & 8;
   out.mode = mode;
   out.map = OpcodeMap(map);
@@ -189,7 +190,7 @@ template <bool mode64, bool prefixed, bool brief>
     }
   }
   unsigned row = kRowNumbers[slot.base + index];
-  if (opcode == 0x90) [[unlikely]]
+  if (prefixed && opcode == 0x90)
     if (extend.b && map == kLegacyOneByte && prefix != 2) row = kRowNumbers[kSlots.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
   if (row == 0) [[unlikely]] return DecodeStatus::kInvalid;
   const RowPlan& plan = kRowPlans[row];
@@ -247,7 +248,7 @@ template <bool mode64, bool prefixed, bool brief>
   shape.memory = plan.memory[is_memory];
   shape.named = uint16_t(registers.named);
   shape.written = uint16_t(registers.named >> 16);
-  shape.high = registers.high;
+  shape.high = uint8_t(registers.high);
   shape.displaced = 0;
   if (registers.named & InsnShape::kDisplaced || count > kPlanOperands) [[unlikely]] {
     fill_others(out, kRows[row], sizes);
@@ -272,7 +273,7 @@ inline bool take_opcode(Cursor& c, Opcode& out) {
   return true;
 }
 
-// What begins with another prefix than REX, or with that of VEX and EVEX.
+// What begins with another prefix than REX, or with that of VEX and EVEX; and NOP.
 template <bool mode64>
 [[gnu::noinline]] DecodeStatus decode_prefixed(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
   const uint8_t* classes = kByteClasses.at[mode64];
@@ -307,8 +308,8 @@ template <bool mode64>
 
 template <bool mode64, bool brief>
 DecodeStatus decode_in(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
-  blank(out);
-  if (size > kMaxInsnLength) size = kMaxInsnLength;
+  begin(out);
+  if (size > kMaxInsnLength) [[likely]] size = kMaxInsnLength;
   if (size < 2) [[unlikely]] return decode_prefixed<mode64>(bytes, size, mode, out, shape);  // looks at no byte that was not given
   const uint8_t* classes = kByteClasses.at[mode64];
   Cursor c{bytes, bytes + size, size};
@@ -327,6 +328,12 @@ DecodeStatus decode_in(const uint8_t* bytes, size_t size, CodeMode mode, Insn& o
 
 DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape) {
   return mode == CodeMode::k64 ? decode_in<true, false>(bytes, size, mode, out, shape) : decode_in<false, false>(bytes, size, mode, out, shape);
+}
+
+void blank(Insn& out) {
+  begin(out);
+  for (Operand& o : out.operands) blank(o);
+  out.flags_read = out.flags_written = 0;
 }
 
 DecodeStatus decode_effects(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out) {

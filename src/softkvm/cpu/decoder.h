@@ -17,9 +17,12 @@ enum class DecodeStatus : uint8_t {
   kTooLong,    // more than 15 bytes: #GP(0)
 };
 
-// Decodes the instruction at `bytes`, of which `size` (at most 15 are read) may be looked at.
+// Decodes the instruction at `bytes`, of which `size` (at most 15 are read) may be looked at. What is not kOk leaves in `out` what chance wills.
 DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out);
 DecodeStatus decode(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out, InsnShape& shape);
+
+// No instruction: every byte is known, padding too.
+void blank(Insn& out);
 
 // The same for who asks for length, name, form and what becomes of flags only: the rest of `out` may be left out.
 DecodeStatus decode_effects(const uint8_t* bytes, size_t size, CodeMode mode, Insn& out);

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
 #include <vector>
 
 #include "softkvm/cpu/decode_tables.h"
@@ -126,6 +127,42 @@ TEST(Decoder, GivesCopiedRowsOneModrmMemoryOperandAtMost) {
     }
     EXPECT_LE(memory, 1u) << mnemonic_name(r.mnemonic);
   }
+}
+
+// What the decoder knows on its way is what the operands say, and what it gives who asks for less is the same.
+TEST(Decoder, ShapeAndEffectsAreThoseOfTheWholeInstruction) {
+  for (CodeMode mode : {CodeMode::k16, CodeMode::k32, CodeMode::k64})
+    for (unsigned start = 0; start < 12; start++)
+      for (unsigned opcode = 0; opcode < 256; opcode++)
+        for (unsigned modrm = 0; modrm < 256; modrm++) {
+          std::vector<uint8_t> bytes;
+          if (start % 3 == 1) bytes = {0x66};
+          if (start % 3 == 2) bytes = {static_cast<uint8_t>(0x40 | (modrm ^ opcode) % 16)};
+          if (start >= 3) bytes.push_back(0x0f);
+          if (start >= 6) bytes.push_back(start >= 9 ? 0x3a : 0x38);
+          bytes.insert(bytes.end(), {static_cast<uint8_t>(opcode), static_cast<uint8_t>(modrm), 0x24, 0x84, 0x13, 0x7f});
+          bytes.resize(kMaxInsnLength, 0x81);
+          Insn whole, brief;
+          InsnShape shape;
+          const DecodeStatus status = decode(bytes.data(), bytes.size(), mode, whole, shape);
+          ASSERT_EQ(decode_effects(bytes.data(), bytes.size(), mode, brief), status);
+          if (status != DecodeStatus::kOk) continue;
+          SCOPED_TRACE(std::string(mnemonic_name(whole.mnemonic)) + " " + std::to_string(opcode) + " " + std::to_string(modrm));
+          ASSERT_EQ(brief.length, whole.length);
+          ASSERT_EQ(brief.mnemonic, whole.mnemonic);
+          ASSERT_EQ(brief.form, whole.form);
+          ASSERT_EQ(brief.flags_read, whole.flags_read);
+          ASSERT_EQ(brief.flags_written, whole.flags_written);
+          ASSERT_EQ(brief.flags_maybe, whole.flags_maybe);
+          const InsnShape known = InsnShape::of(whole);
+          ASSERT_EQ(shape.traits, known.traits);
+          ASSERT_EQ(shape.memory, known.memory);
+          ASSERT_EQ(shape.memory < 0 ? nullptr : &whole.operands[shape.memory], whole.memory_operand());
+          ASSERT_EQ(shape.high, known.high);
+          ASSERT_EQ(shape.displaced, known.displaced);
+          ASSERT_EQ(shape.named, known.named);
+          ASSERT_EQ(shape.written, known.written);
+        }
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ enum InsnTrait : uint8_t {
 struct InsnShape {
   uint8_t traits = 0;
   int8_t memory = -1;     // which operand is the explicit memory operand
-  bool high = false;      // AH CH DH or BH is an operand
+  uint8_t high = 0;       // is AH CH DH or BH an operand?
   uint8_t displaced = 0;  // operands that are R9, R10 or R11, whose place is no host register
   uint16_t named = 0;     // bit n: general register n is an operand (AH CH DH BH: 0-3)
   uint16_t written = 0;   // ... and written

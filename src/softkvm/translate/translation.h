@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "softkvm/cpu/decoder.h"
 #include "softkvm/cpu/insn_shape.h"
 #include "softkvm/translate/access_groups.h"
 #include "softkvm/translate/emitter.h"
@@ -67,6 +68,14 @@ class Translation {
 
     // The instruction itself is the decoder's to fill.
     void begin(unsigned at) { callout = Callout::kSystem, by_name = bad = masked = clobbers_r11 = false, shape.traits = 0, offset = at; }
+    // What could not be decoded: a call-out for its exception, whose record has no instruction.
+    void none(Callout exception) {
+      blank(insn);
+      insn.length = 1;
+      shape = {};
+      by_name = bad = true;
+      callout = exception;
+    }
     const Operand* memory() const { return shape.memory < 0 ? nullptr : &insn.operands[static_cast<unsigned>(shape.memory)]; }
   };
 

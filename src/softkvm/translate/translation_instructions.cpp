@@ -31,13 +31,11 @@ void Translation::decode_block() {
                                            : decode(source_.page.at(at), 4096 - at, code_mode_, d.insn, d.shape);
     if (status != DecodeStatus::kOk) note_look(at, at + kMaxInsnLength);
     if (status == DecodeStatus::kTruncated) {
-      if (count_ == 0) d.bad = true, d.by_name = true, d.callout = Callout::kUndefined, d.insn.length = 1, count_++;
+      if (count_ == 0) d.none(Callout::kUndefined), count_++;
       break;  // the next block takes it as a straddling instruction
     }
     if (status != DecodeStatus::kOk) {
-      d.by_name = d.bad = true;
-      d.callout = status == DecodeStatus::kTooLong ? Callout::kGeneralProtection : Callout::kUndefined;
-      d.insn.length = std::max<uint8_t>(d.insn.length, 1);
+      d.none(status == DecodeStatus::kTooLong ? Callout::kGeneralProtection : Callout::kUndefined);
     } else if (d.insn.form == Form::kPlain && d.shape.traits == kEverywhere) [[likely]] {
       d.clobbers_r11 = d.shape.displaced > 1 && d.shape.memory < 0;  // uses_r11(), which most need not ask
       at += d.insn.length;
