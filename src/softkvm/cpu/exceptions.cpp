@@ -193,7 +193,10 @@ FaultClass fault_class(const Event& e) {
 
 void apply_payload(VcpuState& vcpu, const Event& e) {
   if (e.kind != EventKind::kException) return;
-  if (e.vector == kPFv) vcpu.cr2 = e.payload;
+  if (e.vector == kPFv) {
+    vcpu.cr2 = e.payload;
+    flush_faulted_page(vcpu, e.payload);
+  }
   if (e.vector == kDB && e.payload) {
     vcpu.dr6 = (vcpu.dr6 & ~0xfull) | kDr6ActiveLow;
     vcpu.dr6 |= e.payload & ~kDr6ActiveLow;

@@ -76,6 +76,8 @@ void flush_tlb(VcpuState& vcpu, bool keep_global, bool as_before = false);
 // CR3 names another address space: the old one's entries may be kept for when it comes back, under its PCID, but not used. `flush`: what is kept under the new PCID goes.
 void switch_address_space(VcpuState& vcpu, bool flush);
 void flush_tlb_page(VcpuState& vcpu, uint64_t linear);
+// What is kept of a page goes, too, by a page fault there: SDM vol 3, 4.10.4.1.
+void flush_faulted_page(VcpuState& vcpu, uint64_t linear);
 // PKRU (`user`) or IA32_PKRS gets another value: drops translations where some hold rights of a key that changes.
 void change_keys(VcpuState& vcpu, bool user, uint32_t value);
 void flush_tlb_pcid(VcpuState& vcpu, unsigned pcid, bool keep_global);

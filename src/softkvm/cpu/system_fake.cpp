@@ -92,6 +92,7 @@ void change_keys(VcpuState& vcpu, bool user, uint32_t value) {
   flush_tlb(vcpu, false);
 }
 void flush_tlb_page(VcpuState&, uint64_t) { machine->page_flushes++; }
+void flush_faulted_page(VcpuState&, uint64_t) {}
 void flush_tlb_pcid(VcpuState&, unsigned, bool) { machine->pcid_flushes++; }
 Outcome port_io(VcpuState&, uint16_t port, unsigned size, bool write, uint32_t& value) {
   machine->ports.push_back(std::string(write ? "out" : "in") + std::to_string(size) + " " + std::to_string(port) +

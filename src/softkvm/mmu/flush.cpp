@@ -278,7 +278,8 @@ bool fill_fetch(VcpuState& vcpu, uint64_t linear, bool walk_tables) {
   now.space = engine.fetch_space[now.global];
   FetchEntry& entry = engine.fetch[index];
   if (entry.tag != kInvalidTag && entry.global && engine.holds(entry, entry.tag)) {
-    if (entry.tag == now.tag && entry.gpa != now.gpa) drop_jumps(vcpu, page);
+    // Nor is there one by which a flush could tell, where the page is none of all address spaces any more.
+    if (entry.tag == now.tag && (entry.gpa != now.gpa || (!now.global && !entry.of_area))) drop_jumps(vcpu, page);
     if (entry.tag != now.tag && !entry.of_area) note_gone(engine, entry);
   }
   if (now.global && !now.of_area) engine.fetch_log.add(index);
@@ -300,6 +301,18 @@ void flush_tlb_page(VcpuState& vcpu, uint64_t linear) {
   engine.native_flushes++;
   forget_recent_pages(engine, false);
   drop_page(vcpu, linear & kPageMask);
+}
+
+// Mostly there is nothing: the page was not present.
+void flush_faulted_page(VcpuState& vcpu, uint64_t linear) {
+  Engine& engine = engine_of(vcpu);
+  const uint64_t page = linear & kPageMask;
+  const unsigned index = page >> 12 & (kTlbEntries - 1);
+  bool kept = (engine.fetch[page >> 12 & (kFetchEntries - 1)].tag & kPageMask) == page;
+  for (unsigned v = 0; v < kViews; v++)
+    kept |= engine.tlb[v].read[index] == page || engine.tlb[v].write[index] == page || engine.areas[v].find(linear) != nullptr;
+  for (const KnownAreas& areas : engine.fetch_areas) kept |= areas.find(linear) != nullptr;
+  if (kept) flush_tlb_page(vcpu, linear);
 }
 
 // The TLB's entries have no PCID: another address space starts with none.

@@ -128,7 +128,7 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   const void* code = cache.executable(block->indirect_entry);
   if (!(mode & kModeStep) && !alert && !(vcpu.vm->off & kSwitchJumpCache)) {
     enter_jump(engine, view_of(mode), linear, *block, code);
-    if (block->stored && !block->looked_up.exchange(true, std::memory_order_relaxed)) engine.stored->note_lookup(block->stored);
+    if (engine.stored && block->stored && !block->looked_up.exchange(true, std::memory_order_relaxed)) engine.stored->note_lookup(block->stored);
   }
   return code;
 }

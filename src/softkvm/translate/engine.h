@@ -136,7 +136,7 @@ struct FillLog {
 
   void add(unsigned i) {
     if (count < kCapacity) index[count] = static_cast<uint16_t>(i);
-    count++;
+    if (count <= kCapacity) count++;
   }
   // What was filled is not known any more.
   void forget() { count = kCapacity + 1; }

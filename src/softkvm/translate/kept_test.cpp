@@ -349,5 +349,28 @@ TEST(KnownAreas, TellWhenOneWasLost) {
   EXPECT_TRUE(areas.lost());
 }
 
+// A page that is none of all address spaces any more when it is fetched from again, by a walk that drops nothing.
+TEST(Kept, JumpsIntoAPageThatHasLostItsGAndIsMappedElsewhereAreNot) {
+  KeptMachine m;
+  m.small(kHere) = kFirst | kAll;
+  EXPECT_EQ(m.call(kHere), number(kFirst));
+  m.small(kHere) &= ~kG;
+  EXPECT_TRUE(fill_fetch(*m.vcpu, kHere, true));
+  m.small(kHere) = kSecond | kAll;
+  m.flush();
+  EXPECT_EQ(m.call(kHere), number(kSecond));
+}
+
+// A page fault drops what is kept of its page, also of the large one that was there before (SDM vol 3, 4.10.4.1): whoever maps it then needs no INVLPG.
+TEST(Kept, NothingOfAPageThatAFaultWasOfIs) {
+  KeptMachine m;
+  m.large(kHere) = kFirst | kP | kG | kLarge;  // may be read
+  EXPECT_EQ(m.read(kHere + 4096), number(kFirst) + 1);
+  m.large(kHere) = 0;
+  EXPECT_FALSE(m.write(kHere + 4096));
+  m.small(kHere + 4096) = kSecond | kAll;
+  EXPECT_EQ(m.read(kHere + 4096), number(kSecond));
+}
+
 }  // namespace
 }  // namespace vireo::softkvm

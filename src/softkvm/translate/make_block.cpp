@@ -210,7 +210,7 @@ void Maker::restore_rest(CodePage& page) {
     list[count++] = next;
     chunks |= next->chunks();
   }
-  if (!count || watch(page, chunks, false) != Made::kYes) return;
+  if (!count || watch(page, chunks, false) != Made::kYes || !what.block->valid) return;
   const uint64_t epoch = vm.unseen_epoch.load();  // before the bytes, as in run()
   PageCopy copy(page.host);
   auto source_of = [&](const StoredBlock& b) { return Source{copy, b.offset, first + b.offset, nullptr, b.mode}; };

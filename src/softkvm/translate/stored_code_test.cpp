@@ -249,6 +249,24 @@ TEST(StoredCode, ThePagesOtherBlocksComeWithTheFirst) {
   EXPECT_LE(second.counters().lookups - before, second.vm->off ? ~uint64_t{0} : 5u) << lookups;
 }
 
+// Found by a vCPU that keeps none: of another kind than the first.
+TEST(StoredCode, AVcpuThatKeepsNoCodeRunsWhatOthersHaveRestored) {
+  Kept kept;
+  {
+    CalledMachine first;
+    first.begin();
+    EXPECT_EQ(first.sum(), kSum);
+  }
+  CalledMachine second;
+  second.begin();
+  second.vcpu->engine->stored = nullptr;
+  second.vcpu->rip = TestMachine::kCode + 11;  // the loop, which only a jump inside of the page has led to
+  second.vcpu->gpr[kRcx] = 2;
+  second.vcpu->gpr[kRbx] = 0;
+  EXPECT_EQ(second.go(), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(second.vcpu->gpr[kRbx], kSum / 3 * 2);
+}
+
 TEST(StoredCode, OfThePagesOtherBlocksOnlyThoseComeWhoseBytesAreThere) {
   Kept kept;
   uint64_t all;
