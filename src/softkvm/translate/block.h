@@ -26,6 +26,9 @@ struct LinkSite {
 
 constexpr unsigned kLinkStubSize = 8;
 
+// A bit for each 64-byte piece of a page, from that of one byte to that of another.
+constexpr uint64_t chunks_between(unsigned first_byte, unsigned last_byte) { return ~0ull >> (63 - (last_byte / 64 - first_byte / 64)) << first_byte / 64; }
+
 struct Block;
 
 // The same of a block in the cache. Its target is always the same place in the same mode, so a jump is linked to one block at a time.

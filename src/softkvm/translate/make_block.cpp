@@ -265,9 +265,9 @@ Made Maker::run() {
   CodePage here, next;
   const uint64_t known = known_gpa();
   if (Made m = known == ~0ull ? find(linear, here) : find_at(known, here); m != Made::kYes) return m;
-  const unsigned first = offset > kDependencyReach ? (offset - kDependencyReach) / 64 : 0;
-  const unsigned last = offset + kDependencyReach + 64 < 4096 ? (offset + kDependencyReach + 64) / 64 : 63;
-  const uint64_t chunks = (last == 63 ? ~0ull : (1ull << (last + 1)) - 1) & ~((1ull << first) - 1);
+  const unsigned first = offset > kDependencyReach ? offset - kDependencyReach : 0;
+  const unsigned last = offset + kDependencyReach + 64 < 4096 ? offset + kDependencyReach + 64 : 4095;
+  const uint64_t chunks = chunks_between(first, last);
   const CodeMode width = (what.mode & kModeCodeMask) == kModeCode64   ? CodeMode::k64
                          : (what.mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32
                                                                       : CodeMode::k16;

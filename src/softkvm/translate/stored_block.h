@@ -70,11 +70,11 @@ struct StoredBlock {
   const uint8_t* source() const { return reinterpret_cast<const uint8_t*>(sites() + site_count); }
   const uint8_t* code() const { return source() + padded(source_size); }
   // The 64-byte pieces of the page that it was made from, with what PageCopy takes beside them.
-  static constexpr unsigned last_taken(unsigned byte) { return (byte + kMaxInsnLength - 1 < 4096 ? byte + kMaxInsnLength - 1 : 4095) / 64; }
+  static constexpr unsigned last_taken(unsigned byte) { return byte + kMaxInsnLength - 1 < 4096 ? byte + kMaxInsnLength - 1 : 4095; }
   uint64_t chunks() const {
     uint64_t map = 0;
     for (unsigned i = 0; i < range_count; i++)
-      if (const LookedAt& r = ranges()[i]; r.size && r.at + r.size <= 4096) map |= ~0ull >> (63 - (last_taken(r.at + r.size - 1) - r.at / 64)) << r.at / 64;
+      if (const LookedAt& r = ranges()[i]; r.size && r.at + r.size <= 4096) map |= chunks_between(r.at, last_taken(r.at + r.size - 1));
     return map;
   }
   size_t wanted_size() const {
