@@ -93,7 +93,7 @@ bool locked(const Insn& insn) { return insn.lock || (insn.mnemonic == Mnemonic::
 }  // namespace
 
 MemoryChecks::MemoryChecks(const VcpuState& vcpu, uint32_t mode, Emitter& out)
-    : vcpu_(vcpu), mode_(mode), off_(vcpu.vm->off), view_(view_of(mode)), recent_(!(off_ & kSwitchRecentPages)),
+    : vcpu_(vcpu), off_(vcpu.vm->off), view_(view_of(mode)), recent_(!(off_ & kSwitchRecentPages)),
       by_tlb_(static_cast<uint8_t>(mode & kModeStep || off_ & kSwitchInlineTlb || !(mode & kModeFlatData) ? 0
                                    : (mode & kModeCodeMask) == kModeCode64                                ? 0x3f
                                                                             : 1u << kDS | 1u << kES | 1u << kSS)),

@@ -67,7 +67,7 @@ class MemoryChecks {
   bool stays_on_a_page(unsigned key) const { return (key == kRsp || key == kRbp) && recent_; }
 
   const VcpuState& vcpu_;
-  const uint32_t mode_, off_;
+  const uint32_t off_;
   const unsigned view_;
   const bool recent_;       // are there recent pages?
   const uint8_t by_tlb_;    // bit n: by_tlb(n)
