@@ -118,6 +118,18 @@ bool hits_code(const Piece& piece, unsigned size) {
   return map && (map & chunk_mask(piece.gpa, size));
 }
 
+// The same of a write that is about to be made without a write tag. Told before it is looked at, as in fill(): whoever marks the page as code from now
+// on waits until this vCPU has been at a safe point.
+bool write_hits_code(const VcpuState& vcpu, const Piece& piece, unsigned size) {
+  if (vcpu.vm->vcpus.size() > 1) {
+    std::atomic<uint8_t>& writers = piece.slot->writers_of(piece.gpa);
+    const uint8_t mine = 1u << (vcpu.id & 7);
+    if (!(writers.load(std::memory_order_relaxed) & mine)) writers.fetch_or(mine);
+  }
+  const uint64_t map = piece.slot->code_of(piece.gpa).load();
+  return map && (map & chunk_mask(piece.gpa, size));
+}
+
 // Of an access that hits code: how much of it comes before that.
 unsigned bytes_before_code(const Piece& piece, unsigned size) {
   const uint64_t map = piece.slot->code_of(piece.gpa).load(std::memory_order_relaxed) & chunk_mask(piece.gpa, size);
@@ -207,7 +219,7 @@ Outcome read_piece(VcpuState& vcpu, const Piece& piece, unsigned size, uint8_t* 
 
 void write_piece(VcpuState& vcpu, const Piece& piece, unsigned size, const uint8_t* in) {
   if (!piece.slot) return queue_write(vcpu, piece.gpa, size, in);
-  if (hits_code(piece, size)) note_smc(engine_of(vcpu), piece.gpa, size);
+  if (write_hits_code(vcpu, piece, size)) note_smc(engine_of(vcpu), piece.gpa, size);
   dirtied(vcpu, *piece.slot, piece.gpa);
   store_bytes(pointer(piece), in, size);
 }
@@ -301,7 +313,7 @@ uint8_t* known_to_tlb(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
   Piece piece = known.piece;
   piece.gpa += in_page;
   if (!piece.slot->code_of(piece.gpa).load(std::memory_order_relaxed)) return nullptr;  // not any more: it can have a write tag
-  if (hits_code(piece, size)) return nullptr;
+  if (write_hits_code(vcpu, piece, size)) return nullptr;
   dirtied(vcpu, *piece.slot, piece.gpa);
   return pointer(piece);
 }
@@ -331,9 +343,9 @@ extern "C" uint8_t* softkvm_tlb_miss(VcpuState* vcpu, uint64_t linear, uint32_t 
     else set_reason(*vcpu, o);
     return nullptr;
   }
-  bool plain = pieces[0].slot && !(write && hits_code(pieces[0], first));
+  bool plain = pieces[0].slot && !(write && write_hits_code(*vcpu, pieces[0], first));
   if (first < size) {
-    plain = plain && contiguous(pieces, first) && !(write && hits_code(pieces[1], size - first));
+    plain = plain && contiguous(pieces, first) && !(write && write_hits_code(*vcpu, pieces[1], size - first));
     if (plain && write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa), dirtied(*vcpu, *pieces[1].slot, pieces[1].gpa);
   } else if (plain) {
     if (write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
@@ -486,7 +498,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   }
   bool one = first == size && pieces[0].slot;
   if (!engine.stepping) {
-    if (one && !(write && hits_code(pieces[0], size))) {
+    if (one && !(write && write_hits_code(*vcpu, pieces[0], size))) {
       if (write) dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
       return pointer(pieces[0]);
     }
@@ -495,7 +507,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   }
   if (one) {
     if (write) {
-      if (hits_code(pieces[0], size)) note_smc(engine, pieces[0].gpa, size);
+      if (write_hits_code(*vcpu, pieces[0], size)) note_smc(engine, pieces[0].gpa, size);
       dirtied(*vcpu, *pieces[0].slot, pieces[0].gpa);
     }
     return pointer(pieces[0]);
@@ -543,7 +555,7 @@ uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
   Piece piece;
   outcome = translate_piece(vcpu, linear, write, false, false, piece);
   if (outcome != Outcome::kNext) return nullptr;
-  if (piece.slot && write && hits_code(piece, size)) {
+  if (piece.slot && write && write_hits_code(vcpu, piece, size)) {
     const unsigned plain = bytes_before_code(piece, size);
     if (before_code && plain) *before_code = plain;
     else piece.slot = nullptr;
@@ -561,7 +573,7 @@ uint8_t* host_address(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
 uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome) {
   Piece piece;
   outcome = translate_piece(vcpu, linear, true, true, false, piece);
-  if (outcome != Outcome::kNext || !piece.slot || hits_code(piece, 1)) return nullptr;
+  if (outcome != Outcome::kNext || !piece.slot || write_hits_code(vcpu, piece, 1)) return nullptr;
   dirtied(vcpu, *piece.slot, piece.gpa);
   return pointer(piece);
 }

@@ -32,7 +32,8 @@ void forget_code_writes(Engine& engine) {
 void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
   auto drop = [&](unsigned i) {
     JumpEntry& entry = engine.jump[view][i];
-    if ((entry.tag & kPageMask) == page || ((entry.tag + kMaxInsnLength) & kPageMask) == page) entry.tag = no_jump(i);
+    const uint64_t last = (entry.tag + kMaxInsnLength) & kPageMask;  // behind 4 GiB comes address 0, with 32 bits
+    if ((entry.tag & kPageMask) == page || last == page || (page == 0 && last == 1ull << 32)) entry.tag = no_jump(i);
   };
   FillLog &own = engine.jump_log[view], &global = engine.jump_log_global[view];
   if (by_log && own.count + global.count <= 1024) {  // an entry is looked up at random, the 4096 in a row
@@ -308,10 +309,18 @@ void flush_faulted_page(VcpuState& vcpu, uint64_t linear) {
   Engine& engine = engine_of(vcpu);
   const uint64_t page = linear & kPageMask;
   const unsigned index = page >> 12 & (kTlbEntries - 1);
+  // Global pages are a kernel's. Areas are noted by a hash, by which a program's new pages would be taken for them, time and again.
+  const bool kernels = linear >> 63;
   bool kept = (engine.fetch[page >> 12 & (kFetchEntries - 1)].tag & kPageMask) == page;
   for (unsigned v = 0; v < kViews; v++)
     kept |= engine.tlb[v].read[index] == page || engine.tlb[v].write[index] == page || engine.areas[v].find(linear) != nullptr;
   for (const KnownAreas& areas : engine.fetch_areas) kept |= areas.find(linear) != nullptr;
+  for (unsigned v = 0; v < kViews; v++) {
+    kept |= engine.code_writes[v][index % kCodePageWrites].tag == page || (engine.jump_pages[v][page >> 18 & 1023] >> (page >> 12 & 63) & 1);
+    for (const auto& pages : engine.recent[v])
+      for (const RecentPage& recent : pages) kept |= recent.tag == page;
+  }
+  for (LargeAreas::Size size : LargeAreas::kAll) kept |= engine.large_areas.has(size, linear, kernels);
   if (kept) flush_tlb_page(vcpu, linear);
 }
 

@@ -20,8 +20,8 @@ class LargeAreas {
     seen_[global].word[size][index(size, linear)] |= bit(size, linear);
     seen_[global].any = true;
   }
-  bool has(Size size, uint64_t linear) const {
-    return (seen_[0].word[size][index(size, linear)] | seen_[1].word[size][index(size, linear)]) & bit(size, linear);
+  bool has(Size size, uint64_t linear, bool also_global = true) const {
+    return (seen_[0].word[size][index(size, linear)] | (also_global ? seen_[1].word[size][index(size, linear)] : 0)) & bit(size, linear);
   }
   void clear(bool keep_global) {
     for (Seen& seen : seen_) {

@@ -315,5 +315,32 @@ TEST(AmdFaults, Vpextrd64IsUndefinedIn32BitCode) {
   EXPECT_EQ(intel.vector_of(extract_quadword()), 13u);  // the HLT
 }
 
+// Whole elements in front of address 0, or in front of a page that the TLB once had: the sum with their length goes round.
+GUEST_CODE(stos_top, "mov rdi, -8; mov ecx, 1; rep stosq; hlt")
+GUEST_CODE(movs_top, "mov rsi, -8; mov edi, 0x300000; mov [rdi], edi; mov ecx, 1; rep movsq; hlt")
+TEST(Faults, AStringAtTheEndOfTheAddressesIsAPageFault) {
+  for (auto code : {stos_top(), movs_top()}) {
+    FaultMachine m;
+    EXPECT_EQ(m.vector_of(code), 14u);
+  }
+}
+GUEST_CODE(touch_a_page, "mov ebx, 0x0ffff000; mov [rbx], ebx; hlt")
+GUEST_CODE(stos_in_front, "movabs rdi, 0xaaaafffffffffff8; mov ecx, 2; mov rax, 0x5555; rep stosq; hlt")
+TEST(Faults, AStringInFrontOfAnEntryThatIsNoLongerThereStoresNothing) {
+  FaultMachine m;
+  m.at(0x3000 + 127 * 8) = 0xe00000 | 0x87;
+  ASSERT_EQ(m.vector_of(touch_a_page()), unsigned{kGP});
+  m.at(0x3000 + 127 * 8) = 0;
+  m.vcpu->segment[kCS] = Segment{0, 0xffffffff, 0x2b, 0xa0fb, false};
+  m.vcpu->segment[kSS] = Segment{0, 0xffffffff, 0x23, 0xc0f3, false};
+  m.vcpu->cpl = 3;
+  m.vcpu->halted = false;
+  m.vcpu->gpr[kRsp] = 0x200000;
+  m.at(0xffeff8) = 1, m.at(0xfff000) = 2;
+  EXPECT_EQ(m.vector_of(stos_in_front()), unsigned{kGP});
+  EXPECT_EQ(m.at(0xffeff8), 1u);
+  EXPECT_EQ(m.at(0xfff000), 2u);
+}
+
 }  // namespace
 }  // namespace vireo::softkvm

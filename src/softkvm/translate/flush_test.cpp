@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "softkvm/translate/engine.h"
+#include "softkvm/translate/fault_machine.h"
 #include "softkvm/translate/test_machine.h"
 
 namespace vireo::softkvm {
@@ -228,6 +229,67 @@ TEST(Flush, FlagsAreWantedByCodeThatWasOverwritten) {
   TestMachine m;
   ASSERT_EQ(m.run(wanted_by_turns()), unsigned{KVM_EXIT_HLT});
   EXPECT_EQ(m.vcpu->gpr[12], 0x5555555555555555u);
+}
+
+// At CPL 0 of a FaultMachine, whose page faults go to a handler of the test's. 4 MiB is mapped by 4 KiB pages (rDI: the first one's entry), 20 MiB to 10 MiB.
+class PageFaults : public FaultMachine {
+ public:
+  explicit PageFaults(std::span<const uint8_t> handler) {
+    vcpu->segment[kCS] = Segment{0, 0xffffffff, 8, 0xa09b, false};
+    for (unsigned s : {kES, kSS, kDS, kFS, kGS}) vcpu->segment[s] = Segment{0, 0xffffffff, 0x10, 0xc093, false};
+    vcpu->cpl = 0;
+    at(kIdt + 14 * 16) = 8ull << 16 | 0x8e00ull << 32 | 0x12ull << 48;  // at 0x120000
+    at(kIdt + 14 * 16 + 8) = 0;
+    vcpu->state_changed();
+    for (unsigned i = 0; i < 512; i++) at(0x4000 + i * 8) = (0x400000ull + i * 4096) | 7;
+    at(0x3000 + 2 * 8) = 0x4007;
+    at(0x3000 + 10 * 8) = 0xa00000 | 0x87;
+    memcpy(ram + 0x120000, handler.data(), handler.size());
+    vcpu->gpr[kRdi] = 0x4000;
+  }
+};
+
+// The page is another one when it comes back, and nothing but the fault has told of it: SDM vol 3, 4.10.4.1.
+GUEST_CODE(bring_second, "mov qword ptr [rdi], 0x500007; inc r13d; add rsp, 8; iretq")
+GUEST_CODE(fetch_faults,
+           "xor r13d, r13d; mov esi, 0x400000; call rsi; call rsi; mov edx, 0x1400000; call rdx; mov qword ptr [rdi], 0; "
+           "lea rcx, [rsi + 0x100]; call rcx; mov r12, rax; call rsi; hlt")
+TEST(Flush, AFetchThatFaultsDropsJumpsIntoThePageWhoseFetchEntryHasGone) {
+  PageFaults m(bring_second());
+  for (uint64_t page : {0x400000ull, 0x500000ull})
+    for (uint64_t offset : {0ull, 0x100ull}) {
+      const uint8_t code[] = {0xb8, static_cast<uint8_t>(page == 0x400000 ? 1 : 2), 0, 0, 0, 0xc3};
+      memcpy(m.ram + page + offset, code, sizeof code);
+    }
+  m.at<uint8_t>(0xa00000) = 0xc3;
+  ASSERT_EQ(m.run(fetch_faults()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[13], 1u);
+  EXPECT_EQ(m.vcpu->gpr[12], 2u);
+  EXPECT_EQ(m.vcpu->gpr[kRax], 2u);
+}
+
+GUEST_CODE(read_faults,
+           "xor r13d, r13d; mov r15, rsp; mov esi, 0x400800; mov r12, [rsi]; mov rsp, rsi; pause; mov rax, [rsp]; pause; "
+           "mov ecx, 0x10400800; mov rax, [rcx]; mov qword ptr [rdi], 0; mov rsp, r15; pause; mov rax, [rsi + 8]; pause; "
+           "mov rsp, rsi; mov rbx, [rsp]; mov rsp, r15; hlt")
+TEST(Flush, AReadThatFaultsDropsTheRecentPageWhoseTlbEntryHasGone) {
+  PageFaults m(bring_second());
+  m.at(0x400800) = 11, m.at(0x500800) = 22;
+  m.at(0x3000 + 130 * 8) = 0xa00000 | 0x87;  // 0x10400000: the same entry of the TLB
+  ASSERT_EQ(m.run(read_faults()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[13], 1u);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 22u);
+}
+
+GUEST_CODE(bring_large, "mov qword ptr [rdi], 0xc00087; inc r13d; add rsp, 8; iretq")
+GUEST_CODE(large_faults, "xor r13d, r13d; mov esi, 0x800000; mov rax, [rsi + 0x5000]; mov qword ptr [rdi], 0; mov rax, [rsi]; mov rbx, [rsi + 0x5000]; hlt")
+TEST(Flush, AFaultInALargePageDropsAllOfIt) {
+  PageFaults m(bring_large());
+  m.vcpu->gpr[kRdi] = 0x3020;
+  m.at(0x805000) = 11, m.at(0xc05000) = 22;
+  ASSERT_EQ(m.run(large_faults()), unsigned{KVM_EXIT_HLT});
+  EXPECT_EQ(m.vcpu->gpr[13], 1u);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 22u);
 }
 
 }  // namespace

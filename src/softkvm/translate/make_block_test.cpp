@@ -68,5 +68,40 @@ TEST(MakeBlock, FetchesFromTheAddressSpaceThatIsLoaded) {
   EXPECT_EQ(m.vcpu->gpr[12], 0x121212u);
 }
 
+// The writer has a tag for the page when it becomes code.
+GUEST_CODE(tagged_writer,
+           "mov rbx, 0x308000; mov rsi, 0x400000; mov dword ptr [rsi + 0x800], 1; mov dword ptr [rbx], 1; 1: pause; cmp dword ptr [rbx + 4], 1; jne 1b; "
+           "mov byte ptr [rsi + 1], 2; mov dword ptr [rbx + 8], 1; hlt")
+GUEST_CODE(runs_twice,
+           "mov r14, 0x308000; mov rsi, 0x400000; 1: pause; cmp dword ptr [r14], 1; jne 1b; call rsi; mov r12, rax; mov dword ptr [r14 + 4], 1; "
+           "2: pause; cmp dword ptr [r14 + 8], 1; jne 2b; xor eax, eax; cpuid; call rsi; hlt")
+TEST(MakeBlock, StoresOfAVcpuWhoseIdIsTheSameModulo8AreSeen) {
+  for (unsigned id : {1u, 8u}) {
+    TwoVcpus m;
+    m.other->id = id;
+    memcpy(m.ram + 0x400000, "\xb8\1\0\0\0\xc3", 6);
+    m.run_both(runs_twice(), tagged_writer());
+    EXPECT_EQ(m.vcpu->gpr[12], 1u) << id;
+    EXPECT_EQ(m.vcpu->gpr[kRax], 2u) << id;
+  }
+}
+
+// A writer without a tag, that looks for code beside the page's becoming such. rbx: [0] written, [8] written again, [16] both have run.
+GUEST_CODE(racing_writer,
+           "mov rbx, 0x308000; mov rsi, 0x400000; mov edi, 1; "
+           "1: mov byte ptr [rsi + 1], 0xff; mov [rbx], edi; mov ecx, edi; imul ecx, ecx, 2654435; shr ecx, 5; and ecx, 255; inc ecx; 2: dec ecx; jnz 2b; "
+           "mov eax, edi; and eax, 0x7f; mov byte ptr [rsi + 1], al; mov [rbx + 8], edi; 3: pause; cmp [rbx + 16], edi; jne 3b; inc edi; cmp edi, 20000; jb 1b; hlt")
+GUEST_CODE(racing_runner,
+           "mov r14, 0x308000; mov rsi, 0x400000; mov edi, 1; xor r12d, r12d; "
+           "1: cmp [r14], edi; jne 1b; mov ecx, edi; imul ecx, ecx, 40503; shr ecx, 3; and ecx, 4095; inc ecx; 2: dec ecx; jnz 2b; call rsi; "
+           "3: pause; cmp [r14 + 8], edi; jne 3b; xor eax, eax; cpuid; call rsi; mov edx, edi; and edx, 0x7f; cmp eax, edx; je 4f; inc r12d; "
+           "4: mov [r14 + 16], edi; inc edi; cmp edi, 20000; jb 1b; hlt")
+TEST(MakeBlock, StoresWithoutATagBesideTheMarkingOfTheirPageAreSeen) {
+  TwoVcpus m;
+  memcpy(m.ram + 0x400000, "\xb8\0\0\0\0\xc3", 6);
+  m.run_both(racing_runner(), racing_writer());
+  EXPECT_EQ(m.vcpu->gpr[12], 0u);  // one in some ten thousand was, before they told of themselves
+}
+
 }  // namespace
 }  // namespace vireo::softkvm

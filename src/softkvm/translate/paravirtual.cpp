@@ -10,6 +10,7 @@
 
 #include "softkvm/cpu/system.h"
 #include "softkvm/irqchip/kvmclock.h"
+#include "softkvm/mmu/slots.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -67,6 +68,7 @@ void update_steal_time(Vcpu& vcpu) {
   vcpu.steal_thread = thread;
   vcpu.steal_seen = waited;
   const uint64_t at = vcpu.msr.steal_time & ~63ull;
+  const auto held = vcpu.vm->slots->hold();  // nobody waits for a vCPU that is here before slots go
   StealTime time;
   if (!vcpu.vm->read_physical(at, &time, sizeof time)) return;
   const uint32_t version = (time.version | 1) + 1;
@@ -83,6 +85,7 @@ void update_steal_time(Vcpu& vcpu) {
 
 void update_paravirtual(Vcpu& vcpu) {
   Vm& vm = *vcpu.vm;
+  const auto held = vm.slots->hold();
   uint64_t base_tsc, base_ns;
   {
     std::lock_guard lock(vm.clock_base.mutex);

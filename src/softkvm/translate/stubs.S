@@ -274,8 +274,9 @@ softkvm_stub_rflags:
         and r11d, 0x7fff8               // 8 * the entry's number
         add r11, gs:[ENGINE_VIEW_TLB]
         xor \reg, gs:[r11 + ENGINE_TLB + \array*TLB_ARRAY]
-        lea r10, [\reg + rcx * (1 << \log)]
-        cmp r10, 4096
+        lea r10, [\reg + rcx * (1 << \log) - 1]
+        or r10, \reg                   // the sum alone may have gone round
+        cmp r10, 4095
         ja \else
         add \reg, gs:[r11 + ENGINE_TLB + 2*TLB_ARRAY]
         .endm

@@ -280,12 +280,14 @@ namespace {
 // No vCPU has a write tag for the page any more, or none but those filled meanwhile.
 void wait_for_writers(Vcpu& vcpu, uint64_t page) {
   Vm& vm = *vcpu.vm;
-  const Slot* slot = vm.slots->find(page);
-  if (!slot) return;
   std::lock_guard one(vm.watch_mutex);
-  if (!slot->writers_of(page).load()) return;
-  vm.code->watching++;
-  slot->writers_of(page).exchange(0);
+  {
+    const auto slots = vm.slots->hold();
+    const Slot* slot = vm.slots->find(page);
+    if (!slot || !slot->writers_of(page).load()) return;
+    vm.code->watching++;
+    slot->writers_of(page).exchange(0);
+  }
   flush_write_tags(vcpu);
   reach_safe_points(vm, kRequestFlushWrites, &vcpu);
   vm.code->watching--;
@@ -324,7 +326,7 @@ Made translate_target(Vcpu& vcpu) {
       case Made::kNeedSource: {
         std::lock_guard lock(vcpu.vm->code->mutex);
         if (vcpu.vm->code->make_source(what.page)) break;
-        [[fallthrough]];
+        return vcpu.vm->code->full() ? Made::kFull : Made::kNoMemory;
       }
       case Made::kFull: return Made::kFull;
       case Made::kBusy: break;
@@ -566,7 +568,10 @@ int Vcpu::run_guest() {
         return interrupted();
       case Action::kInvalidate:
         e.counters.code_writes++;
-        for (unsigned i = 0; i < e.smc_count; i++) invalidate_code(*vm, e.smc[i].gpa, e.smc[i].size);
+        {
+          const auto held = vm->slots->hold();  // nobody waits for a vCPU that is here before slots go
+          for (unsigned i = 0; i < e.smc_count; i++) invalidate_code(*vm, e.smc[i].gpa, e.smc[i].size);
+        }
         e.smc_count = 0;
         if (e.writes_open || e.debug_exit) {
           fill_exit(*this);

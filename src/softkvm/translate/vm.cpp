@@ -173,14 +173,13 @@ int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
     code->invalidate_all();
   }
   reach_safe_points(*this, kRequestFlushTlb | kRequestFlushCode, nullptr);
-  if (std::any_of(table.slots, table.slots + table.count, [](const Slot& slot) { return slot.aliased; })) {
-    // Slots that share memory have got new books; blocks that were made meanwhile may stand in the old ones.
-    {
-      std::lock_guard lock(code->mutex);
-      code->invalidate_all();
-    }
-    reach_safe_points(*this, kRequestFlushCode, nullptr);
+  // Slots that have moved or share memory have got new books. Blocks that were made meanwhile may stand in the old ones, or on pages that a vCPU still wrote
+  // to by a tag of before.
+  {
+    std::lock_guard lock(code->mutex);
+    code->invalidate_all();
   }
+  reach_safe_points(*this, kRequestFlushCode, nullptr);
   slots->retire();
   return 0;
 }
