@@ -69,7 +69,7 @@ int translate(VcpuFile& file, uintptr_t argument) {
   if (!copy_in(io, argument)) return -EFAULT;
   Vcpu& v = *file.vcpu;
   PendingException saved = v.fault;
-  Translation found;
+  PageTranslation found;
   bool valid = walk(v, io.linear_address, Want::kRead, false, true, false, found) == Outcome::kNext;
   v.fault = saved;
   io.physical_address = valid ? found.gpa & ~kSmmSpace : ~0ull;

@@ -82,7 +82,7 @@ constexpr unsigned numbers_of(unsigned choices) {
 constexpr unsigned spread_of(const Row& r) { return r.match & match::kSpread16 ? 16 : r.match & match::kSpread8 ? 8 : 1; }
 
 struct Layout {
-  Slots slots{};
+  OpcodeMaps maps{};
   size_t numbers = 1;  // number 0 is row 0: what an empty slot's index 0 finds
 };
 
@@ -93,14 +93,14 @@ constexpr Layout lay_out() {
     for (size_t i = 0; i < p.count; i++)
       for (unsigned k = 0; k < spread_of(p.rows[i]); k++) {
         const unsigned opcode = (p.rows[i].match + k) & match::kOpcode;
-        l.slots.at[p.map][opcode].choices |= choices_of(p.rows[i]);
+        l.maps.at[p.map][opcode].choices |= choices_of(p.rows[i]);
         used[p.map][opcode] = true;
       }
   for (unsigned m = 0; m < kDecodeMaps; m++)
     for (unsigned i = 0; i < 256; i++)
       if (used[m][i]) {
-        l.slots.at[m][i].base = uint16_t(l.numbers);
-        l.numbers += numbers_of(l.slots.at[m][i].choices);
+        l.maps.at[m][i].base = uint16_t(l.numbers);
+        l.numbers += numbers_of(l.maps.at[m][i].choices);
       }
   return l;
 }
@@ -142,7 +142,7 @@ constexpr Numbers number_rows() {
       const Row& r = p.rows[i];
       for (unsigned k = 0; k < spread_of(r); k++) {
         const unsigned opcode = (r.match + k) & match::kOpcode;
-        const Slot s = kLayout.slots.at[p.map][opcode];
+        const OpcodeRows s = kLayout.maps.at[p.map][opcode];
         if (s.choices & kHasModrm && !(r.attributes & kModrm)) n.modrm_map = p.map, n.modrm_opcode = opcode | 0x100;
         const unsigned end = numbers_of(s.choices);
         for (unsigned j = 0; j < end; j++) {
@@ -233,7 +233,7 @@ static_assert(relied_on(), "a row has two memory operands, or an instruction of 
 
 }  // namespace
 
-const Slots& kSlots = kLayout.slots;
+const OpcodeMaps& kOpcodeMaps = kLayout.maps;
 const uint16_t* const kRowNumbers = kNumbers.at;
 const Row* const kRows = kJoinedRows.at;
 const RowPlan* const kRowPlans = kPlans.at;

@@ -22,13 +22,13 @@ enum Choice : uint8_t {
   kHasModrm = 128,
 };
 
-struct Slot {
+struct OpcodeRows {
   uint16_t base = 0;     // into kRowNumbers
   uint8_t choices = 0;
 };
 
-struct Slots {
-  Slot at[kDecodeMaps][256] = {};
+struct OpcodeMaps {
+  OpcodeRows at[kDecodeMaps][256] = {};
 };
 
 // A row as the decoder goes by it: one line of the host's cache. What is not VEX's or EVEX's only.
@@ -63,7 +63,7 @@ struct alignas(64) RowPlan {
 static_assert(sizeof(RowPlan) == 64);
 
 #pragma GCC visibility push(hidden)  // the decoder knows at link time where they are
-extern const Slots& kSlots;
+extern const OpcodeMaps& kOpcodeMaps;
 extern const uint16_t* const kRowNumbers;
 extern const Row* const kRows;  // row 0 is no instruction
 extern const RowPlan* const kRowPlans;

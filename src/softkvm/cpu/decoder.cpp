@@ -166,9 +166,9 @@ template <bool mode64, bool prefixed, bool brief>
   out.opcode = uint8_t(opcode);
 
   // The row.
-  const Slot slot = kSlots.at[map][opcode];
+  const OpcodeRows rows = kOpcodeMaps.at[map][opcode];
   unsigned index = 0, modrm = 0xff, reg = 0, rm = 0;
-  if (slot.choices & kHasModrm) {
+  if (rows.choices & kHasModrm) {
     if (!c.has(1)) return c.ended();
     modrm = *c.p++;
     reg = (modrm >> 3 & 7) | extend.r;
@@ -178,20 +178,20 @@ template <bool mode64, bool prefixed, bool brief>
     out.reg = uint8_t(reg);
     out.rm = uint8_t(rm);
   }
-  if (slot.choices & ~kHasModrm) {
-    if (slot.choices & kByPrefix) index = prefix;
-    if (slot.choices & kByMod) index = index << 1 | (modrm >= 0xC0);
-    if (slot.choices & kByReg) index = index << 3 | (modrm >> 3 & 7);
-    if (slot.choices & kByRm) index = index << 3 | (modrm & 7);
-    if (slot.choices & (kByW | kByLength | kByMode)) {
-      if (slot.choices & kByW) index = index << 1 | w;
-      if (slot.choices & kByLength) index = index << 2;
-      if (slot.choices & kByMode) index = index << 1 | mode64;
+  if (rows.choices & ~kHasModrm) {
+    if (rows.choices & kByPrefix) index = prefix;
+    if (rows.choices & kByMod) index = index << 1 | (modrm >= 0xC0);
+    if (rows.choices & kByReg) index = index << 3 | (modrm >> 3 & 7);
+    if (rows.choices & kByRm) index = index << 3 | (modrm & 7);
+    if (rows.choices & (kByW | kByLength | kByMode)) {
+      if (rows.choices & kByW) index = index << 1 | w;
+      if (rows.choices & kByLength) index = index << 2;
+      if (rows.choices & kByMode) index = index << 1 | mode64;
     }
   }
-  unsigned row = kRowNumbers[slot.base + index];
+  unsigned row = kRowNumbers[rows.base + index];
   if (prefixed && opcode == 0x90)
-    if (extend.b && map == kLegacyOneByte && prefix != 2) row = kRowNumbers[kSlots.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
+    if (extend.b && map == kLegacyOneByte && prefix != 2) row = kRowNumbers[kOpcodeMaps.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
   if (row == 0) [[unlikely]] return DecodeStatus::kInvalid;
   const RowPlan& plan = kRowPlans[row];
   const uint32_t attributes = plan.attributes;

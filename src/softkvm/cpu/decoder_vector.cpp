@@ -100,11 +100,11 @@ DecodeStatus decode_vector(Cursor cursor, const uint8_t* bytes, unsigned first, 
   out.opcode = opcode;
 
   // The row.
-  const Slot slot = kSlots.at[map][opcode];
+  const OpcodeRows rows = kOpcodeMaps.at[map][opcode];
   unsigned index = 0;
-  if (slot.choices) {
+  if (rows.choices) {
     unsigned mod = 0;
-    if (slot.choices & kHasModrm) {
+    if (rows.choices & kHasModrm) {
       if (!c.has(1)) return c.ended();
       out.has_modrm = true;
       out.modrm = *c.p++;
@@ -112,16 +112,16 @@ DecodeStatus decode_vector(Cursor cursor, const uint8_t* bytes, unsigned first, 
       out.reg = uint8_t((out.modrm >> 3 & 7) | extend.r | extend.rr);
       out.rm = uint8_t((out.modrm & 7) | extend.b);
     }
-    if (slot.choices & kByPrefix) index = out.rep ? 2 : out.repne ? 3 : out.opsize ? 1 : 0;
-    if (slot.choices & kByMod) index = index << 1 | mod;
-    if (slot.choices & kByReg) index = index << 3 | (out.modrm >> 3 & 7);
-    if (slot.choices & kByRm) index = index << 3 | (out.modrm & 7);
-    if (slot.choices & kByW) index = index << 1 | out.w;
+    if (rows.choices & kByPrefix) index = out.rep ? 2 : out.repne ? 3 : out.opsize ? 1 : 0;
+    if (rows.choices & kByMod) index = index << 1 | mod;
+    if (rows.choices & kByReg) index = index << 3 | (out.modrm >> 3 & 7);
+    if (rows.choices & kByRm) index = index << 3 | (out.modrm & 7);
+    if (rows.choices & kByW) index = index << 1 | out.w;
     // With static rounding the length bits are the rounding mode and the length is 512 bits.
-    if (slot.choices & kByLength) index = index << 2 | (out.evex_b && mod ? 2 : d.rounding);
-    if (slot.choices & kByMode) index = index << 1 | mode64;
+    if (rows.choices & kByLength) index = index << 2 | (out.evex_b && mod ? 2 : d.rounding);
+    if (rows.choices & kByMode) index = index << 1 | mode64;
   }
-  const unsigned number = kRowNumbers[slot.base + index];
+  const unsigned number = kRowNumbers[rows.base + index];
   if (number == 0) return DecodeStatus::kInvalid;
   const Row& row = kRows[number];
   const uint32_t attributes = row.attributes;

@@ -41,7 +41,7 @@ Outcome translate_piece(VcpuState& vcpu, uint64_t linear, bool write, bool syste
     return Outcome::kNext;
   }
   Rights r = rights_of(vcpu, system);
-  Translation t;
+  PageTranslation t;
   Outcome o = walk(vcpu, linear, write ? Want::kWrite : Want::kRead, r.user, r.ac, stack, t);
   if (o != Outcome::kNext) return o;
   out.gpa = t.gpa;
@@ -280,7 +280,7 @@ bool contiguous(const Piece pieces[2], unsigned first) {
 
 }  // namespace
 
-bool has_area(const VcpuState& vcpu, const Translation& t) {
+bool has_area(const VcpuState& vcpu, const PageTranslation& t) {
   constexpr uint32_t kOff = kSwitchKnownAreas | kSwitchInlineTlb | kSwitchTlbAccess | kSwitchGlobalPages | kSwitchFillLog;
   return t.global && (t.shift == 21 || t.shift == 30) && !(vcpu.vm->off & kOff);
 }

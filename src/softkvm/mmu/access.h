@@ -31,7 +31,7 @@ Outcome linear_address(VcpuState& vcpu, SegmentRegister segment, uint64_t offset
 uint8_t* system_host_address(VcpuState& vcpu, uint64_t linear, Outcome& outcome);
 
 // May where a walk has come be kept as an area of Engine::areas or fetch_areas?
-bool has_area(const VcpuState& vcpu, const Translation& t);
+bool has_area(const VcpuState& vcpu, const PageTranslation& t);
 
 // The vCPU has written, or is about to write before its next safe point, the page of `slot` at `gpa`.
 void dirtied(VcpuState& vcpu, const struct Slot& slot, uint64_t gpa);

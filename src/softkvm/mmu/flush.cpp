@@ -78,7 +78,7 @@ class Keeper {
     others.compact([&](unsigned i) {
       const uint64_t page = tlb.read[i];
       if (page == kInvalidTag) return false;
-      Translation t;
+      PageTranslation t;
       const bool keep = peek_.at(page, Want::kRead, user, ac, t) && t.global && holds(tlb, i, t);
       if (keep) note(t, page);
       else drop(i);
@@ -132,22 +132,22 @@ class Keeper {
   static constexpr unsigned kMostPages = 48;  // of 4 KiB; more are found again when they are wanted
   static constexpr unsigned kMostChanged = 16;  // of which jump entries are looked for; else all go
 
-  void note(const Translation& t, uint64_t linear) {
+  void note(const PageTranslation& t, uint64_t linear) {
     if (t.shift > 12) engine_.large_areas.add(t.shift, linear, true);
   }
   bool same(const KnownArea& area, Want want, bool user, bool ac) {
-    Translation t;
+    PageTranslation t;
     if (!peek_.at(area.begin(), want, user, ac, t) || !t.global || t.shift <= 12 || t.gpa != area.gpa(area.begin()) || (area.writable() && !t.writable)) return false;
     note(t, area.begin());
     return true;
   }
   bool same(const FetchEntry& f) {
-    Translation t;
+    PageTranslation t;
     if (!peek_.at(f.tag & kPageMask, Want::kFetch, f.tag & 1, false, t) || !t.global || t.gpa != f.gpa) return false;
     note(t, f.tag & kPageMask);
     return true;
   }
-  bool holds(const TlbView& tlb, unsigned i, const Translation& t) const {
+  bool holds(const TlbView& tlb, unsigned i, const PageTranslation& t) const {
     if (tlb.write[i] != kInvalidTag && !t.writable) return false;
     const Slot* slot = vcpu_.vm->slots->find(t.gpa);
     return slot && tlb.addend[i] == reinterpret_cast<uint64_t>(slot->host + (t.gpa - slot->gpa));
@@ -267,7 +267,7 @@ bool fill_fetch(VcpuState& vcpu, uint64_t linear, bool walk_tables) {
   if (area && !walk_tables) {
     now.gpa = area->gpa(page);
   } else {
-    Translation t;
+    PageTranslation t;
     if (walk(vcpu, linear, Want::kFetch, user, false, false, t) != Outcome::kNext) return false;
     now.gpa = t.gpa & kPageMask;
     now.global = t.global;

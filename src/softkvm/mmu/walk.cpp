@@ -83,7 +83,7 @@ bool has_key(const VcpuState& vcpu, const PageRights& page) { return vcpu.efer &
 
 }  // namespace
 
-Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, Translation& out, WalkPath* path) {
+Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, PageTranslation& out, WalkPath* path) {
   Slots& slots = *vcpu.vm->slots;
   const uint64_t space = vcpu.in_smm ? kSmmSpace : 0;
   if (!(vcpu.cr0 & kCr0Pg)) {
@@ -199,7 +199,7 @@ again:
   return Outcome::kNext;
 }
 
-bool Peek::at(uint64_t linear, Want want, bool user, bool ac, Translation& out) {
+bool Peek::at(uint64_t linear, Want want, bool user, bool ac, PageTranslation& out) {
   const Wide wide(vcpu_);
   const uint64_t space = vcpu_.in_smm ? kSmmSpace : 0;
   auto entries_at = [&](uint64_t gpa) { return vcpu_.vm->slots->host((gpa & wide.physical_mask) | space); };

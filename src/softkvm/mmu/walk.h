@@ -12,7 +12,7 @@ enum class Want : uint8_t { kRead, kWrite, kFetch };
 
 constexpr uint64_t kEntryGlobal = 1u << 8;  // G, in an entry that maps a page
 
-struct Translation {
+struct PageTranslation {
   uint64_t gpa = 0;
   bool global = false;    // the entry outlives a change of address space (G with CR4.PGE; always so without paging)
   bool writable = false;  // a write would be allowed now and the dirty bit is set: a write tag may be filled
@@ -30,7 +30,7 @@ struct WalkPath {
 
 // `user`: with user rights; `ac`: supervisor may touch user pages although SMAP is on. kNext, or kFault with #PF (or for non-canonical
 // addresses #GP, #SS when `stack`) in vcpu.fault.
-Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, Translation& out,
+Outcome walk(VcpuState& vcpu, uint64_t linear, Want want, bool user, bool ac, bool stack, PageTranslation& out,
              WalkPath* path = nullptr);
 
 // As walk() with entries of eight bytes, for who asks whether what he keeps would be found again: it sets nothing and raises nothing. Page tables that it
@@ -42,7 +42,7 @@ class Peek {
  public:
   explicit Peek(VcpuState& vcpu) : vcpu_(vcpu) {}
   // False: a walk would fault or set A, or the rights hang on a key. `out.global` is G, whatever CR4.PGE is.
-  bool at(uint64_t linear, Want want, bool user, bool ac, Translation& out);
+  bool at(uint64_t linear, Want want, bool user, bool ac, PageTranslation& out);
 
  private:
   struct Table {

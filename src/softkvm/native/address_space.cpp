@@ -245,7 +245,7 @@ bool AddressSpace::has(uint64_t linear, Want want) const {
 
 AddressSpace::Outcome AddressSpace::map(VcpuState& vcpu, uint64_t linear, Want want) {
   const uint64_t page_linear = linear & kPageMask;
-  Translation t;
+  PageTranslation t;
   WalkPath path;
   if (walk(vcpu, linear, want, true, false, false, t, &path) != softkvm::Outcome::kNext) return Outcome::kFault;
   if (page_linear >= kUserEnd || (page_linear >= STUB_CODE && page_linear < STUB_END)) return Outcome::kRefused;

@@ -163,7 +163,7 @@ void Native::store(const user_regs_struct& r) {
 bool Native::fetch(uint64_t rip, uint8_t* bytes, unsigned size) {
   for (unsigned done = 0; done < size;) {
     const unsigned n = std::min<uint64_t>(size - done, kPageSize - ((rip + done) & 0xfff));
-    Translation t;
+    PageTranslation t;
     if (walk(vcpu_, rip + done, Want::kFetch, true, false, false, t) != Outcome::kNext) return false;
     const uint8_t* host = vcpu_.vm->slots->host(t.gpa);
     if (!host) return false;

@@ -228,13 +228,20 @@ extern "C" const void* softkvm_callout(VcpuState* vcpu, const CalloutRecord* rec
   return kLeave;
 }
 
-// Runs `deliver_it` so that its pushes may meet devices and code: like a step-mode instruction.
+// Runs `deliver_it` so that its pushes may meet devices and code: like a step-mode instruction. Where it has to read a device outside of the hypervisor (an IDT
+// there, say) the event is lost, and KVM_RUN says so as the kernel's module does: it is no instruction that could be begun again with the answer.
 template <class F>
 Outcome deliver_with(VcpuState& vcpu, F deliver_it) {
   Engine& engine = engine_of(vcpu);
   engine.fragment_count = 0;
   begin_step(engine);
   Outcome outcome = deliver_it();
+  if (engine.fragment_open) {
+    drop_open(engine);
+    engine.event_lost = true;
+    vcpu.fault.pending = false;
+    return Outcome::kExit;
+  }
   commit_step(vcpu);
   vcpu.fault.pending = false;
   return outcome;

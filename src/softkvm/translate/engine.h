@@ -215,6 +215,7 @@ struct Engine {
   bool completing = false;             // user space has answered: the instruction at rip has to be completed before anything else
   bool memory_gone = false;            // a slot was not backed by host memory: KVM_RUN returns EFAULT
   bool debug_exit = false;             // KVM_EXIT_DEBUG is due
+  bool event_lost = false;             // KVM_EXIT_INTERNAL_ERROR is due: an event could not be delivered
 
   // --- device accesses of the instruction at hand
   bool stepping = false;     // running in step mode: accesses may be bounced

@@ -342,5 +342,20 @@ TEST(Faults, AStringInFrontOfAnEntryThatIsNoLongerThereStoresNothing) {
   EXPECT_EQ(m.at(0xfff000), 2u);
 }
 
+// The IDT is a device's. Nothing of it is left behind: the next run goes on.
+GUEST_CODE(undefined_and_halt, "ud2; hlt")
+TEST(Faults, AnEventWhoseGateIsADevicesIsLostAndToldOf) {
+  TestMachine m;
+  m.at(0x3000 + 128 * 8) = 0x40000000 | 0x87;  // 256 MiB: no memory there
+  m.vcpu->idtr = {0x10000000, 0xfff};
+  for (int run = 0; run < 2; run++) {
+    ASSERT_EQ(m.run(undefined_and_halt()), unsigned{KVM_EXIT_INTERNAL_ERROR});
+    EXPECT_EQ(m.vcpu->run->internal.suberror, unsigned{KVM_INTERNAL_ERROR_DELIVERY_EV});
+    EXPECT_EQ(m.vcpu->rip, TestMachine::kCode);
+  }
+  m.vcpu->rip += 2;
+  EXPECT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
+}
+
 }  // namespace
 }  // namespace vireo::softkvm

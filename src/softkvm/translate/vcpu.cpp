@@ -294,9 +294,9 @@ void wait_for_writers(Vcpu& vcpu, uint64_t page) {
 }
 
 // KVM_EXIT_INTERNAL_ERROR for what cannot be run.
-int internal_error(Vcpu& vcpu) {
+int internal_error(Vcpu& vcpu, uint32_t why = KVM_INTERNAL_ERROR_EMULATION) {
   vcpu.run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
-  vcpu.run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+  vcpu.run->internal.suberror = why;
   vcpu.run->internal.ndata = 0;
   return 0;
 }
@@ -340,7 +340,10 @@ void fill_exit(Vcpu& vcpu) {
   Engine& engine = *vcpu.engine;
   engine.open_rip = vcpu.rip;
   kvm_run& run = *vcpu.run;
-  if (engine.debug_exit) {
+  if (engine.event_lost) {
+    engine.event_lost = false;
+    internal_error(vcpu, KVM_INTERNAL_ERROR_DELIVERY_EV);
+  } else if (engine.debug_exit) {
     engine.debug_exit = false;
     run.exit_reason = KVM_EXIT_DEBUG;
     run.debug.arch.exception = kDB;
