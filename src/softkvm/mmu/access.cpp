@@ -79,7 +79,7 @@ void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, b
   }
   engine.counters.tlb_fills++;
   tlb.read[index] = page;
-  tlb.write[index] = write_tag ? page : kInvalidTag;
+  tlb.write[index] = write_tag ? page : no_page(index);
   uint8_t* const host = slot.host + ((piece.gpa & kPageMask) - slot.gpa);
   tlb.addend[index] = reinterpret_cast<uint64_t>(host);
   vcpu.vm->large.used(host);
@@ -301,7 +301,7 @@ uint8_t* known_to_tlb(VcpuState& vcpu, uint64_t linear, unsigned size, bool writ
   const unsigned view = view_of(vcpu.mode), index = linear >> 12 & (kTlbEntries - 1), in_page = linear & 0xfff;
   const uint64_t page = linear & kPageMask;
   const TlbView& tlb = engine.tlb[view];
-  if (engine.watching) return nullptr;
+  if (engine.watching || page == kInvalidTag) return nullptr;
   if (in_page + size > kPageSize) {
     const auto& tags = write ? tlb.write : tlb.read;
     const unsigned next = (index + 1) & (kTlbEntries - 1);
@@ -416,7 +416,7 @@ void set_background(Engine& engine, uint8_t* at, unsigned size) {
 // copied in. Null: there is no such page. One that #AC looks at must not be touched at all: CPUs give it only where an element is wanted;
 // nor one that the segment refuses (whose fault is pending).
 enum class Untouchable { kNo, kMisaligned, kRefused };
-uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack, Untouchable why) {
+uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool write, bool stack, Untouchable why, Outcome& outcome) {
   Engine& engine = engine_of(vcpu);
   unsigned first = 4096 - (linear & 0xfff);
   if (first > size) first = size;
@@ -448,7 +448,7 @@ uint8_t* masked_access(VcpuState& vcpu, uint64_t linear, unsigned size, bool wri
     if (!good[i]) continue;
     unsigned skip = i ? first : 0, n = i ? size - first : first;
     if (!write) {
-      read_piece(vcpu, piece[i], n, at + skip);
+      if ((outcome = read_piece(vcpu, piece[i], n, at + skip)) != Outcome::kNext) return nullptr;  // a device that has to be asked
       continue;
     }
     set_background(engine, at + skip, n);
@@ -484,7 +484,7 @@ extern "C" uint8_t* softkvm_access(VcpuState* vcpu, uint64_t offset, uint32_t de
   Piece pieces[2];
   unsigned first;
   if (o == Outcome::kNext && descriptor & kAccessMasked && engine.stepping)
-    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS, untouchable)) return at;
+    if (uint8_t* at = masked_access(*vcpu, linear, size, write, segment == kSS, untouchable, o)) return at;
   if (o == Outcome::kNext && untouchable != Untouchable::kNo) {
     engine.reason = kReasonStep;
     return nullptr;

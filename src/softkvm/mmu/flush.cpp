@@ -12,9 +12,9 @@ namespace vireo::softkvm {
 namespace {
 void forget_recent_pages(Engine& engine, bool writes_only) {
   for (auto& view : engine.recent) {
-    for (RecentPage& page : view[1]) page.tag = kInvalidTag;
+    for (RecentPage& page : view[1]) page = RecentPage{};
     if (!writes_only)
-      for (RecentPage& page : view[0]) page.tag = kInvalidTag;
+      for (RecentPage& page : view[0]) page = RecentPage{};
   }
 }
 }  // namespace
@@ -70,14 +70,14 @@ class Keeper {
     FillLog &of_areas = engine_.tlb_log_area[view], &others = engine_.tlb_log_global[view];
     const bool user = view == kViewUser, ac = view == kViewSupervisorAc;
     TlbView& tlb = engine_.tlb[view];
-    auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = kInvalidTag; };
+    auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = no_page(i); };
     const bool all = !areas.lost() && areas.keep_if([&](const KnownArea& area) { return same(area, Want::kRead, user, ac); });
     if (areas.lost()) areas.clear();
     if (!all) of_areas.drain(kTlbEntries, drop);
     if (others.count > kMostPages) return others.drain(kTlbEntries, drop);
     others.compact([&](unsigned i) {
       const uint64_t page = tlb.read[i];
-      if (page == kInvalidTag) return false;
+      if (page == no_page(i)) return false;
       PageTranslation t;
       const bool keep = peek_.at(page, Want::kRead, user, ac, t) && t.global && holds(tlb, i, t);
       if (keep) note(t, page);
@@ -105,7 +105,7 @@ class Keeper {
       if (f.tag == kInvalidTag || !engine_.holds(f, f.tag) || !f.global || f.of_area) return false;
       if (same(f)) return true;
       drop(f);
-      f.tag = kInvalidTag;
+      f = {};
       return false;
     });
     unsigned gone = 0;
@@ -148,7 +148,7 @@ class Keeper {
     return true;
   }
   bool holds(const TlbView& tlb, unsigned i, const PageTranslation& t) const {
-    if (tlb.write[i] != kInvalidTag && !t.writable) return false;
+    if (tlb.write[i] != no_page(i) && !t.writable) return false;
     const Slot* slot = vcpu_.vm->slots->find(t.gpa);
     return slot && tlb.addend[i] == reinterpret_cast<uint64_t>(slot->host + (t.gpa - slot->gpa));
   }
@@ -160,7 +160,7 @@ class Keeper {
       if (!f.of_area || f.tag == kInvalidTag || !engine_.holds(f, f.tag) || engine_.fetch_areas[f.tag & 1].find(f.tag)) continue;
       f.of_area = false;
       if (same(f)) engine_.fetch_log.add(i);
-      else f.tag = kInvalidTag;
+      else f = {};
     }
   }
   // The global pages' jump entries whose fetch entries have stayed.
@@ -204,7 +204,7 @@ void flush_tlb(VcpuState& vcpu, bool keep_global, bool as_before) {
   if (keep_pages || keep_jumps) keeper.emplace(vcpu);
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
-    auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = kInvalidTag; };
+    auto drop = [&](unsigned i) { tlb.read[i] = tlb.write[i] = no_page(i); };
     if (off & kSwitchFillLog) engine.tlb_log[v].forget();
     engine.tlb_log[v].drain(kTlbEntries, drop);
     if (keep_pages) {
@@ -214,7 +214,7 @@ void flush_tlb(VcpuState& vcpu, bool keep_global, bool as_before) {
       engine.tlb_log_area[v].drain(kTlbEntries, drop);
       engine.areas[v].clear();
     }
-    engine.write_log[v].keep_if([&](unsigned i) { return tlb.write[i] != kInvalidTag; });
+    engine.write_log[v].keep_if([&](unsigned i) { return tlb.write[i] != no_page(i); });
   }
   if (keep_jumps && keeper->fetches()) return;
   for (unsigned v = 0; v < kViews; v++) flush_jump_cache(vcpu, v, keep_global);
@@ -248,10 +248,10 @@ void note_gone(Engine& engine, const FetchEntry& entry) {
 void drop_page(VcpuState& vcpu, uint64_t page) {
   Engine& engine = engine_of(vcpu);
   const unsigned index = page >> 12 & (kTlbEntries - 1);
-  for (TlbView& tlb : engine.tlb) tlb.read[index] = tlb.write[index] = kInvalidTag;
+  for (TlbView& tlb : engine.tlb) tlb.read[index] = tlb.write[index] = no_page(index);
   for (auto& view : engine.code_writes) view[index % kCodePageWrites].tag = kInvalidTag;
   FetchEntry& fetch = engine.fetch[page >> 12 & (kFetchEntries - 1)];
-  if ((fetch.tag & kPageMask) == page) fetch.tag = kInvalidTag;
+  if ((fetch.tag & kPageMask) == page) fetch = {};
   drop_jumps(vcpu, page);
 }
 }  // namespace
@@ -337,7 +337,7 @@ void flush_write_tags(VcpuState& vcpu) {
   for (unsigned v = 0; v < kViews; v++) {
     TlbView& tlb = engine.tlb[v];
     if (vcpu.vm->off & kSwitchFillLog) engine.write_log[v].forget();
-    engine.write_log[v].drain(kTlbEntries, [&](unsigned i) { tlb.write[i] = kInvalidTag; });
+    engine.write_log[v].drain(kTlbEntries, [&](unsigned i) { tlb.write[i] = no_page(i); });
   }
 }
 

@@ -71,6 +71,11 @@ void AccessGroups::access(unsigned index, unsigned number, Key key, int64_t at, 
 void AccessGroups::memory(unsigned index, const Insn& insn, unsigned next, unsigned size, bool write) {
   unsigned base = kNoRegister, added = kNoRegister, scale = 1;
   int64_t at = insn.displacement;
+  if (insn.displacement < INT32_MIN + static_cast<int64_t>(kMostSpan)) {  // the check's address has a displacement that is less
+    members_[index][0] = {-1, 0};
+    in_r11_ = -1;
+    return;
+  }
   if (insn.rip_relative) {
     base = kPageBase;
     at += next;

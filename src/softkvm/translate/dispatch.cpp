@@ -535,6 +535,10 @@ Action run_fast(Vcpu& vcpu) {
       }
       case kReasonFault:
       case kReasonHostFault: {
+        if (engine.memory_gone) {
+          engine.stepping = false;
+          return stop(Action::kExit);  // KVM_RUN returns EFAULT
+        }
         PendingException event = vcpu.fault;
         vcpu.fault.pending = false;
         step = false;

@@ -50,23 +50,26 @@ constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool r
 }
 
 constexpr uint64_t kAnyRip = ~0ull;
-constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address that is mapped has it
+constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address that is mapped has it. But guests use such addresses
 constexpr unsigned kTlbBits = 16, kTlbEntries = 1u << kTlbBits;
+// Of an entry of the TLB that has no page: what has another index, so that no access finds it.
+constexpr uint64_t no_page(unsigned index) { return kInvalidTag | uint64_t{(index ^ 1) & (kTlbEntries - 1)} << 12; }
 constexpr unsigned kJumpBits = 16, kJumpEntries = 1u << kJumpBits;
 constexpr unsigned kFetchEntries = 4096, kFetchGone = 64;
 constexpr unsigned kCodePageWrites = 64;
 
 struct TlbView {
-  uint64_t read[kTlbEntries];    // linear page, or kInvalidTag
+  uint64_t read[kTlbEntries];    // linear page, or no_page()
   uint64_t write[kTlbEntries];
   uint64_t addend[kTlbEntries];  // host page
 };
 
 // The page that was last accessed through a register: what the inline check compares with first. One for reads and one for writes, so that
 // neither pushes the other out; each is a copy of a TLB entry and goes whenever one of those goes.
+constexpr uint64_t kNowhere = kInvalidTag;  // no host address: it has no index, and so finds what lies at kInvalidTag, which is #GP of the host's (host_faults.cpp)
 struct RecentPage {
   uint64_t tag = kInvalidTag;  // linear page
-  uint64_t addend = 0;         // host page
+  uint64_t addend = kNowhere;  // host page
 };
 constexpr unsigned kRecentRip = 16, kRecentNoBase = 17, kRecentFs = 18, kRecentGs = 19, kRecentKeys = 20;  // below 16: the base register
 

@@ -2,6 +2,9 @@
 // Which fault an instruction ends with, and what it leaves behind, where several would do; encodings that mean something else in 32-bit code. Expected values are the bare CPU's: a random block
 // found each of them.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <cerrno>
 
 #include "softkvm/cpu/feature_enabled.h"
 #include "softkvm/translate/engine.h"
@@ -355,6 +358,86 @@ TEST(Faults, AnEventWhoseGateIsADevicesIsLostAndToldOf) {
   }
   m.vcpu->rip += 2;
   EXPECT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
+}
+
+// The addresses by which the TLB and the recent pages say that they hold nothing.
+GUEST_CODE(nowhere_read, "movabs rbx, 0x5555000000000800; mov rax, [rbx]; hlt")
+GUEST_CODE(nowhere_write, "movabs rbx, 0x5555000000000800; mov [rbx], rax; hlt")
+GUEST_CODE(nowhere_group, "movabs rbx, 0x5555000000000800; mov rax, [rbx]; mov rcx, [rbx + 8]; hlt")
+GUEST_CODE(nowhere_next, "movabs rbx, 0x5555000000001800; mov rax, [rbx]; hlt")
+GUEST_CODE(nowhere_stos, "movabs rdi, 0x5555000000000800; mov ecx, 1; rep stosq; hlt")
+GUEST_CODE(nowhere_long_stos, "movabs rdi, 0x5555000000000000; mov ecx, 600; rep stosq; hlt")
+GUEST_CODE(nowhere_lods, "movabs rsi, 0x5555000000000800; mov ecx, 1; rep lodsq; hlt")
+GUEST_CODE(nowhere_xlat, "movabs rbx, 0x5555000000000800; xlatb; hlt")
+GUEST_CODE(nowhere_pop, "movabs rsp, 0x5555000000000800; pop rax; hlt")
+GUEST_CODE(nowhere_push, "movabs rsp, 0x5555000000000800; push rax; hlt")
+TEST(Faults, TheAddressOfNothingIsNotCanonical) {
+  for (auto code : {nowhere_read(), nowhere_write(), nowhere_group(), nowhere_next(), nowhere_stos(), nowhere_long_stos(), nowhere_lods(), nowhere_xlat()}) {
+    FaultMachine m;
+    EXPECT_EQ(m.vector_of(code), unsigned{kGP}) << m.result;
+  }
+  for (auto code : {nowhere_pop(), nowhere_push()}) {
+    FaultMachine m;
+    EXPECT_EQ(m.vector_of(code), unsigned{kSSv}) << m.result;
+  }
+}
+// Behind a read, and behind a write beside code: the TLB has a page there, and no write tag.
+GUEST_CODE(nowhere_behind_a_read, "mov ebx, 0x10000000; mov rax, [rbx]; movabs rcx, 0x5555000000000800; mov rdx, 0x41414141; mov [rcx], rdx; hlt")
+GUEST_CODE(nowhere_behind_a_write, "mov ebx, 0x10000000; mov [rbx], rax; movabs rcx, 0x5555000000000800; mov [rcx], rax; hlt")
+TEST(Faults, TheAddressOfNothingIsNotThePageThatWasThere) {
+  FaultMachine m;
+  m.at(0x3000 + 128 * 8) = 0xe00000 | 0x85;  // not writable
+  m.at(0xe00800) = 7;
+  EXPECT_EQ(m.vector_of(nowhere_behind_a_read()), unsigned{kGP}) << m.result;
+  EXPECT_EQ(m.at(0xe00800), 7u);
+  FaultMachine other;
+  other.at(0x3000 + 128 * 8) = 0xe00000 | 0x87;
+  EXPECT_EQ(other.vector_of(nowhere_behind_a_write()), unsigned{kGP}) << other.result;
+}
+GUEST_CODE(nowhere_jump, "mov ebx, 0x1000000; xor eax, eax; call rbx; invlpg [rbx]; movabs rdx, 0x5555000000000000; jmp rdx")
+TEST(Faults, TheAddressOfNothingIsNotThePageThatInvlpgHasDropped) {
+  TestMachine m;
+  m.at(0x3000 + 8 * 8) = 0x400087;  // 16 MiB: 4 MiB
+  m.at(0x400000) = 0xc3c0ff;        // inc eax; ret
+  EXPECT_EQ(m.run(nowhere_jump()), unsigned{KVM_EXIT_SHUTDOWN});
+  EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
+}
+
+// A group whose first access comes before the others by more than a displacement can say.
+GUEST_CODE(far_group, "mov ebx, 0x300000; xor ecx, ecx; jmp 1f; 1: add rcx, 0x10000000; mov rax, [rbx + rcx * 8 - 0x80000000]; dec rcx; mov rdx, [rbx + rcx * 8 - 0x80000000]; hlt")
+TEST(Faults, AGroupAtTheLeastDisplacementIsWhereItShouldBe) {
+  FaultMachine m;
+  m.at(0x300000) = 0x11, m.at(0x2ffff8) = 0x22;
+  EXPECT_EQ(m.vector_of(far_group()), unsigned{kGP}) << m.result;  // its HLT
+  EXPECT_EQ(m.vcpu->gpr[kRax], 0x11u);
+  EXPECT_EQ(m.vcpu->gpr[kRdx], 0x22u);
+}
+GUEST_CODE(far_jump, ".byte 0xe9, 0xff, 0xff, 0xff, 0x7f")
+TEST(Faults, AJumpForwardByAlmost2GiBGoesForward) {
+  FaultMachine m;
+  EXPECT_EQ(m.vector_of(far_jump()), 14u);
+  EXPECT_EQ(m.vcpu->cr2, 0x80100004u);
+}
+
+GUEST_CODE(masked_beside_nothing, "mov edi, 0x3feff0; vpcmpeqd xmm1, xmm1, xmm1; vpmaskmovd ymm3, ymm1, [rdi]; hlt")
+TEST(Faults, AMaskedLoadFromADeviceBesideAnAbsentPageAsksTheDevice) {
+  FaultMachine m;
+  if (!(m.vcpu->xcr0 & 4)) GTEST_SKIP() << "no AVX here";
+  m.at(FaultMachine::kTable + 510 * 8) = 0x10000007;
+  ASSERT_EQ(m.run(masked_beside_nothing()), unsigned{KVM_EXIT_MMIO});
+  EXPECT_EQ(m.vcpu->run->mmio.phys_addr, 0x10000ff0u);
+  for (uint8_t& byte : m.vcpu->run->mmio.data) byte = 0x5a;
+  ASSERT_EQ(m.go(), unsigned{KVM_EXIT_MMIO});
+  ASSERT_EQ(m.go(), unsigned{KVM_EXIT_HLT});
+}
+
+GUEST_CODE(reads_memory_that_is_gone, "mov ebx, 0x300000; mov rax, [rbx]; hlt")
+TEST(Faults, MemoryOfTheHostsThatIsGoneIsNoFaultOfTheGuests) {
+  FaultMachine m;
+  ASSERT_EQ(mprotect(m.ram + 0x300000, 4096, PROT_NONE), 0);
+  m.run(reads_memory_that_is_gone());
+  EXPECT_EQ(m.result, -EFAULT);
+  EXPECT_EQ(m.vcpu->rip, FaultMachine::kCode + 5);
 }
 
 }  // namespace

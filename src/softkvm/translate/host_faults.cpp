@@ -49,6 +49,7 @@ constexpr struct {
 } kQuestions[] = {{softkvm_stub_gs_owner, softkvm_stub_gs_nobody}, {softkvm_stub_rdtsc, softkvm_stub_no_rdtsc}};
 
 bool take(siginfo_t* info, ucontext_t* context) {
+  if (info->si_code <= 0) return false;  // sent by somebody: what the registers say of a fault is of an earlier one
   mcontext_t& m = context->uc_mcontext;
   for (const auto& question : kQuestions)
     if (m.gregs[REG_RIP] == reinterpret_cast<greg_t>(question.at)) {
@@ -77,7 +78,8 @@ bool take(siginfo_t* info, ucontext_t* context) {
   switch (m.gregs[REG_TRAPNO]) {
     case 0: vcpu->raise(kDE); break;
     case 6: vcpu->raise(kUD); break;
-    case 13: vcpu->raise(kGP, 0); break;
+    // A recent page that is none (kNowhere): an address of rSP or rBP that is not canonical.
+    case 13: vcpu->raise(static_cast<uint64_t>(m.gregs[REG_R11]) >> 12 == kNowhere >> 12 ? kSSv : kGP, 0); break;
     case 16: vcpu->raise(kMFv); break;
     case 17: vcpu->raise(kACv, 0); break;
     case 19: vcpu->raise(kXM); break;

@@ -274,7 +274,7 @@ TEST(Switches, FillLogAndInvlpgFilter) {
       uint64_t& tag = e.tlb[kViewUser].read[0x300] = 0x300000;
       JumpEntry& jump = e.jump[kViewUser][jump_index(0x300000)] = {0x300000, nullptr};
       flush(m);
-      return uint64_t{tag == kInvalidTag} + 2 * (jump.tag == no_jump(jump_index(0x300000)));
+      return uint64_t{tag == no_page(0x300)} + 2 * (jump.tag == no_jump(jump_index(0x300000)));
     };
   };
   EXPECT_SWITCHED(compare("fill-log", dropped([](TestMachine& m) { flush_tlb(*m.vcpu, false); })), on == 0 && off == 3);

@@ -232,7 +232,9 @@ class Translation {
   // r11 = linear address of a page offset (which may lie outside of the page).
   void linear_of(int64_t page_offset) {
     out_.load(kScratch0, VCPU_PAGE_BASE);
-    out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(page_offset), long_);
+    const auto near = static_cast<int32_t>(std::min<int64_t>(page_offset, INT32_MAX));  // a jump forward by almost 2 GiB
+    out_.lea(kScratch0, kScratch0, 0xff, 1, near, long_);
+    if (near != page_offset) out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(page_offset - near), long_);
   }
   void indirect_exit();
   bool may_link(int64_t target) const;

@@ -203,7 +203,7 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->helpers[HELPER_LOOKUP] = reinterpret_cast<const void*>(&softkvm_lookup);
   engine->helpers[HELPER_LINK] = reinterpret_cast<const void*>(&softkvm_link);
   engine->helpers[HELPER_GROUP] = reinterpret_cast<const void*>(&softkvm_group_miss);
-  for (TlbView& view : engine->tlb) view.read[0] = view.write[0] = kInvalidTag;
+  for (TlbView& view : engine->tlb) view.read[0] = view.write[0] = no_page(0);
   for (auto& table : engine->jump) table[0].tag = no_jump(0);
   for (uint64_t& space : engine->fetch_space) space = 1;  // the entries are of none
   // FXSAVE image of a reset FPU.
