@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guest code that uses what a stub holds beside it, and signals that come whenever they like: it gets nothing by that, and loses nothing.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -7,7 +8,9 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
+#include <vector>
 
+#include "base/owned_fd.h"
 #include "softkvm/native/native_machine.h"
 #include "softkvm/native/stub_image.h"
 #include "softkvm/native/stub_layout.h"
@@ -197,6 +200,42 @@ TEST_F(HostileStub, VsyscallsAreTheGuests) {
   EXPECT_EQ(m.frame(4), 0xffffffffff600000u);
   EXPECT_EQ(m.frame(1), NativeMachine::kStack - 8);
   still_computes();
+}
+
+// All descriptors below a number, taken until the end of a test.
+class TakenDescriptors {
+ public:
+  explicit TakenDescriptors(int below) {
+    for (;;) {
+      OwnedFd next(open("/dev/null", O_RDONLY | O_CLOEXEC));
+      reached_ = next.get() >= below;
+      if (reached_ || !next.valid()) return;
+      taken_.push_back(std::move(next));
+    }
+  }
+  bool reached() const { return reached_; }
+
+ private:
+  std::vector<OwnedFd> taken_;
+  bool reached_ = false;
+};
+
+// A monitor whose descriptors have the numbers that the stub's have: what the stub takes for its list must not be the guest's memory.
+TEST_F(HostileStub, ItsListIsNotTheGuestsWhateverNumbersDescriptorsHave) {
+  ATTACK(harmless());
+  for (int below = StubProcess::file_of(0) - 16; below <= STUB_FILE + 2; below++) {
+    NativeMachine before;
+    const TakenDescriptors taken(below);
+    if (!taken.reached()) GTEST_SKIP() << "no room for as many descriptors";
+    NativeMachine behind;
+    for (NativeMachine* machine : {&before, &behind}) {
+      machine->at(NativeMachine::kData) = 41;
+      machine->vcpu->gpr[kRdi] = NativeMachine::kData;
+      ASSERT_TRUE(machine->run(harmless())) << below << (machine == &before);
+      EXPECT_GT(machine->ran, 0u);
+      EXPECT_EQ(machine->vcpu->gpr[kRbx], 42u);
+    }
+  }
 }
 
 GUEST_CODE(spins_here, "1: pause; jmp 1b")

@@ -33,7 +33,7 @@
 namespace vireo::softkvm {
 namespace {
 
-// High, so that dup2() of one does not close another that is still to be passed on.
+// As the stub has them, whatever numbers they have in the monitor.
 constexpr int kFirstFile = 900;
 constexpr int kSharedFile = kFirstFile + static_cast<int>(StubProcess::kMostFiles), kImageFile = kSharedFile + 1;
 static_assert(kSharedFile == STUB_FILE);
@@ -78,6 +78,26 @@ struct Birth {
   int error = 0;
 };
 
+// In the child: gives it the birth's descriptors under the stub's numbers, and no other. False: errno.
+// The monitor's numbers may be any, those of the stub too: all are lifted out of the way before the first takes its place.
+bool take_descriptors(const Birth& birth) {
+  struct {
+    int from, to;
+  } moves[StubProcess::kMostFiles + 2];
+  unsigned count = 0;
+  for (int file : birth.files) moves[count] = {file, kFirstFile + static_cast<int>(count)}, count++;
+  const int first_unused = kFirstFile + static_cast<int>(count);
+  moves[count++] = {birth.shared, kSharedFile};
+  moves[count++] = {birth.image, kImageFile};
+  for (unsigned i = 0; i < count; i++)
+    if ((moves[i].from = fcntl(moves[i].from, F_DUPFD, kImageFile + 1)) < 0) return false;
+  for (unsigned i = 0; i < count; i++)
+    if (dup2(moves[i].from, moves[i].to) < 0) return false;
+  auto close_all = [](int first, unsigned last) { return syscall(SYS_close_range, static_cast<unsigned>(first), last, 0u) == 0; };
+  return fcntl(kImageFile, F_SETFD, FD_CLOEXEC) == 0 && close_all(0, kFirstFile - 1) && close_all(kImageFile + 1, ~0u) &&
+         (first_unused == kSharedFile || close_all(first_unused, kSharedFile - 1));
+}
+
 // In the child, on a stack of its own but in the parent's memory: only system calls.
 int become_stub(void* argument) {
   Birth& birth = *static_cast<Birth*>(argument);
@@ -92,12 +112,7 @@ int become_stub(void* argument) {
   check(listener);
   birth.listener = static_cast<int>(listener);
   check(unshare(CLONE_FILES));
-  for (size_t i = 0; i < birth.files.size(); i++) check(dup2(birth.files[i], kFirstFile + static_cast<int>(i)));
-  check(dup2(birth.shared, kSharedFile));
-  check(dup2(birth.image, kImageFile));
-  fcntl(kImageFile, F_SETFD, FD_CLOEXEC);
-  syscall(SYS_close_range, 0u, static_cast<unsigned>(kFirstFile - 1), 0u);
-  syscall(SYS_close_range, static_cast<unsigned>(kImageFile + 1), ~0u, 0u);
+  check(take_descriptors(birth) ? 0 : -1);
   const rlimit no_core{0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
   // What the terminal or others send to a group of processes is not for it. Kept over exec; it sets handlers for some.
