@@ -215,6 +215,73 @@ TEST(Native, ADirtyBitThatWasClearedIsSetAgainBehindAFlush) {
   EXPECT_TRUE(m.entry(NativeMachine::kData) & 0x40);
 }
 
+// Linear addresses where the stub has its own pages, and beside them: they are mapped from here in the guest's memory on.
+constexpr uint64_t kLow = 0x900000;
+void map_low(NativeMachine& m) {
+  for (uint64_t page = 0x1000; page < 0x60000; page += 4096) m.entry(page) = (kLow + page) | 0x67;
+}
+TEST(Native, LowPagesAreTheGuestsBesideTheStubsOwn) {
+  for (uint64_t page : {0x1000, 0xf000, 0x31000, 0x3f000, 0x40000}) {
+    NativeMachine m;
+    map_low(m);
+    m.at(kLow + page) = 41;
+    m.vcpu->gpr[kRdi] = page;
+    RUN(m, reads());
+    EXPECT_TRUE(m.in_system_call()) << std::hex << page << ": " << m.vector();
+    EXPECT_EQ(m.vcpu->gpr[kRbx], 41u);
+  }
+}
+TEST(Native, LowPagesOfALargePage) {
+  NativeMachine m;
+  memcpy(m.ram + 0x800000, m.ram, 0x200000);  // the kernel, too
+  m.at(0x3000) = 0x800000 | 0xe7;
+  m.at(0x800000 + 0x140000) = 41;
+  m.vcpu->gpr[kRdi] = 0x140000;
+  RUN(m, reads());
+  EXPECT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 41u);
+}
+// ... and their tables are others behind a flush.
+TEST(Native, TheStubOutlivesItsRegionsEnd) {
+  NativeMachine m;
+  map_low(m);
+  m.at(kLow + 0x50000) = 41;
+  m.vcpu->gpr[kRdi] = 0x50000;
+  RUN(m, reads());
+  ASSERT_TRUE(m.in_system_call());
+  memcpy(m.ram + 0xc00000, m.ram + NativeMachine::kTables, 4096);
+  m.at(0x3000) = 0xc00007;
+  m.at(0xc00000 + 0x50 * 8) = (kLow + 0x51000) | 0x67;
+  m.at(kLow + 0x51000) = 42;
+  m.user(NativeMachine::kUser);
+  flush_tlb(*m.vcpu, false);
+  GO_ON(m);
+  EXPECT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 42u);
+  EXPECT_EQ(m.counts().spaces, 1u);
+}
+// The last page that a host process can have is not the last of its region.
+TEST(Native, TheLastRegionChanges) {
+  NativeMachine m;
+  constexpr uint64_t kLast = 0x7fffffe00000, kTable = 0xc00000;
+  m.at(0x1000 + 255 * 8) = 0x4007;
+  m.at(0x4000 + 511 * 8) = 0x5007;
+  m.at(0x5000 + 511 * 8) = kTable | 7;
+  for (uint64_t i = 0; i < 512; i++) m.at(kTable + i * 8) = (kLow + i * 4096) | 0x67;
+  m.at(kLow + 511 * 4096) = 41;
+  for (uint64_t page : {uint64_t{510}, uint64_t{511}}) {
+    m.at(kLow + page * 4096) = 40 + page;
+    m.vcpu->gpr[kRdi] = kLast + page * 4096;
+    RUN(m, reads());
+    EXPECT_TRUE(m.in_system_call());
+    EXPECT_EQ(m.vcpu->gpr[kRbx], 40 + page);
+    memcpy(m.ram + 0xd00000, m.ram + kTable, 4096);
+    m.at(0x5000 + 511 * 8) = 0xd00007;
+    flush_tlb(*m.vcpu, false);
+  }
+  EXPECT_EQ(m.counts().spaces, 1u);
+}
+
 // A guest decides how many regions are in use; what is kept of them has a bound, and is begun anew behind it.
 GUEST_CODE(walks_far, "mov r12, rdi; mov ecx, 6000; 1: add r13, [r12]; add r12, 0x200000; dec ecx; jnz 1b; mov eax, 60; syscall")
 TEST(Native, MoreRegionsThanAreKept) {

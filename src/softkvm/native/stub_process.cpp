@@ -25,6 +25,7 @@
 #include <cstring>
 #include <memory>
 
+#include "base/log.h"
 #include "softkvm/native/host_segment_bases.h"
 #include "softkvm/native/stub_filter.h"
 #include "softkvm/native/stub_image.h"
@@ -167,22 +168,22 @@ void StubProcess::write_first_list(bool time_stamps) {
     at += (size + 7) & ~size_t{7};
     return where;
   };
-  add({SYS_munmap, {STUB_END, kUserEnd - STUB_END}});
-  add({SYS_mmap, {STUB_STACK, STUB_STACK_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, static_cast<uint64_t>(kSharedFile), STUB_STACK - STUB_LIST}});
+  put_call({SYS_munmap, {STUB_END, kUserEnd - STUB_END}});
+  put_call({SYS_mmap, {STUB_STACK, STUB_STACK_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, static_cast<uint64_t>(kSharedFile), STUB_STACK - STUB_LIST}});
   stack_t stack{};
   stack.ss_sp = reinterpret_cast<void*>(STUB_STACK + STUB_SEEN_SIZE);
   stack.ss_size = STUB_STACK_SIZE - STUB_SEEN_SIZE;
-  add({SYS_sigaltstack, {put(&stack, sizeof stack), 0}});
+  put_call({SYS_sigaltstack, {put(&stack, sizeof stack), 0}});
   // Nothing is blocked in the handler, for it does not return by rt_sigreturn().
   constexpr uint64_t kRestorer = 0x04000000;
   const KernelSigaction action{stub_places().handler, SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART | kRestorer, stub_places().trap, 0};
   const uint64_t action_at = put(&action, sizeof action);
-  for (int signal : kCaught) add({SYS_rt_sigaction, {static_cast<uint64_t>(signal), action_at, 0, 8}});
-  add({SYS_prctl, {PR_SET_TSC, static_cast<uint64_t>(time_stamps ? PR_TSC_ENABLE : PR_TSC_SIGSEGV)}});
+  for (int signal : kCaught) put_call({SYS_rt_sigaction, {static_cast<uint64_t>(signal), action_at, 0, 8}});
+  put_call({SYS_prctl, {PR_SET_TSC, static_cast<uint64_t>(time_stamps ? PR_TSC_ENABLE : PR_TSC_SIGSEGV)}});
   const std::vector<sock_filter> filter = stub_filter();
   const uint64_t filter_at = put(filter.data(), filter.size() * sizeof(sock_filter));
   const sock_fprog program{static_cast<unsigned short>(filter.size()), reinterpret_cast<sock_filter*>(filter_at)};
-  add({SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, put(&program, sizeof program)}});
+  put_call({SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, put(&program, sizeof program)}});
 }
 
 Result<> StubProcess::be_born(std::span<const int> files, bool time_stamps) {
@@ -249,7 +250,15 @@ bool StubProcess::measure() {
 
 uint64_t StubProcess::switch_ticks() { return measured_switch.load(std::memory_order_relaxed); }
 
-void StubProcess::add(const Call& call) { shared<Call>(STUB_LIST + count_++ * sizeof(Call)) = call; }
+// Whoever maps the guest's pages has to leave the stub's alone: over them the guest's code would do system calls.
+void StubProcess::add(const Call& call) {
+  const bool maps = call.number == SYS_mmap || call.number == SYS_munmap || call.number == SYS_mprotect;
+  if (maps && (call.argument[0] < STUB_END || call.argument[0] > kUserEnd || call.argument[1] > kUserEnd - call.argument[0]))
+    panic("softkvm: guest pages at 0x%llx in a stub process", static_cast<unsigned long long>(call.argument[0]));
+  put_call(call);
+}
+
+void StubProcess::put_call(const Call& call) { shared<Call>(STUB_LIST + count_++ * sizeof(Call)) = call; }
 
 bool StubProcess::run_calls() {
   while (count_) {

@@ -40,7 +40,7 @@ class StubProcess {
     uint64_t argument[6];
   };
   bool has_room(unsigned n) const { return count_ + n <= kMostCalls; }
-  void add(const Call& call);  // has_room(1)
+  void add(const Call& call);  // has_room(1); mappings are from STUB_END on
   bool calls_waiting() const { return count_ != 0; }
   // Does them now, where there is no room for more. False: one of them failed, or the process is gone; it is of no use any more.
   bool run_calls();
@@ -83,6 +83,7 @@ class StubProcess {
   StubProcess() = default;
   Result<> be_born(std::span<const int> files, bool time_stamps);
   void write_first_list(bool time_stamps);
+  void put_call(const Call& call);
   Reason go_on();
   Reason answer(uint32_t flags, int64_t value);
   Reason next_stop();
