@@ -131,6 +131,16 @@ void Native::load(user_regs_struct& r) const {
   r.orig_rax = ~0ull;
 }
 
+// CS as a far transfer has loaded it, to the privilege that user code has: what it may be is in the guest's tables.
+Outcome Native::load_code_segment(uint16_t selector) {
+  Descriptor d;
+  STEP(check_return_code(vcpu_, selector, d));
+  if ((selector & 3) != 3) return vcpu_.raise(kGP, selector_error(selector));
+  STEP(mark_accessed(vcpu_, d));
+  set_cs(vcpu_, d, 3);
+  return Outcome::kNext;
+}
+
 void Native::store(const user_regs_struct& r) {
   Vcpu& v = vcpu_;
   v.gpr[kRax] = r.rax, v.gpr[kRcx] = r.rcx, v.gpr[kRdx] = r.rdx, v.gpr[kRbx] = r.rbx;
@@ -149,13 +159,8 @@ void Native::store(const user_regs_struct& r) {
     if (static_cast<uint16_t>(selector) == v.segment[which].selector) continue;
     if (load_segment(v, which, static_cast<uint16_t>(selector)) != Outcome::kNext) v.injected = std::exchange(v.fault, PendingException{});
   }
-  const std::pair<SegmentRegister, uint64_t> others[] = {{kSS, r.ss}, {kCS, r.cs}};
-  for (auto [which, selector] : others) {
-    if (static_cast<uint16_t>(selector) == v.segment[which].selector) continue;
-    Descriptor d;
-    if (read_descriptor(v, static_cast<uint16_t>(selector), kGP, d) != Outcome::kNext) v.injected = std::exchange(v.fault, PendingException{});
-    else v.segment[which] = d.segment();
-  }
+  if (static_cast<uint16_t>(r.cs) != v.segment[kCS].selector && load_code_segment(static_cast<uint16_t>(r.cs)) != Outcome::kNext)
+    v.injected = std::exchange(v.fault, PendingException{});
   update_mode(v);
 }
 

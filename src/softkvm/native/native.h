@@ -44,6 +44,7 @@ class Native {
   bool run_in(AddressSpace& space);
   void load(user_regs_struct& out) const;
   void store(const user_regs_struct& in);
+  Outcome load_code_segment(uint16_t selector);
   Next signal(AddressSpace& space, const StubProcess::Stop& stop, user_regs_struct& r);
   Next page_fault(AddressSpace& space, const StubProcess::Stop& stop, const user_regs_struct& r);
   Next time_stamp(user_regs_struct& r);

@@ -44,6 +44,8 @@ constexpr size_t kFileSize = kOwnAt + StubProcess::kOwnPages * 4096;
 constexpr int kCaught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGUSR2};
 constexpr int kSignals = 64;
 constexpr int kTaken = 0;  // in place of the signal's number, in a frame that was taken
+// Of user code: arch/x86/include/asm/segment.h.
+constexpr uint16_t kUser32Cs = 0x23, kUserCs = 0x33, kUserSs = 0x2b;
 constexpr uint64_t kVsyscallPage = 0xffffffffff600000 >> 12;
 #ifndef SYS_USER_DISPATCH
 constexpr int SYS_USER_DISPATCH = 2;  // si_code of SIGSYS
@@ -430,6 +432,8 @@ StubProcess::Frame StubProcess::take_frame(Stop& stop) {
     frame = context.ip == places.handler ? context.dx : context.r9;
     if (frame < 3) return Frame::kAsSet;  // not a signal's stop
   }
+  // No code gets others into CS and SS; in a frame of its own it can have those of a kernel.
+  if ((context.cs != kUserCs && context.cs != kUser32Cs) || context.ss != kUserSs) return Frame::kWild;
   shared<int>(frame + kInfoBehind) = kTaken;
   open_ = false;
   count_ = 0;
