@@ -15,6 +15,7 @@
 #include "softkvm/cpu/system.h"
 #include "softkvm/cpu/system_instructions.h"
 #include "softkvm/mmu/slots.h"
+#include "softkvm/native/host_segment_bases.h"
 #include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/switches.h"
@@ -151,14 +152,15 @@ void Native::store(const user_regs_struct& r) {
   v.set_status_flags(r.eflags);
   constexpr uint32_t kOwn = kDF | kTF | kNT | kAC | kID;  // what user code can change; RF was over with its first instruction
   v.system_flags = (v.system_flags & ~(kOwn | kRF)) | (static_cast<uint32_t>(r.eflags) & kOwn);
-  v.segment[kFS].base = r.fs_base;
-  v.segment[kGS].base = r.gs_base;
+  auto set_bases = [&] { v.segment[kFS].base = r.fs_base, v.segment[kGS].base = r.gs_base; };
+  set_bases();
   // Selectors that the code has loaded: their descriptors are the guest's.
   const std::pair<SegmentRegister, uint64_t> data[] = {{kDS, r.ds}, {kES, r.es}, {kFS, r.fs}, {kGS, r.gs}};
   for (auto [which, selector] : data) {
     if (static_cast<uint16_t>(selector) == v.segment[which].selector) continue;
     if (load_segment(v, which, static_cast<uint16_t>(selector)) != Outcome::kNext) v.injected = std::exchange(v.fault, PendingException{});
   }
+  if (host_keeps_segment_bases()) set_bases();  // which the code may have written behind the selectors
   if (static_cast<uint16_t>(r.cs) != v.segment[kCS].selector && load_code_segment(static_cast<uint16_t>(r.cs)) != Outcome::kNext)
     v.injected = std::exchange(v.fault, PendingException{});
   update_mode(v);
@@ -180,6 +182,7 @@ bool Native::fetch(uint64_t rip, uint8_t* bytes, unsigned size) {
 
 // RDTSC or RDTSCP, which fault in a stub.
 Native::Next Native::time_stamp(user_regs_struct& r) {
+  if (r.eflags & kTF) return Next::kLeave;  // it traps behind
   uint8_t code[3];
   if (!fetch(r.rip, code, 2) || code[0] != 0x0f) return Next::kLeave;
   const bool plain = code[1] == 0x31;
@@ -223,10 +226,11 @@ Native::Next Native::signal(AddressSpace& space, const StubProcess::Stop& stop, 
       if (stop.code == SEGV_MAPERR || stop.code == SEGV_ACCERR) return page_fault(space, stop, r);
       return time_stamp(r);  // #GP
     case SIGTRAP:
-      // INT3, INT 3 and INT1 are traps: they are run again, by translation. Else it was the trap flag, which the code has set.
-      if (fetch(r.rip - 1, code, 1) && (code[0] == 0xcc || code[0] == 0xf1) && !(r.eflags & kTF)) {
+      // INT3, INT 3 and INT1 are traps: they are run again, by translation. Else it was the trap flag, which the code has set: the host's kernel tells
+      // it by its code (arch/x86/kernel/traps.c).
+      if (stop.code != TRAP_TRACE && fetch(r.rip - 1, code, 1) && (code[0] == 0xcc || code[0] == 0xf1)) {
         r.rip--;
-      } else if (fetch(r.rip - 2, code, 2) && code[0] == 0xcd && code[1] == 3 && !(r.eflags & kTF)) {
+      } else if (stop.code != TRAP_TRACE && fetch(r.rip - 2, code, 2) && code[0] == 0xcd && code[1] == 3) {
         r.rip -= 2;
       } else {
         vcpu_.injected = PendingException{.pending = true, .vector = kDB, .payload = 1u << 14};
@@ -344,7 +348,8 @@ bool Native::run_in(AddressSpace& s) {
       system_call(r);
       break;
     }
-    if (signal(s, stop, r) == Next::kRun && usable) {
+    // A stub that went on with the trap flag would be stepped through its own code.
+    if (signal(s, stop, r) == Next::kRun && usable && !(r.eflags & kTF)) {
       stub.set_registers(r);  // which may have been changed
       continue;
     }

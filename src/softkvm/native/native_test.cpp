@@ -400,6 +400,54 @@ TEST(Native, TheTrapFlagTrapsBehindOneInstruction) {
   EXPECT_TRUE(m.vcpu->dr6 & 1 << 14);
 }
 
+// The first instruction behind POPF has to be done by the monitor, or is a page fault that it resolves.
+GUEST_CODE(steps_over_fault, "pushfq; or dword ptr [rsp], 0x100; popfq; mov rbx, [rdi]; mov rbx, rdi")
+GUEST_CODE(steps_over_rdtsc, "xor ebx, ebx; pushfq; or dword ptr [rsp], 0x100; popfq; rdtsc; mov rbx, rdi")
+TEST(Native, TheTrapFlagTrapsBehindOneInstructionThatLeftTheStub) {
+  for (std::span<const uint8_t> code : {steps_over_fault(), steps_over_rdtsc()}) {
+    NativeMachine m;
+    m.vcpu->msr.tsc_offset = 1ull << 60;  // so that RDTSC faults where it can
+    m.at(NativeMachine::kData) = 77;
+    m.vcpu->gpr[kRdi] = NativeMachine::kData;
+    m.vcpu->gpr[12] = 12;
+    RUN(m, code);
+    EXPECT_EQ(m.vector(), unsigned{kDB});
+    EXPECT_EQ(m.frame(4), NativeMachine::kUser + code.size() - 3);
+    EXPECT_EQ(m.frame(1), NativeMachine::kStack);
+    EXPECT_EQ(m.vcpu->gpr[kRbx], code.data() == steps_over_fault().data() ? 77u : 0u);
+    EXPECT_EQ(m.vcpu->gpr[12], 12u);
+  }
+}
+
+GUEST_CODE(breaks_stepping, "pushfq; or dword ptr [rsp], 0x100; popfq; int3; nop; nop")
+TEST(Native, Int3WithTheTrapFlagIsInt3) {
+  NativeMachine m;
+  RUN(m, breaks_stepping());
+  EXPECT_EQ(m.vector(), unsigned{kBP});
+  EXPECT_EQ(m.frame(4), NativeMachine::kUser + breaks_stepping().size() - 2);
+}
+GUEST_CODE(steps_behind_int3, "jmp 1f; int3; 1: pushfq; or dword ptr [rsp], 0x100; popfq; jmp 2f; int3; 2: nop; nop")
+TEST(Native, AStepToBehindAnInt3IsAStep) {
+  NativeMachine m;
+  RUN(m, steps_behind_int3());
+  EXPECT_EQ(m.vector(), unsigned{kDB});
+  EXPECT_EQ(m.frame(4), NativeMachine::kUser + steps_behind_int3().size() - 2);
+}
+
+GUEST_CODE(sets_base_of_a_selector, "mov eax, 0x2b; mov fs, eax; wrfsbase rdi; mov gs, eax; wrgsbase rsi; mov rbx, [r8]; mov rdx, fs:[0]; mov r9, gs:[0]; syscall")
+TEST(Native, BasesBehindSelectorsOutliveTraps) {
+  NativeMachine m;
+  constexpr uint64_t kFsBase = NativeMachine::kData + 0x1000, kGsBase = NativeMachine::kData + 0x2000;
+  m.at(kFsBase) = 0xfeed, m.at(kGsBase) = 0xf00d;
+  m.vcpu->gpr[kRdi] = kFsBase, m.vcpu->gpr[kRsi] = kGsBase, m.vcpu->gpr[8] = NativeMachine::kData + 0x80000;
+  RUN(m, sets_base_of_a_selector());
+  ASSERT_TRUE(m.in_system_call()) << m.vector();
+  EXPECT_EQ(m.vcpu->gpr[kRdx], 0xfeedu);
+  EXPECT_EQ(m.vcpu->gpr[9], 0xf00du);
+  EXPECT_EQ(m.vcpu->segment[kFS].base, kFsBase);
+  EXPECT_EQ(m.vcpu->segment[kGS].base, kGsBase);
+}
+
 GUEST_CODE(divides, "xor ecx, ecx; mov eax, 1; cdq; div ecx")
 TEST(Native, DivisionByZeroIsDe) {
   NativeMachine m;
