@@ -354,6 +354,37 @@ TEST(Native, CpuidIsTheGuests) {
   EXPECT_EQ(m.vcpu->gpr[14], 3u);
 }
 
+// A host may have more of them than any guest.
+GUEST_CODE(reads_xcr0, "xor ecx, ecx; xgetbv; mov rbx, rax; syscall")
+GUEST_CODE(saves_all, "mov eax, -1; mov edx, -1; xsave [rdi]; syscall")
+GUEST_CODE(saves_compactly, "mov eax, -1; mov edx, -1; xsavec [rdi]; syscall")
+GUEST_CODE(reads_keys, "xor ecx, ecx; rdpkru; syscall")
+TEST(Native, StateComponentsAreTheGuests) {
+  NativeMachine m;
+  const uint64_t native = m.vcpu->xcr0;
+  m.put(reads_xcr0());
+  m.user(NativeMachine::kUser);
+  if (!m.go()) GTEST_SKIP() << "the host allows no stub processes";
+  EXPECT_EQ(m.vcpu->gpr[kRbx], native);
+  for (std::span<const uint8_t> code : {saves_all(), saves_compactly()}) {
+    memset(m.ram + NativeMachine::kData, 0, 4096);
+    memset(m.ram + NativeMachine::kData + Vcpu::xsave_size(), 0xcc, 4096 - Vcpu::xsave_size());
+    m.put(code);
+    m.user(NativeMachine::kUser);
+    m.vcpu->gpr[kRdi] = NativeMachine::kData;
+    m.vcpu->mp_state = 0;
+    ASSERT_TRUE(m.go());
+    ASSERT_TRUE(m.in_system_call());
+    for (unsigned i = Vcpu::xsave_size(); i < 4096; i++) ASSERT_EQ(m.ram[NativeMachine::kData + i], 0xcc) << i;
+    EXPECT_EQ(m.at(NativeMachine::kData + 520) & ~(1ull << 63) & ~native, 0u) << "XCOMP_BV";
+  }
+  m.put(reads_keys());
+  m.user(NativeMachine::kUser);
+  m.vcpu->mp_state = 0;
+  ASSERT_TRUE(m.go());
+  EXPECT_EQ(m.vector(), unsigned{kUD}) << "CR4.PKE is not set";
+}
+
 // A page with CPUID in it that is called often runs natively but for that.
 GUEST_CODE(calls_often, "mov r13d, 100; 1: mov edi, 20; call 0x600000 - 0x400000 + guest_calls_often; add r15, rax; dec r13d; jnz 1b; mov eax, 60; syscall")
 GUEST_CODE(called, "lea rax, [rdi + 1]; ret; mov eax, 1; cpuid; ret")
