@@ -211,6 +211,20 @@ TEST_F(HostileStub, AStackPointerInTheHandlersStackIsAGeneralProtectionFault) {
   still_computes();
 }
 
+// ... where the monitor's program ignores SIGCHLD, and it is not to be known how the stub has ended.
+TEST_F(HostileStub, ItsEndIsNotTheVmsWhereChildrenAreIgnored) {
+  struct Ignored {
+    Ignored() { signal(SIGCHLD, SIG_IGN); }
+    ~Ignored() { signal(SIGCHLD, SIG_DFL); }
+  } ignored;
+  rdi = STUB_STACK + 0x100;
+  rsi = 0x70000000;
+  ATTACK(loses_stack());
+  EXPECT_NE(m.vcpu->run->exit_reason, unsigned{KVM_EXIT_INTERNAL_ERROR});
+  EXPECT_EQ(m.vector(), unsigned{kGP});
+  still_computes();
+}
+
 GUEST_CODE(writes_list, "mov rax, [rdi]; mov [rdi], rax; syscall")
 TEST_F(HostileStub, CannotWriteItsList) {
   rdi = STUB_LIST;

@@ -43,6 +43,7 @@ constexpr uint64_t kOwnAt = STUB_END - STUB_LIST;  // own pages, in the file
 constexpr size_t kFileSize = kOwnAt + StubProcess::kOwnPages * 4096;
 constexpr int kCaught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGUSR2};
 constexpr int kSignals = 64;
+constexpr int kPidfd = 3;  // P_PIDFD, of waitid(2)
 constexpr int kTaken = 0;  // in place of the signal's number, in a frame that was taken
 // Of user code: arch/x86/include/asm/segment.h.
 constexpr uint16_t kUser32Cs = 0x23, kUserCs = 0x33, kUserSs = 0x2b;
@@ -116,7 +117,7 @@ int become_stub(void* argument) {
   birth.listener = static_cast<int>(listener);
   check(unshare(CLONE_FILES));
   check(take_descriptors(birth) ? 0 : -1);
-  const rlimit no_core{0, 0};
+  const rlimit no_core{0, 0};  // until it has made itself undumpable, which exec() resets
   setrlimit(RLIMIT_CORE, &no_core);
   // What the terminal or others send to a group of processes is not for it. Kept over exec; it sets handlers for some.
   const KernelSigaction ignored{reinterpret_cast<uint64_t>(SIG_IGN), 0, 0, 0};
@@ -166,6 +167,7 @@ void StubProcess::write_first_list(bool time_stamps) {
   uint64_t at = STUB_SETUP;
   auto put = [&](const void* bytes, size_t size) {
     const uint64_t where = at;
+    if (size > STUB_XSAVE - where) panic("softkvm: a stub process's setup has no room");
     memcpy(&shared<uint8_t>(where), bytes, size);
     at += (size + 7) & ~size_t{7};
     return where;
@@ -182,6 +184,8 @@ void StubProcess::write_first_list(bool time_stamps) {
   const uint64_t action_at = put(&action, sizeof action);
   for (int signal : kCaught) put_call({SYS_rt_sigaction, {static_cast<uint64_t>(signal), action_at, 0, 8}});
   put_call({SYS_prctl, {PR_SET_TSC, static_cast<uint64_t>(time_stamps ? PR_TSC_ENABLE : PR_TSC_SIGSEGV)}});
+  // Its core would hold the guest's memory. A limit of its size does not bind a program that the host's kernel pipes cores to (core(5)).
+  put_call({SYS_prctl, {PR_SET_DUMPABLE, 0}});
   const std::vector<sock_filter> filter = stub_filter();
   const uint64_t filter_at = put(filter.data(), filter.size() * sizeof(sock_filter));
   const sock_fprog program{static_cast<unsigned short>(filter.size()), reinterpret_cast<sock_filter*>(filter_at)};
@@ -191,9 +195,9 @@ void StubProcess::write_first_list(bool time_stamps) {
 Result<> StubProcess::be_born(std::span<const int> files, bool time_stamps) {
   if (files.size() > kMostFiles) return fail(ErrorKind::kUnsupported, "guest memory of more files than a stub process takes");
   const int image = TRY(stub_image());
-  shared_fd_.reset(memfd_create("vireo-guest-list", MFD_CLOEXEC));
-  if (!shared_fd_.valid() || ftruncate(shared_fd_.get(), kFileSize)) return fail_errno("memfd of a stub process");
-  void* memory = mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd_.get(), 0);
+  const OwnedFd shared_file(memfd_create("vireo-guest-list", MFD_CLOEXEC));
+  if (!shared_file.valid() || ftruncate(shared_file.get(), kFileSize)) return fail_errno("memfd of a stub process");
+  void* memory = mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_SHARED, shared_file.get(), 0);
   if (memory == MAP_FAILED) return fail_errno("memory of a stub process");
   shared_ = static_cast<uint8_t*>(memory);
   shared<uint64_t>(STUB_BASES) = host_keeps_segment_bases();
@@ -203,20 +207,20 @@ Result<> StubProcess::be_born(std::span<const int> files, bool time_stamps) {
   shared<uint64_t>(STUB_HOLD) = 1;
 
   std::vector<sock_filter> filter = stop_filter();
-  Birth birth{.files = files, .shared = shared_fd_.get(), .image = image, .filter = {static_cast<unsigned short>(filter.size()), filter.data()}};
+  Birth birth{.files = files, .shared = shared_file.get(), .image = image, .filter = {static_cast<unsigned short>(filter.size()), filter.data()}};
   constexpr size_t kStack = 16384;
   const auto stack = std::make_unique_for_overwrite<char[]>(kStack);  // the child leaves it before clone returns
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);  // a handler in the child would run in our memory
-  pid_ = clone(become_stub, stack.get() + kStack, CLONE_VM | CLONE_VFORK | CLONE_FILES, &birth);
+  int pidfd = -1;
+  pid_ = clone(become_stub, stack.get() + kStack, CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_PIDFD, &birth, &pidfd);
   const int error = errno;
+  pidfd_.reset(pidfd);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   listener_.reset(birth.listener);
   if (pid_ < 0) return fail_errno("making a stub process", error);
   if (birth.error) return fail_errno("a stub process cannot be confined here", birth.error);
-  pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0u)));
-  if (!pidfd_.valid()) return fail_errno("pidfd of a stub process");
   if (next_stop() != Reason::kListDone) return fail(ErrorKind::kUnsupported, "a stub process could not be confined");
   count_ = 0;
   if (!measure()) return fail(ErrorKind::kUnsupported, "a stub process does not run");
@@ -225,10 +229,18 @@ Result<> StubProcess::be_born(std::span<const int> files, bool time_stamps) {
 
 StubProcess::~StubProcess() {
   if (shared_) munmap(shared_, kFileSize);
-  if (pid_ < 0) return;
-  kill(pid_, SIGKILL);
-  int status;
-  while (waitpid(pid_, &status, __WALL) < 0 && errno == EINTR) {}
+  if (pid_ >= 0) end();
+}
+
+// By its pidfd, for its number may be another's already: a program that ignores SIGCHLD, or waits for all of its children, has taken it from us. How it
+// has ended; zeroes where that is not to be known.
+siginfo_t StubProcess::end() {
+  syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0u);
+  siginfo_t how{};
+  while (waitid(static_cast<idtype_t>(kPidfd), static_cast<id_t>(pidfd_.get()), &how, WEXITED | __WALL) < 0)
+    if (errno != EINTR) break;
+  pid_ = -1;
+  return how;
 }
 
 // What a trap costs, and how much SIMD state a signal's frame has.
@@ -305,7 +317,7 @@ bool StubProcess::settle() {
 
 bool StubProcess::alive() const {
   pollfd watched{pidfd_.get(), POLLIN, 0};
-  return poll(&watched, 1, 0) == 0;
+  return poll(&watched, 1, 0) <= 0;  // also where a signal has come in between (EINTR)
 }
 
 // Waits until there is a notification. False: there will be none.
@@ -355,13 +367,10 @@ void StubProcess::state(void* xsave) const {
 }
 
 StubProcess::Stop StubProcess::gone() {
-  kill(pid_, SIGKILL);  // where the host has refused something and it is still there
-  int status = 0;
-  while (waitpid(pid_, &status, __WALL) < 0)
-    if (errno != EINTR) break;
-  pid_ = -1;
+  const siginfo_t how = end();  // where the host has refused something it is still there
   // The host's kernel ends a process so whose signal it cannot deliver: the guest's code has led its stack pointer into the handlers' stack.
-  return {WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV ? Stop::kLost : Stop::kGone};
+  const bool by_signal = how.si_code == CLD_KILLED || how.si_code == CLD_DUMPED;
+  return {how.si_code == 0 || (by_signal && how.si_status == SIGSEGV) ? Stop::kLost : Stop::kGone};
 }
 
 StubProcess::Stop StubProcess::run() {

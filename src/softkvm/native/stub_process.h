@@ -5,6 +5,7 @@
 // Spec: seccomp(2), seccomp_unotify(2), sigaltstack(2); the kernel's admin-guide/syscall-user-dispatch.rst; arch/x86/include/uapi/asm/sigcontext.h.
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 #include <sys/user.h>
 
@@ -89,6 +90,7 @@ class StubProcess {
   Reason next_stop();
   bool wait_for_stop() const;
   bool alive() const;
+  siginfo_t end();
   Stop gone();
   Frame take_frame(Stop& stop);
   bool measure();
@@ -96,7 +98,7 @@ class StubProcess {
   T& shared(uint64_t address) const;
 
   pid_t pid_ = -1;
-  OwnedFd pidfd_, listener_, shared_fd_;
+  OwnedFd pidfd_, listener_;
   uint8_t* shared_ = nullptr;  // its list and all that follows, from STUB_LIST on; own pages behind
   uint64_t stopped_ = 0;       // the notification of its stop
   uint64_t frame_ = 0;         // ... and what it said: 0, 1, 2, or where a signal's frame lies in the process
