@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/native/native.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -80,12 +82,18 @@ void Native::drop(AddressSpace* space) {
 // Is the guest's TSC the host's?
 bool Native::host_tsc() const { return vcpu_.msr.tsc_offset == 0 && vcpu_.tsc_ratio == 0; }
 
+void Native::let_cpu_go_in_time() {
+  if (hold_.held()) hold_.take(__builtin_ia32_rdtsc(), vcpu_.engine->profile.ticks_per_microsecond);
+}
+
 void Native::prepare() {
   vcpu_.engine->profile.ticks_per_microsecond = vcpu_.vm->off & kSwitchNative || refused_ || vcpu_.vm->lent.empty() ? 0 : vcpu_.tsc_khz / 1000;
 }
 
 AddressSpace* Native::space() {
-  static thread_local const pid_t self = gettid();
+  // Not by thread numbers of the host: they come again.
+  static std::atomic<uint64_t> threads{0};
+  static thread_local const uint64_t self = ++threads;
   if (self != thread_) {
     drop_spaces();
     thread_ = self;
@@ -272,7 +280,7 @@ void Native::run() {
   const bool usable = stopped_wanted(vcpu_) || run_in(*s);
   // The stub's descriptor is closed with it: before that nobody may hold it still.
   e.native_pidfd.store(-1);
-  while (e.native_wakers.load()) {}
+  while (e.native_wakers.load()) sched_yield();
   e.running.store(0);
   if (!usable) drop(s);
 }

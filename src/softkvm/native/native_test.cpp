@@ -2,6 +2,7 @@
 // User code in a stub process against what the manuals say of it: system calls, faults, accessed and dirty bits, flushes, CPUID, time stamps, code that
 // is translated too, kicks. Each machine runs its code natively from the start and tells whether it did.
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <x86intrin.h>
 
@@ -383,6 +384,16 @@ TEST(Native, StateComponentsAreTheGuests) {
   m.vcpu->mp_state = 0;
   ASSERT_TRUE(m.go());
   EXPECT_EQ(m.vector(), unsigned{kUD}) << "CR4.PKE is not set";
+}
+
+TEST(Native, LeavesItsThreadTheCpusThatItHad) {
+  cpu_set_t before, behind;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  if (CPU_COUNT(&before) < 2) GTEST_SKIP() << "one CPU only";
+  NativeMachine m;
+  RUN(m, computes());
+  ASSERT_EQ(sched_getaffinity(0, sizeof behind, &behind), 0);
+  EXPECT_TRUE(CPU_EQUAL(&behind, &before));
 }
 
 // A page with CPUID in it that is called often runs natively but for that.
