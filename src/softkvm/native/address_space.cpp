@@ -198,7 +198,7 @@ AddressSpace::Wish AddressSpace::wish(VcpuState& vcpu, Region& r, uint64_t regio
   out.protection = PROT_READ;
   out.may_fetch = !(vcpu.efer & kEferNx && any & kNx);
   const bool look = !test(r.mapped, page) || (asked && want == Want::kFetch);
-  if (test(r.executable, page) || (out.may_fetch && look && may_execute(region_linear + page * kPageSize, host))) out.protection |= PROT_EXEC;
+  if ((test(r.executable, page) && !shadow_at(region_linear + page * kPageSize)) || (out.may_fetch && look && may_execute(region_linear + page * kPageSize, host))) out.protection |= PROT_EXEC;
   if (all & kRw && entry & kD && slot->writable() && ((asked && want == Want::kWrite) || !slot->dirty)) {
     // As fill() of mmu/access.cpp: told before it is looked at, so that whoever marks the page as code afterwards knows.
     std::atomic<uint8_t>& writers = slot->writers_of(gpa);
@@ -229,6 +229,11 @@ bool AddressSpace::shadow(Region& r, uint64_t region_linear, unsigned page, uint
   set(r.mapped, page, true);
   set(r.executable, page, true);
   return true;
+}
+
+// What is executable there is a copy, and not the page.
+bool AddressSpace::shadow_at(uint64_t linear) const {
+  return std::ranges::any_of(shadows_, [&](const auto& s) { return s && s->linear == linear; });
 }
 
 void AddressSpace::recheck_shadows() {

@@ -409,6 +409,25 @@ TEST(Native, CodeBesideCpuidRunsToo) {
   EXPECT_LT(m.ran, 90u) << "each call left the stub";
 }
 
+// ... but not when it has become writable, in place of its copy.
+GUEST_CODE(writes_beside_cpuid, "mov r13d, 100; 1: mov edi, 20; call 0x600000 - 0x400000 + guest_writes_beside_cpuid; dec r13d; jnz 1b; mov r13d, 200; "
+                                "2: mov [r12], r14; dec r13d; jnz 2b; call 0x600005 - 0x400000 + guest_writes_beside_cpuid; mov r8d, eax; mov r9d, ebx; mov r10d, ecx; mov eax, 60; syscall")
+TEST(Native, CpuidOfAPageThatIsWrittenIsTheGuests) {
+  NativeMachine native, translated;
+  for (NativeMachine* m : {&native, &translated}) {
+    m->put(called(), NativeMachine::kData);
+    m->put(writes_beside_cpuid());
+    m->user(NativeMachine::kUser);
+    // In the same 64 bytes, so that its translation is dropped; what is there already, so that its copy is not.
+    m->vcpu->gpr[12] = NativeMachine::kData + 16, m->vcpu->gpr[14] = m->at(NativeMachine::kData + 16);
+  }
+  if (!native.go()) GTEST_SKIP() << "the host allows no stub processes";
+  EXPECT_LT(native.ran, 90u);
+  translated.vcpu->run_guest();
+  ASSERT_TRUE(native.in_system_call() && translated.in_system_call());
+  for (unsigned r : {8u, 9u, 10u}) EXPECT_EQ(native.vcpu->gpr[r], translated.vcpu->gpr[r]) << r;
+}
+
 GUEST_CODE(reads_time, "rdtsc; mov ebx, eax; mov ecx, edx; rdtscp; mov r8d, ecx; mov eax, 60; syscall")
 TEST(Native, TheTimeStampIsTheGuestsWithItsOffset) {
   for (uint64_t offset : {uint64_t{0}, uint64_t{1} << 60}) {
