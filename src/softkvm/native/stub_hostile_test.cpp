@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <atomic>
 #include <chrono>
+#include <fstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -291,6 +294,19 @@ TEST_F(HostileStub, ItsListIsNotTheGuestsWhateverNumbersDescriptorsHave) {
       EXPECT_EQ(machine->vcpu->gpr[kRbx], 42u);
     }
   }
+}
+
+// It holds the guest's memory. proc(5): what belongs to a process that is not dumpable is root's.
+TEST(Stub, LeavesNoCore) {
+  if (geteuid() == 0) GTEST_SKIP() << "root's files tell nothing of a process of root's";
+  const auto stub = StubProcess::create({}, true);
+  if (!stub) GTEST_SKIP() << "the host allows no stub processes";
+  std::ifstream about("/proc/self/fdinfo/" + std::to_string((*stub)->pidfd()));
+  std::string word, number;
+  while (about >> word >> number && word != "Pid:") {}
+  struct stat owner;
+  ASSERT_EQ(stat(("/proc/" + number + "/mem").c_str(), &owner), 0);
+  EXPECT_NE(owner.st_uid, geteuid());
 }
 
 GUEST_CODE(spins_here, "1: pause; jmp 1b")
