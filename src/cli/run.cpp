@@ -129,6 +129,7 @@ class Signals {
     sigset_t set = wanted();
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGCHLD, SIG_DFL);  // may have been inherited as ignored; how children end is waited for
   }
   Result<> start() {
     sigset_t set = wanted();

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -22,6 +23,9 @@ constexpr uint64_t kUserEnd = 0x7ffffffff000;  // what a host process can map, w
 constexpr uint64_t kRegion = 2u << 20;
 constexpr unsigned kAround = 64;           // pages that are mapped together
 constexpr unsigned kMostMappings = 40000;  // Linux lets a process have 65530 (vm.max_map_count); those of one stub are begun anew before
+
+// Is the page never the guest's in a stub? Those below the stub's own are in translation too: a host's kernel refuses most of them (vm.mmap_min_addr).
+bool ours(uint64_t page) { return page < STUB_END || page >= kUserEnd; }
 
 bool test(const uint64_t (&bits)[8], unsigned i) { return bits[i / 64] >> (i % 64) & 1; }
 void set(uint64_t (&bits)[8], unsigned i, bool value) {
@@ -65,7 +69,11 @@ void AddressSpace::call(const StubProcess::Call& c) {
   stub_->add(c);
 }
 
-void AddressSpace::unmap(uint64_t linear, uint64_t size) { call({SYS_munmap, {linear, size}}); }
+// Of the first region and the last one, what is the guest's.
+void AddressSpace::unmap(uint64_t linear, uint64_t size) {
+  const uint64_t from = std::max<uint64_t>(linear, STUB_END), end = std::min(linear + size, kUserEnd);
+  if (from < end) call({SYS_munmap, {from, end - from}});
+}
 
 void AddressSpace::unmap_page(Region& r, uint64_t region_linear, unsigned page) {
   unmap(region_linear + page * kPageSize, kPageSize);
@@ -190,7 +198,7 @@ AddressSpace::Wish AddressSpace::wish(VcpuState& vcpu, Region& r, uint64_t regio
   out.protection = PROT_READ;
   out.may_fetch = !(vcpu.efer & kEferNx && any & kNx);
   const bool look = !test(r.mapped, page) || (asked && want == Want::kFetch);
-  if (test(r.executable, page) || (out.may_fetch && look && may_execute(region_linear + page * kPageSize, host))) out.protection |= PROT_EXEC;
+  if ((test(r.executable, page) && !shadow_at(region_linear + page * kPageSize)) || (out.may_fetch && look && may_execute(region_linear + page * kPageSize, host))) out.protection |= PROT_EXEC;
   if (all & kRw && entry & kD && slot->writable() && ((asked && want == Want::kWrite) || !slot->dirty)) {
     // As fill() of mmu/access.cpp: told before it is looked at, so that whoever marks the page as code afterwards knows.
     std::atomic<uint8_t>& writers = slot->writers_of(gpa);
@@ -223,6 +231,11 @@ bool AddressSpace::shadow(Region& r, uint64_t region_linear, unsigned page, uint
   return true;
 }
 
+// What is executable there is a copy, and not the page.
+bool AddressSpace::shadow_at(uint64_t linear) const {
+  return std::ranges::any_of(shadows_, [&](const auto& s) { return s && s->linear == linear; });
+}
+
 void AddressSpace::recheck_shadows() {
   for (auto& s : shadows_) {
     if (!s) continue;
@@ -248,7 +261,7 @@ AddressSpace::Outcome AddressSpace::map(VcpuState& vcpu, uint64_t linear, Want w
   PageTranslation t;
   WalkPath path;
   if (walk(vcpu, linear, want, true, false, false, t, &path) != softkvm::Outcome::kNext) return Outcome::kFault;
-  if (page_linear >= kUserEnd || (page_linear >= STUB_CODE && page_linear < STUB_END)) return Outcome::kRefused;
+  if (ours(page_linear)) return Outcome::kRefused;
   if (path.leaf == 0 || path.leaf > 2) return Outcome::kRefused;
   for (unsigned level = path.leaf; level <= path.top; level++)
     if (!path.at[level]) return Outcome::kRefused;  // tables outside of RAM
@@ -274,6 +287,10 @@ AddressSpace::Outcome AddressSpace::map(VcpuState& vcpu, uint64_t linear, Want w
   };
   Outcome outcome = Outcome::kRefused;
   for (unsigned i = first; i < first + window; i++) {
+    if (ours(region_linear + i * kPageSize)) {
+      flush();
+      continue;
+    }
     const bool wanted = i == asked;
     const uint64_t entry = wanted || r.large ? path.value[path.leaf] : load(table + i);
     bool known = test(r.mapped, i);

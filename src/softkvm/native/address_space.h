@@ -82,6 +82,7 @@ class AddressSpace {
 
   AddressSpace() = default;
   bool shadow(Region& region, uint64_t region_linear, unsigned page, uint64_t entry, const uint8_t* host);
+  bool shadow_at(uint64_t linear) const;
   void call(const StubProcess::Call& c);
   bool in_line(const Region& region) const;
   Region* region_at(uint64_t linear, const WalkPath& path);

@@ -6,6 +6,7 @@
 
 #include "softkvm/cpu/decoder.h"
 #include "softkvm/native/aux_liveness.h"
+#include "softkvm/native/host_components.h"
 #include "softkvm/native/host_segment_bases.h"
 
 namespace vireo::softkvm {
@@ -24,6 +25,27 @@ bool forbidden(bool f3, uint8_t second, uint8_t modrm) {
     case 0x01: return modrm == 0xc1 || modrm == 0xd4 || modrm == 0xd9 || modrm == 0xfd;  // VMCALL, VMFUNC, VMMCALL, RDPRU
     default: return false;
   }
+}
+
+// XGETBV, RDPKRU, WRPKRU, XSAVE and XSAVEC where the host has components that the guest has not. XSAVEOPT leaves out those in their initial state, and
+// a stub begins with them so.
+bool tells_components(std::span<const uint8_t> bytes, size_t at, bool f3) {
+  const uint64_t beyond = components_of_the_host_alone();
+  if (!beyond) return false;
+  const uint8_t second = bytes[at + 1], modrm = bytes[at + 2];
+  if (second == 0x01) return modrm == 0xd0 || modrm == 0xee || modrm == 0xef;
+  const bool saves = ((second == 0xae && !f3) || second == 0xc7) && modrm < 0xc0 && (modrm >> 3 & 7) == 4;
+  if (!saves) return false;
+  // The C library's lazy binding saves what it names: `mov eax, mask; xor edx, edx`, stores of the header, and the XSAVEC (glibc's
+  // sysdeps/x86_64/dl-trampoline.h).
+  constexpr size_t kFar = 96, kNaming = 7;
+  for (size_t from = at > kFar ? at - kFar : 0; from + kNaming <= at; from++) {
+    if (bytes[from] != 0xb8 || bytes[from + 5] != 0x31 || bytes[from + 6] != 0xd2) continue;
+    uint32_t mask;
+    memcpy(&mask, &bytes[from + 1], sizeof mask);
+    return mask & beyond;
+  }
+  return true;
 }
 
 // Are the bytes between prefixes, legacy ones or REX?
@@ -79,7 +101,7 @@ bool unfit(std::span<const uint8_t> bytes, size_t at, bool f3, TimeStamps time_s
   if (has_third && second == 0x01 && bytes[at + 2] == 0xf9)      // RDTSCP
     return time_stamps == TimeStamps::kUnfit || (time_stamps == TimeStamps::kRun && !counter_dies(bytes, at + 3));
   // CPUID and SYSENTER have no ModRM byte; of the others a third byte that is not here is the seam's affair.
-  return has_third ? forbidden(f3, second, bytes[at + 2]) : second == 0xa2 || second == 0x34;
+  return has_third ? forbidden(f3, second, bytes[at + 2]) || tells_components(bytes, at, f3) : second == 0xa2 || second == 0x34;
 }
 
 }  // namespace

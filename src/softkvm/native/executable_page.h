@@ -19,7 +19,7 @@ enum class TimeStamps : uint8_t {
 size_t next_unfit(std::span<const uint8_t> bytes, size_t from, TimeStamps time_stamps = TimeStamps::kFault);
 
 // True: the bytes hold no CPUID, RDPID, LSL or LAR of a register, SYSENTER, RDPRU or hypercall, nor WRFSBASE and WRGSBASE where host_keeps_segment_bases()
-// is false. Their bytes inside of another instruction do not
+// is false, nor, where components_of_the_host_alone(), what tells of those. Their bytes inside of another instruction do not
 // count: decoded from any of sixteen places before, no instruction begins there. Code that jumps into the middle of an instruction
 // of its own to run one of them is not seen through; it would find the host's answer and nothing else. What begins in the last bytes and goes on
 // behind them is a matter of the seam. SGDT and its like need not be looked for, since they are the same there as in a guest with UMIP that runs

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/native/executable_page.h"
+#include "softkvm/native/host_components.h"
 #include "softkvm/native/host_segment_bases.h"
 
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstring>
 #include <vector>
 
 namespace vireo::softkvm {
@@ -43,7 +45,6 @@ TEST(ExecutablePage, LetsOtherInstructionsRun) {
       {0x0f, 0x05},              // syscall: it is dispatched
       {0x0f, 0x31},              // rdtsc: faults
       {0x0f, 0x01, 0xf9},        // rdtscp: faults
-      {0x0f, 0x01, 0xd0},        // xgetbv
       {0x0f, 0xc7, 0xf8},        // rdseed eax
       {0x0f, 0xc7, 0x0f},        // cmpxchg8b [rdi]
       {0x0f, 0x03, 0x00},        // lsl eax, [rax]
@@ -57,6 +58,37 @@ TEST(ExecutablePage, BasesAreSetWhereTheHostKeepsThem) {
     EXPECT_EQ(runs_natively(page_with(300, code)), host_keeps_segment_bases());
   for (const std::vector<uint8_t>& code : {std::vector<uint8_t>{0xf3, 0x48, 0x0f, 0xae, 0xc0}, std::vector<uint8_t>{0x0f, 0xae, 0xd0}, std::vector<uint8_t>{0xf3, 0x0f, 0xae, 0x10}})
     EXPECT_TRUE(runs_natively(page_with(300, code)));  // rdfsbase; none; ptwrite
+}
+
+TEST(ExecutablePage, TakesWhatTellsOfTheHostsComponentsWhereTheGuestHasTheSame) {
+  const std::vector<std::vector<uint8_t>> tell = {
+      {0x0f, 0x01, 0xd0},              // xgetbv
+      {0x0f, 0x01, 0xee},              // rdpkru
+      {0x0f, 0x01, 0xef},              // wrpkru
+      {0x0f, 0xae, 0x27},              // xsave [rdi]
+      {0x48, 0x0f, 0xae, 0x64, 0x24, 0x40},  // xsave64 [rsp + 64]
+      {0x0f, 0xc7, 0x64, 0x24, 0x40}};       // xsavec [rsp + 64]
+  for (const auto& bytes : tell)
+    for (size_t at : {size_t{0}, size_t{2047}, 4096 - bytes.size()})
+      EXPECT_EQ(runs_natively(page_with(at, bytes)), !components_of_the_host_alone()) << int{bytes[1]} << " at " << at;
+  const std::vector<std::vector<uint8_t>> harmless = {
+      {0x0f, 0xae, 0x2f},        // xrstor [rdi]
+      {0x0f, 0xae, 0x37},        // xsaveopt [rdi]
+      {0xf3, 0x0f, 0xae, 0x27},  // ptwrite [rdi]
+      {0x0f, 0xae, 0xe8},        // lfence
+      {0x0f, 0xc7, 0xf0}};       // rdrand eax
+  for (const auto& bytes : harmless) EXPECT_TRUE(runs_natively(page_with(100, bytes))) << int{bytes[1]};
+}
+
+// mov eax, mask; xor edx, edx; mov [rsp + 592], rdx; xsavec [rsp + 64]
+TEST(ExecutablePage, TakesASaveOfComponentsThatItNames) {
+  auto saves = [](uint32_t mask) {
+    Page page = page_with(300, {0xb8, 0, 0, 0, 0, 0x31, 0xd2, 0x48, 0x89, 0x94, 0x24, 0x50, 0x02, 0x00, 0x00, 0x0f, 0xc7, 0x64, 0x24, 0x40});
+    memcpy(&page[301], &mask, sizeof mask);
+    return page;
+  };
+  EXPECT_TRUE(runs_natively(saves(0xe6)));
+  EXPECT_EQ(runs_natively(saves(~0u)), !(components_of_the_host_alone() & 0xffffffff));
 }
 
 TEST(ExecutablePage, TheirBytesInsideAnInstructionDoNotCount) {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "softkvm/native/native.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -15,6 +17,7 @@
 #include "softkvm/cpu/system.h"
 #include "softkvm/cpu/system_instructions.h"
 #include "softkvm/mmu/slots.h"
+#include "softkvm/native/host_segment_bases.h"
 #include "softkvm/translate/breakpoints.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/switches.h"
@@ -79,12 +82,18 @@ void Native::drop(AddressSpace* space) {
 // Is the guest's TSC the host's?
 bool Native::host_tsc() const { return vcpu_.msr.tsc_offset == 0 && vcpu_.tsc_ratio == 0; }
 
+void Native::let_cpu_go_in_time() {
+  if (hold_.held()) hold_.take(__builtin_ia32_rdtsc(), vcpu_.engine->profile.ticks_per_microsecond);
+}
+
 void Native::prepare() {
   vcpu_.engine->profile.ticks_per_microsecond = vcpu_.vm->off & kSwitchNative || refused_ || vcpu_.vm->lent.empty() ? 0 : vcpu_.tsc_khz / 1000;
 }
 
 AddressSpace* Native::space() {
-  static thread_local const pid_t self = gettid();
+  // Not by thread numbers of the host: they come again.
+  static std::atomic<uint64_t> threads{0};
+  static thread_local const uint64_t self = ++threads;
   if (self != thread_) {
     drop_spaces();
     thread_ = self;
@@ -131,6 +140,16 @@ void Native::load(user_regs_struct& r) const {
   r.orig_rax = ~0ull;
 }
 
+// CS as a far transfer has loaded it, to the privilege that user code has: what it may be is in the guest's tables.
+Outcome Native::load_code_segment(uint16_t selector) {
+  Descriptor d;
+  STEP(check_return_code(vcpu_, selector, d));
+  if ((selector & 3) != 3) return vcpu_.raise(kGP, selector_error(selector));
+  STEP(mark_accessed(vcpu_, d));
+  set_cs(vcpu_, d, 3);
+  return Outcome::kNext;
+}
+
 void Native::store(const user_regs_struct& r) {
   Vcpu& v = vcpu_;
   v.gpr[kRax] = r.rax, v.gpr[kRcx] = r.rcx, v.gpr[kRdx] = r.rdx, v.gpr[kRbx] = r.rbx;
@@ -141,21 +160,17 @@ void Native::store(const user_regs_struct& r) {
   v.set_status_flags(r.eflags);
   constexpr uint32_t kOwn = kDF | kTF | kNT | kAC | kID;  // what user code can change; RF was over with its first instruction
   v.system_flags = (v.system_flags & ~(kOwn | kRF)) | (static_cast<uint32_t>(r.eflags) & kOwn);
-  v.segment[kFS].base = r.fs_base;
-  v.segment[kGS].base = r.gs_base;
+  auto set_bases = [&] { v.segment[kFS].base = r.fs_base, v.segment[kGS].base = r.gs_base; };
+  set_bases();
   // Selectors that the code has loaded: their descriptors are the guest's.
   const std::pair<SegmentRegister, uint64_t> data[] = {{kDS, r.ds}, {kES, r.es}, {kFS, r.fs}, {kGS, r.gs}};
   for (auto [which, selector] : data) {
     if (static_cast<uint16_t>(selector) == v.segment[which].selector) continue;
     if (load_segment(v, which, static_cast<uint16_t>(selector)) != Outcome::kNext) v.injected = std::exchange(v.fault, PendingException{});
   }
-  const std::pair<SegmentRegister, uint64_t> others[] = {{kSS, r.ss}, {kCS, r.cs}};
-  for (auto [which, selector] : others) {
-    if (static_cast<uint16_t>(selector) == v.segment[which].selector) continue;
-    Descriptor d;
-    if (read_descriptor(v, static_cast<uint16_t>(selector), kGP, d) != Outcome::kNext) v.injected = std::exchange(v.fault, PendingException{});
-    else v.segment[which] = d.segment();
-  }
+  if (host_keeps_segment_bases()) set_bases();  // which the code may have written behind the selectors
+  if (static_cast<uint16_t>(r.cs) != v.segment[kCS].selector && load_code_segment(static_cast<uint16_t>(r.cs)) != Outcome::kNext)
+    v.injected = std::exchange(v.fault, PendingException{});
   update_mode(v);
 }
 
@@ -175,6 +190,7 @@ bool Native::fetch(uint64_t rip, uint8_t* bytes, unsigned size) {
 
 // RDTSC or RDTSCP, which fault in a stub.
 Native::Next Native::time_stamp(user_regs_struct& r) {
+  if (r.eflags & kTF) return Next::kLeave;  // it traps behind
   uint8_t code[3];
   if (!fetch(r.rip, code, 2) || code[0] != 0x0f) return Next::kLeave;
   const bool plain = code[1] == 0x31;
@@ -218,10 +234,11 @@ Native::Next Native::signal(AddressSpace& space, const StubProcess::Stop& stop, 
       if (stop.code == SEGV_MAPERR || stop.code == SEGV_ACCERR) return page_fault(space, stop, r);
       return time_stamp(r);  // #GP
     case SIGTRAP:
-      // INT3, INT 3 and INT1 are traps: they are run again, by translation. Else it was the trap flag, which the code has set.
-      if (fetch(r.rip - 1, code, 1) && (code[0] == 0xcc || code[0] == 0xf1) && !(r.eflags & kTF)) {
+      // INT3, INT 3 and INT1 are traps: they are run again, by translation. Else it was the trap flag, which the code has set: the host's kernel tells
+      // it by its code (arch/x86/kernel/traps.c).
+      if (stop.code != TRAP_TRACE && fetch(r.rip - 1, code, 1) && (code[0] == 0xcc || code[0] == 0xf1)) {
         r.rip--;
-      } else if (fetch(r.rip - 2, code, 2) && code[0] == 0xcd && code[1] == 3 && !(r.eflags & kTF)) {
+      } else if (stop.code != TRAP_TRACE && fetch(r.rip - 2, code, 2) && code[0] == 0xcd && code[1] == 3) {
         r.rip -= 2;
       } else {
         vcpu_.injected = PendingException{.pending = true, .vector = kDB, .payload = 1u << 14};
@@ -263,7 +280,7 @@ void Native::run() {
   const bool usable = stopped_wanted(vcpu_) || run_in(*s);
   // The stub's descriptor is closed with it: before that nobody may hold it still.
   e.native_pidfd.store(-1);
-  while (e.native_wakers.load()) {}
+  while (e.native_wakers.load()) sched_yield();
   e.running.store(0);
   if (!usable) drop(s);
 }
@@ -339,7 +356,8 @@ bool Native::run_in(AddressSpace& s) {
       system_call(r);
       break;
     }
-    if (signal(s, stop, r) == Next::kRun && usable) {
+    // A stub that went on with the trap flag would be stepped through its own code.
+    if (signal(s, stop, r) == Next::kRun && usable && !(r.eflags & kTF)) {
       stub.set_registers(r);  // which may have been changed
       continue;
     }

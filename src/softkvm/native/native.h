@@ -5,8 +5,6 @@
 // Of the thread that runs the vCPU: its stubs end with it. Where another thread takes over, they are made anew.
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -26,8 +24,10 @@ class Native {
   void prepare();
   // Does nothing where the state does not fit the bare CPU, or the host allows no stubs.
   void run();
-  // The thread is about to sleep, or leaves KVM_RUN to be stopped: the scheduler may move it.
+  // The thread is about to sleep, or leaves KVM_RUN, perhaps for ever: the scheduler may move it.
   void let_cpu_go() { hold_.release(); }
+  // The same where it has been held long enough, while no stub runs.
+  void let_cpu_go_in_time();
   // Forgets all that is mapped: slots have changed, or what they log.
   void drop_spaces() { spaces_.clear(); }
 
@@ -44,6 +44,7 @@ class Native {
   bool run_in(AddressSpace& space);
   void load(user_regs_struct& out) const;
   void store(const user_regs_struct& in);
+  Outcome load_code_segment(uint16_t selector);
   Next signal(AddressSpace& space, const StubProcess::Stop& stop, user_regs_struct& r);
   Next page_fault(AddressSpace& space, const StubProcess::Stop& stop, const user_regs_struct& r);
   Next time_stamp(user_regs_struct& r);
@@ -53,7 +54,7 @@ class Native {
   Vcpu& vcpu_;
   CpuHold hold_;
   std::vector<std::unique_ptr<AddressSpace>> spaces_;
-  pid_t thread_ = 0;
+  uint64_t thread_ = 0;
   bool refused_ = false;      // the host allows no stubs
   uint64_t fault_address_ = ~0ull, fault_rip_ = 0;  // of the last page fault that was mapped: one that comes again is not to be had so
   unsigned fault_again_ = 0;

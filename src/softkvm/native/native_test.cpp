@@ -2,6 +2,7 @@
 // User code in a stub process against what the manuals say of it: system calls, faults, accessed and dirty bits, flushes, CPUID, time stamps, code that
 // is translated too, kicks. Each machine runs its code natively from the start and tells whether it did.
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <x86intrin.h>
 
@@ -215,6 +216,73 @@ TEST(Native, ADirtyBitThatWasClearedIsSetAgainBehindAFlush) {
   EXPECT_TRUE(m.entry(NativeMachine::kData) & 0x40);
 }
 
+// Linear addresses where the stub has its own pages, and beside them: they are mapped from here in the guest's memory on.
+constexpr uint64_t kLow = 0x900000;
+void map_low(NativeMachine& m) {
+  for (uint64_t page = 0x1000; page < 0x60000; page += 4096) m.entry(page) = (kLow + page) | 0x67;
+}
+TEST(Native, LowPagesAreTheGuestsBesideTheStubsOwn) {
+  for (uint64_t page : {0x1000, 0xf000, 0x31000, 0x3f000, 0x40000}) {
+    NativeMachine m;
+    map_low(m);
+    m.at(kLow + page) = 41;
+    m.vcpu->gpr[kRdi] = page;
+    RUN(m, reads());
+    EXPECT_TRUE(m.in_system_call()) << std::hex << page << ": " << m.vector();
+    EXPECT_EQ(m.vcpu->gpr[kRbx], 41u);
+  }
+}
+TEST(Native, LowPagesOfALargePage) {
+  NativeMachine m;
+  memcpy(m.ram + 0x800000, m.ram, 0x200000);  // the kernel, too
+  m.at(0x3000) = 0x800000 | 0xe7;
+  m.at(0x800000 + 0x140000) = 41;
+  m.vcpu->gpr[kRdi] = 0x140000;
+  RUN(m, reads());
+  EXPECT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 41u);
+}
+// ... and their tables are others behind a flush.
+TEST(Native, TheStubOutlivesItsRegionsEnd) {
+  NativeMachine m;
+  map_low(m);
+  m.at(kLow + 0x50000) = 41;
+  m.vcpu->gpr[kRdi] = 0x50000;
+  RUN(m, reads());
+  ASSERT_TRUE(m.in_system_call());
+  memcpy(m.ram + 0xc00000, m.ram + NativeMachine::kTables, 4096);
+  m.at(0x3000) = 0xc00007;
+  m.at(0xc00000 + 0x50 * 8) = (kLow + 0x51000) | 0x67;
+  m.at(kLow + 0x51000) = 42;
+  m.user(NativeMachine::kUser);
+  flush_tlb(*m.vcpu, false);
+  GO_ON(m);
+  EXPECT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 42u);
+  EXPECT_EQ(m.counts().spaces, 1u);
+}
+// The last page that a host process can have is not the last of its region.
+TEST(Native, TheLastRegionChanges) {
+  NativeMachine m;
+  constexpr uint64_t kLast = 0x7fffffe00000, kTable = 0xc00000;
+  m.at(0x1000 + 255 * 8) = 0x4007;
+  m.at(0x4000 + 511 * 8) = 0x5007;
+  m.at(0x5000 + 511 * 8) = kTable | 7;
+  for (uint64_t i = 0; i < 512; i++) m.at(kTable + i * 8) = (kLow + i * 4096) | 0x67;
+  m.at(kLow + 511 * 4096) = 41;
+  for (uint64_t page : {uint64_t{510}, uint64_t{511}}) {
+    m.at(kLow + page * 4096) = 40 + page;
+    m.vcpu->gpr[kRdi] = kLast + page * 4096;
+    RUN(m, reads());
+    EXPECT_TRUE(m.in_system_call());
+    EXPECT_EQ(m.vcpu->gpr[kRbx], 40 + page);
+    memcpy(m.ram + 0xd00000, m.ram + kTable, 4096);
+    m.at(0x5000 + 511 * 8) = 0xd00007;
+    flush_tlb(*m.vcpu, false);
+  }
+  EXPECT_EQ(m.counts().spaces, 1u);
+}
+
 // A guest decides how many regions are in use; what is kept of them has a bound, and is begun anew behind it.
 GUEST_CODE(walks_far, "mov r12, rdi; mov ecx, 6000; 1: add r13, [r12]; add r12, 0x200000; dec ecx; jnz 1b; mov eax, 60; syscall")
 TEST(Native, MoreRegionsThanAreKept) {
@@ -287,6 +355,47 @@ TEST(Native, CpuidIsTheGuests) {
   EXPECT_EQ(m.vcpu->gpr[14], 3u);
 }
 
+// A host may have more of them than any guest.
+GUEST_CODE(reads_xcr0, "xor ecx, ecx; xgetbv; mov rbx, rax; syscall")
+GUEST_CODE(saves_all, "mov eax, -1; mov edx, -1; xsave [rdi]; syscall")
+GUEST_CODE(saves_compactly, "mov eax, -1; mov edx, -1; xsavec [rdi]; syscall")
+GUEST_CODE(reads_keys, "xor ecx, ecx; rdpkru; syscall")
+TEST(Native, StateComponentsAreTheGuests) {
+  NativeMachine m;
+  const uint64_t native = m.vcpu->xcr0;
+  m.put(reads_xcr0());
+  m.user(NativeMachine::kUser);
+  if (!m.go()) GTEST_SKIP() << "the host allows no stub processes";
+  EXPECT_EQ(m.vcpu->gpr[kRbx], native);
+  for (std::span<const uint8_t> code : {saves_all(), saves_compactly()}) {
+    memset(m.ram + NativeMachine::kData, 0, 4096);
+    memset(m.ram + NativeMachine::kData + Vcpu::xsave_size(), 0xcc, 4096 - Vcpu::xsave_size());
+    m.put(code);
+    m.user(NativeMachine::kUser);
+    m.vcpu->gpr[kRdi] = NativeMachine::kData;
+    m.vcpu->mp_state = 0;
+    ASSERT_TRUE(m.go());
+    ASSERT_TRUE(m.in_system_call());
+    for (unsigned i = Vcpu::xsave_size(); i < 4096; i++) ASSERT_EQ(m.ram[NativeMachine::kData + i], 0xcc) << i;
+    EXPECT_EQ(m.at(NativeMachine::kData + 520) & ~(1ull << 63) & ~native, 0u) << "XCOMP_BV";
+  }
+  m.put(reads_keys());
+  m.user(NativeMachine::kUser);
+  m.vcpu->mp_state = 0;
+  ASSERT_TRUE(m.go());
+  EXPECT_EQ(m.vector(), unsigned{kUD}) << "CR4.PKE is not set";
+}
+
+TEST(Native, LeavesItsThreadTheCpusThatItHad) {
+  cpu_set_t before, behind;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  if (CPU_COUNT(&before) < 2) GTEST_SKIP() << "one CPU only";
+  NativeMachine m;
+  RUN(m, computes());
+  ASSERT_EQ(sched_getaffinity(0, sizeof behind, &behind), 0);
+  EXPECT_TRUE(CPU_EQUAL(&behind, &before));
+}
+
 // A page with CPUID in it that is called often runs natively but for that.
 GUEST_CODE(calls_often, "mov r13d, 100; 1: mov edi, 20; call 0x600000 - 0x400000 + guest_calls_often; add r15, rax; dec r13d; jnz 1b; mov eax, 60; syscall")
 GUEST_CODE(called, "lea rax, [rdi + 1]; ret; mov eax, 1; cpuid; ret")
@@ -298,6 +407,25 @@ TEST(Native, CodeBesideCpuidRunsToo) {
   ASSERT_TRUE(m.in_system_call());
   EXPECT_EQ(m.vcpu->gpr[15], 2100u);
   EXPECT_LT(m.ran, 90u) << "each call left the stub";
+}
+
+// ... but not when it has become writable, in place of its copy.
+GUEST_CODE(writes_beside_cpuid, "mov r13d, 100; 1: mov edi, 20; call 0x600000 - 0x400000 + guest_writes_beside_cpuid; dec r13d; jnz 1b; mov r13d, 200; "
+                                "2: mov [r12], r14; dec r13d; jnz 2b; call 0x600005 - 0x400000 + guest_writes_beside_cpuid; mov r8d, eax; mov r9d, ebx; mov r10d, ecx; mov eax, 60; syscall")
+TEST(Native, CpuidOfAPageThatIsWrittenIsTheGuests) {
+  NativeMachine native, translated;
+  for (NativeMachine* m : {&native, &translated}) {
+    m->put(called(), NativeMachine::kData);
+    m->put(writes_beside_cpuid());
+    m->user(NativeMachine::kUser);
+    // In the same 64 bytes, so that its translation is dropped; what is there already, so that its copy is not.
+    m->vcpu->gpr[12] = NativeMachine::kData + 16, m->vcpu->gpr[14] = m->at(NativeMachine::kData + 16);
+  }
+  if (!native.go()) GTEST_SKIP() << "the host allows no stub processes";
+  EXPECT_LT(native.ran, 90u);
+  translated.vcpu->run_guest();
+  ASSERT_TRUE(native.in_system_call() && translated.in_system_call());
+  for (unsigned r : {8u, 9u, 10u}) EXPECT_EQ(native.vcpu->gpr[r], translated.vcpu->gpr[r]) << r;
 }
 
 GUEST_CODE(reads_time, "rdtsc; mov ebx, eax; mov ecx, edx; rdtscp; mov r8d, ecx; mov eax, 60; syscall")
@@ -331,6 +459,54 @@ TEST(Native, TheTrapFlagTrapsBehindOneInstruction) {
   EXPECT_EQ(m.vector(), unsigned{kDB});
   EXPECT_EQ(m.vcpu->gpr[kRax], 4u);
   EXPECT_TRUE(m.vcpu->dr6 & 1 << 14);
+}
+
+// The first instruction behind POPF has to be done by the monitor, or is a page fault that it resolves.
+GUEST_CODE(steps_over_fault, "pushfq; or dword ptr [rsp], 0x100; popfq; mov rbx, [rdi]; mov rbx, rdi")
+GUEST_CODE(steps_over_rdtsc, "xor ebx, ebx; pushfq; or dword ptr [rsp], 0x100; popfq; rdtsc; mov rbx, rdi")
+TEST(Native, TheTrapFlagTrapsBehindOneInstructionThatLeftTheStub) {
+  for (std::span<const uint8_t> code : {steps_over_fault(), steps_over_rdtsc()}) {
+    NativeMachine m;
+    m.vcpu->msr.tsc_offset = 1ull << 60;  // so that RDTSC faults where it can
+    m.at(NativeMachine::kData) = 77;
+    m.vcpu->gpr[kRdi] = NativeMachine::kData;
+    m.vcpu->gpr[12] = 12;
+    RUN(m, code);
+    EXPECT_EQ(m.vector(), unsigned{kDB});
+    EXPECT_EQ(m.frame(4), NativeMachine::kUser + code.size() - 3);
+    EXPECT_EQ(m.frame(1), NativeMachine::kStack);
+    EXPECT_EQ(m.vcpu->gpr[kRbx], code.data() == steps_over_fault().data() ? 77u : 0u);
+    EXPECT_EQ(m.vcpu->gpr[12], 12u);
+  }
+}
+
+GUEST_CODE(breaks_stepping, "pushfq; or dword ptr [rsp], 0x100; popfq; int3; nop; nop")
+TEST(Native, Int3WithTheTrapFlagIsInt3) {
+  NativeMachine m;
+  RUN(m, breaks_stepping());
+  EXPECT_EQ(m.vector(), unsigned{kBP});
+  EXPECT_EQ(m.frame(4), NativeMachine::kUser + breaks_stepping().size() - 2);
+}
+GUEST_CODE(steps_behind_int3, "jmp 1f; int3; 1: pushfq; or dword ptr [rsp], 0x100; popfq; jmp 2f; int3; 2: nop; nop")
+TEST(Native, AStepToBehindAnInt3IsAStep) {
+  NativeMachine m;
+  RUN(m, steps_behind_int3());
+  EXPECT_EQ(m.vector(), unsigned{kDB});
+  EXPECT_EQ(m.frame(4), NativeMachine::kUser + steps_behind_int3().size() - 2);
+}
+
+GUEST_CODE(sets_base_of_a_selector, "mov eax, 0x2b; mov fs, eax; wrfsbase rdi; mov gs, eax; wrgsbase rsi; mov rbx, [r8]; mov rdx, fs:[0]; mov r9, gs:[0]; syscall")
+TEST(Native, BasesBehindSelectorsOutliveTraps) {
+  NativeMachine m;
+  constexpr uint64_t kFsBase = NativeMachine::kData + 0x1000, kGsBase = NativeMachine::kData + 0x2000;
+  m.at(kFsBase) = 0xfeed, m.at(kGsBase) = 0xf00d;
+  m.vcpu->gpr[kRdi] = kFsBase, m.vcpu->gpr[kRsi] = kGsBase, m.vcpu->gpr[8] = NativeMachine::kData + 0x80000;
+  RUN(m, sets_base_of_a_selector());
+  ASSERT_TRUE(m.in_system_call()) << m.vector();
+  EXPECT_EQ(m.vcpu->gpr[kRdx], 0xfeedu);
+  EXPECT_EQ(m.vcpu->gpr[9], 0xf00du);
+  EXPECT_EQ(m.vcpu->segment[kFS].base, kFsBase);
+  EXPECT_EQ(m.vcpu->segment[kGS].base, kGsBase);
 }
 
 GUEST_CODE(divides, "xor ecx, ecx; mov eax, 1; cdq; div ecx")

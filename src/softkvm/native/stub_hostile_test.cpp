@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guest code that uses what a stub holds beside it, and signals that come whenever they like: it gets nothing by that, and loses nothing.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <atomic>
 #include <chrono>
+#include <fstream>
+#include <string>
 #include <thread>
+#include <vector>
 
+#include "base/owned_fd.h"
 #include "softkvm/native/native_machine.h"
 #include "softkvm/native/stub_image.h"
 #include "softkvm/native/stub_layout.h"
@@ -147,12 +153,53 @@ TEST_F(HostileStub, AStopOfItsOwnGivesItNothing) {
   still_computes();
 }
 
-// A frame of its own, of zeroes, is registers of its own: it goes on at 0.
-TEST_F(HostileStub, AFrameOfItsOwnIsItsOwnRegisters) {
+// A frame of its own, of zeroes.
+TEST_F(HostileStub, AFrameOfZeroesGivesItNothing) {
   rdi = stub_places().stop_call - kSyscallSize;
   r9 = STUB_STACK + 0x4000;
   ATTACK(stops());
-  EXPECT_TRUE(m.vector() == kPFv || m.vector() == kGP) << m.vector();
+  EXPECT_TRUE(came_to_nothing());
+  still_computes();
+}
+
+// What a frame of its own says is registers of its own, but not selectors of its own: those of a kernel (CS 8, SS 10) would be in the frame that the guest's kernel gets with its next exception.
+// The frame lies at rsi; offsets are those of uc_mcontext's RIP, RFLAGS, CS to SS, fpstate, and of si_signo.
+GUEST_CODE(forges, "mov r9, rsi; lea rcx, [rip + 1f]; mov [rsi + 168], rcx; mov qword ptr [rsi + 176], 0x246; mov [rsi + 184], r14; mov qword ptr [rsi + 224], 0x22000; "
+                   "mov dword ptr [rsi + 304], 12; mov eax, 157; mov rbp, rdi; mov edi, 59; xor esi, esi; xor edx, edx; xor r10d, r10d; xor r8d, r8d; jmp rbp; 1: ud2")
+TEST_F(HostileStub, AFrameOfItsOwnHasNoKernelsSelectors) {
+  rdi = stub_places().stop_call - kSyscallSize;
+  rsi = STUB_STACK + 0x4000;
+  for (uint64_t selectors : {0x0010'0000'0000'0008ull, 0x0010'0000'0000'0033ull, 0x002b'0000'0000'0008ull, 0x002b'0000'0000'0030ull, 0ull}) {
+    m.vcpu->gpr[14] = selectors;
+    m.vcpu->mp_state = 0;
+    ATTACK(forges());
+    EXPECT_TRUE(came_to_nothing()) << std::hex << selectors;
+    EXPECT_EQ(m.frame(3), 0x33u);
+    EXPECT_EQ(m.frame(0), 0x2bu);
+  }
+  m.vcpu->gpr[14] = 0x002b'0000'0000'0033;  // its own: it is as if it had jumped there
+  m.vcpu->mp_state = 0;
+  ATTACK(forges());
+  EXPECT_EQ(m.vector(), unsigned{kUD});
+  still_computes();
+}
+
+// The host's 32-bit code segment, where the guest has one of its kernel, a data segment, one that is not there, or none.
+GUEST_CODE(goes_to_32_bits, "push 0x23; lea rax, [rip + 1f]; push rax; retfq; 1: ud2")
+TEST_F(HostileStub, ACodeSegmentIsTheGuestsOwn) {
+  for (uint64_t descriptor : {0x00cf9b000000ffffull, 0x00cff3000000ffffull, 0x00cf7b000000ffffull, 0ull}) {
+    m.at(NativeMachine::kGdt + 0x20) = descriptor;
+    m.vcpu->mp_state = 0;
+    ATTACK(goes_to_32_bits());
+    EXPECT_EQ(m.vector(), unsigned{descriptor == 0x00cf7b000000ffffull ? kNP : kGP}) << std::hex << descriptor;
+    EXPECT_EQ(m.frame(5), 0x20u);
+    EXPECT_EQ(m.frame(3), 0x33u);
+  }
+  m.at(NativeMachine::kGdt + 0x20) = 0x00cffb000000ffff;
+  m.vcpu->mp_state = 0;
+  ATTACK(goes_to_32_bits());
+  EXPECT_EQ(m.vector(), unsigned{kUD});
+  EXPECT_EQ(m.frame(3), 0x23u);
   still_computes();
 }
 
@@ -164,6 +211,20 @@ TEST_F(HostileStub, AStackPointerInTheHandlersStackIsAGeneralProtectionFault) {
   ATTACK(loses_stack());
   EXPECT_EQ(m.vector(), unsigned{kGP});
   EXPECT_EQ(m.frame(4), NativeMachine::kUser);
+  still_computes();
+}
+
+// ... where the monitor's program ignores SIGCHLD, and it is not to be known how the stub has ended.
+TEST_F(HostileStub, ItsEndIsNotTheVmsWhereChildrenAreIgnored) {
+  struct Ignored {
+    Ignored() { signal(SIGCHLD, SIG_IGN); }
+    ~Ignored() { signal(SIGCHLD, SIG_DFL); }
+  } ignored;
+  rdi = STUB_STACK + 0x100;
+  rsi = 0x70000000;
+  ATTACK(loses_stack());
+  EXPECT_NE(m.vcpu->run->exit_reason, unsigned{KVM_EXIT_INTERNAL_ERROR});
+  EXPECT_EQ(m.vector(), unsigned{kGP});
   still_computes();
 }
 
@@ -197,6 +258,55 @@ TEST_F(HostileStub, VsyscallsAreTheGuests) {
   EXPECT_EQ(m.frame(4), 0xffffffffff600000u);
   EXPECT_EQ(m.frame(1), NativeMachine::kStack - 8);
   still_computes();
+}
+
+// All descriptors below a number, taken until the end of a test.
+class TakenDescriptors {
+ public:
+  explicit TakenDescriptors(int below) {
+    for (;;) {
+      OwnedFd next(open("/dev/null", O_RDONLY | O_CLOEXEC));
+      reached_ = next.get() >= below;
+      if (reached_ || !next.valid()) return;
+      taken_.push_back(std::move(next));
+    }
+  }
+  bool reached() const { return reached_; }
+
+ private:
+  std::vector<OwnedFd> taken_;
+  bool reached_ = false;
+};
+
+// A monitor whose descriptors have the numbers that the stub's have: what the stub takes for its list must not be the guest's memory.
+TEST_F(HostileStub, ItsListIsNotTheGuestsWhateverNumbersDescriptorsHave) {
+  ATTACK(harmless());
+  for (int below = StubProcess::file_of(0) - 16; below <= STUB_FILE + 2; below++) {
+    NativeMachine before;
+    const TakenDescriptors taken(below);
+    if (!taken.reached()) GTEST_SKIP() << "no room for as many descriptors";
+    NativeMachine behind;
+    for (NativeMachine* machine : {&before, &behind}) {
+      machine->at(NativeMachine::kData) = 41;
+      machine->vcpu->gpr[kRdi] = NativeMachine::kData;
+      ASSERT_TRUE(machine->run(harmless())) << below << (machine == &before);
+      EXPECT_GT(machine->ran, 0u);
+      EXPECT_EQ(machine->vcpu->gpr[kRbx], 42u);
+    }
+  }
+}
+
+// It holds the guest's memory. proc(5): what belongs to a process that is not dumpable is root's.
+TEST(Stub, LeavesNoCore) {
+  if (geteuid() == 0) GTEST_SKIP() << "root's files tell nothing of a process of root's";
+  const auto stub = StubProcess::create({}, true);
+  if (!stub) GTEST_SKIP() << "the host allows no stub processes";
+  std::ifstream about("/proc/self/fdinfo/" + std::to_string((*stub)->pidfd()));
+  std::string word, number;
+  while (about >> word >> number && word != "Pid:") {}
+  struct stat owner;
+  ASSERT_EQ(stat(("/proc/" + number + "/mem").c_str(), &owner), 0);
+  EXPECT_NE(owner.st_uid, geteuid());
 }
 
 GUEST_CODE(spins_here, "1: pause; jmp 1b")

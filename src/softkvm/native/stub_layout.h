@@ -10,8 +10,8 @@
 #define STUB_CONTROL (STUB_LIST + 0xdc00)
 #define STUB_HOLD STUB_CONTROL              /* 8 bytes: not 0: when the list is done, stop again */
 #define STUB_BASES (STUB_CONTROL + 8)       /* 8 bytes: not 0: the host lets user code use RDFSBASE and its kin */
-#define STUB_REGISTERS (STUB_LIST + 0xdd00) /* the guest's, 8 bytes each: r15 to r8, rdi, rsi, rbp, rbx, rdx, rcx, rax, rsp, rip, rflags, FS's base, GS's */
-#define STUB_SETUP (STUB_LIST + 0xde00)     /* what the first list's calls point at */
+#define STUB_REGISTERS (STUB_LIST + 0xdc40) /* the guest's, 8 bytes each: r15 to r8, rdi, rsi, rbp, rbx, rdx, rcx, rax, rsp, rip, rflags, FS's base, GS's */
+#define STUB_SETUP (STUB_LIST + 0xdd00)     /* what the first list's calls point at */
 #define STUB_XSAVE (STUB_LIST + 0xe000)     /* the guest's SIMD and x87 state, in the XSAVE standard format */
 #define STUB_XSAVE_SIZE 0x2000
 #define STUB_STACK (STUB_LIST + STUB_LIST_SIZE) /* of signal handlers, read and write: of what is here nothing is believed */

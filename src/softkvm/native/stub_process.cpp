@@ -25,6 +25,7 @@
 #include <cstring>
 #include <memory>
 
+#include "base/log.h"
 #include "softkvm/native/host_segment_bases.h"
 #include "softkvm/native/stub_filter.h"
 #include "softkvm/native/stub_image.h"
@@ -33,7 +34,7 @@
 namespace vireo::softkvm {
 namespace {
 
-// High, so that dup2() of one does not close another that is still to be passed on.
+// As the stub has them, whatever numbers they have in the monitor.
 constexpr int kFirstFile = 900;
 constexpr int kSharedFile = kFirstFile + static_cast<int>(StubProcess::kMostFiles), kImageFile = kSharedFile + 1;
 static_assert(kSharedFile == STUB_FILE);
@@ -42,7 +43,10 @@ constexpr uint64_t kOwnAt = STUB_END - STUB_LIST;  // own pages, in the file
 constexpr size_t kFileSize = kOwnAt + StubProcess::kOwnPages * 4096;
 constexpr int kCaught[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGUSR2};
 constexpr int kSignals = 64;
+constexpr int kPidfd = 3;  // P_PIDFD, of waitid(2)
 constexpr int kTaken = 0;  // in place of the signal's number, in a frame that was taken
+// Of user code: arch/x86/include/asm/segment.h.
+constexpr uint16_t kUser32Cs = 0x23, kUserCs = 0x33, kUserSs = 0x2b;
 constexpr uint64_t kVsyscallPage = 0xffffffffff600000 >> 12;
 #ifndef SYS_USER_DISPATCH
 constexpr int SYS_USER_DISPATCH = 2;  // si_code of SIGSYS
@@ -78,6 +82,26 @@ struct Birth {
   int error = 0;
 };
 
+// In the child: gives it the birth's descriptors under the stub's numbers, and no other. False: errno.
+// The monitor's numbers may be any, those of the stub too: all are lifted out of the way before the first takes its place.
+bool take_descriptors(const Birth& birth) {
+  struct {
+    int from, to;
+  } moves[StubProcess::kMostFiles + 2];
+  unsigned count = 0;
+  for (int file : birth.files) moves[count] = {file, kFirstFile + static_cast<int>(count)}, count++;
+  const int first_unused = kFirstFile + static_cast<int>(count);
+  moves[count++] = {birth.shared, kSharedFile};
+  moves[count++] = {birth.image, kImageFile};
+  for (unsigned i = 0; i < count; i++)
+    if ((moves[i].from = fcntl(moves[i].from, F_DUPFD, kImageFile + 1)) < 0) return false;
+  for (unsigned i = 0; i < count; i++)
+    if (dup2(moves[i].from, moves[i].to) < 0) return false;
+  auto close_all = [](int first, unsigned last) { return syscall(SYS_close_range, static_cast<unsigned>(first), last, 0u) == 0; };
+  return fcntl(kImageFile, F_SETFD, FD_CLOEXEC) == 0 && close_all(0, kFirstFile - 1) && close_all(kImageFile + 1, ~0u) &&
+         (first_unused == kSharedFile || close_all(first_unused, kSharedFile - 1));
+}
+
 // In the child, on a stack of its own but in the parent's memory: only system calls.
 int become_stub(void* argument) {
   Birth& birth = *static_cast<Birth*>(argument);
@@ -92,13 +116,8 @@ int become_stub(void* argument) {
   check(listener);
   birth.listener = static_cast<int>(listener);
   check(unshare(CLONE_FILES));
-  for (size_t i = 0; i < birth.files.size(); i++) check(dup2(birth.files[i], kFirstFile + static_cast<int>(i)));
-  check(dup2(birth.shared, kSharedFile));
-  check(dup2(birth.image, kImageFile));
-  fcntl(kImageFile, F_SETFD, FD_CLOEXEC);
-  syscall(SYS_close_range, 0u, static_cast<unsigned>(kFirstFile - 1), 0u);
-  syscall(SYS_close_range, static_cast<unsigned>(kImageFile + 1), ~0u, 0u);
-  const rlimit no_core{0, 0};
+  check(take_descriptors(birth) ? 0 : -1);
+  const rlimit no_core{0, 0};  // until it has made itself undumpable, which exec() resets
   setrlimit(RLIMIT_CORE, &no_core);
   // What the terminal or others send to a group of processes is not for it. Kept over exec; it sets handlers for some.
   const KernelSigaction ignored{reinterpret_cast<uint64_t>(SIG_IGN), 0, 0, 0};
@@ -148,34 +167,37 @@ void StubProcess::write_first_list(bool time_stamps) {
   uint64_t at = STUB_SETUP;
   auto put = [&](const void* bytes, size_t size) {
     const uint64_t where = at;
+    if (size > STUB_XSAVE - where) panic("softkvm: a stub process's setup has no room");
     memcpy(&shared<uint8_t>(where), bytes, size);
     at += (size + 7) & ~size_t{7};
     return where;
   };
-  add({SYS_munmap, {STUB_END, kUserEnd - STUB_END}});
-  add({SYS_mmap, {STUB_STACK, STUB_STACK_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, static_cast<uint64_t>(kSharedFile), STUB_STACK - STUB_LIST}});
+  put_call({SYS_munmap, {STUB_END, kUserEnd - STUB_END}});
+  put_call({SYS_mmap, {STUB_STACK, STUB_STACK_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, static_cast<uint64_t>(kSharedFile), STUB_STACK - STUB_LIST}});
   stack_t stack{};
   stack.ss_sp = reinterpret_cast<void*>(STUB_STACK + STUB_SEEN_SIZE);
   stack.ss_size = STUB_STACK_SIZE - STUB_SEEN_SIZE;
-  add({SYS_sigaltstack, {put(&stack, sizeof stack), 0}});
+  put_call({SYS_sigaltstack, {put(&stack, sizeof stack), 0}});
   // Nothing is blocked in the handler, for it does not return by rt_sigreturn().
   constexpr uint64_t kRestorer = 0x04000000;
   const KernelSigaction action{stub_places().handler, SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART | kRestorer, stub_places().trap, 0};
   const uint64_t action_at = put(&action, sizeof action);
-  for (int signal : kCaught) add({SYS_rt_sigaction, {static_cast<uint64_t>(signal), action_at, 0, 8}});
-  add({SYS_prctl, {PR_SET_TSC, static_cast<uint64_t>(time_stamps ? PR_TSC_ENABLE : PR_TSC_SIGSEGV)}});
+  for (int signal : kCaught) put_call({SYS_rt_sigaction, {static_cast<uint64_t>(signal), action_at, 0, 8}});
+  put_call({SYS_prctl, {PR_SET_TSC, static_cast<uint64_t>(time_stamps ? PR_TSC_ENABLE : PR_TSC_SIGSEGV)}});
+  // Its core would hold the guest's memory. A limit of its size does not bind a program that the host's kernel pipes cores to (core(5)).
+  put_call({SYS_prctl, {PR_SET_DUMPABLE, 0}});
   const std::vector<sock_filter> filter = stub_filter();
   const uint64_t filter_at = put(filter.data(), filter.size() * sizeof(sock_filter));
   const sock_fprog program{static_cast<unsigned short>(filter.size()), reinterpret_cast<sock_filter*>(filter_at)};
-  add({SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, put(&program, sizeof program)}});
+  put_call({SYS_seccomp, {SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, put(&program, sizeof program)}});
 }
 
 Result<> StubProcess::be_born(std::span<const int> files, bool time_stamps) {
   if (files.size() > kMostFiles) return fail(ErrorKind::kUnsupported, "guest memory of more files than a stub process takes");
   const int image = TRY(stub_image());
-  shared_fd_.reset(memfd_create("vireo-guest-list", MFD_CLOEXEC));
-  if (!shared_fd_.valid() || ftruncate(shared_fd_.get(), kFileSize)) return fail_errno("memfd of a stub process");
-  void* memory = mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd_.get(), 0);
+  const OwnedFd shared_file(memfd_create("vireo-guest-list", MFD_CLOEXEC));
+  if (!shared_file.valid() || ftruncate(shared_file.get(), kFileSize)) return fail_errno("memfd of a stub process");
+  void* memory = mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_SHARED, shared_file.get(), 0);
   if (memory == MAP_FAILED) return fail_errno("memory of a stub process");
   shared_ = static_cast<uint8_t*>(memory);
   shared<uint64_t>(STUB_BASES) = host_keeps_segment_bases();
@@ -185,20 +207,20 @@ Result<> StubProcess::be_born(std::span<const int> files, bool time_stamps) {
   shared<uint64_t>(STUB_HOLD) = 1;
 
   std::vector<sock_filter> filter = stop_filter();
-  Birth birth{.files = files, .shared = shared_fd_.get(), .image = image, .filter = {static_cast<unsigned short>(filter.size()), filter.data()}};
+  Birth birth{.files = files, .shared = shared_file.get(), .image = image, .filter = {static_cast<unsigned short>(filter.size()), filter.data()}};
   constexpr size_t kStack = 16384;
   const auto stack = std::make_unique_for_overwrite<char[]>(kStack);  // the child leaves it before clone returns
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);  // a handler in the child would run in our memory
-  pid_ = clone(become_stub, stack.get() + kStack, CLONE_VM | CLONE_VFORK | CLONE_FILES, &birth);
+  int pidfd = -1;
+  pid_ = clone(become_stub, stack.get() + kStack, CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_PIDFD, &birth, &pidfd);
   const int error = errno;
+  pidfd_.reset(pidfd);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   listener_.reset(birth.listener);
   if (pid_ < 0) return fail_errno("making a stub process", error);
   if (birth.error) return fail_errno("a stub process cannot be confined here", birth.error);
-  pidfd_.reset(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0u)));
-  if (!pidfd_.valid()) return fail_errno("pidfd of a stub process");
   if (next_stop() != Reason::kListDone) return fail(ErrorKind::kUnsupported, "a stub process could not be confined");
   count_ = 0;
   if (!measure()) return fail(ErrorKind::kUnsupported, "a stub process does not run");
@@ -207,10 +229,18 @@ Result<> StubProcess::be_born(std::span<const int> files, bool time_stamps) {
 
 StubProcess::~StubProcess() {
   if (shared_) munmap(shared_, kFileSize);
-  if (pid_ < 0) return;
-  kill(pid_, SIGKILL);
-  int status;
-  while (waitpid(pid_, &status, __WALL) < 0 && errno == EINTR) {}
+  if (pid_ >= 0) end();
+}
+
+// By its pidfd, for its number may be another's already: a program that ignores SIGCHLD, or waits for all of its children, has taken it from us. How it
+// has ended; zeroes where that is not to be known.
+siginfo_t StubProcess::end() {
+  syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0u);
+  siginfo_t how{};
+  while (waitid(static_cast<idtype_t>(kPidfd), static_cast<id_t>(pidfd_.get()), &how, WEXITED | __WALL) < 0)
+    if (errno != EINTR) break;
+  pid_ = -1;
+  return how;
 }
 
 // What a trap costs, and how much SIMD state a signal's frame has.
@@ -234,7 +264,15 @@ bool StubProcess::measure() {
 
 uint64_t StubProcess::switch_ticks() { return measured_switch.load(std::memory_order_relaxed); }
 
-void StubProcess::add(const Call& call) { shared<Call>(STUB_LIST + count_++ * sizeof(Call)) = call; }
+// Whoever maps the guest's pages has to leave the stub's alone: over them the guest's code would do system calls.
+void StubProcess::add(const Call& call) {
+  const bool maps = call.number == SYS_mmap || call.number == SYS_munmap || call.number == SYS_mprotect;
+  if (maps && (call.argument[0] < STUB_END || call.argument[0] > kUserEnd || call.argument[1] > kUserEnd - call.argument[0]))
+    panic("softkvm: guest pages at 0x%llx in a stub process", static_cast<unsigned long long>(call.argument[0]));
+  put_call(call);
+}
+
+void StubProcess::put_call(const Call& call) { shared<Call>(STUB_LIST + count_++ * sizeof(Call)) = call; }
 
 bool StubProcess::run_calls() {
   while (count_) {
@@ -279,7 +317,7 @@ bool StubProcess::settle() {
 
 bool StubProcess::alive() const {
   pollfd watched{pidfd_.get(), POLLIN, 0};
-  return poll(&watched, 1, 0) == 0;
+  return poll(&watched, 1, 0) <= 0;  // also where a signal has come in between (EINTR)
 }
 
 // Waits until there is a notification. False: there will be none.
@@ -329,13 +367,10 @@ void StubProcess::state(void* xsave) const {
 }
 
 StubProcess::Stop StubProcess::gone() {
-  kill(pid_, SIGKILL);  // where the host has refused something and it is still there
-  int status = 0;
-  while (waitpid(pid_, &status, __WALL) < 0)
-    if (errno != EINTR) break;
-  pid_ = -1;
+  const siginfo_t how = end();  // where the host has refused something it is still there
   // The host's kernel ends a process so whose signal it cannot deliver: the guest's code has led its stack pointer into the handlers' stack.
-  return {WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV ? Stop::kLost : Stop::kGone};
+  const bool by_signal = how.si_code == CLD_KILLED || how.si_code == CLD_DUMPED;
+  return {how.si_code == 0 || (by_signal && how.si_status == SIGSEGV) ? Stop::kLost : Stop::kGone};
 }
 
 StubProcess::Stop StubProcess::run() {
@@ -406,6 +441,8 @@ StubProcess::Frame StubProcess::take_frame(Stop& stop) {
     frame = context.ip == places.handler ? context.dx : context.r9;
     if (frame < 3) return Frame::kAsSet;  // not a signal's stop
   }
+  // No code gets others into CS and SS; in a frame of its own it can have those of a kernel.
+  if ((context.cs != kUserCs && context.cs != kUser32Cs) || context.ss != kUserSs) return Frame::kWild;
   shared<int>(frame + kInfoBehind) = kTaken;
   open_ = false;
   count_ = 0;

@@ -5,6 +5,7 @@
 // Spec: seccomp(2), seccomp_unotify(2), sigaltstack(2); the kernel's admin-guide/syscall-user-dispatch.rst; arch/x86/include/uapi/asm/sigcontext.h.
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 #include <sys/user.h>
 
@@ -40,7 +41,7 @@ class StubProcess {
     uint64_t argument[6];
   };
   bool has_room(unsigned n) const { return count_ + n <= kMostCalls; }
-  void add(const Call& call);  // has_room(1)
+  void add(const Call& call);  // has_room(1); mappings are from STUB_END on
   bool calls_waiting() const { return count_ != 0; }
   // Does them now, where there is no room for more. False: one of them failed, or the process is gone; it is of no use any more.
   bool run_calls();
@@ -83,11 +84,13 @@ class StubProcess {
   StubProcess() = default;
   Result<> be_born(std::span<const int> files, bool time_stamps);
   void write_first_list(bool time_stamps);
+  void put_call(const Call& call);
   Reason go_on();
   Reason answer(uint32_t flags, int64_t value);
   Reason next_stop();
   bool wait_for_stop() const;
   bool alive() const;
+  siginfo_t end();
   Stop gone();
   Frame take_frame(Stop& stop);
   bool measure();
@@ -95,7 +98,7 @@ class StubProcess {
   T& shared(uint64_t address) const;
 
   pid_t pid_ = -1;
-  OwnedFd pidfd_, listener_, shared_fd_;
+  OwnedFd pidfd_, listener_;
   uint8_t* shared_ = nullptr;  // its list and all that follows, from STUB_LIST on; own pages behind
   uint64_t stopped_ = 0;       // the notification of its stop
   uint64_t frame_ = 0;         // ... and what it said: 0, 1, 2, or where a signal's frame lies in the process

@@ -484,7 +484,6 @@ bool halt(Vcpu& vcpu) {
 int Vcpu::run_guest() {
   Engine& e = *engine;
   auto interrupted = [&] {
-    e.native->let_cpu_go();
     e.exit_request.store(false);
     return -EINTR;
   };
@@ -512,11 +511,13 @@ int Vcpu::run_guest() {
     Vcpu& vcpu;
     ~Reset() {
       set_running_vcpu(nullptr);
+      vcpu.engine->native->let_cpu_go();
       // The flags are looked at lazily; user space sees them as they are.
       if (vcpu.engine->shadow_rip != vcpu.rip) vcpu.interrupt_shadow_sti = vcpu.interrupt_shadow_mov_ss = false;
     }
   } reset{*this};
   for (;;) {
+    e.native->let_cpu_go_in_time();
     do_requests(*this);
     update_steal_time(*this);
     if (mp_state == KVM_MP_STATE_UNINITIALIZED || mp_state == KVM_MP_STATE_INIT_RECEIVED) {
