@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // KVM_SET_CPUID(2), KVM_GET_CPUID2: the leaves of one vCPU. Once it has run they may be given again but not change.
+#include <cpuid.h>
+
 #include "softkvm/cpu/cpuid_supported.h"
 
 #include <cerrno>
@@ -40,6 +42,8 @@ bool same_answers(VcpuFile& file, const CpuidTable& other) {
   return same;
 }
 
+constexpr uint64_t kXcr0Pkru = 1 << 9;  // no host register: done by hand
+
 int install(VcpuFile& file, const std::vector<CpuidEntry>& entries) {
   auto table = make_cpuid_table(entries);
   if (!table) return -E2BIG;
@@ -47,6 +51,14 @@ int install(VcpuFile& file, const std::vector<CpuidEntry>& entries) {
     unsigned linear = sizes->eax >> 8 & 0xff;
     if (linear != 0 && linear != 48 && linear != 57) return -EINVAL;
   }
+  // What the host's own XSAVE and XRSTOR are run with: no component that it has not, and where they lie is the host's to say.
+  table->xcr0_supported &= Vcpu::supported_xcr0() | kXcr0Pkru;
+  for (unsigned i = 2; i < 63; i++)
+    if (Vcpu::supported_xcr0() >> i & 1) {
+      unsigned a, b, c, d;
+      __cpuid_count(0xd, i, a, b, c, d);
+      table->xsave_component[i] = {a, b, c};
+    }
   Vcpu& v = *file.vcpu;
   if (file.has_run) return same_answers(file, *table) ? 0 : -EINVAL;
   file.cpuid = *table;

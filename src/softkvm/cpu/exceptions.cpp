@@ -209,8 +209,13 @@ Outcome shutdown(VcpuState& vcpu) {
   return Outcome::kExit;
 }
 
+// Faults end in a shutdown soon. A task of #DB that has its T flag set need not, where its descriptor does not become busy: a CPU loops there (SDM vol 3,
+// "Task-Switch Exception Condition"), but nobody could stop us.
+constexpr unsigned kMostTries = 32;
+
 Outcome deliver_event(VcpuState& vcpu, Event e) {
-  for (;;) {
+  for (unsigned tries = 0;; tries++) {
+    if (tries == kMostTries) return shutdown(vcpu);
     apply_payload(vcpu, e);
     if (!vcpu.protected_mode()) e.has_error = false;
     Outcome outcome = deliver_once(vcpu, e);

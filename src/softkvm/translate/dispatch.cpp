@@ -236,13 +236,12 @@ Outcome deliver_with(VcpuState& vcpu, F deliver_it) {
   engine.fragment_count = 0;
   begin_step(engine);
   Outcome outcome = deliver_it();
-  if (engine.fragment_open) {
+  if (outcome == Outcome::kExit) {
+    engine.event_lost = engine.fragment_open;  // else it is a shutdown; of its frame nothing is left behind either
     drop_open(engine);
-    engine.event_lost = true;
-    vcpu.fault.pending = false;
-    return Outcome::kExit;
+  } else {
+    commit_step(vcpu);
   }
-  commit_step(vcpu);
   vcpu.fault.pending = false;
   return outcome;
 }
@@ -402,7 +401,8 @@ Action run_fast(Vcpu& vcpu) {
       engine.step_next = step;
       return stop(Action::kRequests);
     }
-    if (engine.requests.load() || vcpu.init_pending.load(std::memory_order_relaxed) || vcpu.sipi_pending.load(std::memory_order_relaxed)) {
+    if (engine.requests.load() ||
+        (!vcpu.in_smm && (vcpu.init_pending.load(std::memory_order_relaxed) || vcpu.sipi_pending.load(std::memory_order_relaxed)))) {
       engine.step_next = step;
       return stop(Action::kRequests);
     }

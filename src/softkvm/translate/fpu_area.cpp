@@ -66,6 +66,37 @@ void clear(uint8_t* at, unsigned n) {
   asm volatile("rep stosb" : "+D"(at), "+c"(count) : "a"(0) : "memory");
 }
 
+bool stores(Mnemonic m) {
+  switch (m) {
+    case Mnemonic::kFxrstor:
+    case Mnemonic::kXrstor:
+    case Mnemonic::kXrstors:
+    case Mnemonic::kFldenv:
+    case Mnemonic::kFrstor: return false;
+    default: return true;
+  }
+}
+
+// Bytes of the area that do not depend on the components.
+unsigned least_size(const Insn& insn) {
+  const unsigned env = insn.operand_size == 2 ? 14 : 28;
+  switch (insn.mnemonic) {
+    case Mnemonic::kFxsave:
+    case Mnemonic::kFxrstor: return 512;
+    case Mnemonic::kFnstenv:
+    case Mnemonic::kFldenv: return env;
+    case Mnemonic::kFnsave:
+    case Mnemonic::kFrstor: return env + 80;
+    default: return 576;
+  }
+}
+
+// The area's address, where its segment lets `size` bytes be accessed.
+Outcome operand(VcpuState& vcpu, const Insn& insn, unsigned size, uint64_t& linear) {
+  return linear_address(vcpu, static_cast<SegmentRegister>(insn.segment), effective_offset(vcpu, insn), size,
+                        stores(insn.mnemonic) ? AccessType::kWrite : AccessType::kRead, linear, false);
+}
+
 Outcome fxsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   if (linear & 15) return vcpu.raise(kGP, 0);
   Area area(vcpu, linear, 512);
@@ -148,6 +179,7 @@ Outcome xsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   uint64_t components = asked & vcpu.xcr0;  // IA32_XSS has no components here
   unsigned size = compact ? compacted_size(vcpu, components) : standard_size(vcpu, components);
   if (size > kAreaMax) return vcpu.raise(kGP, 0);
+  STEP(operand(vcpu, insn, size, linear));
   Area area(vcpu, linear, size);
   STEP(area.open(true, true));
   uint32_t low = static_cast<uint32_t>(components & kSupported), high = 0;
@@ -183,6 +215,7 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   }
   unsigned size = compact ? compacted_size(vcpu, header.xcomp & ~(1ull << 63)) : standard_size(vcpu, components);
   if (size > kAreaMax) return vcpu.raise(kGP, 0);
+  STEP(operand(vcpu, insn, size, linear));
   // On a copy: what has been checked must be what the host's instruction sees.
   Area area(vcpu, linear, size);
   STEP(area.open(false, true));
@@ -271,7 +304,7 @@ Outcome execute_fpu_area(VcpuState& vcpu, const Insn& insn) {
       if (vcpu.cr0 & kCr0Ts) return vcpu.raise(kNM);
   }
   uint64_t linear;
-  STEP(memory_operand(vcpu, insn, 1, AccessType::kRead, linear));
+  STEP(operand(vcpu, insn, least_size(insn), linear));
   switch (insn.mnemonic) {
     case Mnemonic::kFxsave: return fxsave(vcpu, insn, linear);
     case Mnemonic::kFxrstor: return fxrstor(vcpu, insn, linear);

@@ -25,6 +25,9 @@ uint64_t now(clockid_t id) {
 
 namespace {
 
+// Where the guest may have such an area: not in system management mode's address space, which lies above (slots.h).
+bool reachable(uint64_t at) { return at < kSmmSpace; }
+
 // Nanoseconds that this thread was runnable and did not run. Spec: the kernel's Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat.
 bool run_delay(uint64_t& ns) {
   struct File {
@@ -68,6 +71,7 @@ void update_steal_time(Vcpu& vcpu) {
   vcpu.steal_thread = thread;
   vcpu.steal_seen = waited;
   const uint64_t at = vcpu.msr.steal_time & ~63ull;
+  if (!reachable(at)) return;
   const auto held = vcpu.vm->slots->hold();  // nobody waits for a vCPU that is here before slots go
   StealTime time;
   if (!vcpu.vm->read_physical(at, &time, sizeof time)) return;
@@ -92,6 +96,7 @@ void update_paravirtual(Vcpu& vcpu) {
     base_tsc = vm.clock_base.host_tsc, base_ns = vm.clock_base.ns;
   }
   const TimeScale scale = time_scale(1'000'000'000, static_cast<uint64_t>(vcpu.tsc_khz) * 1000);
+  if (vcpu.msr.wall_clock && !reachable(vcpu.msr.wall_clock)) vcpu.msr.wall_clock = 0;
   if (vcpu.msr.wall_clock) {
     uint64_t system = base_ns + apply(scale, scale_tsc(vcpu, __builtin_ia32_rdtsc()) - scale_tsc(vcpu, base_tsc));
     uint64_t boot = now(CLOCK_REALTIME) - system;
@@ -104,7 +109,7 @@ void update_paravirtual(Vcpu& vcpu) {
     vm.write_physical(at, &clock, sizeof clock);
     vcpu.msr.wall_clock = 0;
   }
-  if (vcpu.msr.system_time & 1) {
+  if (vcpu.msr.system_time & 1 && reachable(vcpu.msr.system_time)) {
     uint64_t at = vcpu.msr.system_time & ~1ull;
     PvclockVcpuTimeInfo time{};
     vm.read_physical(at, &time.version, 4);

@@ -250,6 +250,7 @@ void Vcpu::state_changed() {
   }
   engine->shadow_rip = rip;
   halted = false;
+  linear_bits = cr4 & kCr4La57 ? 57 : 48;
   flush_tlb(*this, false);
   for (uint32_t& m : engine->view_mode) m = ~0u;
   update_mode(*this);
@@ -257,6 +258,10 @@ void Vcpu::state_changed() {
 }
 
 void Vcpu::accept_startup() {
+  if (in_smm) {  // INIT waits for RSM; a SIPI is lost
+    sipi_pending = false;
+    return;
+  }
   if (init_pending.load() && init_pending.exchange(false)) {
     init_cpu(*this);
     if (lapic) lapic->reset(true);
@@ -436,7 +441,7 @@ void do_requests(Vcpu& vcpu) {
 
 bool has_event(Vcpu& vcpu) {
   Engine& e = *vcpu.engine;
-  if (e.requests.load() || e.exit_request.load() || vcpu.init_pending || vcpu.sipi_pending) return true;
+  if (e.requests.load() || e.exit_request.load() || ((vcpu.init_pending || vcpu.sipi_pending) && !vcpu.in_smm)) return true;
   if (vcpu.mp_state == KVM_MP_STATE_UNINITIALIZED || vcpu.mp_state == KVM_MP_STATE_INIT_RECEIVED) return false;
   if (vcpu.nmi_request || (vcpu.nmi_pending && !vcpu.nmi_masked) || vcpu.smi_request || vcpu.injected.pending) return true;
   if (vcpu.user_interrupt >= 0 && vcpu.user_interrupt_soft) return true;
