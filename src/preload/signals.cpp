@@ -5,6 +5,7 @@
 // its own handlers stay in place and hand on what is not theirs. Spec: sigaction(2), KVM_SET_SIGNAL_MASK in Documentation/virt/kvm/api.rst.
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -126,6 +127,16 @@ bool is_ours(const struct sigaction& action) {
   return (action.sa_flags & SA_SIGINFO) && (action.sa_sigaction == handler || softkvm::is_our_signal_handler(action));
 }
 
+// A child of vfork has its parent's memory and thus wishes, but handlers of its own.
+pid_t owner = ::getpid();
+// The child of a fork has no other thread that could finish what it was changing.
+const int child_goes_on = ::pthread_atfork(nullptr, nullptr, [] {
+  owner = ::getpid();
+  for (Wish& wish : wishes)
+    if (wish.version.load() & 1) wish.version.fetch_add(1);
+  wishes_lock.clear(std::memory_order_release);
+});
+
 // Under the lock.
 int change(int number, const struct sigaction* action, struct sigaction* old) {
   struct sigaction now;
@@ -194,7 +205,7 @@ void take_over_signals() {
 }  // namespace vireo::preload
 
 VIREO_EXPORT int sigaction(int number, const struct sigaction* action, struct sigaction* old) noexcept {
-  if (number < 1 || number > kSignals) return libc_sigaction(number, action, old);
+  if (number < 1 || number > kSignals || ::getpid() != owner) return libc_sigaction(number, action, old);
   struct sigaction copy, result;
   if (action != nullptr) copy = *action;
   int error;

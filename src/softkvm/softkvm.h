@@ -39,6 +39,8 @@ bool is_our_signal_handler(const struct sigaction& action);
 
 // A system, VM or vCPU handle.
 bool is_handle(int fd);
+// No descriptor from this on is a handle that an ioctl has been made on.
+unsigned handle_limit();
 
 // Extensions for which the ABI has no word.
 

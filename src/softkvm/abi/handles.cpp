@@ -81,6 +81,9 @@ void adopt_duplicates(Registry& r, const std::shared_ptr<File>& file) {
   ::closedir(directory);
 }
 
+// It has its parent's memory, but descriptors of its own: what it closes, the parent still has.
+bool in_vfork_child() { return ::getpid() != process_id(); }
+
 void forget_dead_inodes(Registry& r) { std::erase_if(r.by_inode, [](const auto& entry) { return entry.second.expired(); }); }
 
 struct Cached {
@@ -142,6 +145,7 @@ int make_descriptor(File& file, const char* name, size_t size) {
     return -code;
   }
   file.address_space = this_address_space();
+  process_id();  // named before a child of vfork could be
   file.device = inode.first;
   file.inode = inode.second;
   return fd;
@@ -176,6 +180,7 @@ std::shared_ptr<File> find(int fd, bool trusted) {
       if (trusted || (open && Inode{known->device, known->inode} == inode)) {
         found = known;
       } else {
+        if (in_vfork_child()) return nullptr;
         // Closed without our knowledge. A duplicate may live on elsewhere.
         stale = std::move(r.by_fd[fd]);
         r.generation.fetch_add(1, std::memory_order_release);
@@ -192,9 +197,16 @@ std::shared_ptr<File> find(int fd, bool trusted) {
   return found;
 }
 
+unsigned descriptor_limit() {
+  Registry& r = registry();
+  std::lock_guard lock(r.mutex);
+  return static_cast<unsigned>(r.by_fd.size());
+}
+
 int close_handle(int fd) {
   std::shared_ptr<File> file = find(fd);
   if (!file) return -ENOTTY;
+  if (in_vfork_child()) return ::close(fd) == 0 ? 0 : -errno;
   Registry& r = registry();
   std::shared_ptr<File> dropped;
   int result;

@@ -23,6 +23,9 @@ void install(int fd, std::shared_ptr<File> file);
 // Nothing: not ours. `trusted` skips the check that the number still means what it meant (one system call), for calls where time counts.
 std::shared_ptr<File> find(int fd, bool trusted = false);
 
+// All that stand for a file, as far as is known, are below this.
+unsigned descriptor_limit();
+
 // Closes the descriptor and lets go of its file. 0 or -errno; -ENOTTY (nothing closed) if it is not ours.
 int close_handle(int fd);
 

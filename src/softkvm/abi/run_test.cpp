@@ -2,6 +2,8 @@
 // KVM_RUN as its callers see it. Guest code is real mode and trivial: what runs where is the engine's tests' matter.
 #include <pthread.h>
 #include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstring>
@@ -449,6 +451,40 @@ TEST(SoftkvmRun, ADoorbellLeavesTheGuestsFpuAlone) {
   EXPECT_EQ(memcmp(after.xmm, fpu.xmm, sizeof fpu.xmm), 0);
   EXPECT_EQ(m.memory[0x3000], 1);
   EXPECT_EQ(m.memory[0x3001], 0);
+}
+
+TEST_P(Run, AParavirtualAreaOverCodeIsSeen) {
+  Machine m(backend());
+  const uint8_t code[] = {0xb0, 0x11, 0xe6, 0x80, 0xc3};  // mov al,11; out 80,al; ret: the 11 is where `preempted` is cleared
+  std::memcpy(m.memory + 0x400f, code, sizeof code);
+  // call 400f; mov ecx,4b564d03; mov eax,4001; xor edx,edx; wrmsr; out 82,al; call 400f; hlt
+  m.real_mode(0x1000, {0xe8, 0x0c, 0x30, 0x66, 0xb9, 0x03, 0x4d, 0x56, 0x4b, 0x66, 0xb8, 0x01, 0x40, 0, 0, 0x66, 0x31, 0xd2, 0x0f, 0x30, 0xe6, 0x82, 0xe8, 0xf6, 0x2f, 0xf4});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->io.port, 0x80);
+  EXPECT_EQ(reinterpret_cast<uint8_t*>(m.run)[m.run->io.data_offset], 0x11);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, 2u);
+  ASSERT_EQ(m.run->io.port, 0x82);
+  ::usleep(2000);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->io.port, 0x80);
+  EXPECT_EQ(m.memory[0x4010], 0);
+  EXPECT_EQ(reinterpret_cast<uint8_t*>(m.run)[m.run->io.data_offset], m.memory[0x4010]);
+}
+
+// A child of vfork closes what its parent has.
+TEST_P(Run, VforkChildsCloseLeavesTheVm) {
+  Machine m(backend(), Machine::Irqchip::kKernel, false);
+  const int vm = m.vm.fd();
+  pid_t child = ::vfork();
+  if (child == 0) {
+    backend().close(vm);
+    ::_exit(0);
+  }
+  int status;
+  ::waitpid(child, &status, 0);
+  kvm_clock_data clock{};
+  EXPECT_EQ(m.vm(KVM_GET_CLOCK, &clock), 0);
 }
 
 }  // namespace

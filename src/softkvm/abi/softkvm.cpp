@@ -83,6 +83,8 @@ int return_memory(int vm_fd, const void* host, size_t size) {
   return 0;
 }
 
+unsigned handle_limit() { return descriptor_limit(); }
+
 bool is_handle(int fd) { return find(fd) != nullptr; }
 
 void notice_change(const void* host, size_t size) { Vm::notice_change(host, size); }

@@ -173,6 +173,7 @@ bool Lapic::set_base(uint64_t value, bool host) {
   }
   base_.store(value, std::memory_order_relaxed);
   if ((old ^ value) & mode_bits) set_id_register();
+  recheck();  // what waits in IRR, or the PIC's output
   return true;
 }
 

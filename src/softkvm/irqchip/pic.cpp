@@ -221,7 +221,9 @@ void Pic::initialize(unsigned index, uint8_t icw1, Work& work) {
   // Edges that are thrown away count as acknowledged, or the PIT would wait for them for ever.
   work.acked |= static_cast<uint32_t>(edges) << (index * 8);
   // The cascade needs a new edge now: a request of the slave is not passed on again.
-  output_.store(pending(chips_[0]) >= 0);
+  const bool output = pending(chips_[0]) >= 0;
+  if (output && !output_.load(std::memory_order_relaxed)) work.rise = true;  // a level that was masked
+  output_.store(output);
 }
 
 void Pic::command(unsigned index, uint8_t value, Work& work) {

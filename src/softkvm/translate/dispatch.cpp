@@ -310,7 +310,8 @@ Outcome take_events(Vcpu& vcpu) {
     }
   }
   if (interrupt_pending(vcpu)) {
-    if (vcpu.system_flags & kIF && !shadow) {
+    const bool soft = vcpu.user_interrupt >= 0 && vcpu.user_interrupt_soft;  // an INT n that comes whatever IF says
+    if ((vcpu.system_flags & kIF || soft) && !shadow) {
       int vector = acknowledge_interrupt(vcpu);
       if (vector >= 0) {
         vcpu.halted = false;
@@ -393,6 +394,8 @@ Action run_fast(Vcpu& vcpu) {
   };
   engine.running.store(1);
   if (vcpu.vm->exclusive.load() && !engine.exclusive) return stop(Action::kRequests);
+  // INIT and SIPI wait for the end of SMM.
+  auto requested = [&] { return engine.requests.load() || (!vcpu.in_smm && (vcpu.init_pending.load() || vcpu.sipi_pending.load())); };
   bool ran = false;
   bool step = engine.step_next;  // the next instruction in step mode
   engine.step_next = false;
@@ -401,15 +404,14 @@ Action run_fast(Vcpu& vcpu) {
       engine.step_next = step;
       return stop(Action::kRequests);
     }
-    if (engine.requests.load() ||
-        (!vcpu.in_smm && (vcpu.init_pending.load(std::memory_order_relaxed) || vcpu.sipi_pending.load(std::memory_order_relaxed)))) {
+    if (requested()) {
       engine.step_next = step;
       return stop(Action::kRequests);
     }
     if (engine.exit_request.load(std::memory_order_relaxed) && !engine.completing) return stop(Action::kInterrupted);
     vcpu.attention = 0;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (engine.requests.load() || (engine.exit_request.load() && !engine.completing)) continue;
+    if (requested() || (engine.exit_request.load() && !engine.completing)) continue;
     if (!engine.completing) {
       if (take_events(vcpu) == Outcome::kExit) return stop(Action::kExit);
       if (engine.smc_count) {
@@ -422,8 +424,9 @@ Action run_fast(Vcpu& vcpu) {
         engine.step_next = step;
         return stop(Action::kExit);
       }
+      if (vcpu.halted && !vcpu.vm->irqchip) return stop(Action::kHalt);
+      if (window_exit(vcpu)) return stop(Action::kExit);  // also behind STI and HLT, for whose shadow it has waited
       if (vcpu.halted) return stop(Action::kHalt);
-      if (window_exit(vcpu)) return stop(Action::kExit);
     }
     if (engine.profile.native && !step && !engine.completing && vcpu.cpl == 3) return stop(Action::kNative);
     if (engine.alert_request.exchange(false)) {

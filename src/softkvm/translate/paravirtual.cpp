@@ -11,6 +11,8 @@
 #include "softkvm/cpu/system.h"
 #include "softkvm/irqchip/kvmclock.h"
 #include "softkvm/mmu/slots.h"
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/safe_point.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -56,6 +58,24 @@ struct StealTime {
 };
 static_assert(sizeof(StealTime) == 64);
 
+// Slots stay while one lives, as for translated code: who changes them waits for the vCPU. No lock: the page may have to come first, from a thread
+// that asks for the slots itself (post-copy).
+class AtMemory {
+ public:
+  explicit AtMemory(Vcpu& vcpu) : engine_(engine_of(vcpu)) { engine_.running.store(1); }
+  ~AtMemory() { engine_.running.store(0, std::memory_order_release); }
+  AtMemory(const AtMemory&) = delete;
+  AtMemory& operator=(const AtMemory&) = delete;
+
+ private:
+  Engine& engine_;
+};
+
+// The page may hold code, too.
+void put(Vm& vm, uint64_t at, const void* data, size_t size) {
+  if (vm.write_physical(at, data, size)) invalidate_code(vm, at, size);
+}
+
 }  // namespace
 
 void update_steal_time(Vcpu& vcpu) {
@@ -72,24 +92,24 @@ void update_steal_time(Vcpu& vcpu) {
   vcpu.steal_seen = waited;
   const uint64_t at = vcpu.msr.steal_time & ~63ull;
   if (!reachable(at)) return;
-  const auto held = vcpu.vm->slots->hold();  // nobody waits for a vCPU that is here before slots go
+  const AtMemory here(vcpu);
   StealTime time;
   if (!vcpu.vm->read_physical(at, &time, sizeof time)) return;
   const uint32_t version = (time.version | 1) + 1;
   time.version = version - 1;  // odd: being written
-  vcpu.vm->write_physical(at + offsetof(StealTime, version), &time.version, 4);
+  put(*vcpu.vm, at + offsetof(StealTime, version), &time.version, 4);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   time.steal += more;
-  vcpu.vm->write_physical(at, &time.steal, 8);
+  put(*vcpu.vm, at, &time.steal, 8);
   time.preempted = 0;
-  vcpu.vm->write_physical(at + offsetof(StealTime, preempted), &time.preempted, 1);
+  put(*vcpu.vm, at + offsetof(StealTime, preempted), &time.preempted, 1);
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
-  vcpu.vm->write_physical(at + offsetof(StealTime, version), &version, 4);
+  put(*vcpu.vm, at + offsetof(StealTime, version), &version, 4);
 }
 
 void update_paravirtual(Vcpu& vcpu) {
   Vm& vm = *vcpu.vm;
-  const auto held = vm.slots->hold();
+  const AtMemory here(vcpu);
   uint64_t base_tsc, base_ns;
   {
     std::lock_guard lock(vm.clock_base.mutex);
@@ -106,7 +126,7 @@ void update_paravirtual(Vcpu& vcpu) {
     clock.version = (clock.version | 1) + 1;
     clock.sec = static_cast<uint32_t>(boot / 1000000000ull);
     clock.nsec = static_cast<uint32_t>(boot % 1000000000ull);
-    vm.write_physical(at, &clock, sizeof clock);
+    put(vm, at, &clock, sizeof clock);
     vcpu.msr.wall_clock = 0;
   }
   if (vcpu.msr.system_time & 1 && reachable(vcpu.msr.system_time)) {
@@ -116,7 +136,7 @@ void update_paravirtual(Vcpu& vcpu) {
     const uint32_t version = (time.version | 1) + 1;
     // Odd while it is being written: other vCPUs may be reading it.
     time.version = version - 1;
-    vm.write_physical(at, &time.version, 4);
+    put(vm, at, &time.version, 4);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     time.tsc_timestamp = scale_tsc(vcpu, base_tsc) + vcpu.msr.tsc_offset;
     time.system_time = base_ns;
@@ -124,9 +144,9 @@ void update_paravirtual(Vcpu& vcpu) {
     time.tsc_shift = scale.shift;
     time.flags = kPvclockTscStable;  // all vCPUs read the host's TSC
     if (vcpu.guest_stopped) time.flags |= kPvclockGuestStopped, vcpu.guest_stopped = false;
-    vm.write_physical(at, &time, sizeof time);
+    put(vm, at, &time, sizeof time);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    vm.write_physical(at, &version, 4);
+    put(vm, at, &version, 4);
   }
 }
 

@@ -275,7 +275,7 @@ void Vcpu::accept_startup() {
     rip = 0;
     state_changed();
     mp_state = KVM_MP_STATE_RUNNABLE;
-  } else if (mp_state == KVM_MP_STATE_RUNNABLE && sipi_pending.load()) {
+  } else if (mp_state != KVM_MP_STATE_INIT_RECEIVED && sipi_pending.load() && !init_pending.load()) {
     sipi_pending = false;
   }
 }
@@ -558,6 +558,7 @@ int Vcpu::run_guest() {
         break;
       case Action::kExit:
         fill_exit(*this);
+        if (halted && vm->irqchip) mp_state = KVM_MP_STATE_HALTED, halted = false;
         if (e.exit_request.load() && run->immediate_exit) e.exit_request.store(false);
         return 0;
       case Action::kHalt:
