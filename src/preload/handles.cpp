@@ -109,8 +109,8 @@ VIREO_EXPORT int dup3(int from, int to, int flags) noexcept {
 
 VIREO_EXPORT int close_range(unsigned first, unsigned last, int flags) noexcept {
   if (used() && !(flags & CLOSE_RANGE_CLOEXEC)) {
-    const unsigned limit = softkvm::handle_limit();  // the system's limit may be a thousand million
-    for (unsigned fd = first; fd <= last && fd < limit; fd++) end(static_cast<int>(fd));
+    // The system's limit may be a thousand million. Closing one may tell of others.
+    for (unsigned fd = first; fd <= last && fd < softkvm::handle_limit(); fd++) end(static_cast<int>(fd));
   }
   return VIREO_NEXT_AS("close_range", int(unsigned, unsigned, int))(first, last, flags);
 }

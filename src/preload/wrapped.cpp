@@ -15,6 +15,9 @@
 
 HIDDEN int __wrap_close(int fd) { return VIREO_NEXT_AS("close", int(int))(fd); }
 HIDDEN ssize_t __wrap_read(int fd, void* buffer, size_t size) { return VIREO_NEXT_AS("read", ssize_t(int, void*, size_t))(fd, buffer, size); }
+HIDDEN ssize_t __wrap_pread(int fd, void* buffer, size_t size, off_t at) {
+  return VIREO_NEXT_AS("pread", ssize_t(int, void*, size_t, off_t))(fd, buffer, size, at);
+}
 HIDDEN int __wrap_open(const char* path, int flags, ...) {
   va_list arguments;
   va_start(arguments, flags);

@@ -59,6 +59,8 @@ int install(VcpuFile& file, const std::vector<CpuidEntry>& entries) {
       __cpuid_count(0xd, i, a, b, c, d);
       table->xsave_component[i] = {a, b, c};
     }
+  // Where PKRU lies is user space's to say, but it has to be a place.
+  if (const auto& pkru = table->xsave_component[9]; pkru.size != 8 || pkru.offset < 576 || pkru.offset > 4096 - 8) table->xcr0_supported &= ~kXcr0Pkru;
   Vcpu& v = *file.vcpu;
   if (file.has_run) return same_answers(file, *table) ? 0 : -EINVAL;
   file.cpuid = *table;

@@ -189,7 +189,7 @@ std::shared_ptr<File> find(int fd, bool trusted) {
     }
     if (!found && !r.by_inode.empty() && (trusted ? inode_of(fd, inode) : open)) {
       auto known = r.by_inode.find(inode);
-      if (known != r.by_inode.end() && (found = known->second.lock())) put(r, fd, found);
+      if (known != r.by_inode.end() && (found = known->second.lock()) && !in_vfork_child()) put(r, fd, found);
     }
     if (found) cached = {fd, r.generation.load(std::memory_order_relaxed), found};
   }

@@ -483,7 +483,7 @@ StubProcess::Frame StubProcess::take_frame(Stop& stop) {
 
 void StubProcess::follow_cpu() {
   const int now = sched_getcpu();
-  if (now == cpu_ || now < 0) return;
+  if (now == cpu_ || now < 0 || !alive()) return;
   cpu_ = now;
   cpu_set_t one;
   CPU_ZERO(&one);

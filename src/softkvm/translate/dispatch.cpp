@@ -214,7 +214,7 @@ extern "C" const void* softkvm_callout(VcpuState* vcpu, const CalloutRecord* rec
   switch (outcome) {
     case Outcome::kNext:
       // What the instruction made deliverable comes before the next one.
-      if (vcpu->mode == mode && !vcpu->attention) return nullptr;
+      if (vcpu->mode == mode && !vcpu->attention && !engine.smc_count) return nullptr;
       set_rip_linear(*vcpu, vcpu->page_base + record->page_offset + record->insn.length);
       [[fallthrough]];
     case Outcome::kJump:
@@ -529,6 +529,10 @@ Action run_fast(Vcpu& vcpu) {
           event.payload = data_hits | (vcpu.single_step_pending ? 1u << 14 : 0);
           vcpu.single_step_pending = false;
           if (data_hits && debug_trap_exit(vcpu, event)) return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
+          if (engine.writes_open) {  // what the instruction has written to devices leaves first
+            vcpu.injected = event;
+            return stop(engine.smc_count ? Action::kInvalidate : Action::kExit);
+          }
           count_exception(engine, event);
           if (deliver_with(vcpu, [&] { return deliver(vcpu, event, 0); }) == Outcome::kExit) return stop(Action::kExit);
         }

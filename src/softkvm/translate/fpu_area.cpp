@@ -222,7 +222,7 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   alignas(64) uint8_t image[kAreaMax];
   copy_bytes(image, area.at, size);
   uint32_t pkru = 0;
-  if (header.xstate & kPkru) copy_bytes(&pkru, image + pkru_offset(vcpu, compact, header.xcomp & ~(1ull << 63)), 4);
+  if (header.xstate & components & kPkru) copy_bytes(&pkru, image + pkru_offset(vcpu, compact, header.xcomp & ~(1ull << 63)), 4);
   const Header host{header.xstate & ~kPkru, header.xcomp & ~kPkru, {}};  // the host may not have it
   copy_bytes(image + 512, &host, sizeof host);
   uint32_t mxcsr;

@@ -103,6 +103,7 @@ void handler(int signal, siginfo_t* info, void* context) {
   if (old.sa_handler == SIG_IGN) return;
   if (old.sa_handler != SIG_DFL) return old.sa_handler(signal);
   ::signal(signal, SIG_DFL);  // the instruction faults again and ends the process
+  if (info->si_code <= 0) ::raise(signal);
 }
 
 }  // namespace

@@ -38,7 +38,8 @@ bool watch_page(Vcpu& vcpu, const Slot& slot, uint64_t gpa, uint64_t chunks) {
   std::atomic<uint8_t>& writers = slot.writers_of(gpa);
   if (!writers.load()) return vcpu.vm->code->watching.load() == 0;
   const uint8_t mine = static_cast<uint8_t>(1u << (vcpu.id & 7));
-  if (writers.load() != mine) return false;
+  // Who waits for writers has taken their bits, also of such as are not this vCPU: whether there are others is not known then.
+  if (writers.load() != mine || vcpu.vm->code->watching.load() != 0) return false;
   for (const Vcpu* other : vcpu.vm->vcpus)  // ids may have gaps
     if (other != &vcpu && ((other->id ^ vcpu.id) & 7) == 0) return false;
   uint8_t expected = mine;
@@ -293,7 +294,7 @@ Made Maker::run() {
       if (Made m = find(linear_behind, next); m != Made::kYes) return m;
       if (Made m = watch(next, 1, true); m != Made::kYes) return m;
       // Both may be one page of the guest's memory, whose blocks that has dropped.
-      if ((next.gpa & kPageMask) == (here.gpa & kPageMask))
+      if (next.host == here.host)
         if (Made m = watch(here, chunks, false); m != Made::kYes) return m;
       behind.emplace(next.host);
       const unsigned in_first = 4096 - offset;

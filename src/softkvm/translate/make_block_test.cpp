@@ -2,6 +2,7 @@
 // Blocks that are made while the guest runs: what must hold for the vCPU that makes one, and for the others.
 // Spec: Intel SDM vol 3, 9.1.3 (cross-modifying code, with the serializing instruction that it wants).
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/switches.h"
@@ -90,17 +91,35 @@ TEST(MakeBlock, StoresOfAVcpuWhoseIdIsTheSameModulo8AreSeen) {
 GUEST_CODE(racing_writer,
            "mov rbx, 0x308000; mov rsi, 0x400000; mov edi, 1; "
            "1: mov byte ptr [rsi + 1], 0xff; mov [rbx], edi; mov ecx, edi; imul ecx, ecx, 2654435; shr ecx, 5; and ecx, 255; inc ecx; 2: dec ecx; jnz 2b; "
-           "mov eax, edi; and eax, 0x7f; mov byte ptr [rsi + 1], al; mov [rbx + 8], edi; 3: pause; cmp [rbx + 16], edi; jne 3b; inc edi; cmp edi, 20000; jb 1b; hlt")
+           "mov eax, edi; and eax, 0x7f; mov byte ptr [rsi + 1], al; mov [rbx + 8], edi; 3: pause; cmp [rbx + 16], edi; jne 3b; inc edi; cmp edi, 5000; jb 1b; hlt")
 GUEST_CODE(racing_runner,
            "mov r14, 0x308000; mov rsi, 0x400000; mov edi, 1; xor r12d, r12d; "
            "1: cmp [r14], edi; jne 1b; mov ecx, edi; imul ecx, ecx, 40503; shr ecx, 3; and ecx, 4095; inc ecx; 2: dec ecx; jnz 2b; call rsi; "
            "3: pause; cmp [r14 + 8], edi; jne 3b; xor eax, eax; cpuid; call rsi; mov edx, edi; and edx, 0x7f; cmp eax, edx; je 4f; inc r12d; "
-           "4: mov [r14 + 16], edi; inc edi; cmp edi, 20000; jb 1b; hlt")
+           "4: mov [r14 + 16], edi; inc edi; cmp edi, 5000; jb 1b; hlt")
 TEST(MakeBlock, StoresWithoutATagBesideTheMarkingOfTheirPageAreSeen) {
   TwoVcpus m;
   memcpy(m.ram + 0x400000, "\xb8\0\0\0\0\xc3", 6);
   m.run_both(racing_runner(), racing_writer());
   EXPECT_EQ(m.vcpu->gpr[12], 0u);  // one in some ten thousand was, before they told of themselves
+}
+
+// A writer that never stops, on the same CPU of the host: whoever waits for it each time that it has written waits for ever.
+GUEST_CODE(spinning_writer, "mov rbx, 0x308000; mov rsi, 0x400000; 1: lock bts dword ptr [rsi + 0x800], 0; mov dword ptr [rbx + 8], 1; cmp dword ptr [rbx], 1; jne 1b; hlt")
+GUEST_CODE(enters_new_code, "mov rbx, 0x308000; mov esi, 0x400000; mov ecx, 32; call rsi; 2: pause; cmp dword ptr [rbx + 8], 1; jne 2b; 1: call rsi; add rsi, 64; dec ecx; jnz 1b; mov dword ptr [rbx], 1; hlt")
+TEST(MakeBlock, IsNotKeptFromAPageThatIsWrittenToAllTheTime) {
+  cpu_set_t before, one;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  CPU_ZERO(&one);
+  for (unsigned cpu = 0; cpu < CPU_SETSIZE && !CPU_COUNT(&one); cpu++)
+    if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
+  ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  {
+    TwoVcpus m;
+    for (unsigned i = 0; i < 32; i++) m.ram[0x400000 + i * 64] = 0xc3;
+    m.run_both(enters_new_code(), spinning_writer());
+  }
+  EXPECT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
 }
 
 }  // namespace

@@ -235,10 +235,15 @@ Result<> StoredCode::write(size_t made_end) {
   const OwnedFd only = TRY(folder_->lock());
   // Another process may have written one since.
   StoredBlocks newer;
-  bool other = false;
+  bool other = false, whole;  // of the file that is there: has it more than this process has read?
+  {
+    std::lock_guard lock(mutex_);
+    whole = read_;
+  }
   if (auto now = folder_->open_file(name_)) {
     struct stat mine, theirs;
-    other = ::fstat(now->get(), &theirs) == 0 && (!file_.valid() || ::fstat(file_.get(), &mine) != 0 || mine.st_dev != theirs.st_dev || mine.st_ino != theirs.st_ino);
+    other = !whole || (::fstat(now->get(), &theirs) == 0 &&
+                       (!file_.valid() || ::fstat(file_.get(), &mine) != 0 || mine.st_dev != theirs.st_dev || mine.st_ino != theirs.st_ino));
     if (other) other = read_code_file(now->get(), *key_, newer).has_value() || newer.count();
   }
   StoredBlocks all;
@@ -255,8 +260,9 @@ Result<> StoredCode::write(size_t made_end) {
 }
 
 void StoredCode::save() {
+  if (getpid() != process_) return;  // the child of a fork: who holds the lock may be in the parent
   std::lock_guard one(save_mutex_);
-  if (!key_ || getpid() != process_) return;
+  if (!key_) return;
   size_t made_new, made_end;
   {
     Hold hold(lock_);
@@ -264,9 +270,10 @@ void StoredCode::save() {
     made_end = blocks_.made_end();
   }
   if (!worth_writing(made_new - saved_new_, blocks_.count())) return;
-  saved_new_ = made_new;
   const auto result = write(made_end);
-  if (!result && result.error().kind != ErrorKind::kBusy)
+  const bool busy = !result && result.error().kind == ErrorKind::kBusy;  // then again the next time
+  if (!busy) saved_new_ = made_new;
+  if (!result && !busy)
     log(LogLevel::kWarning, "code cache: %s/%s: %s; what was translated is not kept", folder_->path().c_str(), name_.c_str(), result.error().message.c_str());
 }
 

@@ -308,15 +308,17 @@ int internal_error(Vcpu& vcpu, uint32_t why = KVM_INTERNAL_ERROR_EMULATION) {
 
 void flush_code(Vcpu& vcpu) {
   Vm& vm = *vcpu.vm;
+  uint64_t generation;
   {
     std::lock_guard lock(vm.code->mutex);
     if (!vm.code->full()) return;  // another vCPU was faster
+    generation = vm.code->generation();
     vm.code->invalidate_all();
   }
   flush_all_jump_caches(vcpu);
   reach_safe_points(vm, kRequestFlushCode, &vcpu);
   std::lock_guard lock(vm.code->mutex);
-  if (vm.code->full()) vm.code->reset();
+  if (vm.code->full() && vm.code->generation() == generation) vm.code->reset();
 }
 
 // Makes the block at engine.target in engine.target_mode, and links the jump that asked for it. kYes, kNoMemory or kFault.
@@ -324,10 +326,17 @@ Made translate_target(Vcpu& vcpu) {
   Engine& engine = *vcpu.engine;
   MakeBlock what{.linear = engine.target, .mode = engine.target_mode, .site = engine.link_site, .generation = engine.link_generation};
   engine.link_site = nullptr;
+  // Who writes to the page all the time, without a tag, tells of it again before it is looked at: after some rounds nobody may.
+  constexpr unsigned kMostRounds = 4;
+  unsigned rounds = 0;
+  std::optional<Exclusive> alone;
   for (;;) {
     const Made made = make_block(vcpu, what, true);
     switch (made) {
-      case Made::kWatch: wait_for_writers(vcpu, what.page); break;
+      case Made::kWatch:
+        if (++rounds > kMostRounds && !alone) alone.emplace(vcpu);
+        wait_for_writers(vcpu, what.page);
+        break;
       case Made::kNeedSource: {
         std::lock_guard lock(vcpu.vm->code->mutex);
         if (vcpu.vm->code->make_source(what.page)) break;

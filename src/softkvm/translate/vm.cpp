@@ -32,7 +32,7 @@ constexpr size_t kCodeCacheBytes = 256u << 20;  // what is not used takes no mem
 namespace {
 // All VMs of the process. Their memory may be one and the same.
 std::mutex all_mutex;
-std::vector<Vm*> all;
+std::vector<Vm*>& all = *new std::vector<Vm*>;  // other threads may still read when the program ends
 std::atomic<bool> unseen{false};
 // All slots that there were lie between these. A program's every read() asks, also in signal handlers and in the child of a fork, where
 // waiting for a lock may be for ever: most are answered by this.
@@ -46,7 +46,14 @@ void widen(uintptr_t from, uintptr_t to) {
 
 Vm::Vm() : off(switches_off()), unseen_writes(unseen) {
   static std::once_flag once;
-  std::call_once(once, [] { pthread_atfork([] { all_mutex.lock(); }, [] { all_mutex.unlock(); }, [] { all_mutex.unlock(); }); });
+  // The parent's VMs are nothing to the child, and threads that it has not may hold their locks.
+  std::call_once(once, [] {
+    pthread_atfork([] { all_mutex.lock(); }, [] { all_mutex.unlock(); }, [] {
+      all.clear();
+      lowest = ~uintptr_t{0}, highest = 0;
+      all_mutex.unlock();
+    });
+  });
   vcpus.reserve(kMostVcpus);  // FAST code goes over them without the mutex
   std::lock_guard lock(all_mutex);
   all.push_back(this);
@@ -235,6 +242,7 @@ int Vm::reset_dirty_rings() {
 }
 
 void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);  // what has been written, before it is looked whether there is code
   while (size) {
     uint64_t n = std::min<uint64_t>(size, kPageSize - (gpa & 0xfff));
     if (const Slot* slot = vm.slots->find(gpa); slot && slot->code_of(gpa).load()) {
