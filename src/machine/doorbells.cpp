@@ -63,11 +63,11 @@ void Doorbells::detach(uint64_t start, bool pio) {
   std::lock_guard lock(mutex_);
   auto found = attached_.find({pio, start});
   if (found == attached_.end()) return;
-  for (auto& bell : found->second) {
-    remove(*bell);
-    retired_.push_back(std::move(bell));
-  }
+  const auto bells = std::make_shared<std::vector<std::unique_ptr<Bell>>>(std::move(found->second));
   attached_.erase(found);
+  for (auto& bell : *bells) remove(*bell);
+  // A direct one nobody is in once it is removed. A watched one's callback may be running: the loop frees it behind that.
+  loop_.post([bells] {});
 }
 
 }  // namespace vireo

@@ -38,7 +38,6 @@ class Doorbells {
   EventLoop& loop_;
   std::mutex mutex_;
   std::map<std::pair<bool, uint64_t>, std::vector<std::unique_ptr<Bell>>> attached_;
-  std::vector<std::unique_ptr<Bell>> retired_;  // a vCPU may be inside one that was just taken away
 };
 
 }  // namespace vireo

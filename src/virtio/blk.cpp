@@ -14,6 +14,7 @@ namespace {
 
 constexpr uint64_t kSector = 512;  // 5.2.4: whatever blk_size says
 constexpr uint32_t kMaxSegment = 4 << 20;
+constexpr unsigned kRequestsPerTurn = 256;
 constexpr uint32_t kMaxRanges = 32;  // in one discard or write zeroes request
 constexpr uint32_t kMaxRangeSectors = 1u << 22;  // 2 GiB
 
@@ -98,7 +99,13 @@ void Blk::disk_resized() {
 
 void Blk::serve(unsigned index) {
   Queue* q = queue(index);
-  q->drain([&](Chain chain) { return handle(index, std::move(chain)); });
+  unsigned left = kRequestsPerTurn;
+  q->drain([&](Chain chain) {
+    if (!handle(index, std::move(chain))) return false;
+    if (--left > 0) return true;
+    serve_again(index);  // others want the loop too
+    return false;
+  });
   disk_->submit();
 }
 

@@ -146,15 +146,19 @@ void Console::stopping() {
 void Console::serve(unsigned index) {
   if (multiport() && index == kControlReceive) return flush_control();
   if (multiport() && index == kControlTransmit) {
+    unsigned left = kChainsPerTurn;
     queue(kControlTransmit)->drain([&](Chain chain) {
       handle_control(chain);
       queue(kControlTransmit)->push(std::move(chain), 0);
-      return true;
+      if (--left > 0) return true;
+      serve_again(kControlTransmit);  // others want the loop too
+      return false;
     });
     return signal_later(kControlTransmit);
   }
+  if (!multiport() && index > 1) return;
   unsigned port = index < 2 ? 0 : index / 2 - 1;
-  if (port >= ports_.size() || (port > 0 && !multiport())) return;
+  if (port >= ports_.size()) return;
   index == transmit_queue(port) ? send_to_host(port) : fill_from_host(port);
 }
 

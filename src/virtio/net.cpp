@@ -11,7 +11,7 @@ namespace {
 enum : unsigned { kReceive, kTransmit, kControl };
 constexpr size_t kHeader = network::Backend::kVnetHeaderSize;
 static_assert(sizeof(virtio_net_hdr_v1) == kHeader);
-constexpr unsigned kFramesPerTurn = 256;
+constexpr unsigned kFramesPerTurn = 256, kCommandsPerTurn = 64;
 constexpr uint64_t kMaxFrame = kHeader + 65536 + 64;
 
 constexpr uint64_t bit(unsigned n) { return 1ull << n; }
@@ -125,12 +125,17 @@ void Net::serve(unsigned index) {
       queue(kReceive)->disable_notifications();  // until receive() runs out of buffers
       return backend_->resume();
     case kTransmit: return transmit();
-    case kControl:
+    case kControl: {
+      unsigned left = kCommandsPerTurn;
       queue(kControl)->drain([&](Chain chain) {
         control(std::move(chain));
-        return !queue(kControl)->broken();
+        if (queue(kControl)->broken()) return false;
+        if (--left > 0) return true;
+        serve_again(kControl);  // others want the loop too
+        return false;
       });
       return signal_later(kControl);
+    }
     default: return;
   }
 }
@@ -260,10 +265,14 @@ bool Net::read_table(Chain& chain, NetFilter::Table& table) {
   if (!chain.take_value(count) || chain.readable_size() / sizeof(Mac) < count) return false;
   table = {};
   table.overflow = count > NetFilter::kMaxMacs;
+  if (table.overflow) {
+    chain.skip(uint64_t{count} * sizeof(Mac));
+    return true;
+  }
   for (uint32_t i = 0; i < count; ++i) {
     Mac mac;
     chain.take_value(mac);
-    if (!table.overflow) table.macs[table.count++] = mac;
+    table.macs[table.count++] = mac;
   }
   return true;
 }

@@ -15,6 +15,7 @@ namespace {
 
 // One answer; a guest that wants more asks again (5.4.6.1 leaves the amount to the device).
 constexpr uint64_t kMaxAnswer = 64 << 10;
+constexpr unsigned kAnswersPerTurn = 16;
 
 size_t fill(std::span<const iovec> parts, uint64_t limit) {
   size_t done = 0;
@@ -60,6 +61,7 @@ uint64_t Rng::allowance() {
 
 void Rng::serve(unsigned) {
   Queue* q = queue(0);
+  unsigned left = kAnswersPerTurn;
   q->drain([&](Chain chain) {
     uint64_t allowed = allowance();
     if (allowed == 0) {
@@ -70,7 +72,9 @@ void Rng::serve(unsigned) {
     size_t given = fill(chain.writable(), allowed);
     if (config_.max_bytes) left_ -= given;
     q->push(std::move(chain), static_cast<uint32_t>(given));
-    return true;
+    if (--left > 0) return true;
+    serve_again(0);  // others want the loop too
+    return false;
   });
   signal_later(0);
 }
