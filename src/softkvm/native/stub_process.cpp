@@ -26,6 +26,7 @@
 #include <memory>
 
 #include "base/log.h"
+#include "softkvm/native/cpu_hold.h"
 #include "softkvm/native/host_segment_bases.h"
 #include "softkvm/native/stub_filter.h"
 #include "softkvm/native/stub_image.h"
@@ -243,12 +244,10 @@ siginfo_t StubProcess::end() {
   return how;
 }
 
-// What a trap costs, and how much SIMD state a signal's frame has.
-bool StubProcess::measure() {
-  constexpr int kTimes = 6;
-  const bool known = switch_ticks() != 0;
+// Traps `times` times: the ticks of the quickest, 0 if the stub does not do what it should.
+uint64_t StubProcess::trap(int times) {
   uint64_t least = ~0ull;
-  for (int i = 0; i < (known ? 1 : kTimes); i++) {
+  for (int i = 0; i < times; i++) {
     user_regs_struct r{};
     r.rip = stub_places().trap;
     r.eflags = 2;
@@ -256,10 +255,23 @@ bool StubProcess::measure() {
     const uint64_t before = __builtin_ia32_rdtsc();
     const Stop stop = run();
     least = std::min<uint64_t>(least, __builtin_ia32_rdtsc() - before);
-    if (stop.kind != Stop::kSignal || stop.signal != SIGILL) return false;
+    if (stop.kind != Stop::kSignal || stop.signal != SIGILL) return 0;
   }
-  if (!known) measured_switch = least;
-  return state_size_ != 0;
+  return least;
+}
+
+// What a trap costs, and how much SIMD state a signal's frame has. Both on one CPU, where they are kept later: from one CPU to another a switch takes
+// several times as long, and a VM that had measured that left nearly all code in translation.
+bool StubProcess::measure() {
+  constexpr int kTimes = 6;
+  if (switch_ticks()) return trap(1) && state_size_;
+  CpuHold hold;
+  hold.take(__builtin_ia32_rdtsc(), 1);
+  follow_cpu();
+  const uint64_t ticks = trap(kTimes);
+  hold.release();
+  measured_switch = ticks;
+  return ticks && state_size_;
 }
 
 uint64_t StubProcess::switch_ticks() { return measured_switch.load(std::memory_order_relaxed); }

@@ -93,6 +93,7 @@ class StubProcess {
   siginfo_t end();
   Stop gone();
   Frame take_frame(Stop& stop);
+  uint64_t trap(int times);
   bool measure();
   template <class T>
   T& shared(uint64_t address) const;

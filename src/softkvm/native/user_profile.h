@@ -87,6 +87,7 @@ struct UserProfile {
   void hold_page(uint64_t rip) { hold(rip >> 12); }
   // A stub ran for so long, with pages to be mapped before or without: which takes about as long as a switch does.
   void ran(uint64_t ticks, bool mapped) {
+    switch_ticks = ticks < switch_ticks ? ticks : switch_ticks;  // a stub's first ones, by which it was measured, are dearer
     const uint64_t lost = mapped ? 2 * switch_ticks : switch_ticks;
     computed += ticks > lost ? ticks - lost : 0;
   }

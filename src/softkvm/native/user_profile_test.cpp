@@ -13,7 +13,7 @@ constexpr uint64_t kCr3 = 0x1000, kTicks = 1;  // a tick a microsecond: the cons
 void stretch(UserProfile& profile, uint64_t ticks, uint64_t ran) {
   profile.enter(kCr3);
   profile.since = __builtin_ia32_rdtsc() - ticks;
-  profile.ran(ran, false);
+  if (ran) profile.ran(ran, false);
   profile.leave();
 }
 
@@ -66,6 +66,17 @@ TEST(UserProfile, LongStretchesEndAPauseUnlessItCouldNotRun) {
     stretch(profile, 900'000'000, 0);
     EXPECT_EQ(profile.current->native, !unfit);
   }
+}
+
+// A stub's first traps, by which a switch is measured, are dearer than those that come.
+TEST(UserProfile, NoSwitchTakesLongerThanAStubThatRanAndStopped) {
+  UserProfile profile;
+  profile.ticks_per_microsecond = kTicks, profile.switch_ticks = 30'000;
+  profile.enter(kCr3);
+  profile.ran(50'000, false);
+  EXPECT_EQ(profile.switch_ticks, 30'000u);
+  profile.ran(9'000, false);
+  EXPECT_EQ(profile.switch_ticks, 9'000u);
 }
 
 TEST(UserProfile, WhereSwitchesAreDearStretchesHaveToBeLongerToGoThere) {
