@@ -38,7 +38,6 @@ void CpuidTable::seal() {
   word(kWord7Ecx, 7, 0, &CpuidEntry::ecx);
   word(kWord7Edx, 7, 0, &CpuidEntry::edx);
   word(kWord71Eax, 7, 1, &CpuidEntry::eax);
-  word(kWord71Edx, 7, 1, &CpuidEntry::edx);
   word(kWord14Ebx, 0x14, 0, &CpuidEntry::ebx);
   word(kWordD1Eax, 0xd, 1, &CpuidEntry::eax);
   word(kWordKvmEax, 0x40000001, 0, &CpuidEntry::eax);

@@ -13,7 +13,7 @@ namespace vireo::softkvm {
 
 // The feature words that instructions ask for; a feature is word * 32 + bit.
 enum CpuidWord : unsigned {
-  kWord1Ecx, kWord1Edx, kWord6Eax, kWord7Ebx, kWord7Ecx, kWord7Edx, kWord71Eax, kWord71Edx, kWord14Ebx, kWordD1Eax, kWordKvmEax,
+  kWord1Ecx, kWord1Edx, kWord6Eax, kWord7Ebx, kWord7Ecx, kWord7Edx, kWord71Eax, kWord14Ebx, kWordD1Eax, kWordKvmEax,
   kWordExt1Ecx, kWordExt1Edx, kWordExt7Edx, kWordExt8Ebx, kWordExt21Eax, kWordSvmEdx, kCpuidWords,
 };
 constexpr unsigned cpuid_bit(CpuidWord word, unsigned bit) { return word * 32 + bit; }

@@ -31,8 +31,8 @@ constexpr uint32_t k7EcxHost = bits({8, 25, 27, 28}), k7EcxAvx = bits({9, 10}), 
 constexpr uint32_t k7EcxOurs = bits({2 /*UMIP*/, 16 /*LA57*/, 22 /*RDPID*/}), k7EcxPku = bits({3}), k7EcxPks = bits({31});
 // Leaf 7 EDX: SERIALIZE; VP2INTERSECT FP16. Ours: FSRM, IBRS and IBPB, STIBP, ARCH_CAPABILITIES (which says that they are always on).
 constexpr uint32_t k7EdxHost = bits({14}), k7EdxAvx512 = bits({8, 23}), k7EdxOurs = bits({4, 26, 27, 29});
-// Leaf 7.1: FZRM FSRS FSRC; AVX-VNNI AVX-IFMA; BF16. EDX: AVX-VNNI-INT8 AVX-NE-CONVERT.
-constexpr uint32_t k71EaxHost = bits({10, 11, 12}), k71EaxAvx = bits({4, 23}), k71EaxAvx512 = bits({5}), k71EdxAvx = bits({4, 5});
+// Leaf 7.1: FZRM FSRS FSRC; AVX-VNNI AVX-IFMA; BF16. EDX: none, the decoder knows neither AVX-VNNI-INT8 nor AVX-NE-CONVERT.
+constexpr uint32_t k71EaxHost = bits({10, 11, 12}), k71EaxAvx = bits({4, 23}), k71EaxAvx512 = bits({5});
 // Leaf 0x80000001 ECX: LAHF LZCNT SSE4A MISALIGNSSE PREFETCHW. EDX: SYSCALL NX 1G pages RDTSCP LM; AMD repeats leaf 1's there, and MMXEXT.
 constexpr uint32_t kExt1EcxHost = bits({0, 5, 6, 7, 8}), kExt1EdxOurs = bits({11, 20, 26, 27, 29});
 constexpr uint32_t kExt1EdxAmdCopy = 0x0183f3ff, kExt1EdxAmdHost = bits({22});
@@ -119,7 +119,7 @@ class Builder {
     add_indexed(7, 0, 1, execution(h.ebx, k7EbxHost, k7EbxAvx, k7EbxAvx512) | k7EbxOurs,
                 execution(h.ecx, k7EcxHost, k7EcxAvx, k7EcxAvx512) | k7EcxOurs | (pku_ ? k7EcxPku : 0) | (options_.pks ? k7EcxPks : 0),
                 execution(h.edx, k7EdxHost, 0, k7EdxAvx512) | k7EdxOurs);
-    add_indexed(7, 1, execution(h1.eax, k71EaxHost, k71EaxAvx, k71EaxAvx512), 0, 0, execution(h1.edx, 0, k71EdxAvx, 0));
+    add_indexed(7, 1, execution(h1.eax, k71EaxHost, k71EaxAvx, k71EaxAvx512), 0, 0, 0);
   }
 
   void xsave() {

@@ -69,7 +69,7 @@ constexpr Row kTwoByte[] = {
     sys(0x01 | R(7) | REG | RM(2) | NP, kMonitorx, {mAX, ECX, EDX}, F::kMonitorx, kAddressSized),
     sys(0x01 | R(7) | REG | RM(2) | PF3, kMcommit, {}, fLogic, F::kMcommit),
     sys(0x01 | R(7) | REG | RM(3) | NP, kMwaitx, {EAX, ECX, EBX}, F::kMonitorx),
-    special(0x01 | R(7) | REG | RM(4), kClzero, {mAX}, F::kClzero, kAddressSized),
+    special(0x01 | R(7) | REG | RM(4) | NP | P66, kClzero, {mAX}, F::kClzero, kAddressSized),
     sys(0x01 | R(7) | REG | RM(5), kRdpru, {ECX, w(EDX), w(EAX)}, fLogic, F::kRdpru),
     sys(0x01 | R(7) | REG | RM(6) | NP, kInvlpgb, {mAX, ECX, EDX}, F::kInvlpgb, kAddressSized),
     sys(0x01 | R(7) | REG | RM(6) | PF3 | O64, kRmpadjust, {rw(RAX), RCX, RDX}, fLogic, F::kSnp),

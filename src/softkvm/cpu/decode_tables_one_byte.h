@@ -79,7 +79,7 @@ constexpr Row kOneByte[] = {
     plain(0x8D, kLea, {w(Gv), na(M)}),
     sys(0x8E, kMov, {w(Sw), Ew}),
     stack(0x8F | R(0), kPop, {w(Ev)}, kDefault64),
-    plain(0x90 | NP | P66 | PF2, kNop, {}),  // with REX.B and no F3 it is xchg r8, rAX: the decoder takes row 91
+    plain(0x90 | NP | P66 | PF2, kNop, {}),  // with REX.B it is xchg r8, rAX, behind F3 too (seen on a Zen 5): the decoder takes row 91
     sys(0x90 | PF3, kPause, {}),
     plain(0x91, kXchg, {rw(Zv), rw(rAX)}),
     plain(0x92, kXchg, {rw(Zv), rw(rAX)}),

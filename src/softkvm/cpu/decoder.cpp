@@ -191,7 +191,7 @@ template <bool mode64, bool prefixed, bool brief>
   }
   unsigned row = kRowNumbers[rows.base + index];
   if (prefixed && opcode == 0x90)
-    if (extend.b && map == kLegacyOneByte && prefix != 2) row = kRowNumbers[kOpcodeMaps.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
+    if (extend.b && map == kLegacyOneByte) row = kRowNumbers[kOpcodeMaps.at[kLegacyOneByte][0x91].base];  // xchg r8, rAX
   if (row == 0) [[unlikely]] return DecodeStatus::kInvalid;
   const RowPlan& plan = kRowPlans[row];
   const uint32_t attributes = plan.attributes;

@@ -35,6 +35,23 @@ TEST(Decoder, NamesAddWithItsOperands) {
   EXPECT_EQ(i.flags_written, kStatusFlags);
 }
 
+// As a Zen 5 executes them.
+TEST(Decoder, ExchangesBehindF3WithRexB) {
+  for (const std::vector<uint8_t>& bytes : {std::vector<uint8_t>{0x41, 0x90}, {0xF3, 0x41, 0x90}, {0xF3, 0x49, 0x90}}) {
+    const Insn i = must_decode(bytes);
+    EXPECT_EQ(i.mnemonic, Mnemonic::kXchg);
+    EXPECT_EQ(i.operands[0].reg, 8);
+    EXPECT_FALSE(i.mandatory_prefix);
+  }
+  EXPECT_EQ(must_decode({0xF3, 0x48, 0x90}).mnemonic, Mnemonic::kPause);
+}
+TEST(Decoder, ClzeroIsNoneBehindF2AndF3) {
+  EXPECT_EQ(must_decode({0x0F, 0x01, 0xFC}).mnemonic, Mnemonic::kClzero);
+  EXPECT_EQ(must_decode({0x66, 0x0F, 0x01, 0xFC}).mnemonic, Mnemonic::kClzero);
+  EXPECT_EQ(status_of({0xF2, 0x0F, 0x01, 0xFC}), DecodeStatus::kInvalid);
+  EXPECT_EQ(status_of({0xF3, 0x0F, 0x01, 0xFC}), DecodeStatus::kInvalid);
+}
+
 TEST(Decoder, RefusesLockOnARegister) {
   EXPECT_EQ(status_of({0xF0, 0x48, 0x01, 0xD8}), DecodeStatus::kInvalid);
   EXPECT_EQ(status_of({0xF0, 0x48, 0x01, 0x18}), DecodeStatus::kOk);

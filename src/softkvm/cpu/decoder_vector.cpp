@@ -161,7 +161,6 @@ DecodeStatus decode_vector(Cursor cursor, const uint8_t* bytes, unsigned first, 
     if (!is_memory) out.rm |= extend.x << 1;
     if (length == 3) return DecodeStatus::kInvalid;
     if (attributes & kScalar) length = 0;
-    out.needs_vl = length < 2 && !(attributes & kScalar);
   } else if (attributes & kAvx2If256 && length == 1) {
     out.feature = uint16_t(Feature::kAvx2);
   }

@@ -47,6 +47,8 @@ constexpr Permitted kPermitted[] = {
     {"validity", "(invalid)", "isa:AVX512PF*", "Xeon Phi"},
     {"validity", "(invalid)", "isa:AVX512_4*", "Xeon Phi"},
     // The manuals against Zydis.
+    {"validity", "(invalid)", "clzero", "with F2 or F3: #UD on a CPU (Zen 5); decoder_test.cpp has the plain form"},
+    {"name", "xchg", "pause", "F3 with REX.B and 90: a CPU (Zen 5) exchanges; SDM vol 2, PAUSE, names F3 90 alone"},
     {"name", "wbnoinvd", "wbinvd", "SDM vol 2, WBNOINVD: F3 0F 09"},
     {"validity", "vpmadd52*", "(invalid)", "AVX-IFMA is younger than Zydis 4.0"},
     {"validity", "vcvt*sh*si", "(invalid)", "SDM vol 2, VCVTSH2SI: EVEX.W is ignored outside 64-bit mode; so does a CPU"},

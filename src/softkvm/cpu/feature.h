@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CPUID bit an encoding needs. The guest's CPUID decides which of them are there: an encoding without its bit is #UD, except where
 // older CPUs ignored a prefix (lzcnt is bsr, tzcnt is bsf) or had hint NOPs. Names follow the bits' names in Intel SDM vol 2A, CPUID, and
-// AMD APM vol 3, appendix E. EVEX forms shorter than 512 bits need AVX512VL too: Insn::needs_vl says so.
-// VEX forms of AES, PCLMULQDQ, GFNI, VAES and VPCLMULQDQ need AVX as well, EVEX forms AVX512F.
+// AMD APM vol 3, appendix E.
+// What a CPU has never without another is not asked: AVX512VL of EVEX forms shorter than 512 bits, AVX or AVX512F of forms of AES, PCLMULQDQ, GFNI.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ enum class Feature : uint8_t {
   kPrefetchw, kPclmulqdq, kAes, kSha, kGfni, kVaes, kVpclmulqdq, kFsgsbase, kInvpcid, kRtm, kSmap, kPku, kRdpid,
   kXsave, kXsaveopt, kXsavec, kXsaves, kClflushopt, kClwb, kCldemote, kMovdiri, kMovdir64b, kEnqcmd, kSerialize, kWaitpkg,
   kPtwrite, kPconfig, kWbnoinvd, kTsxldtrk, kHreset, kVmx, kSmx, kSmm, kSvm, kSevEs, kClzero, kMonitorx, kRdpru, kInvlpgb, kSnp,
-  kMcommit, kAvx, kAvx2, kF16c, kFma, kAvxVnni, kAvxIfma, kAvxNeConvert, kAvxVnniInt8,
+  kMcommit, kAvx, kAvx2, kF16c, kFma, kAvxVnni, kAvxIfma,
   kAvx512f, kAvx512cd, kAvx512dq, kAvx512bw, kAvx512Ifma, kAvx512Vbmi, kAvx512Vbmi2, kAvx512Vnni, kAvx512Bitalg,
   kAvx512Vpopcntdq, kAvx512Bf16, kAvx512Fp16, kAvx512Vp2intersect,
   kCount,

@@ -85,8 +85,6 @@ constexpr uint16_t bit_of(Feature f) {
     case F::kAvx512Bf16: return bit(kWord71Eax, 5);
     case F::kHreset: return bit(kWord71Eax, 22);
     case F::kAvxIfma: return bit(kWord71Eax, 23);
-    case F::kAvxVnniInt8: return bit(kWord71Edx, 4);
-    case F::kAvxNeConvert: return bit(kWord71Edx, 5);
     case F::kXsaveopt: return bit(kWordD1Eax, 0);
     case F::kXsavec: return bit(kWordD1Eax, 1);
     case F::kXsaves: return bit(kWordD1Eax, 3);

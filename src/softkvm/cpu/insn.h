@@ -119,7 +119,6 @@ struct Insn {
   uint32_t flags_written = 0;   // status flags it sets, clears or leaves undefined on every path (for liveness: these are dead before it)
   uint32_t flags_maybe = 0;     // written on some path only (shifts by CL with count 0, rep scas with rCX = 0)
   uint16_t feature = 0;         // Feature of feature.h it needs, 0 for none
-  bool needs_vl = false;        // EVEX shorter than 512 bits: AVX512VL too
 
   const Operand* memory_operand() const {  // the explicit modrm memory operand, or null
     for (unsigned i = 0; i < operand_count; i++)

@@ -440,5 +440,33 @@ TEST(Faults, MemoryOfTheHostsThatIsGoneIsNoFaultOfTheGuests) {
   EXPECT_EQ(m.vcpu->rip, FaultMachine::kCode + 5);
 }
 
+// SDM vol 2, table "#UD if CR4.OSFXSR = 0" (vol 3, 2.5): of all that names an XMM register, MMX registers beside it or not; MMX alone needs it not.
+GUEST_CODE(to_mmx, "cvtps2pi mm0, xmm1; hlt")
+GUEST_CODE(from_mmx, "cvtpi2ps xmm0, mm1; hlt")
+GUEST_CODE(move_to_mmx, "movdq2q mm0, xmm1; hlt")
+GUEST_CODE(move_from_mmx, "movq2dq xmm1, mm0; hlt")
+GUEST_CODE(mmx_alone, "paddb mm0, mm1; hlt")
+TEST(Faults, InstructionsOfMmxAndXmmRegistersNeedOsfxsr) {
+  for (auto code : {to_mmx(), from_mmx(), move_to_mmx(), move_from_mmx()})
+    for (bool set : {true, false}) {
+      FaultMachine m;
+      if (!set) m.vcpu->cr4 &= ~kCr4Osfxsr;
+      EXPECT_EQ(m.vector_of(code), set ? 13u : 6u);  // HLT is #GP
+    }
+  FaultMachine m;
+  m.vcpu->cr4 &= ~kCr4Osfxsr;
+  EXPECT_EQ(m.vector_of(mmx_alone()), 13u);
+}
+
+// SDM vol 3, 2.5, OSXMMEXCPT.
+GUEST_CODE(divide_by_zero, "mov dword ptr [rsp - 8], 0x1d80; ldmxcsr [rsp - 8]; xorps xmm1, xmm1; pcmpeqd xmm0, xmm0; psrld xmm0, 25; pslld xmm0, 23; divps xmm0, xmm1; hlt")
+TEST(Faults, ASimdExceptionWithoutOsxmmexcptIsUndefined) {
+  for (bool set : {true, false}) {
+    FaultMachine m;
+    if (!set) m.vcpu->cr4 &= ~kCr4Osxmmexcpt;
+    EXPECT_EQ(m.vector_of(divide_by_zero()), set ? 19u : 6u);
+  }
+}
+
 }  // namespace
 }  // namespace vireo::softkvm

@@ -82,7 +82,7 @@ bool take(siginfo_t* info, ucontext_t* context) {
     case 13: vcpu->raise(static_cast<uint64_t>(m.gregs[REG_R11]) >> 12 == kNowhere >> 12 ? kSSv : kGP, 0); break;
     case 16: vcpu->raise(kMFv); break;
     case 17: vcpu->raise(kACv, 0); break;
-    case 19: vcpu->raise(kXM); break;
+    case 19: vcpu->raise(vcpu->cr4 & kCr4Osxmmexcpt ? kXM : kUD); break;  // SDM vol 3, 2.5
     case 14:
       if (static_cast<size_t>(static_cast<uint8_t*>(info->si_addr) - engine.guard) < sizeof engine.guard)
         masked_fault(*vcpu, static_cast<uint8_t*>(info->si_addr));

@@ -116,7 +116,7 @@ bool Translation::permitted(Decoded& d) const {
   } else if (vector || mmx || insn.mnemonic == Mnemonic::kEmms || insn.mnemonic == Mnemonic::kLdmxcsr ||
              insn.mnemonic == Mnemonic::kStmxcsr) {
     if (mode_ & kModeEm) return undefined(Callout::kUndefined);
-    if (!mmx && insn.mnemonic != Mnemonic::kEmms && !(mode_ & kModeSse)) return undefined(Callout::kUndefined);
+    if ((vector || (!mmx && insn.mnemonic != Mnemonic::kEmms)) && !(mode_ & kModeSse)) return undefined(Callout::kUndefined);
     if (mode_ & kModeTs) return undefined(Callout::kNoDevice);
   }
   return true;
