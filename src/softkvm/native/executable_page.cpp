@@ -12,7 +12,7 @@
 namespace vireo::softkvm {
 namespace {
 
-// `second` stands behind 0F, `modrm` behind it; `f3`: the prefix F3 stands in front, with or without a REX prefix between. Intel SDM vol 2,
+// `second` stands behind 0F, `modrm` behind it; `f3`: the prefix F3 stands in front, with or without others between. Intel SDM vol 2,
 // appendix A; AMD APM vol 3, appendix A (RDPRU, VMMCALL).
 bool forbidden(bool f3, uint8_t second, uint8_t modrm) {
   switch (second) {
@@ -48,11 +48,21 @@ bool tells_components(std::span<const uint8_t> bytes, size_t at, bool f3) {
   return true;
 }
 
-// Are the bytes between prefixes, legacy ones or REX?
-bool prefixes(const uint8_t* first, const uint8_t* opcode) {
-  for (const uint8_t* p = first; p < opcode; p++)
-    if (!(*p == 0xf3 || *p == 0xf2 || *p == 0x66 || *p == 0x67 || (*p & 0xf0) == 0x40 || *p == 0x2e || *p == 0x3e)) return false;
-  return true;
+constexpr ptrdiff_t kMostPrefixes = 13;  // of an instruction of 15 bytes with an opcode of two
+
+// Legacy or REX. Intel SDM vol 2, 2.1.1 and 2.2.1.
+bool is_prefix(uint8_t byte) {
+  switch (byte) {
+    case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3: return true;
+    default: return (byte & 0xf0) == 0x40;
+  }
+}
+
+// Is the opcode's mandatory prefix F3? The last of F2 and F3 counts, wherever it stands among the prefixes.
+bool has_f3(const uint8_t* begin, const uint8_t* opcode) {
+  for (const uint8_t* p = opcode; p > begin && opcode - p < kMostPrefixes && is_prefix(p[-1]); p--)
+    if (p[-1] == 0xf2 || p[-1] == 0xf3) return p[-1] == 0xf3;
+  return false;
 }
 
 // Can an instruction begin at `at`? Streams of x86 code fall into step with each other within a few instructions, wherever they are begun: if none of
@@ -111,11 +121,12 @@ size_t next_unfit(std::span<const uint8_t> bytes, size_t from, TimeStamps time_s
   const uint8_t* p = begin + from;
   while ((p = static_cast<const uint8_t*>(memchr(p, 0x0f, static_cast<size_t>(end - p))))) {
     if (end - p < 2) break;
-    const bool f3 = (p - begin >= 1 && p[-1] == 0xf3) || (p - begin >= 2 && (p[-1] & 0xf0) == 0x40 && p[-2] == 0xf3);
-    if (unfit(bytes, static_cast<size_t>(p - begin), f3, time_stamps)) {
+    if (unfit(bytes, static_cast<size_t>(p - begin), has_f3(begin, p), time_stamps)) {
       // With prefixes the instruction begins before the opcode.
-      for (const uint8_t* first = p; first >= begin && p - first <= 4; first--)
-        if (prefixes(first, p) && may_begin(bytes, static_cast<size_t>(first - begin))) return static_cast<size_t>(p - begin);
+      for (const uint8_t* first = p;; first--) {
+        if (may_begin(bytes, static_cast<size_t>(first - begin))) return static_cast<size_t>(p - begin);
+        if (first == begin || p - first == kMostPrefixes || !is_prefix(first[-1])) break;
+      }
     }
     p++;
   }
@@ -127,10 +138,12 @@ void make_unfit_trap(std::span<uint8_t> bytes, TimeStamps time_stamps) {
 }
 
 bool seam_runs_natively(const uint8_t* page, const uint8_t* next, TimeStamps time_stamps) {
-  uint8_t bytes[8];
-  memcpy(bytes, page + 4092, 4);
-  memcpy(bytes + 4, next, 4);
-  return runs_natively(bytes, time_stamps);
+  // Opcodes of up to three bytes that are in both pages, or in the next one with prefixes in this one.
+  constexpr size_t kBefore = 15, kBehind = 15, kOpcode = 3;
+  uint8_t bytes[kBefore + kBehind];
+  memcpy(bytes, page + 4096 - kBefore, kBefore);
+  memcpy(bytes + kBefore, next, kBehind);
+  return next_unfit(bytes, kBefore - kOpcode + 1, time_stamps) == sizeof bytes;
 }
 
 }  // namespace vireo::softkvm
