@@ -91,7 +91,7 @@ class Vm {
 
  private:
   Vm();
-  bool drop_code(const void* host, size_t size, bool dirty);
+  void drop_code(const void* host, size_t size, bool dirty);
 };
 
 class Vcpu : public VcpuState {

@@ -61,14 +61,6 @@ void note_code_write(Engine& engine, unsigned view, uint64_t page, const Piece& 
   engine.no_code_writes = false;
 }
 
-// The vCPU may write to the page from now on. Told before code_of() is looked at: whoever marks the page as code afterwards sees that, and waits until this vCPU has
-// been at a safe point.
-void tell_of_write(const VcpuState& vcpu, const Piece& piece) {
-  std::atomic<uint8_t>& writers = piece.slot->writers_of(piece.gpa);
-  const uint8_t mine = 1u << (vcpu.id & 7);
-  if (!(writers.load(std::memory_order_relaxed) & mine)) writers.fetch_or(mine);
-}
-
 // Enters the page into the inline TLB of a view, with a write tag only where writes need no notice.
 void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, bool write) {
   Engine& engine = engine_of(vcpu);
@@ -79,7 +71,7 @@ void fill(VcpuState& vcpu, unsigned view, uint64_t linear, const Piece& piece, b
   bool write_tag = piece.writable && slot.writable() && (write || !(slot.dirty || vcpu.vm->off & kSwitchEarlyWriteTags));
   if (write_tag && slot.code_of(piece.gpa).load(std::memory_order_relaxed)) write_tag = false;
   if (write_tag) {
-    tell_of_write(vcpu, piece);
+    slot.tell_of_write(vcpu.id, piece.gpa);
     if (slot.code_of(piece.gpa).load()) write_tag = false;
   }
   engine.counters.tlb_fills++;
@@ -125,7 +117,7 @@ bool hits_code(const Piece& piece, unsigned size) {
 
 // The same of a write that is about to be made without a write tag.
 bool write_hits_code(const VcpuState& vcpu, const Piece& piece, unsigned size) {
-  if (vcpu.vm->vcpus.size() > 1) tell_of_write(vcpu, piece);
+  if (vcpu.vm->vcpus.size() > 1) piece.slot->tell_of_write(vcpu.id, piece.gpa);
   const uint64_t map = piece.slot->code_of(piece.gpa).load();
   return map && (map & chunk_mask(piece.gpa, size));
 }

@@ -311,6 +311,10 @@ void flush_faulted_page(VcpuState& vcpu, uint64_t linear) {
   const unsigned index = page >> 12 & (kTlbEntries - 1);
   // Global pages are a kernel's. Areas are noted by a hash, by which a program's new pages would be taken for them, time and again.
   const bool kernels = linear >> 63;
+  if (!kernels) {
+    if (engine.native_faulted_count == Engine::kNativeFaulted) engine.native_faulted_count = 0, engine.native_flushes++;
+    engine.native_faulted[engine.native_faulted_count++] = page;
+  }
   bool kept = (engine.fetch[page >> 12 & (kFetchEntries - 1)].tag & kPageMask) == page;
   for (unsigned v = 0; v < kViews; v++)
     kept |= engine.tlb[v].read[index] == page || engine.tlb[v].write[index] == page || engine.areas[v].find(linear) != nullptr;

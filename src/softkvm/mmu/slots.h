@@ -30,6 +30,13 @@ struct Slot {
   bool writable() const { return !(flags & KVM_MEM_READONLY); }
   std::atomic<uint64_t>& code_of(uint64_t address) const { return code[(address - gpa) >> 12]; }
   std::atomic<uint8_t>& writers_of(uint64_t address) const { return writers[(address - gpa) >> 12]; }
+  // The vCPU may write to the page from now on, unseen. Told before code_of() is looked at: whoever marks the page as code afterwards sees that, and waits
+  // until this vCPU has been at a safe point. General registers only.
+  void tell_of_write(unsigned vcpu, uint64_t address) const {
+    std::atomic<uint8_t>& told = writers_of(address);
+    const uint8_t mine = static_cast<uint8_t>(1u << (vcpu & 7));
+    if (!(told.load(std::memory_order_relaxed) & mine)) told.fetch_or(mine);
+  }
   // True: the page was clean. Callers go through dirtied() (mmu/access.h) or Vm::dirtied().
   bool mark_dirty(uint64_t address) const {
     if (!dirty) return false;

@@ -130,12 +130,23 @@ void AddressSpace::recheck_writes(const VcpuState& vcpu) {
         const unsigned i = word * 64 + static_cast<unsigned>(std::countr_zero(bits));
         const uint64_t gpa = r.large ? (frame_of(vcpu, r.path.value[2]) & ~(kRegion - 1)) + i * kPageSize : frame_of(vcpu, r.entry[i]);
         const Slot* slot = vm_->slots->find(gpa);
-        if (slot && slot->writable() && !slot->dirty && !slot->code_of(gpa).load()) continue;
+        if (slot && slot->writable() && !slot->dirty) {
+          // Again: what was told of it may have been taken, from a vCPU that was to drop all of its ways to write.
+          slot->tell_of_write(vcpu.id, gpa);
+          if (!slot->code_of(gpa).load()) continue;
+        }
         const int protection = PROT_READ | (test(r.executable, i) ? PROT_EXEC : 0);
         call({SYS_mprotect, {number * kRegion + i * kPageSize, kPageSize, static_cast<uint64_t>(protection)}});
         set(r.writable, i, false);
       }
   }
+}
+
+void AddressSpace::drop(uint64_t linear) {
+  auto found = regions_.find(linear / kRegion);
+  if (found == regions_.end()) return;
+  const unsigned page = linear / kPageSize % 512;
+  if (test(found->second->mapped, page)) unmap_page(*found->second, linear & ~(kRegion - 1), page);
 }
 
 AddressSpace::Region* AddressSpace::region_at(uint64_t linear, const WalkPath& path) {
@@ -200,10 +211,7 @@ AddressSpace::Wish AddressSpace::wish(VcpuState& vcpu, Region& r, uint64_t regio
   const bool look = !test(r.mapped, page) || (asked && want == Want::kFetch);
   if ((test(r.executable, page) && !shadow_at(region_linear + page * kPageSize)) || (out.may_fetch && look && may_execute(region_linear + page * kPageSize, host))) out.protection |= PROT_EXEC;
   if (all & kRw && entry & kD && slot->writable() && ((asked && want == Want::kWrite) || !slot->dirty)) {
-    // As fill() of mmu/access.cpp: told before it is looked at, so that whoever marks the page as code afterwards knows.
-    std::atomic<uint8_t>& writers = slot->writers_of(gpa);
-    const uint8_t mine = static_cast<uint8_t>(1u << (vcpu.id & 7));
-    if (!(writers.load(std::memory_order_relaxed) & mine)) writers.fetch_or(mine);
+    slot->tell_of_write(vcpu.id, gpa);
     if (!slot->code_of(gpa).load()) {
       out.protection |= PROT_WRITE;
       if (asked && want == Want::kWrite) dirtied(vcpu, *slot, gpa);

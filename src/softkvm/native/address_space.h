@@ -33,6 +33,9 @@ class AddressSpace {
   // After write tags were dropped: pages that hold translated code, or whose writes are logged, become read-only.
   void recheck_writes(const VcpuState& vcpu);
 
+  // Unmaps the page of `linear`, which the guest's kernel has been told a page fault of.
+  void drop(uint64_t linear);
+
   enum class Outcome {
     kMapped,
     kFault,    // the guest's tables refuse it: vcpu.fault

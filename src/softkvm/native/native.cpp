@@ -288,6 +288,9 @@ void Native::run() {
 // False: the space is of no use any more.
 bool Native::run_in(AddressSpace& s) {
   Engine& e = *vcpu_.engine;
+  // Another space than the faults were in has been left by a load of CR3: it looks at all of its own.
+  for (unsigned i = 0; i < e.native_faulted_count; i++) s.drop(e.native_faulted[i]);
+  e.native_faulted_count = 0;
   if (s.flushes_seen != e.native_flushes) {
     s.flushes_seen = e.native_flushes;
     if (!s.revalidate()) {

@@ -132,6 +132,62 @@ TEST(Native, GivesAProtectionFaultForAReadOnlyPage) {
   EXPECT_EQ(m.frame(5), 7u);
 }
 
+// SDM vol 3, 4.10.4.1: a page fault drops what the TLB has of its page. So a kernel that copies a page on a write to it need not flush it.
+GUEST_CODE(reads_then_writes, "mov rax, [rdi]; mov [rdi], rax")
+GUEST_CODE(reads_once_more, "mov rbx, [rdi]; syscall")
+GUEST_CODE(copies_a_page, "mov qword ptr [0x23000], 0x610007; mov qword ptr [rsp + 8], 0x400040; add rsp, 8; iretq")
+TEST(Native, APageOfAFaultIsNotKept) {
+  NativeMachine m;
+  constexpr uint64_t kNew = 0x610000, kHandler = 0xb000;
+  static_assert(NativeMachine::kData == 0x600000 && NativeMachine::kTables == 0x20000 && NativeMachine::kUser == 0x400000);
+  m.at(NativeMachine::kData) = 1, m.at(kNew) = 2;
+  m.entry(NativeMachine::kData) &= ~2ull;
+  m.put(reads_once_more(), NativeMachine::kUser + 64);
+  m.put(copies_a_page(), kHandler);
+  m.at<uint32_t>(NativeMachine::kIdt + kPFv * 16) = 8u << 16 | kHandler;
+  m.vcpu->gpr[kRdi] = NativeMachine::kData;
+  RUN(m, reads_once_more());  // makes the stub, which takes its time
+  m.put(reads_then_writes());
+  m.user(NativeMachine::kUser);
+  m.vcpu->mp_state = 0;
+  GO_ON(m);
+  ASSERT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
+  EXPECT_EQ(m.ran, 2u);
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 2u);
+}
+
+// A page that was code, is none any more, and stays writable in the stub meanwhile: translated once more, it is watched as before.
+GUEST_CODE(writes_its_number, "mov [rdi + 1], esi; syscall")
+GUEST_CODE(is_written, "mov ebx, 1; hlt")
+TEST(Native, APageThatBecomesCodeAgainIsWatchedAgain) {
+  NativeMachine m;
+  constexpr uint64_t kCode = NativeMachine::kData;
+  auto write_natively = [&](uint32_t value) {
+    m.user(NativeMachine::kUser);
+    m.vcpu->gpr[kRdi] = kCode, m.vcpu->gpr[kRsi] = value;
+    m.vcpu->mp_state = 0;
+    return m.go();
+  };
+  auto translated = [&] {  // the kernel calls it
+    m.vcpu->rip = kCode;
+    m.vcpu->mp_state = 0;
+    EXPECT_EQ(m.vcpu->run_guest(), 0);
+    return m.vcpu->gpr[kRbx];
+  };
+  m.put(is_written(), kCode);
+  m.put(writes_its_number());
+  if (!write_natively(10)) GTEST_SKIP() << "the host allows no stub processes";
+  EXPECT_EQ(translated(), 10u);
+  m.vm->notice_write(m.ram + kCode, 16);  // a device's: no block is left
+  m.user(NativeMachine::kUser + writes_its_number().size() - 2);
+  m.vcpu->mp_state = 0;
+  GO_ON(m);
+  EXPECT_EQ(translated(), 10u);
+  ASSERT_TRUE(write_natively(11));
+  EXPECT_EQ(translated(), 11u);
+}
+
 GUEST_CODE(reads_kernel, "mov rax, [0x5000]")
 TEST(Native, SupervisorPagesAreNotThere) {
   NativeMachine m;

@@ -193,6 +193,10 @@ struct Engine {
   std::atomic<uint32_t> native_wakers{0};  // threads that may be about to signal it
   std::atomic<bool> native_woken{false};   // it has been: a second signal would tell nothing more, and many would fill its stack
   uint64_t native_flushes = 0, native_write_flushes = 0;  // of the TLB, and of its write tags alone
+  // Pages of page faults since user code last ran natively: as a TLB's entries theirs go. More than there is room for count as a flush.
+  static constexpr unsigned kNativeFaulted = 4;
+  uint64_t native_faulted[kNativeFaulted];
+  unsigned native_faulted_count = 0;
   bool native_fault = false;  // a page fault of such code went to the guest's kernel: CR2's page will be wanted
   bool native_lost = false;   // the stub has died with the guest's registers
 

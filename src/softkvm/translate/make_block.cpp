@@ -293,9 +293,9 @@ Made Maker::run() {
       if (!vcpu.in_64bit()) linear_behind &= 0xffffffffull;
       if (Made m = find(linear_behind, next); m != Made::kYes) return m;
       if (Made m = watch(next, 1, true); m != Made::kYes) return m;
-      // Both may be one page of the guest's memory, whose blocks that has dropped.
+      // Both may be one page of the guest's memory, whose blocks that has dropped, or this may drop.
       if (next.host == here.host)
-        if (Made m = watch(here, chunks, false); m != Made::kYes) return m;
+        if (Made m = watch(here, chunks | 1, false); m != Made::kYes) return m;
       behind.emplace(next.host);
       const unsigned in_first = 4096 - offset;
       for (unsigned i = 0; i < in_first; i++) cut[i] = page.at(offset)[i];

@@ -58,19 +58,6 @@ struct StealTime {
 };
 static_assert(sizeof(StealTime) == 64);
 
-// Slots stay while one lives, as for translated code: who changes them waits for the vCPU. No lock: the page may have to come first, from a thread
-// that asks for the slots itself (post-copy).
-class AtMemory {
- public:
-  explicit AtMemory(Vcpu& vcpu) : engine_(engine_of(vcpu)) { engine_.running.store(1); }
-  ~AtMemory() { engine_.running.store(0, std::memory_order_release); }
-  AtMemory(const AtMemory&) = delete;
-  AtMemory& operator=(const AtMemory&) = delete;
-
- private:
-  Engine& engine_;
-};
-
 // The page may hold code, too.
 void put(Vm& vm, uint64_t at, const void* data, size_t size) {
   if (vm.write_physical(at, data, size)) invalidate_code(vm, at, size);

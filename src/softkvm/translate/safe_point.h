@@ -15,6 +15,19 @@ void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except);
 // Drops translations made from [gpa, gpa+size).
 void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size);
 
+// Slots stay while one lives, as for translated code: who changes them waits for the vCPU. No lock: a page that is touched may have to come first, from a
+// thread that asks for the slots itself (post-copy). For the vCPU's thread, in the slow half.
+class AtMemory {
+ public:
+  explicit AtMemory(Vcpu& vcpu);
+  ~AtMemory();
+  AtMemory(const AtMemory&) = delete;
+  AtMemory& operator=(const AtMemory&) = delete;
+
+ private:
+  Vcpu& vcpu_;
+};
+
 // While one lives, no vCPU but its own runs translated code or its helpers: for an instruction that has to be atomic to the others and
 // cannot be so on the host. Taken in the slow half, for one call of run_fast(): nobody may be held while this vCPU waits for user space.
 class Exclusive {

@@ -588,7 +588,7 @@ int Vcpu::run_guest() {
       case Action::kInvalidate:
         e.counters.code_writes++;
         {
-          const auto held = vm->slots->hold();  // nobody waits for a vCPU that is here before slots go
+          const AtMemory here(*this);
           for (unsigned i = 0; i < e.smc_count; i++) invalidate_code(*vm, e.smc[i].gpa, e.smc[i].size);
         }
         e.smc_count = 0;

@@ -63,11 +63,13 @@ std::atomic<uint64_t> Vm::foreign_ticks{0};
 void Vm::expect_foreign_writes(uint64_t host_tsc_ticks) { foreign_ticks = host_tsc_ticks; }
 
 Vm::~Vm() {
+  {
+    std::lock_guard lock(all_mutex);  // first: who goes over them, at the program's end too, meets none that is half gone
+    std::erase(all, this);
+  }
   if (stored) stored->save();
   stored.reset();
   page_worker.stop();
-  std::lock_guard lock(all_mutex);
-  std::erase(all, this);
   if (counters) munmap(counters, sizeof *counters);
 #ifdef VIREO_VERIFY_BLOCKS
   if (!getenv("VIREO_SOFTKVM_STATS") || !code) return;
@@ -134,6 +136,9 @@ void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except) {
     }
   }
 }
+
+AtMemory::AtMemory(Vcpu& vcpu) : vcpu_(vcpu) { engine_of(vcpu).running.store(1); }
+AtMemory::~AtMemory() { engine_of(vcpu_).running.store(0, std::memory_order_release); }
 
 // Whoever starts to run says so (Engine::running) before it looks at Vm::exclusive; here it is the other way round. So one of both sees the
 // other.
@@ -253,9 +258,8 @@ void invalidate_code(Vm& vm, uint64_t gpa, uint64_t size) {
   }
 }
 
-bool Vm::drop_code(const void* host, size_t size, bool dirty) {
+void Vm::drop_code(const void* host, size_t size, bool dirty) {
   auto* begin = static_cast<const uint8_t*>(host);
-  bool hit = false;
   auto lock = slots->hold();
   const SlotTable& table = slots->table();
   // [from, to) of the slot has changed.
@@ -281,7 +285,7 @@ bool Vm::drop_code(const void* host, size_t size, bool dirty) {
       if (!s || begin + size <= s->host + (page - s->gpa) || begin >= s->host + (page - s->gpa) + kPageSize) continue;
       drop(*s, page - s->gpa, page - s->gpa + kPageSize);
     }
-    return hit;
+    return;
   }
   for (unsigned i = 0; i < table.count; i++) {
     const Slot& s = table.slots[i];
@@ -290,7 +294,6 @@ bool Vm::drop_code(const void* host, size_t size, bool dirty) {
     uint64_t to = std::min<uint64_t>(s.size, begin + size - s.host);
     drop(s, from, to);
   }
-  return hit;
 }
 
 void Vm::notice_write(const void* host, size_t size) {
