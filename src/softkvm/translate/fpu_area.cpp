@@ -16,6 +16,7 @@ namespace {
 constexpr unsigned kAreaMax = 4096;
 constexpr uint64_t kSupported = 0xe7;  // x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM
 constexpr uint64_t kPkru = 1 << 9;        // no host register: done by hand
+constexpr uint32_t kHalved = 0x46, kHi16Zmm = 0x80;  // SSE, AVX, ZMM_Hi256: half of each is of registers that only 64-bit mode has
 
 // The guest's area as host memory: its own bytes where they lie in one page of RAM, else a copy that commit() writes back.
 struct Area {
@@ -28,8 +29,8 @@ struct Area {
 
   Area(VcpuState& v, uint64_t l, unsigned s) : vcpu(v), linear(l), size(s) {}
   // `read`: its present bytes matter.
-  Outcome open(bool write, bool read) {
-    if (!engine_of(vcpu).stepping && (linear & 0xfff) + size <= 4096) {
+  Outcome open(bool write, bool read, bool in_place = true) {
+    if (in_place && !engine_of(vcpu).stepping && (linear & 0xfff) + size <= 4096) {
       Outcome o = Outcome::kNext;
       at = host_address(vcpu, linear, size, write, o);
       if (!at) return o;
@@ -45,15 +46,16 @@ struct Area {
         done += n;
       }
     }
-    return read ? transfer(false) : Outcome::kNext;
+    return read ? transfer(false, 0, size) : Outcome::kNext;
   }
-  Outcome commit() { return direct ? Outcome::kNext : transfer(true); }
+  Outcome commit() { return commit(0, size); }
+  Outcome commit(unsigned from, unsigned to) { return direct ? Outcome::kNext : transfer(true, from, to); }
 
  private:
-  Outcome transfer(bool write) {
-    for (unsigned done = 0; done < size;) {
+  Outcome transfer(bool write, unsigned from, unsigned to) {
+    for (unsigned done = from; done < to;) {
       unsigned n = 4096 - ((linear + done) & 0xfff);
-      if (n > size - done) n = size - done;
+      if (n > to - done) n = to - done;
       STEP(write ? write_linear(vcpu, linear + done, at + done, n) : read_linear(vcpu, linear + done, at + done, n));
       done += n;
     }
@@ -151,9 +153,21 @@ struct Header {
 unsigned standard_size(const VcpuState& vcpu, uint64_t components) { return vcpu.cpuid->xsave_size(components | 1); }
 unsigned compacted_size(const VcpuState& vcpu, uint64_t components) { return vcpu.cpuid->xsave_compacted_size(components); }
 
-// Where PKRU lies in an area: in a compacted one it is the last of the components that there are, and not aligned.
-unsigned pkru_offset(const VcpuState& vcpu, bool compact, uint64_t format) {
-  return compact ? compacted_size(vcpu, format & ~kPkru) : vcpu.cpuid->xsave_component[9].offset;
+// Where component `i` lies in an area whose XCOMP_BV is `format`, if it is a compacted one.
+unsigned component_offset(const VcpuState& vcpu, bool compact, uint64_t format, unsigned i) {
+  const auto& component = vcpu.cpuid->xsave_component[i];
+  return compact ? compacted_size(vcpu, format & ((2ull << i) - 1)) - component.size : component.offset;
+}
+
+struct Part {
+  unsigned at, size;
+};
+// Where XMM8 to XMM15, the upper parts of YMM and ZMM8 to 15, or ZMM16 to ZMM31 lie. Outside of 64-bit mode they are neither written nor loaded
+// (SDM vol 1, 13.5.2, 13.5.3, 13.5.5); the area is as long, and XINUSE is what it is. An AMD EPYC of 2025 sets XSTATE_BV[7] there too.
+Part upper_part(const VcpuState& vcpu, bool compact, uint64_t format, unsigned i) {
+  if (i == 1) return {288, 128};
+  const unsigned at = component_offset(vcpu, compact, format, i), size = vcpu.cpuid->xsave_component[i].size;
+  return i == 7 ? Part{at, size} : Part{at + size / 2, size / 2};
 }
 
 // Behind the host's instruction, which left bit 9 of XSTATE_BV (and clear in XCOMP_BV) as it was. In its initial configuration, zero, the
@@ -169,7 +183,7 @@ void save_pkru(VcpuState& vcpu, const Insn& insn, uint8_t* area, bool compact, u
     format |= kPkru;
     copy_bytes(area + 520, &format, 8);
   }
-  if (value || insn.mnemonic == Mnemonic::kXsave) copy_bytes(area + pkru_offset(vcpu, compact, components), &value, 8);
+  if (value || insn.mnemonic == Mnemonic::kXsave) copy_bytes(area + component_offset(vcpu, compact, components, 9), &value, 8);
 }
 
 Outcome xsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
@@ -181,7 +195,7 @@ Outcome xsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   if (size > kAreaMax) return vcpu.raise(kGP, 0);
   STEP(operand(vcpu, insn, size, linear));
   Area area(vcpu, linear, size);
-  STEP(area.open(true, true));
+  STEP(area.open(true, true, vcpu.in_64bit()));
   uint32_t low = static_cast<uint32_t>(components & kSupported), high = 0;
   if (compact) {
     if (insn.w) asm volatile("xsavec64 (%0)" : : "r"(area.at), "a"(low), "d"(high) : "memory");
@@ -192,7 +206,15 @@ Outcome xsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   }
   if (components & kPkru) save_pkru(vcpu, insn, area.at, compact, components);
   if (components & 1) clear(area.at + 6, 18);
-  return area.commit();
+  unsigned done = 0;
+  if (!vcpu.in_64bit())
+    for (unsigned i : {1, 2, 6, 7})
+      if (components >> i & 1) {
+        const Part upper = upper_part(vcpu, compact, components, i);
+        STEP(area.commit(done, upper.at));
+        done = upper.at + upper.size;
+      }
+  return area.commit(done, size);
 }
 
 Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
@@ -205,15 +227,15 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   bool supervisor = insn.mnemonic == Mnemonic::kXrstors;
   if (supervisor && !compact) return vcpu.raise(kGP, 0);
   if (header.xstate & ~vcpu.xcr0) return vcpu.raise(kGP, 0);
+  const uint64_t format = header.xcomp & ~(1ull << 63);
   if (compact) {
-    uint64_t format = header.xcomp & ~(1ull << 63);
     if (format & ~vcpu.xcr0 || header.xstate & ~format) return vcpu.raise(kGP, 0);
     for (uint64_t r : header.reserved)
       if (r) return vcpu.raise(kGP, 0);
   } else if (header.xcomp || header.reserved[0]) {
     return vcpu.raise(kGP, 0);
   }
-  unsigned size = compact ? compacted_size(vcpu, header.xcomp & ~(1ull << 63)) : standard_size(vcpu, components);
+  unsigned size = compact ? compacted_size(vcpu, format) : standard_size(vcpu, components);
   if (size > kAreaMax) return vcpu.raise(kGP, 0);
   STEP(operand(vcpu, insn, size, linear));
   // On a copy: what has been checked must be what the host's instruction sees.
@@ -222,7 +244,7 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   alignas(64) uint8_t image[kAreaMax];
   copy_bytes(image, area.at, size);
   uint32_t pkru = 0;
-  if (header.xstate & components & kPkru) copy_bytes(&pkru, image + pkru_offset(vcpu, compact, header.xcomp & ~(1ull << 63)), 4);
+  if (header.xstate & components & kPkru) copy_bytes(&pkru, image + component_offset(vcpu, compact, format, 9), 4);
   const Header host{header.xstate & ~kPkru, header.xcomp & ~kPkru, {}};  // the host may not have it
   copy_bytes(image + 512, &host, sizeof host);
   uint32_t mxcsr;
@@ -230,8 +252,31 @@ Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   bool loads_mxcsr = compact ? components & 2 && header.xstate & 2 : components & 6;
   if (loads_mxcsr && mxcsr_reserved(mxcsr)) return vcpu.raise(kGP, 0);
   uint32_t low = static_cast<uint32_t>(components & kSupported), high = 0;
+  // Outside of 64-bit mode the upper registers stay: those of components that are loaded go into the image, those of components that get their
+  // initial configuration are loaded once more, with zeroes for the others.
+  alignas(64) uint8_t present[kAreaMax];
+  uint32_t again = 0;
+  if (!vcpu.in_64bit()) {
+    low &= ~kHi16Zmm;
+    clear(present + 512, sizeof(Header));
+    asm volatile("xsave64 (%0)" : : "r"(present), "a"(low & kHalved), "d"(high) : "memory");
+    for (unsigned i : {1, 2, 6}) {
+      if (!(low >> i & 1)) continue;
+      const Part upper = upper_part(vcpu, false, 0, i);
+      if (header.xstate >> i & 1) {
+        copy_bytes(image + upper_part(vcpu, compact, format, i).at, present + upper.at, upper.size);
+      } else {
+        clear(present + upper.at - upper.size, upper.size);
+        again |= 1u << i;
+      }
+    }
+  }
   if (insn.w) asm volatile("xrstor64 (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");
   else asm volatile("xrstor (%0)" : : "r"(image), "a"(low), "d"(high) : "memory");
+  if (again) {
+    asm volatile("stmxcsr (%0)" : : "r"(present + 24) : "memory");
+    asm volatile("xrstor64 (%0)" : : "r"(present), "a"(again), "d"(high) : "memory");
+  }
   if (components & kPkru && pkru != vcpu.pkru) change_keys(vcpu, true, pkru);
   return Outcome::kNext;
 }
