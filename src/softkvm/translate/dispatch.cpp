@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The FAST half of a vCPU's run: finding the next block, events between blocks, and the call-outs of translated code. General registers
 // only, no libc: the guest's SIMD and x87 state is live in the host's registers.
+#include "softkvm/cpu/descriptor.h"
 #include "softkvm/irqchip/raw_syscall.h"
 #include "softkvm/mmu/access.h"
 #include "softkvm/mmu/dirty_ring.h"
@@ -75,6 +76,9 @@ bool on_alert(VcpuState& vcpu) {
   return engine.alert;
 }
 
+// May a near branch lead there?
+bool may_go(const VcpuState& vcpu, uint64_t linear) { return canonical(linear, vcpu.cr4 & kCr4La57 ? 57 : 48); }
+
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
 const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   Engine& engine = engine_of(vcpu);
@@ -133,7 +137,20 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   return code;
 }
 
-extern "C" const void* softkvm_lookup(VcpuState* vcpu, uint64_t linear) {
+// A near branch (branch_descriptor()) leads to where it may not go: it is as if it had not begun, but for what CALL has stored. Spec: SDM vol 2, CALL, JMP, RET:
+// the target is checked before anything is committed.
+void refuse_branch(VcpuState& vcpu, uint32_t branch) {
+  vcpu.gpr[kRsp] -= static_cast<uint64_t>(int64_t{static_cast<int32_t>(branch) >> kBranchMovedShift});
+  set_rip_linear(vcpu, vcpu.page_base + (branch & 0xfff));
+  vcpu.raise(kGP, 0);
+  engine_of(vcpu).reason = kReasonFault;
+}
+
+extern "C" const void* softkvm_lookup(VcpuState* vcpu, uint64_t linear, uint32_t branch) {
+  if (branch && !may_go(*vcpu, linear)) {
+    refuse_branch(*vcpu, branch);
+    return nullptr;
+  }
   if (vcpu->attention) {
     engine_of(*vcpu).reason = kReasonAttention;
     return nullptr;

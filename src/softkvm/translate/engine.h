@@ -49,6 +49,11 @@ constexpr uint32_t access_descriptor(unsigned page_offset, unsigned size, bool r
          segment << kAccessSegmentShift;
 }
 
+// What a lookup is told of the near branch that leads to it (r10d; 0: none does), since that is not done where it may not go: where it is, and by how many
+// bytes it has moved rSP, a number with a sign.
+constexpr unsigned kIsBranch = 1u << 12, kBranchMovedShift = 13;
+constexpr uint32_t branch_descriptor(unsigned page_offset, int moved) { return page_offset | kIsBranch | static_cast<uint32_t>(moved) << kBranchMovedShift; }
+
 constexpr uint64_t kAnyRip = ~0ull;
 constexpr uint64_t kInvalidTag = 0x5555ull << 48;  // not canonical: no linear address that is mapped has it. But guests use such addresses
 constexpr unsigned kTlbBits = 16, kTlbEntries = 1u << kTlbBits;

@@ -51,6 +51,7 @@
 #define STUB_MOVS 18 /* + log2 of the element's size */
 #define STUB_STOS 22 /* ... */
 #define STUB_GROUP 26
+#define STUB_LOOKUP_BRANCH 27
 
 #define DESCRIPTOR_BEHIND 2 /* the call of a stub for failed checks: where MOV has its immediate */
 #define ACCESS_WRITE 0x400000 /* in a descriptor */

@@ -428,13 +428,16 @@ string_pages:
 6:      PAGES_BACK
 9:      ret
 
-// r11 linear address to go on at. Flags in the slot. Jumped to.
-        .globl softkvm_stub_lookup
+// r11 linear address to go on at; r10d the branch that leads there, as branch_descriptor() has it. Flags in the slot. Jumped to.
+        .globl softkvm_stub_lookup, softkvm_stub_lookup_branch
 softkvm_stub_lookup:
+        xor r10d, r10d
+softkvm_stub_lookup_branch:
         SAVE_CALLER_SAVED
         mov gs:[ENGINE_TARGET], r11
         mov rdi, gs:[ENGINE_SELF]
         mov rsi, r11
+        mov edx, r10d
         call gs:[ENGINE_HELPERS + HELPER_LOOKUP*8]
 go_on:
         test rax, rax

@@ -81,12 +81,12 @@ class Translation {
 
   // What is emitted behind the block's end, and where the jump to it is.
   struct Later {
-    enum Kind : uint8_t { kStub, kHostEntry, kPoll, kPollFlags, kLink, kRecord } kind;
+    enum Kind : uint8_t { kStub, kLookup, kHostEntry, kPoll, kPollFlags, kLink, kRecord } kind;
     FlagsIn flags;
     bool ungrouped;       // kLink: to a block of kModeUngrouped
     uint32_t from;        // cache offset of the rel32
     uint32_t back;        // where to go on
-    uint32_t a;           // the stub
+    uint32_t a;           // kStub: which; kLookup: the branch, as branch_descriptor() has it, or 0
     union {
       int64_t target;     // page offset
       const Decoded* decoded;
@@ -99,7 +99,7 @@ class Translation {
   [[gnu::noinline]] bool permitted(Decoded& d) const;
   bool bit_string(const Insn& insn) const;
   bool selector_read(const Insn& insn) const;
-  bool emitted_inline(const Insn& insn) const;
+  bool emitted_inline(const Decoded& d) const;
   bool ends_block(const Decoded& d) const;
   static bool uses_r11(const Decoded& d);
   bool quick() const { return !step_ && !(off_ & kSwitchQuickStubs); }
@@ -236,9 +236,12 @@ class Translation {
     out_.lea(kScratch0, kScratch0, 0xff, 1, near, long_);
     if (near != page_offset) out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(page_offset - near), long_);
   }
-  void indirect_exit();
+  // `branch` in what follows: the near branch that leads out, if it may be refused there: branch_descriptor(), or 0.
+  uint32_t refusable(const Decoded& d, int moved = 0) const { return long_ ? branch_descriptor(d.offset, moved) : 0; }
+  void lookup(uint32_t branch);
+  void indirect_exit(uint32_t branch = 0);
   bool may_link(int64_t target) const;
-  void exit_to(int64_t target, bool poll);
+  void exit_to(int64_t target, bool poll, uint32_t branch = 0);
   void poll_beside_flags(int64_t target);
   void link_site(uint32_t at, int64_t target, FlagsIn flags) {
     Later& l = later(Later::kLink, at);

@@ -11,7 +11,7 @@ void Translation::branch(Decoded& d) {
   int64_t target = insn.operand_count && insn.operands[0].kind == OperandKind::kRelative ? target_of(d) : 0;
   bool relative = insn.operand_count && insn.operands[0].kind == OperandKind::kRelative;
   auto backward = [&](int64_t t) { return t <= d.offset; };
-  int32_t at;
+  int32_t at, moved;
   switch (insn.mnemonic) {
     case Mnemonic::kJcc: {
       want_flags_in_host();
@@ -24,11 +24,10 @@ void Translation::branch(Decoded& d) {
       } else {
         uint32_t over = out_.jcc(condition ^ 1);
         Flags before = flags_;
-        exit_to(target, in_page);
+        exit_to(target, in_page, refusable(d));
         flags_ = before;
         out_.resolve(over, out_.here());
       }
-      if (step_) exit_to(next, false), ended_ = true;
       return;
     }
     case Mnemonic::kLoop:
@@ -55,7 +54,7 @@ void Translation::branch(Decoded& d) {
         if (insn.mnemonic != Mnemonic::kLoop) out2 = out_.jcc(insn.mnemonic == Mnemonic::kLoope ? 5 : 4);
       }
       Flags before = flags_;
-      exit_to(target, backward(target));
+      exit_to(target, backward(target), refusable(d));
       flags_ = before;
       out_.resolve(out1, out_.here());
       if (out2) out_.resolve(out2, out_.here());
@@ -65,10 +64,10 @@ void Translation::branch(Decoded& d) {
     }
     case Mnemonic::kJmp:
       if (relative) {
-        exit_to(target, backward(target));
+        exit_to(target, backward(target), refusable(d));
       } else {
         near_target(d, live);
-        indirect_exit();
+        indirect_exit(refusable(d));
       }
       break;
     case Mnemonic::kCall:
@@ -82,12 +81,13 @@ void Translation::branch(Decoded& d) {
       out_.lea(kScratch1, kScratch1, 0xff, 1, static_cast<int32_t>(next), long_);
       note_side(d);
       store_top(kScratch1, at);
-      move_rsp(-static_cast<int32_t>(stack_size()));
+      moved = -static_cast<int32_t>(stack_size());
+      move_rsp(moved);
       if (relative) {
-        exit_to(target, backward(target));
+        exit_to(target, backward(target), refusable(d, moved));
       } else {
         out_.load(kScratch0, kCarry);
-        indirect_exit();
+        indirect_exit(refusable(d, moved));
       }
       break;
     default: {  // RET
@@ -95,8 +95,9 @@ void Translation::branch(Decoded& d) {
       at = top_address(kRsp, live);
       note_side(d);
       load_top(kScratch0, at);
-      move_rsp(static_cast<int32_t>(stack_size() + (insn.immediate_size ? insn.immediate & 0xffff : 0)));
-      indirect_exit();
+      moved = static_cast<int32_t>(stack_size() + (insn.immediate_size ? insn.immediate & 0xffff : 0));
+      move_rsp(moved);
+      indirect_exit(refusable(d, moved));
     }
   }
   ended_ = true;

@@ -20,6 +20,7 @@ void Translation::emit_later(const Later& l) {
   if (l.kind != Later::kHostEntry) out_.resolve(l.from, out_.here());
   switch (l.kind) {
     case Later::kStub: out_.jump_stub(l.a); break;
+    case Later::kLookup: lookup(l.a); break;
     case Later::kHostEntry:
       block_.linked_entry[static_cast<unsigned>(FlagsIn::kHost)] = out_.here();
       out_.save_flags();
@@ -49,12 +50,17 @@ void Translation::emit_later(const Later& l) {
   }
 }
 
+void Translation::lookup(uint32_t branch) {
+  if (branch) out_.move_imm(kScratch1, branch);
+  out_.jump_stub(branch ? STUB_LOOKUP_BRANCH : STUB_LOOKUP);
+}
+
 // To the linear address in r11.
-void Translation::indirect_exit() {
+void Translation::indirect_exit(uint32_t branch) {
   want_flags_in_slot();
   flags_.host = false;
   if (step_) return out_.jump_stub(STUB_STEP_DONE);
-  if (off_ & kSwitchJumpCache) return out_.jump_stub(STUB_LOOKUP);
+  if (off_ & kSwitchJumpCache) return lookup(branch);
   if (off_ & kSwitchRorx) {                                // jump_index()
     out_.move(kScratch1, kScratch0);
     out_.bytes({0x49, 0xc1, 0xea, kJumpBits});             // shr r10, 16
@@ -70,7 +76,7 @@ void Translation::indirect_exit() {
     out_.u32(at);
   };
   gs_r10({0x65, 0x4d, 0x3b}, kScratch0, jump_at(view_, offsetof(JumpEntry, tag)));  // cmp r11, gs:[r10 + tag]
-  later(Later::kStub, out_.jcc(5)).a = STUB_LOOKUP;
+  later(Later::kLookup, out_.jcc(5)).a = branch;
   gs_r10({0x65, 0x41, 0xff}, 4, jump_at(view_, offsetof(JumpEntry, code)));         // jmp gs:[r10 + code]
 }
 
@@ -80,11 +86,11 @@ bool Translation::may_link(int64_t target) const {
 }
 
 // A direct exit to a page offset. `poll`: it may close a loop.
-void Translation::exit_to(int64_t target, bool poll) {
+void Translation::exit_to(int64_t target, bool poll, uint32_t branch) {
   if (!may_link(target)) {
     want_flags_in_slot();
     linear_of(target);
-    return indirect_exit();
+    return indirect_exit(branch);
   }
   uint32_t live = live_at(target);
   if (live && off_ & kSwitchHostFlags) want_flags_in_slot();

@@ -57,7 +57,7 @@ void Translation::liveness() {
   const uint32_t always = off_ & kSwitchDeadFlags ? kStatusFlags : 0;
   for (unsigned i = count_; i-- > 0;) {
     Decoded& d = insns_[i];
-    if (d.insn.form == Form::kBranch && !d.by_name && !step_) {
+    if (d.insn.form == Form::kBranch && !d.by_name) {
       bool relative = d.insn.operand_count && d.insn.operands[0].kind == OperandKind::kRelative;
       if (d.insn.mnemonic == Mnemonic::kJmp && relative) live = live_at(target_of(d));
       else if (d.insn.mnemonic == Mnemonic::kJcc) live |= live_at(target_of(d));

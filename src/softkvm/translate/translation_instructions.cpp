@@ -70,7 +70,7 @@ void Translation::classify(Decoded& d) {
     case Form::kStack:
     case Form::kBranch:
       d.callout = Callout::kSpecial;
-      d.by_name = !emitted_inline(insn);
+      d.by_name = !emitted_inline(d);
       break;
   }
 }
@@ -141,8 +141,10 @@ bool Translation::selector_read(const Insn& insn) const {
          insn.operands[1].kind == OperandKind::kSegment;
 }
 
-// Stack and branch instructions that are emitted; the others are run by name: with a 16-bit operand size, targets wrap at 64 KiB.
-bool Translation::emitted_inline(const Insn& insn) const {
+// Stack and branch instructions that are emitted; the others are run by name: with a 16-bit operand size, targets wrap at 64 KiB. In step mode all are, since
+// a branch that may not go where it leads has not been done. LOOP has counted when the lookup refuses it, so it only goes where none is.
+bool Translation::emitted_inline(const Decoded& d) const {
+  const Insn& insn = d.insn;
   bool full = long_ ? insn.operand_size == 8 : insn.operand_size == 4;
   bool flat_code = mode_ & kModeFlatCode;
   switch (insn.mnemonic) {
@@ -153,13 +155,13 @@ bool Translation::emitted_inline(const Insn& insn) const {
     case Mnemonic::kCall:
     case Mnemonic::kRet: return inline_stack_ && full && flat_code;
     case Mnemonic::kJmp:
-      if (insn.operands[0].kind == OperandKind::kRelative) return full;
+      if (insn.operands[0].kind == OperandKind::kRelative) return full && !step_;
       return !step_ && !(off_ & kSwitchInlineStack) && full && flat_code && mode_ & kModeFlatData;
-    case Mnemonic::kJcc: return full;
+    case Mnemonic::kJcc: return full && !step_;
     case Mnemonic::kLoop:
     case Mnemonic::kLoope:
-    case Mnemonic::kLoopne:
-    case Mnemonic::kJcxz: return insn.address_size != 2 && full;
+    case Mnemonic::kLoopne: return insn.address_size != 2 && full && may_link(target_of(d));
+    case Mnemonic::kJcxz: return insn.address_size != 2 && full && !step_;
     default: return false;
   }
 }

@@ -50,6 +50,7 @@ void softkvm_stub_recent_write2();
 void softkvm_stub_access();
 void softkvm_stub_callout();
 void softkvm_stub_lookup();
+void softkvm_stub_lookup_branch();
 void softkvm_stub_link();
 void softkvm_stub_poll();
 void softkvm_stub_step_done();
@@ -65,7 +66,7 @@ void softkvm_stub_stos0();
 void softkvm_stub_stos1();
 void softkvm_stub_stos2();
 void softkvm_stub_stos3();
-const void* softkvm_lookup(vireo::softkvm::VcpuState*, uint64_t);
+const void* softkvm_lookup(vireo::softkvm::VcpuState*, uint64_t, uint32_t);
 const void* softkvm_link(vireo::softkvm::VcpuState*, const void*);
 const void* softkvm_callout(vireo::softkvm::VcpuState*, const vireo::softkvm::CalloutRecord*);
 }
@@ -179,6 +180,7 @@ std::unique_ptr<Vcpu> Vcpu::create(Vm& vm, unsigned id, kvm_run* run) {
   engine->stubs[STUB_ACCESS] = stub(softkvm_stub_access);
   engine->stubs[STUB_CALLOUT] = stub(softkvm_stub_callout);
   engine->stubs[STUB_LOOKUP] = stub(softkvm_stub_lookup);
+  engine->stubs[STUB_LOOKUP_BRANCH] = stub(softkvm_stub_lookup_branch);
   engine->stubs[STUB_LINK] = stub(softkvm_stub_link);
   engine->stubs[STUB_LINK_SLOT] = stub(softkvm_stub_link_slot);
   engine->stubs[STUB_GROUP] = stub(softkvm_stub_group);

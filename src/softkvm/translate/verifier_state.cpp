@@ -399,6 +399,8 @@ struct BlockRules::Step {
         return true;
       case STUB_LOOKUP:
       case STUB_POLL: return (!call && r11.plain() && !rules.stepping_) || broken(Rule::kStub);
+      case STUB_LOOKUP_BRANCH:
+        return (!call && r11.plain() && r10.kind == Kind::kConstant && !r10.page && r10.amount & kIsBranch && !rules.stepping_) || broken(Rule::kStub);
       case STUB_LINK_SLOT:
       case STUB_LINK: return (call && rules.site_stub(at) && !rules.stepping_) || broken(Rule::kStub);
       case STUB_STEP_DONE: return (!call && r11.plain() && rules.stepping_) || broken(Rule::kStub);

@@ -520,6 +520,8 @@ TEST(Verifier, RefusesStubsWithWrongRegisters) {
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_LINK); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.out.call_stub(STUB_LINK); });  // of no jump
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.checked(), d.out.jump_stub(STUB_LOOKUP); });  // with a host address
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_LOOKUP_BRANCH); });  // of no branch
+  EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.move_imm(kScratch1, 16), d.out.jump_stub(STUB_LOOKUP_BRANCH); });
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.address(), d.out.call_stub(STUB_ACCESS); });  // without a descriptor
   EXPECT_RULE(Rule::kStub, [](Draft& d) { d.linear(), d.out.jump_stub(STUB_LOOKUP); }, kMode | kModeStep);
 }
