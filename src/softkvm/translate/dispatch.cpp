@@ -41,7 +41,10 @@ bool fetch_address(VcpuState& vcpu, uint64_t linear, uint64_t& gpa, bool* fresh 
 // vcpu.fault.pending on a fetch fault.
 Block* straddle_block(VcpuState& vcpu, Block* any, uint64_t linear, bool& fresh) {
   uint64_t next = (linear & kPageMask) + kPageSize, gpa;
-  if (!vcpu.in_64bit()) next &= 0xffffffffull;
+  if (!vcpu.in_64bit()) {
+    next &= 0xffffffffull;
+    if (!within_code(vcpu, next)) return vcpu.raise(kGP, 0), nullptr;
+  }
   return fetch_address(vcpu, next, gpa, &fresh) ? vcpu.vm->code->table().find_straddle(any, gpa) : nullptr;
 }
 
@@ -77,20 +80,25 @@ bool on_alert(VcpuState& vcpu) {
 }
 
 // May a near branch lead there?
-bool may_go(const VcpuState& vcpu, uint64_t linear) { return canonical(linear, vcpu.cr4 & kCr4La57 ? 57 : 48); }
+bool may_go(const VcpuState& vcpu, uint64_t linear) {
+  return vcpu.in_64bit() ? canonical(linear, vcpu.cr4 & kCr4La57 ? 57 : 48) : within_code(vcpu, linear);
+}
+
+// As at any instruction that may not be fetched: null.
+const void* cannot_fetch(VcpuState& vcpu, uint64_t linear) {
+  set_rip_linear(vcpu, linear);
+  engine_of(vcpu).reason = kReasonFault;
+  return nullptr;
+}
 
 // The code to run at `linear` in mode `mode`; null with Engine::reason kReasonTranslate or kReasonFault.
 const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   Engine& engine = engine_of(vcpu);
   engine.target = linear;
-  if ((mode & kModeCodeMask) != kModeCode64 && !(mode & kModeFlatCode)) {
-    const Segment& cs = vcpu.segment[kCS];
-    if (static_cast<uint32_t>(linear - cs.base) > cs.limit) {
-      set_rip_linear(vcpu, linear);
-      vcpu.raise(kGP, 0);
-      engine.reason = kReasonFault;
-      return nullptr;
-    }
+  const bool limited = !(mode & kModeFlatCode);
+  if (limited) {
+    if (!within_code(vcpu, linear)) return vcpu.raise(kGP, 0), cannot_fetch(vcpu, linear);
+    mode |= code_edges(vcpu, linear);
   }
   vcpu.fault.pending = false;
   if (!(mode & kModeStep))
@@ -99,20 +107,12 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
   uint64_t gpa;
   const bool alert = on_alert(vcpu);
   bool fresh = alert;
-  if (!fetch_address(vcpu, linear, gpa, &fresh)) {
-    set_rip_linear(vcpu, linear);
-    engine.reason = kReasonFault;
-    return nullptr;
-  }
+  if (!fetch_address(vcpu, linear, gpa, &fresh)) return cannot_fetch(vcpu, linear);
   CodeCache& cache = *vcpu.vm->code;
   Block* block = cache.table().find(gpa, mode);
   if (block && block->straddle) {
     block = straddle_block(vcpu, block, linear, fresh);
-    if (vcpu.fault.pending) {
-      set_rip_linear(vcpu, linear);
-      engine.reason = kReasonFault;
-      return nullptr;
-    }
+    if (vcpu.fault.pending) return cannot_fetch(vcpu, linear);
   }
   if (block && ((block->source && !source_current(vcpu, *block->source, fresh)) ||
                 (block->second_source && !source_current(vcpu, *block->second_source, fresh)))) {
@@ -129,8 +129,11 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
     }
     block = what.block;
   }
+  // An instruction that lies partly beyond the limit is not begun.
+  if (limited && (mode & kModeCodeEnds || block->straddle) && !within_code(vcpu, linear, block->straddle ? block->straddle : block->guest_end - (gpa & 0xfff)))
+    return vcpu.raise(kGP, 0), cannot_fetch(vcpu, linear);
   const void* code = cache.executable(block->indirect_entry);
-  if (!(mode & kModeStep) && !alert && !(vcpu.vm->off & kSwitchJumpCache)) {
+  if (!limited && !(mode & kModeStep) && !alert && !(vcpu.vm->off & kSwitchJumpCache)) {
     enter_jump(engine, view_of(mode), linear, *block, code);
     if (engine.stored && block->stored && !block->looked_up.exchange(true, std::memory_order_relaxed)) engine.stored->note_lookup(block->stored);
   }
@@ -352,9 +355,21 @@ void set_rip_linear(VcpuState& vcpu, uint64_t linear) {
   if (vcpu.in_64bit()) {
     vcpu.rip = linear;
   } else {
-    uint32_t ip = static_cast<uint32_t>(linear - vcpu.segment[kCS].base);
-    vcpu.rip = vcpu.segment[kCS].db() ? ip : vcpu.protected_mode() ? ip & 0xffff : ip & 0xffff;
+    vcpu.rip = static_cast<uint32_t>(linear - vcpu.segment[kCS].base);  // 64 KiB and more where code has run off the end of a 16-bit segment
   }
+}
+
+bool within_code(const VcpuState& vcpu, uint64_t linear, unsigned size) {
+  const Segment& cs = vcpu.segment[kCS];
+  return uint64_t{static_cast<uint32_t>(linear - cs.base)} + size - 1 <= cs.limit;
+}
+
+uint32_t code_edges(const VcpuState& vcpu, uint64_t linear) {
+  if (vcpu.mode & kModeFlatCode) return 0;
+  const Segment& cs = vcpu.segment[kCS];
+  if (cs.limit == 0xffffffff) return 0;
+  const uint32_t first = static_cast<uint32_t>((linear & kPageMask) - cs.base), last = first + 4095;
+  return (last > cs.limit ? kModeCodeEnds : 0) | (last < first ? kModeCodeBegins : 0);
 }
 
 uint64_t rip_linear(const VcpuState& vcpu) {

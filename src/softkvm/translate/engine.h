@@ -347,5 +347,9 @@ void flush_write_tags(VcpuState& vcpu);
 bool fill_fetch(VcpuState& vcpu, uint64_t linear, bool walk_tables);
 void set_rip_linear(VcpuState& vcpu, uint64_t linear);
 uint64_t rip_linear(const VcpuState& vcpu);
+// Outside of 64-bit mode: do the `size` bytes at a linear address lie within CS's limit?
+bool within_code(const VcpuState& vcpu, uint64_t linear, unsigned size = 1);
+// Which of kModeCodeEdges a block at this address has, in the vCPU's mode.
+uint32_t code_edges(const VcpuState& vcpu, uint64_t linear);
 
 }  // namespace vireo::softkvm

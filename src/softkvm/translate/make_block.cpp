@@ -290,7 +290,10 @@ Made Maker::run() {
     Source source{page, offset, here.gpa, nullptr, what.mode, 0};
     if (straddles(page, offset, width)) {
       uint64_t linear_behind = (linear & kPageMask) + kPageSize;
-      if (!vcpu.in_64bit()) linear_behind &= 0xffffffffull;
+      if (!vcpu.in_64bit()) {
+        linear_behind &= 0xffffffffull;
+        if (!within_code(vcpu, linear_behind)) return vcpu.raise(kGP, 0), Made::kFault;
+      }
       if (Made m = find(linear_behind, next); m != Made::kYes) return m;
       if (Made m = watch(next, 1, true); m != Made::kYes) return m;
       // Both may be one page of the guest's memory, whose blocks that has dropped, or this may drop.
@@ -343,6 +346,7 @@ void drop_blocks(Vm& vm, const Slot& slot, uint64_t gpa, uint64_t size) {
 
 Made make_block(Vcpu& vcpu, MakeBlock& what, bool wait) {
   vcpu.fault.pending = false;
+  what.mode |= code_edges(vcpu, what.linear);
   CodeCache& code = *vcpu.vm->code;
   if (wait) code.mutex.lock();
   else if (vcpu.vm->off & kSwitchFastBlocks || !code.mutex.try_lock_awhile()) return Made::kBusy;

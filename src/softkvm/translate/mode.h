@@ -20,6 +20,12 @@ constexpr uint32_t kModeStep = 1u << 13;     // one instruction, every access by
 constexpr uint32_t kModeProtected = 1u << 14, kModeVm86 = 1u << 15;
 // Never a vCPU's own: each access has a check of its own. Where the check of a group fails, the block goes on in one of these.
 constexpr uint32_t kModeUngrouped = 1u << 16;
+// Never a vCPU's own either: what CS makes of the block's page (code_edges()). Somewhere in it CS's limit ends: a block has one instruction, and the lookup of
+// each holds it against the limit.
+constexpr uint32_t kModeCodeEnds = 1u << 17;
+// ... In its lower part, below CS's base, are offsets beyond the limit: jumps are not linked, so that each is looked at.
+constexpr uint32_t kModeCodeBegins = 1u << 18;
+constexpr uint32_t kModeCodeEdges = kModeCodeEnds | kModeCodeBegins;
 
 // TLB views: which rights an access has.
 enum View : unsigned { kViewUser = 0, kViewSupervisor = 1, kViewSupervisorAc = 2, kViews = 3 };  // the last: SMAP on and EFLAGS.AC set

@@ -245,7 +245,12 @@ Outcome near_branch(VcpuState& vcpu, const Insn& insn) {
       break;
     default: break;
   }
-  return go(vcpu, taken ? target : next, taken ? size : vcpu.in_64bit() ? 8 : 4);
+  if (!taken) {  // what is beyond a limit is the next instruction's affair
+    vcpu.rip += insn.length;
+    if (!vcpu.in_64bit()) vcpu.rip &= 0xffffffffull;
+    return Outcome::kJump;
+  }
+  return go(vcpu, target, size);
 }
 
 // --- bit strings in memory: BT and its kin with a register offset

@@ -237,7 +237,7 @@ class Translation {
     if (near != page_offset) out_.lea(kScratch0, kScratch0, 0xff, 1, static_cast<int32_t>(page_offset - near), long_);
   }
   // `branch` in what follows: the near branch that leads out, if it may be refused there: branch_descriptor(), or 0.
-  uint32_t refusable(const Decoded& d, int moved = 0) const { return long_ ? branch_descriptor(d.offset, moved) : 0; }
+  uint32_t refusable(const Decoded& d, int moved = 0) const { return long_ || !(mode_ & kModeFlatCode) ? branch_descriptor(d.offset, moved) : 0; }
   void lookup(uint32_t branch);
   void indirect_exit(uint32_t branch = 0);
   bool may_link(int64_t target) const;

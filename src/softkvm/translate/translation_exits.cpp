@@ -60,7 +60,7 @@ void Translation::indirect_exit(uint32_t branch) {
   want_flags_in_slot();
   flags_.host = false;
   if (step_) return out_.jump_stub(STUB_STEP_DONE);
-  if (off_ & kSwitchJumpCache) return lookup(branch);
+  if (off_ & kSwitchJumpCache || !(mode_ & kModeFlatCode)) return lookup(branch);  // where CS has a limit, the lookup knows it
   if (off_ & kSwitchRorx) {                                // jump_index()
     out_.move(kScratch1, kScratch0);
     out_.bytes({0x49, 0xc1, 0xea, kJumpBits});             // shr r10, 16
@@ -82,7 +82,7 @@ void Translation::indirect_exit(uint32_t branch) {
 
 // May a jump to a page offset be patched to go straight to the block there?
 bool Translation::may_link(int64_t target) const {
-  return !step_ && !(off_ & kSwitchLinks) && target >= 0 && target < 4096 && !source_.straddle && !may_straddle(static_cast<unsigned>(target));
+  return !step_ && !(off_ & kSwitchLinks) && !(mode_ & kModeCodeEdges) && target >= 0 && target < 4096 && !source_.straddle && !may_straddle(static_cast<unsigned>(target));
 }
 
 // A direct exit to a page offset. `poll`: it may close a loop.

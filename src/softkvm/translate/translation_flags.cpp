@@ -10,7 +10,7 @@ namespace vireo::softkvm {
 
 // Which status flags code at a page offset may read before it writes them. Asked several times about each exit.
 uint32_t Translation::live_at(int64_t target) {
-  if (target < 0 || target >= 4096 || source_.straddle || off_ & kSwitchDeadFlags) return kStatusFlags;
+  if (target < 0 || target >= 4096 || source_.straddle || off_ & kSwitchDeadFlags || mode_ & kModeCodeEdges) return kStatusFlags;
   if (!near_start(target, kDependencyReach - 128)) return kStatusFlags;
   const unsigned offset = static_cast<unsigned>(target);
   for (unsigned i = 0; i < known_count_; i++)

@@ -22,7 +22,7 @@ void Translation::decode_block() {
   start_ = source_.offset;
   unsigned at = start_;
   notes_.look_count = 1;
-  const unsigned limit = step_ || source_.straddle || off_ & kSwitchLongBlocks ? 1 : kMaxBlockInsns;
+  const unsigned limit = step_ || source_.straddle || mode_ & kModeCodeEnds || off_ & kSwitchLongBlocks ? 1 : kMaxBlockInsns;
   dependency_begin_ = start_;
   while (count_ < limit && at < 4096) {
     Decoded& d = insns_[count_];
