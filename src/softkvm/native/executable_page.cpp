@@ -143,7 +143,13 @@ bool seam_runs_natively(const uint8_t* page, const uint8_t* next, TimeStamps tim
   uint8_t bytes[kBefore + kBehind];
   memcpy(bytes, page + 4096 - kBefore, kBefore);
   memcpy(bytes + kBefore, next, kBehind);
-  return next_unfit(bytes, kBefore - kOpcode + 1, time_stamps) == sizeof bytes;
+  for (size_t at = kBefore - kOpcode + 1; (at = next_unfit(bytes, at, time_stamps)) < sizeof bytes; at++) {
+    // One that lies in the next page, with all of its prefixes, is that page's own affair.
+    const uint8_t* first = bytes + at;
+    while (first > bytes + kBefore && is_prefix(first[-1])) first--;
+    if (first < bytes + kBefore || (first == bytes + kBefore && is_prefix(first[-1]))) return false;
+  }
+  return true;
 }
 
 }  // namespace vireo::softkvm

@@ -369,7 +369,7 @@ uint32_t code_edges(const VcpuState& vcpu, uint64_t linear) {
   const Segment& cs = vcpu.segment[kCS];
   if (cs.limit == 0xffffffff) return 0;
   const uint32_t first = static_cast<uint32_t>((linear & kPageMask) - cs.base), last = first + 4095;
-  return (last > cs.limit ? kModeCodeEnds : 0) | (last < first ? kModeCodeBegins : 0);
+  return (last > cs.limit || (last < first && first <= cs.limit) ? kModeCodeEnds : 0) | (last < first ? kModeCodeBegins : 0);
 }
 
 uint64_t rip_linear(const VcpuState& vcpu) {

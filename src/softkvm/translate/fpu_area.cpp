@@ -159,13 +159,15 @@ unsigned component_offset(const VcpuState& vcpu, bool compact, uint64_t format, 
   return compact ? compacted_size(vcpu, format & ((2ull << i) - 1)) - component.size : component.offset;
 }
 
+constexpr unsigned kXmm = 160, kUpperXmm = 288;  // where XMM0 and XMM8 lie
+
 struct Part {
   unsigned at, size;
 };
 // Where XMM8 to XMM15, the upper parts of YMM and ZMM8 to 15, or ZMM16 to ZMM31 lie. Outside of 64-bit mode they are neither written nor loaded
 // (SDM vol 1, 13.5.2, 13.5.3, 13.5.5); the area is as long, and XINUSE is what it is. An AMD EPYC of 2025 sets XSTATE_BV[7] there too.
 Part upper_part(const VcpuState& vcpu, bool compact, uint64_t format, unsigned i) {
-  if (i == 1) return {288, 128};
+  if (i == 1) return {kUpperXmm, 128};
   const unsigned at = component_offset(vcpu, compact, format, i), size = vcpu.cpuid->xsave_component[i].size;
   return i == 7 ? Part{at, size} : Part{at + size / 2, size / 2};
 }
@@ -206,15 +208,16 @@ Outcome xsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   }
   if (components & kPkru) save_pkru(vcpu, insn, area.at, compact, components);
   if (components & 1) clear(area.at + 6, 18);
-  unsigned done = 0;
-  if (!vcpu.in_64bit())
-    for (unsigned i : {1, 2, 6, 7})
-      if (components >> i & 1) {
-        const Part upper = upper_part(vcpu, compact, components, i);
-        STEP(area.commit(done, upper.at));
-        done = upper.at + upper.size;
-      }
-  return area.commit(done, size);
+  if (vcpu.in_64bit()) return area.commit(0, size);
+  // A copy was saved to: what the instruction does not write may be another CPU's meanwhile.
+  if (components & 7) STEP(area.commit(0, components & 2 ? kUpperXmm : kXmm));
+  STEP(area.commit(512, 512 + sizeof(Header)));
+  for (unsigned i : {2, 5, 6, 9}) {
+    if (!(components >> i & 1)) continue;
+    const unsigned at = component_offset(vcpu, compact, components, i), stored = vcpu.cpuid->xsave_component[i].size;
+    STEP(area.commit(at, at + (kHalved >> i & 1 ? stored / 2 : stored)));
+  }
+  return Outcome::kNext;
 }
 
 Outcome xrstor(VcpuState& vcpu, const Insn& insn, uint64_t linear) {

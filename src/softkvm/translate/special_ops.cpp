@@ -204,7 +204,7 @@ Outcome near_branch(VcpuState& vcpu, const Insn& insn) {
   unsigned size = insn.operand_size;
   const Operand& o = insn.operands[0];
   uint64_t next = vcpu.rip + insn.length, target = next + insn.immediate, linear;
-  if (!vcpu.in_64bit()) next &= vcpu.segment[kCS].db() ? 0xffffffffull : 0xffff;
+  if (!vcpu.in_64bit()) next &= 0xffffffffull;
   bool relative = insn.operand_count && o.kind == OperandKind::kRelative;
   bool taken = true;
   if (insn.operand_count && !relative && insn.mnemonic != Mnemonic::kRet) {

@@ -55,8 +55,6 @@ Vm::Vm() : off(switches_off()), unseen_writes(unseen) {
     });
   });
   vcpus.reserve(kMostVcpus);  // FAST code goes over them without the mutex
-  std::lock_guard lock(all_mutex);
-  all.push_back(this);
 }
 void Vm::expect_unseen_writes() { unseen = true; }
 std::atomic<uint64_t> Vm::foreign_ticks{0};
@@ -106,6 +104,8 @@ std::unique_ptr<Vm> Vm::create() {
   if (!(vm->off & kSwitchStoredCode)) vm->stored = StoredCode::create(vm->off, vm->code->mutex, *vm->counters);
   if (vm->stored) save_code_at_exit();
   install_host_fault_handlers();
+  std::lock_guard lock(all_mutex);  // last: who goes over them finds whole ones
+  all.push_back(vm.get());
   return vm;
 }
 
