@@ -129,7 +129,7 @@ softkvm_native_restore:
         jmp qword ptr [STUB_REGISTERS + 128]
 
 die:    ud2
-softkvm_native_trap:                    // as the guest's code, to see what a trap costs
-        ud2
+softkvm_native_trap:                    // as the guest's code, to see what a trap costs. No exception: UD2 is an exit to the hypervisor where the host is a guest
+        syscall
 softkvm_native_code_end:
         .section .note.GNU-stack, "", @progbits

@@ -8,14 +8,15 @@
 namespace vireo::softkvm {
 
 struct UserProfile {
-  // A trap costs 5 to 40 us in a stub (two switches of processes) and under one in translated code, which in turn is two to four times slower than the
-  // bare CPU, and ten times where it has to be translated first. A stretch is measured with what its trap costs.
-  static constexpr uint64_t kEnterMicroseconds = 40, kStayMicroseconds = 22;
+  // A trap costs 5 to 20 us in a stub (two switches of processes) and under one in translated code, which in turn is two to four times slower than the
+  // bare CPU, and ten times where it has to be translated first. A stretch is measured with what its trap costs. How many switches to a stub and back
+  // it has to be worth, and how much at least.
+  static constexpr uint64_t kEnterSwitches = 4, kStaySwitches = 2;
+  static constexpr uint64_t kEnterMicroseconds = 15, kStayMicroseconds = 8;
   static constexpr uint64_t kWindowMicroseconds = 1500;   // of user time, per decision
   static constexpr uint64_t kStartMicroseconds = 2500;    // of user time before a space is looked at: most processes end sooner
   static constexpr uint64_t kLongMicroseconds = 800;      // stretches that leave no doubt
   static constexpr uint64_t kMostOverhead = 3;             // times what the program itself has computed there: about what translation would take
-  static constexpr uint64_t kEnterSwitches = 3;            // switches to a stub and back that a stretch has to be worth
   static constexpr unsigned kMostHeldSteps = 200;         // instructions that are stepped through until a page is left
   static constexpr unsigned kMostHolds = 50;              // in one stretch
   static constexpr unsigned kMostPause = 64;              // windows that a space which was given up is left alone, at the most
@@ -87,7 +88,6 @@ struct UserProfile {
   void hold_page(uint64_t rip) { hold(rip >> 12); }
   // A stub ran for so long, with pages to be mapped before or without: which takes about as long as a switch does.
   void ran(uint64_t ticks, bool mapped) {
-    switch_ticks = ticks < switch_ticks ? ticks : switch_ticks;  // a stub's first ones, by which it was measured, are dearer
     const uint64_t lost = mapped ? 2 * switch_ticks : switch_ticks;
     computed += ticks > lost ? ticks - lost : 0;
   }
@@ -118,7 +118,7 @@ struct UserProfile {
     const uint64_t average = s.ticks / s.stretches;
     if (s.native) {
       // What a trap costs differs from host to host, and by what follows: pages that have to be mapped, instructions that are not run there.
-      if (average < kStayMicroseconds * ticks_per_microsecond || s.ticks > kMostOverhead * s.computed) pause(s);
+      if (average < worth(kStaySwitches, kStayMicroseconds) || s.ticks > kMostOverhead * s.computed) pause(s);
       else if (s.next_pause > 1) s.next_pause--;
       return;
     }
@@ -128,9 +128,11 @@ struct UserProfile {
       s.pause -= windows < 1 ? 1 : windows < s.pause ? static_cast<uint32_t>(windows) : s.pause;
       return;
     }
-    s.native = long_ones ||
-               (s.total >= kStartMicroseconds * ticks_per_microsecond && average >= kEnterMicroseconds * ticks_per_microsecond &&
-                average >= kEnterSwitches * switch_ticks);
+    s.native = long_ones || (s.total >= kStartMicroseconds * ticks_per_microsecond && average >= worth(kEnterSwitches, kEnterMicroseconds));
+  }
+  uint64_t worth(uint64_t switches, uint64_t microseconds) const {
+    const uint64_t by_switches = switches * switch_ticks, least = microseconds * ticks_per_microsecond;
+    return by_switches > least ? by_switches : least;
   }
   static void pause(Space& s) {
     s.native = s.unfit = false;
