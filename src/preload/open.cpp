@@ -35,6 +35,7 @@ int open_kvm(int flags) {
   static std::once_flag once;
   std::call_once(once, [] {
     softkvm::expect_unseen_writes();
+    softkvm::expect_signal_handlers();
     take_over_signals();
     in_use.store(true, std::memory_order_release);
   });

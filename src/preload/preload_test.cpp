@@ -2,9 +2,11 @@
 // A program that knows nothing of this library: run with it preloaded (ctest sets LD_PRELOAD), it finds softkvm behind /dev/kvm by libc's
 // names. What is expected is what the kernel's module does. Spec: Documentation/virt/kvm/api.rst; sigaction(2).
 #include <cpuid.h>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/kvm.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -189,6 +191,102 @@ TEST(Preload, AHandlerMayJumpOutOfKvmRun) {
   m.code(SAYS(3));
   m.at(0x1000);
   EXPECT_EQ(m.next_out(), 3);
+}
+
+// Signals for one thread, as fast as they are taken.
+class Kicked {
+ public:
+  explicit Kicked(int number) : thread_([this, number, whom = ::pthread_self()] {
+    while (!stop_) {
+      ::pthread_kill(whom, number);
+      for (int i = 0; i < 500; i++) __builtin_ia32_pause();
+    }
+  }) {}
+  ~Kicked() { stop_ = true, thread_.join(); }
+
+ private:
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+volatile uint8_t* guest_memory;
+int zeros;
+
+// Before, the thread waited for itself: alarm() ends the test then.
+TEST(Preload, AHandlerMayCloseAndReadWhereverItComes) {
+  Machine m;
+  m.code(SAYS(4));
+  zeros = ::open("/dev/zero", O_RDONLY);
+  guest_memory = m.memory + 0x4000;
+  struct sigaction action = {}, before;
+  action.sa_handler = [](int) {
+    int saved = errno;
+    const int fd = ::dup(zeros);
+    ::dup2(zeros, fd);
+    if (::read(fd, const_cast<uint8_t*>(guest_memory), 64) == 64) handled = handled + 1;
+    ::close(fd);
+    errno = saved;
+  };
+  action.sa_flags = SA_RESTART;
+  ASSERT_EQ(::sigaction(SIGUSR1, &action, &before), 0);
+  ::alarm(60);
+  handled = 0;
+  {
+    Kicked kicked(SIGUSR1);
+    for (unsigned i = 0; handled < 2000; i++) {
+      kvm_regs regs;
+      ASSERT_EQ(::ioctl(m.vcpu, KVM_GET_REGS, &regs), 0);
+      ASSERT_EQ(::pread(zeros, m.memory + 0x5000, 64, 0), 64);
+      if (i % 50 == 0) {
+        ASSERT_EQ(::close(::dup(m.vm)), 0);
+      } else if (i % 50 == 1) {
+        const int copy = ::dup(m.vm);
+        EXPECT_EQ(::ioctl(copy, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), 1);
+        EXPECT_EQ(::close(copy), 0);
+      }
+    }
+  }
+  ::alarm(0);
+  ::sigaction(SIGUSR1, &before, nullptr);
+  m.at(0x1000);
+  EXPECT_EQ(m.next_out(), 4);
+  ::close(zeros);
+}
+
+TEST(Preload, AHandlerMayJumpOutOfAnyIoctl) {
+  Machine m;
+  m.code(SAYS(6));
+  static volatile sig_atomic_t ready;
+  static volatile int jumps;
+  struct sigaction action = {}, before;
+  action.sa_handler = [](int) {
+    if (!ready) return;
+    ready = 0;
+    ::siglongjmp(jump, 1);
+  };
+  ASSERT_EQ(::sigaction(SIGUSR1, &action, &before), 0);
+  ::alarm(60);
+  ready = 0;
+  jumps = 0;
+  {
+    Kicked kicked(SIGUSR1);
+    if (::sigsetjmp(jump, 1) != 0) jumps = jumps + 1;
+    if (jumps < 2000) {
+      ready = 1;
+      for (;;) {
+        kvm_regs regs;
+        ::ioctl(m.vcpu, KVM_GET_REGS, &regs);
+        ::ioctl(m.vcpu, KVM_RUN, 0);
+      }
+    }
+  }
+  ready = 0;
+  m.at(0x1000);
+  int said;
+  while ((said = m.next_out()) == -1 && errno == EINTR) {}
+  EXPECT_EQ(said, 6);
+  ::alarm(0);
+  ::sigaction(SIGUSR1, &before, nullptr);
 }
 
 TEST(Preload, TheProgramsFaultsAreItsOwn) {

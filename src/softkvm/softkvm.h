@@ -21,7 +21,7 @@ int open_system();
 // Any KVM ioctl on a system, VM, vCPU or device handle: >= 0, or -errno. -ENOTTY for what is not a handle of softkvm.
 int ioctl(int fd, unsigned long request, uintptr_t argument);
 
-// Closes a handle: the last handle of a VM frees it. 0 or -errno.
+// Closes a handle: the last handle of a VM frees it. 0 or -errno. Async-signal-safe for what is not a handle.
 int close(int fd);
 
 // Asks the vCPU whose KVM_RUN is on this thread, if any, to return EINTR at its next safe point. Async-signal-safe: made for signal handlers.
@@ -36,11 +36,16 @@ void interrupt_thread(pthread_t thread);
 bool keep_signal_during_run(int number, siginfo_t* info, void* context);
 // The handler is softkvm's: it hands on to the one that it found when the first VM was made, or when KVM_RUN took a signal over.
 bool is_our_signal_handler(const struct sigaction& action);
+// From now on signal handlers may call what is here, or leave it by siglongjmp: none runs while one of its locks is held. All calls but KVM_RUN make two
+// more system calls for that.
+void expect_signal_handlers();
 
 // A system, VM or vCPU handle.
 bool is_handle(int fd);
 // No descriptor from this on is a handle that an ioctl has been made on.
 unsigned handle_limit();
+// `fd` has become another descriptor, or none, without close() above: what it stood for is let go of. Async-signal-safe where that was nothing.
+void note_replaced(int fd);
 
 // Extensions for which the ABI has no word.
 

@@ -14,9 +14,11 @@
 #include <ctime>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "base/held_signals.h"
 #include "base/log.h"
 
 namespace vireo::softkvm::abi {
@@ -24,11 +26,29 @@ namespace {
 
 using Inode = std::pair<dev_t, ino_t>;
 
+// Its mutex is held with signals held, and no file is let go of under it: a VM's end takes other locks.
 struct Registry {
   std::mutex mutex;
   std::vector<std::shared_ptr<File>> by_fd;
   std::map<Inode, std::weak_ptr<File>> by_inode;
   std::atomic<uint64_t> generation{1};  // changes whenever by_fd does
+  std::optional<HeldSignals> during_fork;
+
+  // What is told without the mutex. Of most numbers, whether by_fd has a file; the length of by_fd; the device that memfds are on.
+  static constexpr unsigned kMarked = 1 << 16;
+  std::atomic<uint64_t> marks[kMarked / 64] = {};
+  std::atomic<unsigned> limit{0};
+  std::atomic<dev_t> device{0};
+  std::atomic<bool> several_devices{false};
+
+  bool may_know(int fd) const {
+    const auto number = static_cast<unsigned>(fd);
+    if (number >= kMarked) return number < limit.load(std::memory_order_acquire);
+    return marks[number / 64].load(std::memory_order_acquire) >> number % 64 & 1;
+  }
+  bool may_be_ours(const Inode& inode) const {
+    return several_devices.load(std::memory_order_acquire) || inode.first == device.load(std::memory_order_acquire);
+  }
 };
 
 // Never destroyed: threads may still be in KVM_RUN while the process exits.
@@ -36,7 +56,16 @@ Registry& registry() {
   static Registry* instance = [] {
     auto* made = new Registry;
     // A fork while another thread is in here must not leave the child with a locked registry.
-    ::pthread_atfork([] { registry().mutex.lock(); }, [] { registry().mutex.unlock(); }, [] { registry().mutex.unlock(); });
+    constexpr auto unlock = [] {
+      HeldSignals held = std::move(*registry().during_fork);
+      registry().during_fork.reset();
+      registry().mutex.unlock();
+    };
+    ::pthread_atfork([] {
+      HeldSignals held;
+      registry().mutex.lock();
+      registry().during_fork.emplace(std::move(held));
+    }, unlock, unlock);
     return made;
   }();
   return *instance;
@@ -46,6 +75,9 @@ Registry& registry() {
 void let_go(std::shared_ptr<File> file) {
   if (file && file->address_space != this_address_space()) new std::shared_ptr<File>(std::move(file));
 }
+void let_go(std::vector<std::shared_ptr<File>> files) {
+  for (std::shared_ptr<File>& file : files) let_go(std::move(file));
+}
 
 bool inode_of(int fd, Inode& inode) {
   struct stat status;
@@ -54,10 +86,34 @@ bool inode_of(int fd, Inode& inode) {
   return true;
 }
 
-void put(Registry& r, int fd, std::shared_ptr<File> file) {
-  if (r.by_fd.size() <= static_cast<size_t>(fd)) r.by_fd.resize(fd + 1);
-  r.by_fd[fd] = std::move(file);
+using Dropped = std::vector<std::shared_ptr<File>>;
+
+void mark(Registry& r, int fd, bool known) {
+  const auto number = static_cast<unsigned>(fd);
+  if (number >= Registry::kMarked) return;
+  const uint64_t bit = 1ull << number % 64;
+  if (known) r.marks[number / 64].fetch_or(bit, std::memory_order_release);
+  else r.marks[number / 64].fetch_and(~bit, std::memory_order_release);
+}
+
+// From now on `fd` is `file`. What it was is to be let go of without the mutex.
+void put(Registry& r, int fd, std::shared_ptr<File> file, Dropped& dropped) {
+  if (r.by_fd.size() <= static_cast<size_t>(fd)) {
+    r.by_fd.resize(fd + 1);
+    r.limit.store(static_cast<unsigned>(r.by_fd.size()), std::memory_order_release);
+  }
+  r.by_fd[fd].swap(file);
+  if (file) dropped.push_back(std::move(file));
+  mark(r, fd, true);
   r.generation.fetch_add(1, std::memory_order_release);
+}
+
+std::shared_ptr<File> take(Registry& r, int fd) {
+  std::shared_ptr<File> taken;
+  if (static_cast<size_t>(fd) < r.by_fd.size()) taken = std::move(r.by_fd[fd]);
+  mark(r, fd, false);
+  r.generation.fetch_add(1, std::memory_order_release);
+  return taken;
 }
 
 bool same_owner(const std::shared_ptr<File>& a, const std::shared_ptr<File>& b) {
@@ -65,7 +121,7 @@ bool same_owner(const std::shared_ptr<File>& a, const std::shared_ptr<File>& b) 
 }
 
 // The last known descriptor of `file`'s VM is gone, but a dup of one that no ioctl was made on may be left: looks at all descriptors.
-void adopt_duplicates(Registry& r, const std::shared_ptr<File>& file) {
+void adopt_duplicates(Registry& r, const std::shared_ptr<File>& file, Dropped& dropped) {
   DIR* directory = ::opendir("/proc/self/fd");
   if (directory == nullptr) return;
   while (dirent* entry = ::readdir(directory)) {
@@ -76,7 +132,10 @@ void adopt_duplicates(Registry& r, const std::shared_ptr<File>& file) {
     if (!inode_of(static_cast<int>(fd), inode)) continue;
     auto known = r.by_inode.find(inode);
     if (known == r.by_inode.end()) continue;
-    if (auto other = known->second.lock(); other && same_owner(other, file)) put(r, static_cast<int>(fd), other);
+    auto other = known->second.lock();
+    if (!other) continue;
+    if (same_owner(other, file)) put(r, static_cast<int>(fd), other, dropped);
+    dropped.push_back(std::move(other));  // it may be the last of its VM by now
   }
   ::closedir(directory);
 }
@@ -152,16 +211,18 @@ int make_descriptor(File& file, const char* name, size_t size) {
 }
 
 void install(int fd, std::shared_ptr<File> file) {
+  HeldSignals held;
   Registry& r = registry();
-  std::shared_ptr<File> stale;
+  Dropped dropped;
   {
     std::lock_guard lock(r.mutex);
     forget_dead_inodes(r);
+    dev_t none = 0;
+    if (!r.device.compare_exchange_strong(none, file->device) && none != file->device) r.several_devices = true;
     r.by_inode[{file->device, file->inode}] = file;
-    if (static_cast<size_t>(fd) < r.by_fd.size()) stale = std::move(r.by_fd[fd]);
-    put(r, fd, std::move(file));
+    put(r, fd, std::move(file), dropped);
   }
-  let_go(std::move(stale));
+  let_go(std::move(dropped));
 }
 
 std::shared_ptr<File> find(int fd, bool trusted) {
@@ -170,9 +231,12 @@ std::shared_ptr<File> find(int fd, bool trusted) {
   if (trusted && cached.fd == fd && cached.generation == r.generation.load(std::memory_order_acquire)) {
     if (auto file = cached.file.lock()) return file;
   }
-  std::shared_ptr<File> stale, found;
   Inode inode;
   bool open = trusted || inode_of(fd, inode);
+  if (!trusted && !r.may_know(fd) && !(open && r.may_be_ours(inode))) return nullptr;
+  HeldSignals held;
+  std::shared_ptr<File> found;
+  Dropped dropped;
   {
     std::lock_guard lock(r.mutex);
     if (static_cast<size_t>(fd) < r.by_fd.size() && r.by_fd[fd]) {
@@ -182,42 +246,46 @@ std::shared_ptr<File> find(int fd, bool trusted) {
       } else {
         if (in_vfork_child()) return nullptr;
         // Closed without our knowledge. A duplicate may live on elsewhere.
-        stale = std::move(r.by_fd[fd]);
-        r.generation.fetch_add(1, std::memory_order_release);
-        if (stale.use_count() == 1) adopt_duplicates(r, stale);
+        std::shared_ptr<File> stale = take(r, fd);
+        if (stale.use_count() == 1) adopt_duplicates(r, stale, dropped);
+        dropped.push_back(std::move(stale));
       }
     }
     if (!found && !r.by_inode.empty() && (trusted ? inode_of(fd, inode) : open)) {
       auto known = r.by_inode.find(inode);
-      if (known != r.by_inode.end() && (found = known->second.lock()) && !in_vfork_child()) put(r, fd, found);
+      if (known != r.by_inode.end() && (found = known->second.lock()) && !in_vfork_child()) put(r, fd, found, dropped);
     }
     if (found) cached = {fd, r.generation.load(std::memory_order_relaxed), found};
   }
-  let_go(std::move(stale));
+  let_go(std::move(dropped));
   return found;
 }
 
-unsigned descriptor_limit() {
-  Registry& r = registry();
-  std::lock_guard lock(r.mutex);
-  return static_cast<unsigned>(r.by_fd.size());
+void note_new_meaning(int fd) {
+  if (fd >= 0 && registry().may_know(fd)) find(fd);
 }
 
+unsigned descriptor_limit() { return registry().limit.load(std::memory_order_acquire); }
+
 int close_handle(int fd) {
+  Inode inode;
+  if (fd < 0 || (!registry().may_know(fd) && !(inode_of(fd, inode) && registry().may_be_ours(inode)))) return -ENOTTY;
+  HeldSignals held;
   std::shared_ptr<File> file = find(fd);
   if (!file) return -ENOTTY;
   if (in_vfork_child()) return ::close(fd) == 0 ? 0 : -errno;
   Registry& r = registry();
-  std::shared_ptr<File> dropped;
+  Dropped dropped;
   int result;
   {
     std::lock_guard lock(r.mutex);
-    if (static_cast<size_t>(fd) < r.by_fd.size()) dropped = std::move(r.by_fd[fd]);
-    r.generation.fetch_add(1, std::memory_order_release);
+    std::shared_ptr<File> taken = take(r, fd);
     result = ::close(fd) == 0 ? 0 : -errno;
-    file.reset();
-    if (dropped && dropped.use_count() == 1) adopt_duplicates(r, dropped);
+    if (taken && same_owner(taken, file)) file.reset();
+    if (taken && taken.use_count() == 1) adopt_duplicates(r, taken, dropped);
+    dropped.push_back(std::move(taken));
   }
+  let_go(std::move(file));
   let_go(std::move(dropped));
   return result;
 }

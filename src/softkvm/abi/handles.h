@@ -23,6 +23,9 @@ void install(int fd, std::shared_ptr<File> file);
 // Nothing: not ours. `trusted` skips the check that the number still means what it meant (one system call), for calls where time counts.
 std::shared_ptr<File> find(int fd, bool trusted = false);
 
+// `fd` may have been closed or replaced behind our back: what it stood for is let go of. Async-signal-safe where it stood for nothing.
+void note_new_meaning(int fd);
+
 // All that stand for a file, as far as is known, are below this.
 unsigned descriptor_limit();
 

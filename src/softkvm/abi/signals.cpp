@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/held_signals.h"
 #include "softkvm/abi/user_memory.h"
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/softkvm.h"
@@ -27,6 +28,7 @@ namespace {
 // Read by signal handlers: must not be allocated lazily.
 [[gnu::tls_model("initial-exec")]] thread_local RunSignals* running = nullptr;
 [[gnu::tls_model("initial-exec")]] thread_local Vcpu* running_vcpu = nullptr;
+[[gnu::tls_model("initial-exec")]] thread_local unsigned keeping = 0;
 
 // The threads that have run a vCPU, for who wants one out of its KVM_RUN without a signal.
 struct Runner {
@@ -110,15 +112,24 @@ void pass_on(int number, siginfo_t* info, void* context) {
 
 }  // namespace
 
+KeptSignals::KeptSignals() {
+  keeping++;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+}
+KeptSignals::~KeptSignals() {
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  keeping--;
+}
+
 // Without a KVM_RUN on this thread: false.
 bool keep_signal(int number, siginfo_t* info, void* context) {
   RunSignals* run = running;
-  if (run == nullptr || kept.count == kSignals) return false;
+  if ((run == nullptr && keeping == 0) || kept.count == kSignals) return false;
   kept.info[number] = *info;
   kept.numbers[kept.count++] = static_cast<uint8_t>(number);
-  if (!(run->only_here_ >> (number - 1) & 1)) kept.unblock |= 1ull << (number - 1);
+  if (run == nullptr || !(run->only_here_ >> (number - 1) & 1)) kept.unblock |= 1ull << (number - 1);
   sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, number);  // the next one stays pending by itself
-  run->vcpu_.request_exit();
+  if (run != nullptr) run->vcpu_.request_exit();
   return true;
 }
 
@@ -136,6 +147,7 @@ RunSignals::RunSignals(Vcpu& vcpu, const std::optional<sigset_t>& mask)
   running = this;
   this_runner().set(&vcpu);
   std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (kept.count != 0) vcpu.request_exit();  // before there was one to ask
   if (!masked_) return;
   ::pthread_sigmask(SIG_BLOCK, nullptr, &old_mask_);
   sigset_t during = *mask;
@@ -223,6 +235,7 @@ bool is_our_signal_handler(const struct sigaction& action) {
 }
 
 void interrupt_thread(pthread_t thread) {
+  HeldSignals held;
   std::lock_guard lock(abi::runners().mutex);
   for (abi::Runner* runner : abi::runners().all) {
     if (!::pthread_equal(runner->thread, thread)) continue;

@@ -31,6 +31,16 @@ class RunSignals {
   uint64_t only_here_ = 0;  // signals (bit number - 1) that are blocked outside
 };
 
+// Around all of a KVM_RUN, before anything is held and until nothing is any more: signals that keep_signal_during_run() is asked about are kept
+// from here on, though there may be no vCPU to interrupt yet.
+class KeptSignals {
+ public:
+  KeptSignals();
+  ~KeptSignals();
+  KeptSignals(const KeptSignals&) = delete;
+  KeptSignals& operator=(const KeptSignals&) = delete;
+};
+
 // Sends the signals again that were kept during the KVM_RUN that has just ended. Called where nothing is held: a handler may run now, and may
 // leave by longjmp.
 void resend_kept_signals();

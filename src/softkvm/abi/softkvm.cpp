@@ -6,6 +6,7 @@
 
 #include <cerrno>
 
+#include "base/held_signals.h"
 #include "softkvm/abi/clock.h"
 #include "softkvm/abi/handles.h"
 #include "softkvm/abi/signals.h"
@@ -43,19 +44,30 @@ int open_system() {
   return fd;
 }
 
-int ioctl(int fd, unsigned long request, uintptr_t argument) {
+namespace {
+int call(int fd, unsigned long request, uintptr_t argument) {
   std::shared_ptr<File> file = find(fd, request == KVM_RUN);
   if (!file) return -ENOTTY;
   if (file->kind == FileKind::kSystem) return system_ioctl(request, argument);
   if (file->address_space != this_address_space()) return -EIO;
-  if (file->kind == FileKind::kVcpu) {
-    const int result = vcpu_ioctl(static_cast<VcpuFile&>(*file), request, argument);
-    if (request != KVM_RUN) return result;
-    file.reset();
-    resend_kept_signals();
-    return result;
-  }
+  if (file->kind == FileKind::kVcpu) return vcpu_ioctl(static_cast<VcpuFile&>(*file), request, argument);
   return vm_ioctl(std::static_pointer_cast<VmFile>(file), request, argument);
+}
+}  // namespace
+
+// As in the kernel, where handlers run when the system call is over: none of the program's finds a lock of ours held, or leaves one so.
+int ioctl(int fd, unsigned long request, uintptr_t argument) {
+  if (request != KVM_RUN) {
+    HeldSignals held;
+    return call(fd, request, argument);
+  }
+  int result;
+  {
+    KeptSignals kept;
+    result = call(fd, request, argument);
+  }
+  resend_kept_signals();
+  return result;
 }
 
 int close(int fd) { return close_handle(fd); }
@@ -74,7 +86,10 @@ int allow_large_pages(int vm_fd, const void* host, size_t size) {
   return file ? file->vm->allow_large_pages(host, size) : -ENOTTY;
 }
 
-void note_large_page_wish(void* host, size_t size) { large_page_wishes().note(host, size); }
+void note_large_page_wish(void* host, size_t size) {
+  HeldSignals held;
+  large_page_wishes().note(host, size);
+}
 
 int return_memory(int vm_fd, const void* host, size_t size) {
   auto file = find_vm(vm_fd);
@@ -84,6 +99,7 @@ int return_memory(int vm_fd, const void* host, size_t size) {
 }
 
 unsigned handle_limit() { return descriptor_limit(); }
+void note_replaced(int fd) { note_new_meaning(fd); }
 
 bool is_handle(int fd) { return find(fd) != nullptr; }
 
@@ -92,6 +108,7 @@ void expect_unseen_writes() {
   Vm::expect_unseen_writes();
   abi::expect_foreign_callers();
 }
+void expect_signal_handlers() { HeldSignals::expect_handlers(); }
 void expect_foreign_writes() { Vm::expect_foreign_writes(2000ull * host_tsc_khz()); }
 
 int add_doorbell(int vm_fd, const Doorbell& doorbell) {

@@ -12,7 +12,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
+#include "base/held_signals.h"
 #include "softkvm/mmu/dirty_ring.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/native/native.h"
@@ -30,8 +32,9 @@ constexpr size_t kMostVcpus = 1024;
 constexpr size_t kCodeCacheBytes = 256u << 20;  // what is not used takes no memory
 
 namespace {
-// All VMs of the process. Their memory may be one and the same.
+// All VMs of the process. Their memory may be one and the same. The mutex is held with signals held: read() of a program's handler asks for it.
 std::mutex all_mutex;
+std::optional<HeldSignals> during_fork;
 std::vector<Vm*>& all = *new std::vector<Vm*>;  // other threads may still read when the program ends
 std::atomic<bool> unseen{false};
 // All slots that there were lie between these. A program's every read() asks, also in signal handlers and in the child of a fork, where
@@ -48,7 +51,17 @@ Vm::Vm() : off(switches_off()), unseen_writes(unseen) {
   static std::once_flag once;
   // The parent's VMs are nothing to the child, and threads that it has not may hold their locks.
   std::call_once(once, [] {
-    pthread_atfork([] { all_mutex.lock(); }, [] { all_mutex.unlock(); }, [] {
+    pthread_atfork([] {
+      HeldSignals held;
+      all_mutex.lock();
+      during_fork.emplace(std::move(held));
+    }, [] {
+      HeldSignals held = std::move(*during_fork);
+      during_fork.reset();
+      all_mutex.unlock();
+    }, [] {
+      HeldSignals held = std::move(*during_fork);
+      during_fork.reset();
       all.clear();
       lowest = ~uintptr_t{0}, highest = 0;
       all_mutex.unlock();
@@ -62,6 +75,7 @@ void Vm::expect_foreign_writes(uint64_t host_tsc_ticks) { foreign_ticks = host_t
 
 Vm::~Vm() {
   {
+    HeldSignals held;
     std::lock_guard lock(all_mutex);  // first: who goes over them, at the program's end too, meets none that is half gone
     std::erase(all, this);
   }
@@ -83,6 +97,7 @@ void save_code_at_exit() {
   static std::once_flag once;
   std::call_once(once, [] {
     std::atexit([] {
+      HeldSignals held;
       std::lock_guard lock(all_mutex);
       for (Vm* vm : all)
         if (vm->stored) vm->stored->save();
@@ -104,6 +119,7 @@ std::unique_ptr<Vm> Vm::create() {
   if (!(vm->off & kSwitchStoredCode)) vm->stored = StoredCode::create(vm->off, vm->code->mutex, *vm->counters);
   if (vm->stored) save_code_at_exit();
   install_host_fault_handlers();
+  HeldSignals held;
   std::lock_guard lock(all_mutex);  // last: who goes over them finds whole ones
   all.push_back(vm.get());
   return vm;
@@ -303,6 +319,7 @@ void Vm::notice_write(const void* host, size_t size) {
 void Vm::notice_change(const void* host, size_t size) {
   const auto from = reinterpret_cast<uintptr_t>(host);
   if (size == 0 || from >= highest.load(std::memory_order_acquire) || from + size <= lowest.load(std::memory_order_acquire)) return;
+  HeldSignals held;
   std::lock_guard lock(all_mutex);
   for (Vm* vm : all)
     vm->drop_code(host, size, false);
