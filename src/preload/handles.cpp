@@ -4,7 +4,6 @@
 #include <asm/ioctl.h>
 #include <pthread.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -21,11 +20,15 @@ namespace {
 
 constexpr unsigned kKvmType = 0xae, kRun = 0x80;  // KVMIO, KVM_RUN
 
-// Closes a handle whose number is about to become something else's, so that softkvm knows.
-void end(int fd) {
+// After a call that has given the number another meaning, or none.
+void replaced(int fd) {
   int saved = errno;
-  if (fd >= 0 && softkvm::is_handle(fd)) softkvm::close(fd);
+  softkvm::note_replaced(fd);
   errno = saved;
+}
+void closed(unsigned first, unsigned last) {
+  // The system's limit may be a thousand million. Closing one may tell of others.
+  for (unsigned fd = first; fd <= last && fd < softkvm::handle_limit(); fd++) replaced(static_cast<int>(fd));
 }
 
 }  // namespace
@@ -99,18 +102,23 @@ VIREO_EXPORT int close(int fd) {
 }
 
 VIREO_EXPORT int dup2(int from, int to) noexcept {
-  if (used() && from != to && ::syscall(SYS_fcntl, from, 1 /* F_GETFD */) >= 0) end(to);
-  return VIREO_NEXT_AS("dup2", int(int, int))(from, to);
+  int result = VIREO_NEXT_AS("dup2", int(int, int))(from, to);
+  if (result >= 0 && from != to && used()) replaced(to);
+  return result;
 }
 VIREO_EXPORT int dup3(int from, int to, int flags) noexcept {
-  if (used() && from != to && ::syscall(SYS_fcntl, from, 1 /* F_GETFD */) >= 0) end(to);
-  return VIREO_NEXT_AS("dup3", int(int, int, int))(from, to, flags);
+  int result = VIREO_NEXT_AS("dup3", int(int, int, int))(from, to, flags);
+  if (result >= 0 && used()) replaced(to);
+  return result;
 }
 
+// With CLOSE_RANGE_UNSHARE only this thread's numbers are closed; the others' are softkvm's still.
 VIREO_EXPORT int close_range(unsigned first, unsigned last, int flags) noexcept {
-  if (used() && !(flags & CLOSE_RANGE_CLOEXEC)) {
-    // The system's limit may be a thousand million. Closing one may tell of others.
-    for (unsigned fd = first; fd <= last && fd < softkvm::handle_limit(); fd++) end(static_cast<int>(fd));
-  }
-  return VIREO_NEXT_AS("close_range", int(unsigned, unsigned, int))(first, last, flags);
+  int result = VIREO_NEXT_AS("close_range", int(unsigned, unsigned, int))(first, last, flags);
+  if (result == 0 && used() && !(flags & (CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE))) closed(first, last);
+  return result;
+}
+VIREO_EXPORT void closefrom(int first) noexcept {
+  VIREO_NEXT_AS("closefrom", void(int))(first);
+  if (used()) closed(first < 0 ? 0 : static_cast<unsigned>(first), ~0u);
 }

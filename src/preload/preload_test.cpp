@@ -133,6 +133,40 @@ TEST(Preload, HandlesAreDescriptors) {
   ::close(onto);
 }
 
+TEST(Preload, WhatFailsLeavesTheHandle) {
+  Machine m;
+  m.code(SAYS(5));
+  EXPECT_EQ(::dup3(m.system, m.vcpu, 1), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(::dup2(-1, m.vcpu), -1);
+  EXPECT_EQ(::close_range(static_cast<unsigned>(m.vcpu), static_cast<unsigned>(m.vcpu), 1 << 20), -1);
+  EXPECT_EQ(errno, EINVAL);
+  EXPECT_EQ(m.next_out(), 5);
+}
+
+TEST(Preload, ANumberThatIsSomethingElseIsNoHandle) {
+  Machine m;
+  m.code(SAYS(5));
+  const int nothing = ::open("/dev/null", O_RDWR);
+  int high = ::fcntl(m.vcpu, F_DUPFD, 900);
+  for (unsigned way = 0; way < 4; way++) {
+    EXPECT_EQ(::dup2(m.vcpu, high), high);
+    std::swap(m.vcpu, high);
+    EXPECT_EQ(m.next_out(), 5) << way;
+    std::swap(m.vcpu, high);
+    switch (way) {
+      case 0: EXPECT_EQ(::dup2(nothing, high), high); break;
+      case 1: EXPECT_EQ(::dup3(nothing, high, O_CLOEXEC), high); break;
+      case 2: EXPECT_EQ(::close_range(static_cast<unsigned>(high), ~0u, 0), 0); break;
+      case 3: ::closefrom(high); break;
+    }
+    EXPECT_EQ(::ioctl(high, KVM_RUN, 0), -1);
+    EXPECT_EQ(errno, way < 2 ? ENOTTY : EBADF) << way;
+  }
+  ::close(nothing);
+  EXPECT_EQ(m.next_out(), 5);
+}
+
 TEST(Preload, AForksChildMayNotUseTheParentsVm) {
   Machine m;
   m.code(SAYS(1));
