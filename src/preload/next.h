@@ -1,19 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// The function that would have been called without this library: libc's, or that of a library preloaded behind this one.
+// The function that would have been called without this library: libc's, or that of a library preloaded behind this one. All are looked up
+// when this library is initialized, as dlsym() is not async-signal-safe and takes the program's dlerror() away. What calls earlier (initializers of
+// other libraries), or what is not loaded yet then, is looked up at the call.
 #pragma once
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstdarg>
 #include <type_traits>
 
 namespace vireo::preload {
 
-// Where a name is a type of its own, each has one static.
+// Where a name is a type of its own, each has one.
+template <class Name>
+struct Next {
+  static void* look_up() {
+    void* address = ::dlsym(RTLD_NEXT, Name::text());
+    if (address == nullptr) ::dlerror();  // ours, not the program's
+    return address;
+  }
+  // Null before its initializer has run.
+  static inline std::atomic<void*> known{look_up()};
+};
+
 template <class Type, class Name>
 Type* next_function() {
-  static Type* const found = reinterpret_cast<Type*>(::dlsym(RTLD_NEXT, Name::text()));
-  return found;
+  void* address = Next<Name>::known.load(std::memory_order_relaxed);
+  if (address == nullptr) [[unlikely]] {
+    address = Next<Name>::look_up();
+    if (address != nullptr) Next<Name>::known.store(address, std::memory_order_relaxed);
+  }
+  return reinterpret_cast<Type*>(address);
 }
 
 }  // namespace vireo::preload

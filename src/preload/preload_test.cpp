@@ -323,6 +323,18 @@ TEST(Preload, AHandlerMayJumpOutOfAnyIoctl) {
   ::sigaction(SIGUSR1, &before, nullptr);
 }
 
+TEST(Preload, TheProgramsDlerrorIsItsOwn) {
+  EXPECT_EQ(::dlopen("/nowhere/at/all.so", RTLD_LAZY), nullptr);
+  // None of them has been called before.
+  iovec nothing{nullptr, 0};
+  struct stat status;
+  ::preadv2(-1, &nothing, 1, 0, 0);
+  ::recv(-1, nullptr, 0, 0);
+  ::lstat("/", &status);
+  ::faccessat(AT_FDCWD, "/", F_OK, 0);
+  EXPECT_NE(::dlerror(), nullptr);
+}
+
 TEST(Preload, TheProgramsFaultsAreItsOwn) {
   Machine m;
   m.code(SAYS(1));
