@@ -6,9 +6,13 @@
 #include <linux/aio_abi.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <initializer_list>
 
 #include "preload/next.h"
 #include "preload/state.h"
@@ -54,6 +58,36 @@ void look_at(io_uring* ring) {
     if (reads(ring->sq.sqes[i & *ring->sq.kring_mask])) return expect();
 }
 
+// These are not libc's. A plugin that was loaded with RTLD_LOCAL calls us, but what it wants is loaded for itself only: in its own object, or in
+// those that this needs. Kept loaded from then on.
+void* of_caller(const char* name, const void* caller, std::initializer_list<const char*> libraries) {
+  int saved = errno;
+  Dl_info info, ours;
+  ::dladdr(reinterpret_cast<void*>(of_caller), &ours);
+  auto in = [name, &ours](const char* path) -> void* {
+    void* library = ::dlopen(path, RTLD_NOLOAD | RTLD_LAZY);
+    void* address = library != nullptr ? ::dlsym(library, name) : nullptr;
+    Dl_info its;
+    return address != nullptr && ::dladdr(address, &its) != 0 && its.dli_fbase != ours.dli_fbase ? address : nullptr;
+  };
+  void* found = ::dladdr(caller, &info) != 0 && info.dli_fname != nullptr ? in(info.dli_fname) : nullptr;
+  for (const char* path : libraries)
+    if (found == nullptr) found = in(path);
+  if (found == nullptr) ::dlerror();  // ours, not the program's
+  errno = saved;
+  return found;
+}
+
+// Null: nobody has it.
+template <class Type>
+Type* next_or_callers(Type* (*next)(), std::atomic<void*>& known, const char* name, const void* caller, std::initializer_list<const char*> libraries) {
+  if (void* found = known.load(std::memory_order_relaxed)) return reinterpret_cast<Type*>(found);
+  if (Type* found = next()) return found;
+  void* found = of_caller(name, caller, libraries);
+  if (found != nullptr) known.store(found, std::memory_order_relaxed);
+  return reinterpret_cast<Type*>(found);
+}
+
 }  // namespace
 
 namespace vireo::preload {
@@ -79,14 +113,42 @@ VIREO_EXPORT int io_submit(aio_context_t context, long count, iocb** requests) {
         expect();
         break;
       }
-  return VIREO_NEXT_AS("io_submit", int(aio_context_t, long, iocb**))(context, count, requests);
+  using Submit = int(aio_context_t, long, iocb**);
+  static std::atomic<void*> callers;
+  Submit* next = next_or_callers<Submit>([] { return VIREO_NEXT_AS("io_submit", Submit); }, callers, "io_submit", __builtin_return_address(0),
+                                         {"libaio.so.1", "libaio.so.1t64"});
+  if (next != nullptr) return next(context, count, requests);
+  // libaio's own is no more.
+  int saved = errno;
+  const long result = ::syscall(SYS_io_submit, context, count, requests);
+  const int code = errno;
+  errno = saved;
+  return result >= 0 ? static_cast<int>(result) : -code;
 }
+
+#define NEXT_OF_LIBURING(name, ...)                                                                                          \
+  static std::atomic<void*> callers;                                                                                          \
+  auto* next = next_or_callers<__VA_ARGS__>([] { return VIREO_NEXT_AS(#name, __VA_ARGS__); }, callers, #name,                   \
+                                            __builtin_return_address(0), {"liburing.so.2", "liburing.so.1"});                   \
+  if (next == nullptr) return -ENOSYS;
 
 VIREO_EXPORT int io_uring_submit(io_uring* ring) {
   look_at(ring);
-  return VIREO_NEXT_AS("io_uring_submit", int(io_uring*))(ring);
+  NEXT_OF_LIBURING(io_uring_submit, int(io_uring*))
+  return next(ring);
 }
 VIREO_EXPORT int io_uring_submit_and_wait(io_uring* ring, unsigned count) {
   look_at(ring);
-  return VIREO_NEXT_AS("io_uring_submit_and_wait", int(io_uring*, unsigned))(ring, count);
+  NEXT_OF_LIBURING(io_uring_submit_and_wait, int(io_uring*, unsigned))
+  return next(ring, count);
+}
+VIREO_EXPORT int io_uring_submit_and_wait_timeout(io_uring* ring, io_uring_cqe** done, unsigned count, __kernel_timespec* timeout, sigset_t* mask) {
+  look_at(ring);
+  NEXT_OF_LIBURING(io_uring_submit_and_wait_timeout, int(io_uring*, io_uring_cqe**, unsigned, __kernel_timespec*, sigset_t*))
+  return next(ring, done, count, timeout, mask);
+}
+VIREO_EXPORT int io_uring_submit_and_get_events(io_uring* ring) {
+  look_at(ring);
+  NEXT_OF_LIBURING(io_uring_submit_and_get_events, int(io_uring*))
+  return next(ring);
 }

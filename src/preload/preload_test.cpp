@@ -335,6 +335,18 @@ TEST(Preload, TheProgramsDlerrorIsItsOwn) {
   EXPECT_NE(::dlerror(), nullptr);
 }
 
+// A plugin's call of io_submit comes here by its name, and libaio is not in RTLD_NEXT's reach.
+TEST(Preload, APluginsLibraryIsFoundThatNobodyElseHas) {
+  void* plugin = ::dlopen(PLUGIN, RTLD_NOW | RTLD_LOCAL);
+  ASSERT_NE(plugin, nullptr) << ::dlerror();
+  for (const char* name : {"submit_aio", "submit_ring"}) {
+    auto* submit = reinterpret_cast<int (*)()>(::dlsym(plugin, name));
+    ASSERT_NE(submit, nullptr);
+    EXPECT_EQ(submit(), 4711) << name;
+  }
+  EXPECT_EQ(reinterpret_cast<int (*)()>(::dlsym(plugin, "submit_to_nobody"))(), -ENOSYS);
+}
+
 TEST(Preload, TheProgramsFaultsAreItsOwn) {
   Machine m;
   m.code(SAYS(1));
