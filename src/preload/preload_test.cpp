@@ -323,6 +323,52 @@ TEST(Preload, AHandlerMayJumpOutOfAnyIoctl) {
   ::sigaction(SIGUSR1, &before, nullptr);
 }
 
+TEST(Preload, SiginterruptHoldsForSignal) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  _Pragma("GCC diagnostic ignored \"-Wdeprecated-declarations\"")
+  ASSERT_EQ(::siginterrupt(SIGALRM, 1), 0);
+  ::signal(SIGALRM, [](int) { handled = handled + 1; });
+  struct sigaction now;
+  ::sigaction(SIGALRM, nullptr, &now);
+  EXPECT_EQ(now.sa_flags & SA_RESTART, 0);
+  ASSERT_EQ(::siginterrupt(SIGALRM, 0), 0);
+  ::sigaction(SIGALRM, nullptr, &now);
+  EXPECT_EQ(now.sa_flags & SA_RESTART, SA_RESTART);
+  ASSERT_EQ(::siginterrupt(SIGALRM, 1), 0);
+  ::signal(SIGALRM, [](int) { handled = handled + 2; });
+  handled = 0;
+  ::alarm(1);
+  char byte;
+  EXPECT_EQ(::read(ends[0], &byte, 1), -1);
+  EXPECT_EQ(errno, EINTR);
+  EXPECT_EQ(handled, 2);
+  ASSERT_EQ(::siginterrupt(SIGALRM, 0), 0);
+  ::signal(SIGALRM, SIG_DFL);
+  ::close(ends[0]), ::close(ends[1]);
+}
+
+// System V's functions ask for libc's sigaction inside of libc.
+TEST(Preload, FaultsComeThoughSystemVsFunctionsIgnoreThem) {
+  Machine m;
+  m.code({0xa1, 0x00, 0x80});  // mov ax, [0x8000]
+  ::munmap(m.memory + 0x8000, 4096);
+  struct sigaction before, now;
+  ::sigaction(SIGSEGV, nullptr, &before);
+  _Pragma("GCC diagnostic ignored \"-Wdeprecated-declarations\"")
+  EXPECT_EQ(::sigignore(SIGSEGV), 0);
+  EXPECT_EQ(::sighold(SIGSEGV), 0);
+  ::sigaction(SIGSEGV, nullptr, &now);
+  EXPECT_EQ(now.sa_handler, SIG_IGN);
+  m.at(0x1000);
+  EXPECT_EQ(::ioctl(m.vcpu, KVM_RUN, 0), -1);
+  EXPECT_EQ(errno, EFAULT);
+  ::sigaction(SIGSEGV, &before, nullptr);
+  EXPECT_EQ(::sighold(SIGUSR2), 0);
+  EXPECT_EQ(::sigset(SIGUSR2, SIG_IGN), SIG_HOLD);
+  EXPECT_EQ(::sigset(SIGUSR2, SIG_DFL), SIG_IGN);
+}
+
 TEST(Preload, TheProgramsDlerrorIsItsOwn) {
   EXPECT_EQ(::dlopen("/nowhere/at/all.so", RTLD_LAZY), nullptr);
   // None of them has been called before.

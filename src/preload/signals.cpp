@@ -110,7 +110,10 @@ void fault(int number, siginfo_t* info, void* context) {
 void handler(int number, siginfo_t* info, void* context) {
   if (is_fault(number) && vireo::preload::used()) return fault(number, info, context);
   const struct sigaction action = wish_of(number);
-  if (softkvm::keep_signal_during_run(number, info, context)) {
+  const int saved = errno;
+  const bool kept = softkvm::keep_signal_during_run(number, info, context);
+  errno = saved;
+  if (kept) {
     // The kernel has reset it already, but it comes again.
     if (action.sa_flags & SA_RESETHAND) {
       struct sigaction ours = action;
@@ -126,6 +129,10 @@ void handler(int number, siginfo_t* info, void* context) {
 bool is_ours(const struct sigaction& action) {
   return (action.sa_flags & SA_SIGINFO) && (action.sa_sigaction == handler || softkvm::is_our_signal_handler(action));
 }
+
+// Those of siginterrupt() (signal number - 1): signal() installs their handlers without SA_RESTART.
+std::atomic<uint64_t> interrupting{0};
+int restart_of(int number) { return number >= 1 && number <= kSignals && (interrupting.load() >> (number - 1) & 1) ? 0 : SA_RESTART; }
 
 // A child of vfork has its parent's memory and thus wishes, but handlers of its own.
 pid_t owner = ::getpid();
@@ -217,9 +224,9 @@ VIREO_EXPORT int sigaction(int number, const struct sigaction* action, struct si
   return error;
 }
 VIREO_EXPORT int __sigaction(int number, const struct sigaction* action, struct sigaction* old) noexcept { return ::sigaction(number, action, old); }
-VIREO_EXPORT sighandler_t signal(int number, sighandler_t wanted) noexcept { return change_simply(number, wanted, SA_RESTART); }
-VIREO_EXPORT sighandler_t bsd_signal(int number, sighandler_t wanted) noexcept { return change_simply(number, wanted, SA_RESTART); }
-VIREO_EXPORT sighandler_t ssignal(int number, sighandler_t wanted) noexcept { return change_simply(number, wanted, SA_RESTART); }
+VIREO_EXPORT sighandler_t signal(int number, sighandler_t wanted) noexcept { return change_simply(number, wanted, restart_of(number)); }
+VIREO_EXPORT sighandler_t bsd_signal(int number, sighandler_t wanted) noexcept { return ::signal(number, wanted); }
+VIREO_EXPORT sighandler_t ssignal(int number, sighandler_t wanted) noexcept { return ::signal(number, wanted); }
 VIREO_EXPORT sighandler_t sysv_signal(int number, sighandler_t wanted) noexcept {
   return change_simply(number, wanted, static_cast<int>(SA_RESETHAND) | SA_NODEFER);
 }
@@ -232,4 +239,44 @@ VIREO_EXPORT int pthread_sigmask(int how, const sigset_t* set, sigset_t* old) no
 }
 VIREO_EXPORT int sigprocmask(int how, const sigset_t* set, sigset_t* old) noexcept {
   return mask(VIREO_NEXT_AS("sigprocmask", MaskCall), how, set, old);
+}
+
+VIREO_EXPORT int siginterrupt(int number, int interrupt) noexcept {
+  struct sigaction action;
+  if (::sigaction(number, nullptr, &action) != 0) return -1;
+  const uint64_t bit = 1ull << (number - 1);
+  if (interrupt != 0) {
+    interrupting.fetch_or(bit);
+    action.sa_flags &= ~SA_RESTART;
+  } else {
+    interrupting.fetch_and(~bit);
+    action.sa_flags |= SA_RESTART;
+  }
+  return ::sigaction(number, &action, nullptr);
+}
+
+// System V's, which libc makes of its own sigaction and sigprocmask.
+VIREO_EXPORT int sighold(int number) noexcept {
+  sigset_t one;
+  sigemptyset(&one);
+  return sigaddset(&one, number) == 0 ? ::sigprocmask(SIG_BLOCK, &one, nullptr) : -1;
+}
+VIREO_EXPORT int sigignore(int number) noexcept {
+  struct sigaction action = {};
+  action.sa_handler = SIG_IGN;
+  return ::sigaction(number, &action, nullptr);
+}
+VIREO_EXPORT sighandler_t sigset(int number, sighandler_t wanted) noexcept {
+  struct sigaction action = {}, old;
+  sigset_t one, before;
+  sigemptyset(&one);
+  if (wanted == SIG_ERR || sigaddset(&one, number) != 0) {
+    errno = EINVAL;
+    return SIG_ERR;
+  }
+  action.sa_handler = wanted;
+  const bool hold = wanted == SIG_HOLD;
+  if (::sigaction(number, hold ? nullptr : &action, &old) != 0) return SIG_ERR;
+  if (::sigprocmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &one, &before) != 0) return SIG_ERR;
+  return sigismember(&before, number) == 1 ? SIG_HOLD : old.sa_handler;
 }
