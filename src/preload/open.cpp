@@ -24,7 +24,7 @@ int fcntl(int fd, int command, ...);
 
 namespace vireo::preload {
 
-constexpr int kTmpfile = 020200000, kCreate = 0100, kCloseOnExec = 02000000, kAccessMode = 3, kReadWrite = 2;  // of <fcntl.h>
+constexpr int kTmpfile = 020200000, kCreate = 0100, kCloseOnExec = 02000000, kAccessMode = 3, kReadWrite = 2, kExclusive = 0200, kDirectory = 0200000, kPath = 010000000;  // of <fcntl.h>
 
 std::atomic<bool> in_use{false};
 
@@ -32,6 +32,14 @@ bool is_kvm(const char* path) { return path != nullptr && path[0] == '/' && std:
 bool is_kvm(int, const char* path) { return is_kvm(path); }
 
 int open_kvm(int flags) {
+  // It is there, and is no folder.
+  int refused = 0;
+  if ((flags & kCreate) && (flags & kExclusive) && !(flags & kPath)) refused = EEXIST;
+  else if (flags & kDirectory) refused = ENOTDIR;
+  if (refused != 0) {
+    errno = refused;
+    return -1;
+  }
   static std::once_flag once;
   std::call_once(once, [] {
     softkvm::expect_unseen_writes();

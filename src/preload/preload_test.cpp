@@ -29,6 +29,8 @@
 
 extern "C" int __open64_2(const char* path, int flags);
 extern "C" int __openat_2(int directory, const char* path, int flags);
+extern "C" int __lxstat(int version, const char* path, struct stat* out);
+extern "C" int __fxstatat(int version, int directory, const char* path, struct stat* out, int flags);
 
 namespace {
 
@@ -88,7 +90,23 @@ TEST(Preload, EveryNameOfOpenGivesSoftkvm) {
   struct stat status;
   EXPECT_EQ(::stat("/dev/kvm", &status), 0);
   EXPECT_TRUE(S_ISCHR(status.st_mode));
+  status = {};
+  EXPECT_EQ(__lxstat(1, "/dev/kvm", &status), 0);
+  EXPECT_TRUE(S_ISCHR(status.st_mode));
+  status = {};
+  EXPECT_EQ(__fxstatat(1, AT_FDCWD, "/dev/kvm", &status, 0), 0);
+  EXPECT_TRUE(S_ISCHR(status.st_mode));
   EXPECT_EQ(::access("/dev/kvm", R_OK | W_OK), 0);
+}
+
+TEST(Preload, OpenRefusesWhatADeviceIsNot) {
+  EXPECT_EQ(::open("/dev/kvm", O_RDWR | O_CREAT | O_EXCL, 0600), -1);
+  EXPECT_EQ(errno, EEXIST);
+  EXPECT_EQ(::open("/dev/kvm", O_RDONLY | O_DIRECTORY), -1);
+  EXPECT_EQ(errno, ENOTDIR);
+  const int fd = ::open("/dev/kvm", O_RDWR | O_CREAT, 0600);
+  EXPECT_GE(fd, 0);
+  ::close(fd);
 }
 
 // QEMU 7.2 makes leaf 0xD of its guests from the CPU's own CPUID (kvm_cpu_xsave_init()): a component that the CPU lacks would lie at offset 0.

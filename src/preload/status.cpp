@@ -61,13 +61,23 @@ VIREO_EXPORT int fstatat64(int directory, const char* path, struct stat64* out, 
   return VIREO_NEXT_AS("fstatat64", int(int, const char*, struct stat64*, int))(directory, path, out, flags);
 }
 // Of programs built for glibc before 2.33.
-VIREO_EXPORT int __xstat(int version, const char* path, struct stat* out) noexcept {
-  if (is_kvm(path)) return answer(out);
-  return VIREO_NEXT_AS("__xstat", int(int, const char*, struct stat*))(version, path, out);
+#define XSTAT(name, type)                                                            \
+  VIREO_EXPORT int name(int version, const char* path, struct type* out) noexcept {  \
+    if (is_kvm(path)) return answer(reinterpret_cast<struct stat*>(out));            \
+    return VIREO_NEXT_AS(#name, int(int, const char*, struct type*))(version, path, out); \
+  }
+XSTAT(__xstat, stat)
+XSTAT(__xstat64, stat64)
+XSTAT(__lxstat, stat)
+XSTAT(__lxstat64, stat64)
+
+VIREO_EXPORT int __fxstatat(int version, int directory, const char* path, struct stat* out, int flags) noexcept {
+  if (is_kvm(directory, path)) return answer(out);
+  return VIREO_NEXT_AS("__fxstatat", int(int, int, const char*, struct stat*, int))(version, directory, path, out, flags);
 }
-VIREO_EXPORT int __xstat64(int version, const char* path, struct stat64* out) noexcept {
-  if (is_kvm(path)) return answer(reinterpret_cast<struct stat*>(out));
-  return VIREO_NEXT_AS("__xstat64", int(int, const char*, struct stat64*))(version, path, out);
+VIREO_EXPORT int __fxstatat64(int version, int directory, const char* path, struct stat64* out, int flags) noexcept {
+  if (is_kvm(directory, path)) return answer(reinterpret_cast<struct stat*>(out));
+  return VIREO_NEXT_AS("__fxstatat64", int(int, int, const char*, struct stat64*, int))(version, directory, path, out, flags);
 }
 
 VIREO_EXPORT int statx(int directory, const char* path, int flags, unsigned mask, struct statx* out) noexcept {
