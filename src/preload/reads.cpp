@@ -69,6 +69,19 @@ VIREO_EXPORT ssize_t recv(int fd, void* buffer, size_t size, int flags) {
 VIREO_EXPORT ssize_t recvfrom(int fd, void* buffer, size_t size, int flags, sockaddr* from, socklen_t* length) {
   return told(VIREO_NEXT_AS("recvfrom", ssize_t(int, void*, size_t, int, sockaddr*, socklen_t*))(fd, buffer, size, flags, from, length), buffer);
 }
+VIREO_EXPORT ssize_t __recv_chk(int fd, void* buffer, size_t size, size_t room, int flags) {
+  return told(VIREO_NEXT_AS("__recv_chk", ssize_t(int, void*, size_t, size_t, int))(fd, buffer, size, room, flags), buffer);
+}
+VIREO_EXPORT ssize_t __recvfrom_chk(int fd, void* buffer, size_t size, size_t room, int flags, sockaddr* from, socklen_t* length) {
+  return told(VIREO_NEXT_AS("__recvfrom_chk", ssize_t(int, void*, size_t, size_t, int, sockaddr*, socklen_t*))(fd, buffer, size, room, flags, from, length), buffer);
+}
 VIREO_EXPORT ssize_t recvmsg(int fd, msghdr* message, int flags) {
-  return told(VIREO_NEXT_AS("recvmsg", ssize_t(int, msghdr*, int))(fd, message, flags), message->msg_iov, message->msg_iovlen);
+  const ssize_t got = VIREO_NEXT_AS("recvmsg", ssize_t(int, msghdr*, int))(fd, message, flags);
+  return got > 0 ? told(got, message->msg_iov, message->msg_iovlen) : got;
+}
+VIREO_EXPORT int recvmmsg(int fd, mmsghdr* messages, unsigned count, int flags, timespec* timeout) {
+  const int got = VIREO_NEXT_AS("recvmmsg", int(int, mmsghdr*, unsigned, int, timespec*))(fd, messages, count, flags, timeout);
+  for (int i = 0; i < got; i++)
+    told(static_cast<ssize_t>(messages[i].msg_len), messages[i].msg_hdr.msg_iov, messages[i].msg_hdr.msg_iovlen);
+  return got;
 }
