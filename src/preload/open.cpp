@@ -45,6 +45,7 @@ int open_kvm(int flags) {
     softkvm::expect_unseen_writes();
     softkvm::expect_signal_handlers();
     take_over_signals();
+    softkvm::handle_limit();  // makes the table of handles, before a signal handler could be the first to ask for it
     in_use.store(true, std::memory_order_release);
   });
   int fd = softkvm::open_system();
