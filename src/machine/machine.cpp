@@ -149,15 +149,19 @@ Result<> Machine::start() {
 }
 
 void Machine::pause_vcpus() {
-  for (auto& thread : threads_) thread->request_pause();
-  // A vCPU may be inside a device that waits for this loop: keep it turning.
-  for (auto& thread : threads_)
-    while (!thread->paused()) loop_.step(1);
+  // A vCPU may be inside a device that waits for this loop: keep it turning. What it brings meanwhile may end the machine, pause it, or let a
+  // vCPU go on; so what was true before need not be so afterwards, and the wish is said again.
+  for (;;) {
+    for (auto& thread : threads_) thread->request_pause();
+    if (std::ranges::all_of(threads_, [](auto& thread) { return thread->paused(); })) return;
+    loop_.step(1);
+  }
 }
 
 void Machine::pause() {
   if (state_ != State::kRunning) return;
   pause_vcpus();
+  if (state_ != State::kRunning) return;
   state_ = State::kPaused;
   tell(MachineEvent::kStop);
 }
@@ -221,6 +225,7 @@ void Machine::request_suspend() {
 void Machine::suspend() {
   if (state_ == State::kEnded) return;
   pause_vcpus();
+  if (state_ == State::kEnded) return;
   change_pending_ = false;
   suspended_ = true;
   board_->sleep();
@@ -255,6 +260,7 @@ void Machine::wake() {
 void Machine::reset() {
   if (state_ == State::kEnded) return;
   pause_vcpus();
+  if (state_ == State::kEnded) return;
   change_pending_ = suspended_ = false;
   tell(MachineEvent::kReset);
   board_->reset(ResetKind::kCold);
@@ -273,6 +279,7 @@ void Machine::reset() {
 void Machine::end(int status) {
   if (state_ == State::kEnded) return;
   pause_vcpus();
+  if (state_ == State::kEnded) return;
   state_ = State::kEnded;
   if (on_end_) on_end_(status);
 }

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -126,6 +127,47 @@ TEST_P(MachineTest, KeyboardControllerBootsAgain) {
 TEST_P(MachineTest, NoRebootTurnsResetIntoTheEnd) {
   Kernel kernel({OUT8(0xcf9, 6), {0xeb, 0xfe}});
   EXPECT_EQ(run(kernel, false), 0);
+}
+
+// A device that takes its time on the vCPU's thread, and has the machine's loop do something meanwhile.
+struct SlowDevice final : Device {
+  void read(Access, std::span<std::byte>) override {}
+  void write(Access, std::span<const std::byte>) override {
+    loop->post(meanwhile);
+    usleep(100'000);
+  }
+  void reset(ResetKind) override {}
+  void fields(Archive&) override {}
+  EventLoop* loop;
+  std::function<void()> meanwhile;
+};
+
+// Pausing turns the loop until the vCPU has stopped, and what comes then may be the end.
+TEST_P(MachineTest, AMachineThatEndsWhileItIsPausedHasEndedOnce) {
+  Kernel kernel({OUT8(0x5f0, 1), {0xeb, 0xfe}});
+  auto loop = std::move(*EventLoop::create());
+  MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}};
+  auto machine = std::move(*Machine::create(config, *GetParam().api, *loop, &serial));
+  SlowDevice slow;
+  slow.loop = loop.get();
+  int ends = 0, events = 0;
+  MachineStatus status{};
+  slow.meanwhile = [&] {
+    machine->request_end(1);
+    machine->request_end(2);
+    machine->pause();
+    status = machine->status();
+    loop->stop();
+  };
+  machine->set_on_end([&](int) { ++ends; });
+  machine->set_on_event([&](MachineEvent) { ++events; });
+  ASSERT_TRUE(machine->ports().add(0x5f0, 1, slow));
+  ASSERT_TRUE(machine->start());
+  loop->run();
+  EXPECT_EQ(status, MachineStatus::kEnded);
+  EXPECT_EQ(ends, 1);
+  EXPECT_EQ(events, 0);
+  machine.reset();
 }
 
 // Waits for the test to have written to memory (byte 0x2000), lets the clock's alarm wake each second, and sleeps: SLP_EN | SLP_TYP of S3.
