@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <csignal>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstring>
@@ -105,6 +106,7 @@ void VcpuThread::kick() {
 }
 
 void VcpuThread::loop() {
+  thread_id_ = gettid();
   char name[16];
   snprintf(name, sizeof name, "vcpu %u", vcpu_.id());
   prctl(PR_SET_NAME, name);

@@ -48,6 +48,7 @@ class VcpuThread {
   void wait_paused();      // not from a vCPU's thread
   bool paused();
   Vcpu& vcpu() { return vcpu_; }
+  int thread_id() const { return thread_id_.load(std::memory_order_relaxed); }  // gettid(2); 0 before start()
   uint64_t exits() const { return exits_.load(std::memory_order_relaxed); }
 
  private:
@@ -70,6 +71,7 @@ class VcpuThread {
   std::atomic<Wish> wish_ = Wish::kPause;
   bool paused_ = false;     // under mutex_
   bool io_pending_ = false;
+  std::atomic<int> thread_id_ = 0;
   std::atomic<uint64_t> exits_ = 0;
 };
 

@@ -308,6 +308,12 @@ Result<std::vector<OwnedFd>> Machine::statistics() const {
   return files;
 }
 
+std::vector<int> Machine::vcpu_threads() const {
+  std::vector<int> ids;
+  for (auto& thread : threads_) ids.push_back(thread->thread_id());
+  return ids;
+}
+
 uint64_t Machine::exits() const {
   uint64_t sum = 0;
   for (auto& thread : threads_) sum += thread->exits();

@@ -96,6 +96,7 @@ class Machine final : private kvm::ExitHandler {
   MsiSink& msi() { return *msi_; }
   Doorbells& doorbells() { return *doorbells_; }
   uint64_t exits() const;
+  std::vector<int> vcpu_threads() const;  // gettid(2) of each vCPU's; 0 before start()
   // The files of kvm/statistics.h: the VM's and each vCPU's.
   Result<std::vector<OwnedFd>> statistics() const;
   bool running() const { return state_ == State::kRunning; }

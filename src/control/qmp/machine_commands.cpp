@@ -50,7 +50,9 @@ void add_machine_commands(Server& server, EventLoop& loop, Machine& machine, Mac
   });
   tell("query-cpus-fast", [&machine] {
     Json list = Json::array();
-    for (unsigned i = 0; i < machine.config().cpus; ++i) list.push_back({{"cpu-index", i}, {"target", "x86_64"}});
+    // "qom-path" must be there; it names the vCPU, and no command takes it.
+    for (unsigned i = 0; const int thread : machine.vcpu_threads())
+      list.push_back({{"cpu-index", i}, {"qom-path", "/machine/cpu[" + std::to_string(i) + "]"}, {"thread-id", thread}, {"target", "x86_64"}}), ++i;
     return list;
   });
   server.add("cont", [&machine](Arguments& arguments) -> Answer {
