@@ -14,21 +14,32 @@ using storage::Step;
 using storage::ThrottleConfig;
 using Prepare = Outcome<Step> (*)(DiskGraph&, Arguments&);
 
-Outcome<std::string> device_or_node(Arguments& arguments, const char* device, const char* node) {
-  auto a = QMP_TRY(arguments.maybe_text(device));
-  auto b = QMP_TRY(arguments.maybe_text(node));
-  if (b && !b->empty()) return *b;
-  if (a && !a->empty()) return *a;
-  return refuse(std::string("Parameter '") + device + "' is missing");
+struct DeviceOrNode {
+  std::string device, node;
+  const std::string& name() const { return node.empty() ? device : node; }
+};
+Outcome<DeviceOrNode> device_or_node(Arguments& arguments, const char* device, const char* node) {
+  DeviceOrNode given{QMP_TRY(arguments.maybe_text(device)).value_or(""), QMP_TRY(arguments.maybe_text(node)).value_or("")};
+  if (given.name().empty()) return refuse(std::string("Parameter '") + device + "' is missing");
+  return given;
+}
+// The name of what is there.
+Outcome<std::string> find(DiskGraph& graph, const DeviceOrNode& given) {
+  auto at = graph.place(given.name());
+  if (!at && at.error().message.starts_with("Cannot find device")) return refuse("Cannot find device='" + given.device + "' nor node-name='" + given.node + "'");
+  if (!at) return refuse(at.error());
+  return given.name();
 }
 
 Outcome<Step> snapshot_sync(DiskGraph& graph, Arguments& arguments) {
-  DiskGraph::SnapshotWish wish{.device = QMP_TRY(device_or_node(arguments, "device", "node-name"))};
+  const DeviceOrNode given = QMP_TRY(device_or_node(arguments, "device", "node-name"));
+  DiskGraph::SnapshotWish wish;
   wish.file = QMP_TAKE(storage::plain_path(QMP_TRY(arguments.text("snapshot-file"))));
   wish.node_name = QMP_TRY(arguments.maybe_text("snapshot-node-name")).value_or("");
   wish.format = QMP_TRY(arguments.maybe_text("format")).value_or("qcow2");
   wish.existing = QMP_TRY(arguments.is("mode", {"absolute-paths", "existing"}, "absolute-paths", "existing"));
   QMP_TRY(arguments.end());
+  wish.device = QMP_TRY(find(graph, given));
   return QMP_TAKE(graph.snapshot(wish));
 }
 
@@ -158,7 +169,7 @@ Answer transaction(DiskGraph& graph, Arguments& arguments) {
 }
 
 Answer set_throttle(DiskGraph& graph, Arguments& arguments) {
-  const std::string device = QMP_TRY(device_or_node(arguments, "device", "id"));
+  const DeviceOrNode given = QMP_TRY(device_or_node(arguments, "device", "id"));
   static constexpr const char* kNames[] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
   ThrottleConfig config;
   for (size_t i = 0; i < ThrottleConfig::kKinds; ++i) {
@@ -171,7 +182,7 @@ Answer set_throttle(DiskGraph& graph, Arguments& arguments) {
   QMP_TRY(arguments.end());
   QMP_DO(config.check());
   std::lock_guard lock(graph.mutex());
-  auto at = QMP_TAKE(graph.place(device));
+  auto at = QMP_TRY(find_device(graph, given.name()));
   at.disk->set_throttle(config);
   return Json::object();
 }
@@ -201,12 +212,12 @@ void add_action_commands(Server& server, DiskGraph& graph) {
                 {"vm-clock-sec", s.vm_clock_nsec / 1'000'000'000}, {"vm-clock-nsec", s.vm_clock_nsec % 1'000'000'000}};
   });
   server.add("block_resize", [&graph](Arguments& arguments) -> Answer {
-    const std::string device = QMP_TRY(device_or_node(arguments, "device", "node-name"));
+    const DeviceOrNode given = QMP_TRY(device_or_node(arguments, "device", "node-name"));
     const int64_t size = QMP_TRY(arguments.integer("size"));
     QMP_TRY(arguments.end());
     if (size < 0) return refuse("Parameter 'size' expects a >0 size");
     std::lock_guard lock(graph.mutex());
-    QMP_DO(graph.resize(device, static_cast<uint64_t>(size)));
+    QMP_DO(graph.resize(QMP_TRY(find(graph, given)), static_cast<uint64_t>(size)));
     return Json::object();
   });
 }

@@ -67,6 +67,11 @@ Outcome<uint64_t> Arguments::size_or(const char* name, uint64_t otherwise) {
   return static_cast<uint64_t>(*value);
 }
 
+Outcome<uint64_t> Arguments::size(const char* name) {
+  if (!has(name)) return missing(name);
+  return size_or(name, 0);
+}
+
 Outcome<bool> Arguments::flag(const char* name, bool otherwise) {
   auto value = take(name);
   if (!value) return otherwise;

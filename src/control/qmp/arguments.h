@@ -19,6 +19,7 @@ class Arguments {
   Outcome<bool> is(const char* name, std::initializer_list<const char*> choices, const char* otherwise, const char* wanted);
   Outcome<int64_t> integer(const char* name);
   Outcome<std::optional<int64_t>> maybe_integer(const char* name);
+  Outcome<uint64_t> size(const char* name);  // not negative
   Outcome<uint64_t> size_or(const char* name, uint64_t otherwise);  // not negative
   Outcome<bool> flag(const char* name, bool otherwise);
   Outcome<Json> list(const char* name);

@@ -64,24 +64,27 @@ void add_job_commands(Server& server, DiskGraph& graph) {
     }
     return list;
   });
-  // What is told to a job: as a block job by "device", as a job by "id".
-  using Verb = std::function<Outcome<Result<>>(Job&, Arguments&)>;
+  // What is told to a job: as a block job by "device", as a job by "id". Arguments are looked at first.
+  using Act = std::function<Result<>(Job&)>;
+  using Verb = std::function<Outcome<Act>(Arguments&)>;
   auto tell = [&](const char* command, const char* key, Verb verb) {
-    server.add(command, [&graph, key, verb = std::move(verb)](Arguments& arguments) -> Answer {
+    const bool block = std::string_view(command).starts_with("block-");
+    server.add(command, [&graph, key, block, verb = std::move(verb)](Arguments& arguments) -> Answer {
       const std::string id = QMP_TRY(arguments.text(key));
+      const Act act = QMP_TRY(verb(arguments));
       std::lock_guard lock(graph.mutex());
       Job* job = graph.jobs().find(id);
-      if (!job && std::string_view(key) == "device") return refuse("Block job '" + id + "' not found", "DeviceNotActive");
+      if (!job && block) return refuse("Block job '" + id + "' not found", "DeviceNotActive");
       if (!job) return refuse("Job not found");
-      QMP_DO(QMP_TRY(verb(*job, arguments)));
+      QMP_DO(act(*job));
       graph.jobs().reap();
       return Json::object();
     });
   };
   auto plain = [](Result<> (Job::*what)()) -> Verb {
-    return [what](Job& job, Arguments& arguments) -> Outcome<Result<>> {
+    return [what](Arguments& arguments) -> Outcome<Act> {
       QMP_TRY(arguments.end());
-      return (job.*what)();
+      return [what](Job& job) { return (job.*what)(); };
     };
   };
   for (const char* key : {"device", "id"}) {
@@ -92,19 +95,19 @@ void add_job_commands(Server& server, DiskGraph& graph) {
   }
   for (const char* command : {"block-job-finalize", "job-finalize"}) tell(command, "id", plain(&Job::finalize));
   for (const char* command : {"block-job-dismiss", "job-dismiss"}) tell(command, "id", plain(&Job::dismiss));
-  tell("block-job-cancel", "device", [](Job& job, Arguments& arguments) -> Outcome<Result<>> {
+  tell("block-job-cancel", "device", [](Arguments& arguments) -> Outcome<Act> {
     const bool force = QMP_TRY(arguments.flag("force", false));
     QMP_TRY(arguments.end());
-    return job.cancel(force);
+    return [force](Job& job) { return job.cancel(force); };
   });
-  tell("job-cancel", "id", [](Job& job, Arguments& arguments) -> Outcome<Result<>> {
+  tell("job-cancel", "id", [](Arguments& arguments) -> Outcome<Act> {
     QMP_TRY(arguments.end());
-    return job.cancel(true);
+    return [](Job& job) { return job.cancel(true); };
   });
-  tell("block-job-set-speed", "device", [](Job& job, Arguments& arguments) -> Outcome<Result<>> {
-    const uint64_t speed = QMP_TRY(arguments.size_or("speed", 0));
+  tell("block-job-set-speed", "device", [](Arguments& arguments) -> Outcome<Act> {
+    const uint64_t speed = QMP_TRY(arguments.size("speed"));
     QMP_TRY(arguments.end());
-    return job.set_speed(speed);
+    return [speed](Job& job) { return job.set_speed(speed); };
   });
 
   server.add("block-stream", [&graph](Arguments& arguments) -> Answer {
@@ -131,6 +134,7 @@ void add_job_commands(Server& server, DiskGraph& graph) {
     wish.backing_name = QMP_TRY(arguments.maybe_text("backing-file")).value_or("");
     QMP_TRY(arguments.end());
     std::lock_guard lock(graph.mutex());
+    QMP_TRY(find_device(graph, wish.device));
     QMP_DO(graph.commit(std::move(wish)));
     return Json::object();
   });

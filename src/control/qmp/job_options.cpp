@@ -28,6 +28,13 @@ Outcome<storage::Job::Config> take_job(Arguments& arguments, const std::string& 
   return config;
 }
 
+Outcome<storage::DiskGraph::Place> find_device(storage::DiskGraph& graph, const std::string& name) {
+  auto at = graph.place(name);
+  if (!at && at.error().message.starts_with("Cannot find device")) return refuse("Device '" + name + "' not found", "DeviceNotFound");
+  if (!at) return refuse(at.error());
+  return *at;
+}
+
 Outcome<storage::DiskGraph::TargetWish> take_target(Arguments& arguments, bool drive) {
   storage::DiskGraph::TargetWish target;
   const std::string name = QMP_TRY(arguments.text("target"));

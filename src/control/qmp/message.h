@@ -21,7 +21,7 @@ inline std::unexpected<QmpError> refuse(std::string text, std::string kind = "Ge
   return std::unexpected(QmpError{std::move(kind), std::move(text)});
 }
 inline std::unexpected<QmpError> refuse(const Error& error) {
-  return refuse(error.message, error.kind == ErrorKind::kNotFound && error.message.starts_with("Cannot find device") ? "DeviceNotFound" : "GenericError");
+  return refuse(error.message);
 }
 template <class T>
 using Outcome = std::expected<T, QmpError>;

@@ -14,7 +14,7 @@ Outcome<std::string> take_file(DiskGraph& graph, Arguments& arguments, const cha
   if (!value) return refuse(std::string("Parameter '") + name + "' is missing");
   if (value->is_string()) {
     DiskGraph::Node* node = graph.node(value->get<std::string>());
-    if (!node || node->image) return refuse("Cannot find device='' nor node-name='" + value->get<std::string>() + "'");
+    if (!node || node->image) return refuse("Cannot find device='" + value->get<std::string>() + "' nor node-name='" + value->get<std::string>() + "'");
     return node->path;
   }
   if (!value->is_object()) return refuse(std::string("Invalid parameter type for '") + name + "', expected: object");

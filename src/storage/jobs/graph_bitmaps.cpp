@@ -41,8 +41,19 @@ void DiskGraph::attach_bitmaps(LiveDisk& disk) {
   }
 }
 
+namespace {
+
+// QEMU has other words here than where it adds one.
+Result<DiskGraph::Place> place_of_bitmap(DiskGraph& graph, const std::string& node) {
+  auto at = graph.place(node);
+  if (!at && at.error().message.starts_with("Cannot find device")) return fail(ErrorKind::kNotFound, "Node '" + node + "' not found");
+  return at;
+}
+
+}  // namespace
+
 Result<DiskGraph::FoundBitmap> DiskGraph::find_bitmap(const std::string& node, const std::string& name, bool may_be_busy) {
-  FoundBitmap found{.place = TRY(place(node)), .name = name};
+  FoundBitmap found{.place = TRY(place_of_bitmap(*this, node)), .name = name};
   for (auto& [layer, busy] : busy_bitmaps_)
     if (!may_be_busy && busy == name && layer.lock() == found.place.layer)
       return fail(ErrorKind::kBusy, "Bitmap '" + name + "' is currently in use by another operation and cannot be used");
@@ -143,7 +154,7 @@ Result<Step> DiskGraph::enable_bitmap(const std::string& node, const std::string
 
 Result<Step> DiskGraph::merge_bitmaps(const BitmapName& into, const std::vector<BitmapName>& from) {
   // Made in the same transaction, it is found only when the time comes.
-  Place at = TRY(place(into.node));
+  Place at = TRY(place_of_bitmap(*this, into.node));
   auto before = std::make_shared<std::shared_ptr<qcow2::BitmapBits>>();
   Step step{.disk = at.disk};
   step.commit = [this, into, from, before]() -> Result<> {
