@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <fcntl.h>
-#include <unistd.h>
-
-#include "base/owned_fd.h"
+#include "control/qmp/dump_file.h"
 #include "control/qmp/machine_commands.h"
 #include "devices/vga/vga.h"
 #include "machine/board.h"
@@ -15,18 +12,6 @@ Outcome<const Vga*> screen_of(Machine& machine) {
   const Vga* vga = machine.board().vga();
   if (!vga) return refuse("no screen: the machine was started without --vga");
   return vga;
-}
-
-Outcome<bool> write_file(const std::string& path, const std::string& bytes) {
-  OwnedFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-  if (!file.valid()) return refuse("failed to open file '" + path + "': " + strerror(errno));
-  for (size_t at = 0; at < bytes.size();) {
-    const ssize_t done = ::write(file.get(), bytes.data() + at, bytes.size() - at);
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) return refuse("failed to write file '" + path + "': " + strerror(errno));
-    at += static_cast<size_t>(done);
-  }
-  return true;
 }
 
 }  // namespace
@@ -45,7 +30,7 @@ void add_screen_commands(Server& server, Machine& machine) {
     } else {
       out = vga->pixels().ppm();
     }
-    QMP_TRY(write_file(path, out));
+    QMP_TRY(write_dump(path, out));
     return Json::object();
   });
   server.add("x-query-screen", [&machine](Arguments& arguments) -> Answer {
