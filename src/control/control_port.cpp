@@ -48,7 +48,7 @@ Result<std::unique_ptr<ControlPort>> ControlPort::create(const Config& config, M
   auto reset = [p = port.get()] { p->host_reset_ = true; };
   qmp::add_machine_commands(*port->server_, *port->loop_, machine, config.identity, {.end = end, .reset = reset});
   qmp::add_screen_commands(*port->server_, machine);
-  port->job_events_ = std::make_unique<qmp::JobEvents>(*port->loop_, *port->server_);
+  port->job_events_ = std::make_unique<qmp::JobEvents>(*port->server_);
   port->disks_ = std::make_unique<storage::DiskGraph>(*port->job_events_);
   for (storage::LiveDisk* disk : config.disks) port->disks_->add(*disk);
   qmp::add_query_commands(*port->server_, *port->disks_);
@@ -69,14 +69,12 @@ void ControlPort::start() {
 }
 
 void ControlPort::happened(MachineEvent event) {
-  loop_->post([this, event] {
-    qmp::Json data;
-    if (event == MachineEvent::kReset) {
-      const bool host = host_reset_.exchange(false);
-      data = {{"guest", !host}, {"reason", host ? "host-qmp-system-reset" : "guest-reset"}};
-    }
-    server_->emit(name(event), data);
-  });
+  qmp::Json data;
+  if (event == MachineEvent::kReset) {
+    const bool host = host_reset_.exchange(false);
+    data = {{"guest", !host}, {"reason", host ? "host-qmp-system-reset" : "guest-reset"}};
+  }
+  server_->post(name(event), data);
 }
 
 void ControlPort::told_end() {
@@ -89,9 +87,11 @@ void ControlPort::told_end() {
 }
 
 ControlPort::~ControlPort() {
-  machine_.set_on_event(nullptr);
-  // Jobs end before the disks go, and clients hear of it.
+  // The control thread may be standing in for the machine's loop, and telling an event.
+  machine_.loop().call([this] { machine_.set_on_event(nullptr); });
+  // Jobs end before the disks go, and clients hear of it; commands, which know the disks, come no more.
   loop_->call([this] {
+    server_->stop_serving();
     disks_.reset();
   });
   // What was posted before still runs.

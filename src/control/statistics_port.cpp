@@ -34,7 +34,10 @@ StatisticsPort::~StatisticsPort() {
 void StatisticsPort::accept() {
   for (;;) {
     OwnedFd client(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!client.valid()) return;
+    if (!client.valid()) {
+      if (pause_.go_on(errno)) continue;
+      return;
+    }
     ucred peer{};
     socklen_t size = sizeof peer;
     const bool known = getsockopt(client.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && (peer.uid == geteuid() || peer.uid == 0);

@@ -14,6 +14,7 @@
 
 #include "base/event_loop.h"
 #include "base/owned_fd.h"
+#include "control/accept_pause.h"
 
 namespace vireo::control {
 
@@ -29,7 +30,7 @@ class StatisticsPort {
 
  private:
   StatisticsPort(EventLoop& loop, std::string path, std::vector<OwnedFd> files, OwnedFd socket)
-      : loop_(loop), path_(std::move(path)), files_(std::move(files)), socket_(std::move(socket)) {}
+      : loop_(loop), path_(std::move(path)), files_(std::move(files)), socket_(std::move(socket)), pause_(loop, socket_.get()) {}
   void accept();
   bool send_files(int client) const;
 
@@ -38,6 +39,7 @@ class StatisticsPort {
   std::string path_;
   std::vector<OwnedFd> files_;
   OwnedFd socket_;
+  AcceptPause pause_;
   std::map<int, OwnedFd> clients_;
 };
 

@@ -10,7 +10,7 @@ namespace vireo::control::qmp {
 // What jobs tell, as events; comes on any thread, goes out on the server's.
 class JobEvents final : public storage::JobListener {
  public:
-  JobEvents(EventLoop& loop, Server& server) : loop_(loop), server_(server) {}
+  explicit JobEvents(Server& server) : server_(server) {}
   void status_changed(const storage::JobState& state) override;
   void ready(const storage::JobState& state) override;
   void ended(const storage::JobState& state) override;
@@ -18,8 +18,7 @@ class JobEvents final : public storage::JobListener {
   void pending(const storage::JobState& state) override;
 
  private:
-  void emit(const char* name, Json data);
-  EventLoop& loop_;
+  void emit(const char* name, const Json& data);
   Server& server_;
 };
 

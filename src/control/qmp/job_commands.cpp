@@ -10,9 +10,7 @@ using storage::Job;
 using storage::JobState;
 using storage::MirrorJob;
 
-void JobEvents::emit(const char* name, Json data) {
-  loop_.post([this, name, data = std::move(data)] { server_.emit(name, data); });
-}
+void JobEvents::emit(const char* name, const Json& data) { server_.post(name, data); }
 
 namespace {
 
@@ -30,7 +28,7 @@ void JobEvents::ended(const JobState& state) {
   if (!is_block_job(state)) return;
   Json data = block_job(state);
   if (!state.error.empty()) data["error"] = state.error;
-  emit(state.cancelled ? "BLOCK_JOB_CANCELLED" : "BLOCK_JOB_COMPLETED", std::move(data));
+  emit(state.cancelled ? "BLOCK_JOB_CANCELLED" : "BLOCK_JOB_COMPLETED", data);
 }
 void JobEvents::error(const JobState& state, const char* operation, const char* action) {
   emit("BLOCK_JOB_ERROR", {{"device", state.id}, {"operation", operation}, {"action", action}});

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // Framing, negotiation, answers and events, over a real socket, with what QEMU's docs/interop/qmp-spec says.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <ctime>
 #include <thread>
 
+#include "control/qmp/dump_file.h"
 #include "control/qmp/server.h"
 
 namespace vireo::control::qmp {
@@ -162,6 +166,83 @@ TEST_F(ServerTest, WhoLeavesEverythingUnreadIsGivenUp) {
   });
   OwnedFd other = connect();
   EXPECT_TRUE(hear(other).contains("QMP"));
+}
+
+TEST_F(ServerTest, WhoReadsNoMoreIsGivenUp) {
+  OwnedFd fd = connect();
+  hear(fd);
+  ASSERT_EQ(shutdown(fd.get(), SHUT_RD), 0);
+  say(fd, R"({"execute":"qmp_capabilities"})");
+  pollfd ended{fd.get(), 0, 0};
+  ASSERT_EQ(poll(&ended, 1, 5000), 1);
+  EXPECT_TRUE(ended.revents & POLLHUP);
+}
+
+TEST_F(ServerTest, WhatIsPostedDuringACommandComesBeforeItsAnswer) {
+  loop_->call([&] {
+    server_->add("poster", [this](Arguments&) -> Answer {
+      std::thread([this] { server_->post("FIRST"); }).join();
+      server_->emit("SECOND");
+      server_->post("THIRD");
+      return Json::object();
+    });
+  });
+  OwnedFd fd = connect();
+  hear(fd);
+  say(fd, R"({"execute":"qmp_capabilities"}{"execute":"poster"})");
+  hear(fd);
+  for (const char* event : {"FIRST", "SECOND", "THIRD"}) EXPECT_EQ(hear(fd).value("event", ""), event);
+  EXPECT_TRUE(hear(fd).contains("return"));
+  server_->post("LAST");
+  EXPECT_EQ(hear(fd).value("event", ""), "LAST");
+}
+
+TEST_F(ServerTest, WhenItServesNoMoreEventsStillGoOut) {
+  OwnedFd fd = connect();
+  hear(fd);
+  say(fd, R"({"execute":"qmp_capabilities"})");
+  hear(fd);
+  loop_->call([&] { server_->stop_serving(); });
+  EXPECT_NE(access(path_.c_str(), F_OK), 0);
+  say(fd, R"({"execute":"twice"})");
+  server_->post("LAST");
+  EXPECT_EQ(hear(fd).value("event", ""), "LAST");
+}
+
+TEST_F(ServerTest, WithoutDescriptorsAListenerWaitsAndCostsNothing) {
+  OwnedFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path_.copy(address.sun_path, path_.size());
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = 3, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const clock_t start = clock();
+  const bool connected = ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+  usleep(300'000);
+  const clock_t used = clock() - start;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_TRUE(connected);
+  EXPECT_LT(used, CLOCKS_PER_SEC / 10);
+  EXPECT_TRUE(hear(fd).contains("QMP"));
+}
+
+TEST(DumpFileTest, AFifoWithoutAReaderIsRefusedAndOneThatIsNotReadIsGivenUp) {
+  std::string folder = testing::TempDir() + "vireo-dump-test-XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const std::string path = folder + "/fifo";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  auto answer = write_dump(path, "x");
+  ASSERT_FALSE(answer);
+  EXPECT_EQ(answer.error().text, "failed to open file '" + path + "': No such device or address");
+  OwnedFd reader(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  EXPECT_TRUE(write_dump(path, "x"));
+  EXPECT_FALSE(write_dump(path, std::string(1 << 20, 'x')));
+  unlink(path.c_str());
+  EXPECT_TRUE(write_dump(path, "x"));
+  unlink(path.c_str());
+  rmdir(folder.c_str());
 }
 
 }  // namespace

@@ -11,13 +11,16 @@
 
 namespace vireo::control::qmp {
 
-Server::~Server() {
+Server::~Server() { stop_serving(); }
+
+void Server::stop_serving() {
   for (Session& session : sessions_)
     if (session.socket.valid()) loop_.unwatch(session.socket.get());
   for (Listener& listener : listeners_) {
     loop_.unwatch(listener.socket.get());
     unlink(listener.path.c_str());
   }
+  listeners_.clear();
 }
 
 std::vector<std::string> Server::commands() const {
@@ -43,14 +46,19 @@ Result<> Server::listen(const std::string& path) {
       ::listen(socket.get(), 8))
     return fail_errno(path);
   const int fd = socket.get();
-  listeners_.push_back({std::move(socket), path});
-  return loop_.watch(fd, EPOLLIN, [this, fd](uint32_t) { accept(fd); });
+  auto pause = std::make_unique<AcceptPause>(loop_, fd);
+  AcceptPause& its_pause = *pause;
+  listeners_.push_back({std::move(socket), path, std::move(pause)});
+  return loop_.watch(fd, EPOLLIN, [this, fd, &its_pause](uint32_t) { accept(fd, its_pause); });
 }
 
-void Server::accept(int listener) {
+void Server::accept(int listener, AcceptPause& pause) {
   for (;;) {
     OwnedFd client(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!client.valid()) return;
+    if (!client.valid()) {
+      if (pause.go_on(errno)) continue;
+      return;
+    }
     ucred peer{};
     socklen_t size = sizeof peer;
     const bool known = getsockopt(client.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && (peer.uid == geteuid() || peer.uid == 0);
@@ -102,7 +110,9 @@ void Server::serve(Session& session, const std::string& text) {
   }
   if (!session.negotiated)
     return send(session, write_answer(refuse("Expecting capabilities negotiation with 'qmp_capabilities'", "CommandNotFound"), id));
-  send(session, write_answer(execute(*command), id));
+  const Answer answer = execute(*command);
+  emit_posted();
+  send(session, write_answer(answer, id));
 }
 
 Answer Server::execute(const Command& command) {
@@ -113,27 +123,51 @@ Answer Server::execute(const Command& command) {
 }
 
 void Server::emit(const std::string& event, const Json& data) {
-  const std::string line = write_event(event, data);
+  emit_posted();
+  emit_line(write_event(event, data));
+}
+
+void Server::post(const std::string& event, const Json& data) {
+  std::string line = write_event(event, data);  // with the time when it happened
+  std::lock_guard lock(posted_mutex_);
+  if (posted_.empty()) loop_.post([this] { emit_posted(); });
+  posted_.push_back(std::move(line));
+}
+
+void Server::emit_posted() {
+  std::vector<std::string> lines;
+  {
+    std::lock_guard lock(posted_mutex_);
+    lines.swap(posted_);
+  }
+  for (const std::string& line : lines) emit_line(line);
+}
+
+void Server::emit_line(const std::string& line) {
   for (Session& session : sessions_)
     if (session.negotiated && !session.gone) send(session, line);
 }
 
 void Server::send(Session& session, const std::string& line) {
+  if (session.gone) return;
   session.out += line + "\r\n";
   write(session);
-  // It may be the session whose command is running: ready() drops it then, or the next event on its socket.
-  if (session.out.size() > kMostWaiting) {
-    session.gone = true;
-    session.out.clear();
-    shutdown(session.socket.get(), SHUT_RDWR);
-  }
+  if (session.out.size() > kMostWaiting) give_up(session);
+}
+
+// It may be the session whose command is running: ready() drops it then, or the next event on its socket.
+void Server::give_up(Session& session) {
+  session.gone = true;
+  session.out.clear();
+  shutdown(session.socket.get(), SHUT_RDWR);
 }
 
 void Server::write(Session& session) {
   while (!session.out.empty()) {
     const ssize_t n = ::send(session.socket.get(), session.out.data(), session.out.size(), MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) break;
+    if (n < 0 && errno == EAGAIN) break;
+    if (n < 0) return give_up(session);  // it reads no more; the socket would be ready to be written without end
     session.out.erase(0, static_cast<size_t>(n));
   }
   loop_.change(session.socket.get(), session.out.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT);

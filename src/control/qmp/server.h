@@ -7,11 +7,13 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "base/event_loop.h"
 #include "base/owned_fd.h"
+#include "control/accept_pause.h"
 #include "control/qmp/arguments.h"
 #include "control/qmp/framer.h"
 
@@ -31,10 +33,14 @@ class Server {
   Result<> listen(const std::string& path);
   // To every session that has negotiated.
   void emit(const std::string& event, const Json& data = nullptr);
+  // The same from any thread. What is posted while a command runs, by whomever, comes before its answer, as QEMU has it.
+  void post(const std::string& event, const Json& data = nullptr);
   // One command, as if it came over a socket.
   Answer execute(const Command& command);
   // Gives clients what waits for them, for at most that long.
   void flush(int milliseconds);
+  // From now on nobody is let in and no command is taken; events still go out.
+  void stop_serving();
 
   static constexpr size_t kMostSessions = 32;
   static constexpr size_t kMostWaiting = 16 << 20;  // bytes that a client leaves unread before it is given up
@@ -49,12 +55,16 @@ class Server {
   struct Listener {
     OwnedFd socket;
     std::string path;
+    std::unique_ptr<AcceptPause> pause;
   };
-  void accept(int listener);
+  void accept(int listener, AcceptPause& pause);
+  void emit_line(const std::string& line);
+  void emit_posted();
   void ready(Session& session, uint32_t events);
   void serve(Session& session, const std::string& text);
   void send(Session& session, const std::string& line);
   void write(Session& session);
+  void give_up(Session& session);
   void drop(Session& session);
 
   EventLoop& loop_;
@@ -62,6 +72,8 @@ class Server {
   std::map<std::string, Handler> commands_;
   std::vector<Listener> listeners_;
   std::list<Session> sessions_;
+  std::mutex posted_mutex_;
+  std::vector<std::string> posted_;
 };
 
 }  // namespace vireo::control::qmp
