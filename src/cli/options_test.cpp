@@ -145,6 +145,39 @@ TEST(Options, TheCommandLineWinsOverTheFile) {
   unlink(path);
 }
 
+TEST(Options, AnEmptyValueIsOneAndTakesNoOther) {
+  EXPECT_EQ((*parse({"--append=", "--kernel", "k"}))->machine.boot.append, "");
+  EXPECT_EQ((*parse({"--append=", "--kernel", "k"}))->machine.boot.kernel, "k");
+  EXPECT_NE(error_of({"--kernel", "k", "--disk="}), "");
+  EXPECT_NE(error_of({"--kernel", "k", "--jitdump=", "/j"}), "");
+  // What stands for another option's value is that.
+  EXPECT_EQ((*parse({"--kernel", "k", "--append", "--kernel="}))->machine.boot.append, "--kernel=");
+  EXPECT_EQ((*parse({"--kernel", "k", "--append=a="}))->machine.boot.append, "a=");
+  EXPECT_EQ(*(*parse({"--debug-exit=", "--kernel", "k"}))->machine.debug_exit, 0xf4);
+
+  char path[] = "/tmp/vireo-config-XXXXXX";
+  int fd = mkstemp(path);
+  ASSERT_GE(fd, 0);
+  close(fd);
+  std::ofstream(path) << "kernel = k\nappend =\nboard = foo\n";
+  EXPECT_NE(error_of({"--config", path}).find("--board foo"), std::string::npos);
+  unlink(path);
+}
+
+TEST(Options, TheCommandLineWinsByAnyOfAnOptionsNames) {
+  char path[] = "/tmp/vireo-config-XXXXXX";
+  int fd = mkstemp(path);
+  ASSERT_GE(fd, 0);
+  close(fd);
+  std::ofstream(path) << "bios = /file.fd\n";
+  for (const char* option : {"--firmware", "--bios"}) {
+    auto run = parse({"--config", path, option, "/line.fd"});
+    ASSERT_TRUE(run) << run.error().message;
+    EXPECT_EQ((*run)->machine.firmware->code, "/line.fd");
+  }
+  unlink(path);
+}
+
 TEST(Options, VhostUserDiskIsASocketAndQueues) {
   auto disk = parse_disk("vhost-user=/run/x.sock,queues=4");
   ASSERT_TRUE(disk) << disk.error().message;

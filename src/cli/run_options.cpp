@@ -8,6 +8,7 @@
 #include <set>
 
 #include "cli/help.h"
+#include "cli/option_words.h"
 #include "cli/options.h"
 
 namespace vireo::cli {
@@ -87,6 +88,7 @@ void declare(CLI::App& app, Raw& raw) {
 Result<> parse_words(std::vector<std::string> words, Raw& raw, std::set<std::string>& given) {
   CLI::App app;
   declare(app, raw);
+  words = part_empty_values(app, words);
   std::reverse(words.begin(), words.end());  // CLI11 takes its vector from the back
   try {
     app.parse(words);
@@ -98,7 +100,7 @@ Result<> parse_words(std::vector<std::string> words, Raw& raw, std::set<std::str
     return fail(ErrorKind::kInvalid, text + " (see vireo run --help)");
   }
   for (const CLI::Option* option : app.get_options())
-    if (option->count() && !option->get_lnames().empty()) given.insert(option->get_lnames()[0]);
+    if (option->count()) given.insert(option->get_lnames().begin(), option->get_lnames().end());
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "cli/option_words.h"
 #include "cli/stat/sample.h"
 
 namespace vireo::cli::stat {
@@ -47,7 +48,7 @@ Result<Options> parse(int argc, char** argv) {
   app.add_flag("--json", options.json);
   app.add_flag("--list", options.list);
   app.add_flag("--help,-h", options.help);
-  std::vector<std::string> words(argv, argv + argc);
+  std::vector<std::string> words = part_empty_values(app, {argv, argv + argc});
   std::reverse(words.begin(), words.end());  // CLI11 takes its vector from the back
   try {
     app.parse(words);

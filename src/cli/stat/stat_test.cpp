@@ -124,7 +124,7 @@ TEST(StatOptions, BadOnesAreToldInOneLine) {
       {{"--interval", "0"}, "--interval 0: seconds"}, {{"--interval", "nan"}, "--interval nan"}, {{"--interval", "1x"}, "--interval 1x"},
       {{"--count", "0"}, "--count 0"},                {{"--count", "-1"}, "--count -1"},         {{"x"}, "x: not the number of a process"},
       {{"0"}, "0: not the number"},                   {{"1", "2"}, "2"},                         {{"--colour"}, "--colour"},
-      {{"999999999"}, "999999999"},
+      {{"999999999"}, "999999999"},                   {{"--count=", "0"}, "0: not the number"},
   };
   for (const auto& [words, said] : cases) {
     std::vector<char*> argv;
