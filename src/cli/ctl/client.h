@@ -18,8 +18,8 @@ using Json = nlohmann::json;
 
 class Client {
  public:
-  // Connects and negotiates.
-  static Result<Client> connect(const std::string& path);
+  // Connects and negotiates; a machine that says nothing for so long is an error, of ErrorKind::kBusy. What is said afterwards may take its time.
+  static Result<Client> connect(const std::string& path, unsigned seconds = 10);
   // What came back, with "return" or "error" in it. Events on the way are kept.
   Result<Json> execute(const std::string& command, const Json& arguments);
   // `message` as it is.
@@ -30,6 +30,7 @@ class Client {
  private:
   explicit Client(OwnedFd socket) : socket_(std::move(socket)) {}
   Result<std::optional<Json>> hear();
+  void wait_at_most(unsigned seconds);  // 0: no limit
 
   OwnedFd socket_;
   control::qmp::Framer framer_;
@@ -39,6 +40,7 @@ class Client {
 struct Running {
   std::string socket, name;
   int process = 0;
+  bool answers = true;  // false: it is there, but stopped, or busy for long
 };
 // This user's machines. Sockets of those that are gone are taken away.
 std::vector<Running> running_machines();

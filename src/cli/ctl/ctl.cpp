@@ -85,19 +85,23 @@ Result<int> wait_for(Client& client, const std::string& job) {
   for (;;) {
     Json answer = TRY(client.execute("query-block-jobs", Json::object()));
     const Json jobs = answer.value("return", Json::array());
-    bool there = false, ready = false;
+    bool there = false, ready = false, over = false;
+    std::string error;
     for (const Json& one : jobs) {
       if (!one.is_object() || one.value("device", "") != job) continue;
       there = true;
       ready = one.value("ready", false);
+      over = one.value("status", "") == "concluded";  // and waits to be dismissed
+      error = one.value("error", "");
       const double all = one.value("len", 0.0), done = one.value("offset", 0.0);
       if (terminal) fprintf(stderr, "\r%s: %3.0f%%", job.c_str(), all > 0 ? 100 * done / all : 0);
     }
-    if (there && !ready) {
+    if (there && !ready && !over) {
       usleep(100'000);
       continue;
     }
     if (terminal) fprintf(stderr, "\n");
+    if (over && !error.empty()) return fail(ErrorKind::kIo, "ctl: " + error);
     if (ready) return 0;
     for (;;) {
       auto event = TRY(client.event());
@@ -116,8 +120,8 @@ Result<int> wait_for(Client& client, const std::string& job) {
 Result<int> list(bool json) {
   Json out = Json::array();
   for (const Running& one : running_machines()) {
-    if (json) out.push_back({{"process", one.process}, {"name", one.name}, {"socket", one.socket}});
-    else printf("%d %s\n", one.process, one.name.c_str());
+    if (json) out.push_back({{"process", one.process}, {"name", one.name}, {"socket", one.socket}, {"answers", one.answers}});
+    else printf("%d %s\n", one.process, one.answers ? one.name.c_str() : "(does not answer)");
   }
   if (json) printf("%s\n", out.dump().c_str());
   return 0;
