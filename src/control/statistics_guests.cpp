@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@ namespace vireo::control {
 namespace {
 
 constexpr int kPatienceMs = 5000;    // a machine's loop answers between two rounds
+constexpr int kProbeMs = 100;        // for whether it is there
 constexpr size_t kMostFiles = 8192;  // more than a VM has vCPUs
 
 template <class T>
@@ -35,14 +37,16 @@ std::vector<std::string> names_in(const std::string& folder) {
   return names;
 }
 
-// A connection, or errno.
-Result<OwnedFd> connect_to(const std::string& path) {
+// A connection, or errno: EAGAIN when so many wait for the machine already that it has to be stopped.
+Result<OwnedFd> connect_to(const std::string& path, int patience_ms) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) return fail(ErrorKind::kInvalid, path + ": too long for a socket's name");
   path.copy(address.sun_path, path.size());
   OwnedFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return fail_errno("socket");
+  const timeval limit{.tv_sec = patience_ms / 1000, .tv_usec = patience_ms % 1000 * 1000};
+  setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address)) return fail_errno(path);
   return fd;
 }
@@ -113,8 +117,8 @@ std::vector<pid_t> statistics_guests() {
       const std::string_view suffix = kStatisticsSuffix, view = name;
       pid_t process = 0;
       if (!view.ends_with(suffix) || !parse(view.substr(0, view.size() - suffix.size()), process)) continue;
-      auto connection = connect_to(folder + "/" + name);
-      if (connection) found.push_back(process);
+      auto connection = connect_to(folder + "/" + name, kProbeMs);
+      if (connection || connection.error().code == EAGAIN) found.push_back(process);
       else if (connection.error().code == ECONNREFUSED) unlink((folder + "/" + name).c_str());
     }
   std::ranges::sort(found);
@@ -123,7 +127,7 @@ std::vector<pid_t> statistics_guests() {
 }
 
 Result<StatisticsGuest> connect_statistics(const std::string& path, pid_t process) {
-  StatisticsGuest guest{.process = process, .alive = TRY(connect_to(path)), .files = {}};
+  StatisticsGuest guest{.process = process, .alive = TRY(connect_to(path, kPatienceMs)), .files = {}};
   std::vector<OwnedFd> files;
   for (size_t total = 1; files.size() < total;) total = TRY(receive(guest.alive.get(), files));
   guest.files = TRY(parse_all(std::move(files)));

@@ -121,6 +121,23 @@ TEST_F(Port, ListsWhatRunsAndClearsWhatIsLeft) {
   EXPECT_FALSE(std::filesystem::exists(path(78)));
 }
 
+TEST_F(Port, AStoppedMachineIsListedWithoutWaitingForIt) {
+  listen(1);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  strcpy(address.sun_path, path(78).c_str());
+  OwnedFd stopped(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(bind(stopped.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(stopped.get(), 0), 0);
+  OwnedFd waits(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(connect(waits.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  alarm(20);  // it would wait for ever
+  const auto found = statistics_guests();
+  alarm(0);
+  EXPECT_NE(std::ranges::find(found, 77), found.end());
+  EXPECT_NE(std::ranges::find(found, 78), found.end());
+}
+
 TEST_F(Port, ALeftSocketIsReplaced) {
   listen(1);
   loop_->call([this] { port_.reset(); });

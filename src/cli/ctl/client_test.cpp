@@ -112,5 +112,19 @@ TEST_F(Machines, WaitEndsWithAJobThatStaysConcluded) {
   EXPECT_EQ(bad.error().message, "ctl: No space left on device");
 }
 
+TEST_F(Machines, WaitEndsWithAJobThatWaitsToBeFinalized) {
+  loop_->call([&] {
+    server_->add("block-stream", [](Arguments&) -> Answer { return Json::object(); });
+    server_->add("query-block-jobs", [this](Arguments&) -> Answer {
+      // First in passing, as every job is for a moment.
+      Json job{{"device", "disk0"}, {"ready", false}, {"status", "pending"}, {"auto-finalize", asked_ == 0}};
+      return ++asked_ > 20 ? Answer(Json::array()) : Answer(Json::array({job}));
+    });
+  });
+  auto good = ctl({"2000000001", "block", "stream", "disk0", "--wait"});
+  EXPECT_TRUE(good) << good.error().message;
+  EXPECT_EQ(asked_, 2);
+}
+
 }  // namespace
 }  // namespace vireo::cli::ctl

@@ -19,7 +19,7 @@ constexpr char kHelp[] = R"(vireo ctl: control a running machine
   events             what happens, one event a line, until the machine ends
   qmp JSON           a command of QEMU's machine protocol, or its name alone
   --json             the answer as it comes
-  --wait             behind a command that begins a job: until it has ended, or is ready
+  --wait             behind a command that begins a job: until it has ended, or is ready (or pending, with auto-finalize=false)
 )";
 constexpr char kMore[] = R"(NAME=VALUE are arguments by their names in QMP, as speed=10M. Disks are named disk0, disk1 ... or by --disk's id=.
 Exit status: 0, or 1 with one line that says why.
@@ -90,7 +90,8 @@ Result<int> wait_for(Client& client, const std::string& job) {
     for (const Json& one : jobs) {
       if (!one.is_object() || one.value("device", "") != job) continue;
       there = true;
-      ready = one.value("ready", false);
+      // Waits to be told to complete, or to finalize.
+      ready = one.value("ready", false) || (one.value("status", "") == "pending" && !one.value("auto-finalize", true));
       over = one.value("status", "") == "concluded";  // and waits to be dismissed
       error = one.value("error", "");
       const double all = one.value("len", 0.0), done = one.value("offset", 0.0);
