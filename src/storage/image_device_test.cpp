@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <random>
+#include <thread>
 
 #include "storage/image/open.h"
 #include "storage/qcow2/check.h"
@@ -126,6 +128,49 @@ TEST_P(ImageDeviceTest, ManyRequestsAtOnceMatchAShadow) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ImageDeviceTest, testing::Combine(testing::Bool(), testing::Bool(), testing::Bool()));
+
+// Two writers of sectors of the same blocks, of which one asks the device, the other (as the format's threads and jobs do) the image: what one
+// writes over a block must not be what the other's sector was before.
+TEST(ImageDeviceDirect, SectorsOfOneBlockAreNotLost) {
+  char folder[] = "./vireo-image-test-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/disk.raw";
+  constexpr uint64_t kBlocks = 16, kSize = kBlocks * 4096, kSectors = kSize / 512;
+  ASSERT_TRUE(create_file(path, kSize));
+  {
+    auto loop = std::move(*EventLoop::create());
+    auto image = open_image(path, {.format = "raw", .read_only = false, .direct = true});
+    if (!image) GTEST_SKIP() << image.error().message;
+    auto device = ImageDevice::create(*image, {.direct = true}, *loop);
+    ASSERT_TRUE(device) << device.error().message;
+    std::unique_ptr<std::byte, decltype(&free)> memory(static_cast<std::byte*>(aligned_alloc(4096, kSize)), free);
+    for (int round = 1; round <= 30; ++round) {
+      std::thread other([&, image = *image] {
+        const std::vector<std::byte> sector(512, static_cast<std::byte>(100 + round));
+        for (uint64_t n = 1; n < kSectors; n += 2) EXPECT_TRUE(image->write(n * 512, sector));
+      });
+      std::fill_n(memory.get(), kSize, static_cast<std::byte>(round));
+      for (uint64_t n = 0; n < kSectors; n += 2) {
+        auto ended = [](int error) { EXPECT_EQ(error, 0); };
+        if (n % 4) {
+          (*device)->write_zeroes(n * 512, 512, round % 2, ended);
+        } else {
+          iovec part{memory.get() + n * 512, 512};
+          (*device)->write(n * 512, {&part, 1}, ended);
+        }
+        if (n % 16 == 0) (*device)->drain();
+      }
+      (*device)->drain();
+      other.join();
+      std::vector<std::byte> all(kSize);
+      ASSERT_TRUE((*image)->read(0, std::span<std::byte>(all)));
+      for (uint64_t n = 0; n < kSectors; ++n)
+        ASSERT_EQ(std::to_integer<int>(all[n * 512 + 9]), n % 2 ? 100 + round : n % 4 ? 0 : round) << "sector " << n << " round " << round;
+    }
+  }
+  unlink(path.c_str());
+  rmdir(folder);
+}
 
 }  // namespace
 }  // namespace vireo::storage

@@ -74,6 +74,9 @@ class File {
   }
 };
 
+// With O_DIRECT: the blocks that a file reads, changes and writes for a write of less. Whoever goes past it (File::fd()) writes whole ones.
+inline constexpr uint64_t kDirectAlign = 4096;
+
 struct FileConfig {
   std::string path;
   bool read_only = false;

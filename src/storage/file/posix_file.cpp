@@ -21,7 +21,6 @@
 namespace vireo::storage {
 namespace {
 
-constexpr uint64_t kDirectAlign = 4096;
 constexpr size_t kBounce = 1 << 20;
 
 class PosixFile final : public File {
@@ -82,9 +81,14 @@ class PosixFile final : public File {
     auto call = [&](int mode) {
       return fallocate(fd_.get(), mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(length)) == 0;
     };
-    if (unmap && call(FALLOC_FL_PUNCH_HOLE)) return {};
-    if (call(FALLOC_FL_ZERO_RANGE)) return {};
-    if (errno != EOPNOTSUPP && errno != ENODEV && errno != EINVAL) return error("zeroing", errno);
+    {
+      // Of a block that somebody else just changes the other part of, zeroes would be written over with what was read before.
+      std::unique_lock lock(partial_, std::defer_lock);
+      if (config_.direct && (offset | length) % kDirectAlign) lock.lock();
+      if (unmap && call(FALLOC_FL_PUNCH_HOLE)) return {};
+      if (call(FALLOC_FL_ZERO_RANGE)) return {};
+      if (errno != EOPNOTSUPP && errno != ENODEV && errno != EINVAL) return error("zeroing", errno);
+    }
     static const std::vector<std::byte> zeroes(64 << 10);
     for (uint64_t at = 0; at < length; at += zeroes.size())
       TRY_VOID(write(offset + at, std::span(zeroes).first(std::min<uint64_t>(zeroes.size(), length - at))));
@@ -167,6 +171,25 @@ class PosixFile final : public File {
     void operator()(std::byte* p) const { ::free(p); }
   };
 
+  Result<> put(int fd, const std::byte* from, uint64_t at, uint64_t length) {
+    for (uint64_t done = 0; done < length;) {
+      ssize_t n = pwrite(fd, from + done, length - done, static_cast<off_t>(at + done));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return error("writing", n < 0 ? errno : EIO);
+      done += static_cast<uint64_t>(n);
+    }
+    return {};
+  }
+
+  // What is less than a block at the end of the file. A regular file would become longer by a whole one, and to cut it again could cut off
+  // what somebody else has just written behind it: so it goes by way of the page cache. A device's end is one of its own blocks'. partial_ is held.
+  Result<> put_tail(const std::byte* from, uint64_t at, uint64_t length) {
+    if (!regular_) return put(fd_.get(), from, at, length);
+    // By its descriptor: its name may be another file's by now.
+    if (!cached_.valid()) cached_ = OwnedFd(::open(("/proc/self/fd/" + std::to_string(fd_.get())).c_str(), O_WRONLY | O_CLOEXEC));
+    return cached_.valid() ? put(cached_.get(), from, at, length) : put(fd_.get(), from, at, kDirectAlign);
+  }
+
   // Whole blocks through a copy. Blocks covered in part are read first; writers of parts exclude each other.
   Result<> bounce(uint64_t offset, std::span<const iovec> parts, bool write) {
     // Kept: a buffer of this size is fresh pages from the kernel each time.
@@ -197,12 +220,10 @@ class PosixFile final : public File {
         copy_to(piece, buffer.get() + (at - start));
       } else {
         copy_from(piece, buffer.get() + (at - start));
-        for (uint64_t put = 0; put < end - start;) {
-          ssize_t n = pwrite(fd_.get(), buffer.get() + put, end - start - put, static_cast<off_t>(start + put));
-          if (n < 0 && errno == EINTR) continue;
-          if (n <= 0) return error("writing", n < 0 ? errno : EIO);
-          put += static_cast<uint64_t>(n);
-        }
+        // The file's end inside of the last block stays where it is, or goes where the write ends.
+        const uint64_t last = at + count == end ? end : std::clamp(size(), at + count, end), blocks = last / kDirectAlign * kDirectAlign;
+        TRY_VOID(put(fd_.get(), buffer.get(), start, blocks - start));
+        if (last > blocks) TRY_VOID(put_tail(buffer.get() + (blocks - start), blocks, last - blocks));
       }
       done += count;
     }
@@ -212,7 +233,8 @@ class PosixFile final : public File {
   FileConfig config_;
   OwnedFd fd_;
   bool regular_ = false;
-  std::mutex partial_;
+  std::mutex partial_;  // writers of parts of blocks
+  OwnedFd cached_;      // without O_DIRECT, for the last block
   std::unique_ptr<ResidentPages> resident_;  // of a file that nobody writes through us, with O_DIRECT
 };
 
