@@ -131,14 +131,20 @@ Result<> BackupJob::finish() {
     std::lock_guard lock(error_mutex_);
     return std::unexpected(*error_);
   }
-  TRY_VOID(setup_.target->flush());
+  // All is copied, so that nothing of the guest's goes there any more. Only a copy that is whole counts for the bitmap.
+  TRY_VOID(leave_target());
   detach(true);
-  return setup_.target->close();
+  return {};
 }
 
 void BackupJob::undo() {
   detach(false);
-  (void)setup_.target->close();
+  (void)leave_target();
+}
+
+Result<> BackupJob::leave_target() {
+  TRY_VOID(setup_.target->flush());
+  return setup_.close_target ? setup_.target->close() : Result<>{};
 }
 
 // The target is the caller's again, and the bitmap has been told already.

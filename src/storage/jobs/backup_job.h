@@ -19,6 +19,7 @@ class BackupJob final : public Job, private WriteWatcher {
   struct Setup {
     LiveDisk* disk = nullptr;
     std::shared_ptr<Image> target;
+    bool close_target = true;  // it was opened for this job; else it is somebody's, who goes on with it
     Sync sync = Sync::kFull;
     std::optional<qcow2::BitmapBits> bits;  // kBitmap: what to copy
     bool zero_target = false;
@@ -42,6 +43,7 @@ class BackupJob final : public Job, private WriteWatcher {
   Result<> choose();
   std::expected<void, CopyError> copy_part(uint64_t offset);
   void detach(bool done);
+  Result<> leave_target();
 
   Setup setup_;
   std::shared_ptr<Image> source_;

@@ -207,7 +207,7 @@ Result<Step> DiskGraph::backup(BackupWish wish) {
     if (auto found = find_bitmap(node, name))
       if (auto now = found->bits()) (*now)->merge(**bits);
   };
-  BackupJob::Setup setup{.disk = &disk, .target = image, .sync = wish.sync, .bits = std::nullopt, .zero_target = fresh && wish.sync == Sync::kFull, .compress = wish.compress,
+  BackupJob::Setup setup{.disk = &disk, .target = image, .close_target = wish.target.node.empty(), .sync = wish.sync, .bits = std::nullopt, .zero_target = fresh && wish.sync == Sync::kFull, .compress = wish.compress,
                          .granularity = granularity, .graph = &mutex_};
   setup.left = [this, &disk, put_back, target_node = wish.target.node](bool done) {
     put_back(done);

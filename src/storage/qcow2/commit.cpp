@@ -163,8 +163,10 @@ Result<> Qcow2::flush() {
 }
 
 Result<> Qcow2::close() {
-  if (closed_) return {};
-  closed_ = true;
+  {
+    std::lock_guard lock(mutex_);
+    if (std::exchange(closed_, true)) return {};
+  }
   if (file_->read_only()) return {};
   Result<> result = commit(true);
   if (result && !corrupt_) result = store_bitmaps();

@@ -17,6 +17,7 @@ Result<> Qcow2::quiesce() {
     std::unique_lock lock(mutex_);
     if (corrupt_) return fail(ErrorKind::kCorrupt, "'" + file_->name() + "' is marked as corrupt", EIO);
     if (file_->read_only()) return fail(ErrorKind::kInvalid, "'" + file_->name() + "' is read-only", EROFS);
+    if (closed_) return fail(ErrorKind::kInternal, "'" + file_->name() + "' was closed already", EBADF);
     idle_.wait(lock, [&] { return busy_.empty() && holds_.empty(); });
     compressed_next_ = 0;
   }

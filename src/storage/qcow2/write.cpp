@@ -37,6 +37,8 @@ Result<> Qcow2::writable_check(uint64_t offset, uint64_t length) {
   TRY_VOID(readable());
   std::lock_guard lock(mutex_);
   if (corrupt_) return fail(ErrorKind::kCorrupt, "'" + file_->name() + "' is marked as corrupt", EIO);
+  // Its bitmaps would not know of it, and with lazy refcounts nobody would recount.
+  if (closed_) return fail(ErrorKind::kInternal, "'" + file_->name() + "' was closed already", EBADF);
   return track(offset, length);
 }
 
