@@ -130,13 +130,20 @@ uint64_t BitmapBits::dirty_bytes() const {
   return sum;
 }
 
-Result<> read_bitmap_table(File& file, const Geometry& g, Bitmap& bitmap) {
+Result<> check_bitmap_table(File& file, const Geometry& g, const Bitmap& bitmap) {
   auto bad = [&](const char* why) { return fail(ErrorKind::kCorrupt, "bitmap '" + bitmap.name + "': " + why, EINVAL); };
   if (bitmap.table_entries == 0) return {};
   if (g.in_cluster(bitmap.table_offset) || bitmap.table_offset == 0) return bad("its table is not aligned");
   if (bitmap.table_entries * g.cluster_size() > kMaxBitmapBytes + g.cluster_size()) return bad("its table is too large");
   if (bitmap.table_offset > file.size() || bitmap.table_entries * 8ull > round_up(file.size(), g.cluster_size()) - bitmap.table_offset)
     return bad("its table lies beyond the end of the file");
+  return {};
+}
+
+Result<> read_bitmap_table(File& file, const Geometry& g, Bitmap& bitmap) {
+  auto bad = [&](const char* why) { return fail(ErrorKind::kCorrupt, "bitmap '" + bitmap.name + "': " + why, EINVAL); };
+  TRY_VOID(check_bitmap_table(file, g, bitmap));
+  if (bitmap.table_entries == 0) return {};
   std::vector<std::byte> raw(bitmap.table_entries * 8ull);
   TRY_VOID(file.read(bitmap.table_offset, raw));
   std::vector<uint64_t> table(bitmap.table_entries);
@@ -165,6 +172,8 @@ Result<> read_bitmap_bits(File& file, const Geometry& g, uint64_t disk_size, Bit
     if (uint64_t offset = entry & kOffsetMask) {
       piece.bytes = std::make_unique<std::byte[]>(g.cluster_size());
       TRY_VOID(file.read(offset, {piece.bytes.get(), g.cluster_size()}));
+      // A hole in the file costs nothing there, and is to cost nothing here.
+      if (all_zero(piece.bytes.get(), g.cluster_size())) piece.bytes.reset();
     } else {
       piece.ones = entry & kAllOnes;
     }

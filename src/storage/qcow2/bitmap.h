@@ -88,6 +88,8 @@ Result<BitmapDirectory> read_bitmap_directory(File& file, const Header& header);
 // `flags_at`: where each one's flags lie in it.
 std::vector<std::byte> serialize_bitmap_directory(const std::vector<Bitmap>& bitmaps, std::vector<uint64_t>& flags_at);
 std::vector<std::byte> bitmaps_extension(uint32_t count, uint64_t offset, uint64_t bytes);
+// Whether its table can be where and as long as the directory says.
+Result<> check_bitmap_table(File& file, const Geometry& geometry, const Bitmap& bitmap);
 // The table and, into `bits`, what it names.
 Result<> read_bitmap_table(File& file, const Geometry& geometry, Bitmap& bitmap);
 Result<> read_bitmap_bits(File& file, const Geometry& geometry, uint64_t disk_size, Bitmap& bitmap);

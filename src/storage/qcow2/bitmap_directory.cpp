@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of bitmaps as it lies in the file. Spec: "Bitmap directory".
 #include <algorithm>
+#include <unordered_set>
 
 #include "storage/qcow2/bitmap.h"
 
@@ -28,6 +29,7 @@ Result<BitmapDirectory> read_bitmap_directory(File& file, const Header& header) 
     return bad("its length");
   std::vector<std::byte> raw(out.bytes);
   TRY_VOID(file.read(out.offset, raw));
+  std::unordered_set<std::string> names;
   uint64_t at = 0;
   for (uint32_t i = 0; i < count; ++i) {
     if (raw.size() - at < kEntry) return bad("it ends within an entry");
@@ -44,7 +46,7 @@ Result<BitmapDirectory> read_bitmap_directory(File& file, const Header& header) 
     b.extra.assign(p + kEntry, p + kEntry + extra);
     b.name.assign(reinterpret_cast<const char*>(p + kEntry + extra), name);
     if (name == 0 || name > kMaxBitmapName || b.name.find('\0') != std::string::npos) return bad("a bitmap's name");
-    if (std::ranges::find(out.bitmaps, b.name, &Bitmap::name) != out.bitmaps.end()) return bad("two bitmaps have one name");
+    if (!names.insert(b.name).second) return bad("two bitmaps have one name");
     at = std::min<uint64_t>(raw.size(), at + round_up(kEntry + extra + name, 8));
     out.bitmaps.push_back(std::move(b));
   }

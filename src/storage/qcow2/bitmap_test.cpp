@@ -247,5 +247,76 @@ TEST(Bitmap, OneWithAnEmptyTableIsLeftWhenAnotherComes) {
   EXPECT_TRUE((*image)->close());
 }
 
+TEST(Bitmap, AfterACloseNothingIsWrittenThatTheyWouldNotKnowOf) {
+  Disk d;
+  ASSERT_TRUE(d.image->add_bitmap("b", 12, true));
+  d.write(0, 512);
+  ASSERT_TRUE(d.image->close());
+  const std::vector<std::byte> data(512);
+  EXPECT_FALSE(d.image->write(65536, data));
+  EXPECT_FALSE(d.image->write_zeroes(65536, 512, true));
+  EXPECT_FALSE(d.image->discard(65536, 4096));
+  EXPECT_FALSE(d.image->resize(2 << 20, Preallocation::kOff));
+}
+
+// A directory made by hand: `count` bitmaps with tables of `entries` entries, all at one place or each at its own, in what was a hole.
+std::unique_ptr<MemoryFile> hostile(uint32_t count, uint64_t cluster_size, uint32_t entries, bool one_place, uint64_t& tables) {
+  auto file = std::make_unique<MemoryFile>();
+  EXPECT_TRUE(create(*file, {.size = 1 << 20, .cluster_size = cluster_size}));
+  auto header = Header::read(*file);
+  EXPECT_TRUE(header);
+  const uint64_t offset = round_up(file->size(), cluster_size), table = round_up(entries * 8ull, cluster_size);
+  std::vector<Bitmap> bitmaps(count);
+  uint64_t bytes = 0;
+  for (int pass = 0; pass < 2; ++pass) {  // how long it is, and then where the tables are
+    tables = round_up(offset + bytes, cluster_size);
+    for (uint32_t i = 0; i < count; ++i) {
+      bitmaps[i].name = "b" + std::to_string(i);
+      bitmaps[i].table_offset = tables + (one_place ? 0 : i * table);
+      bitmaps[i].table_entries = entries;
+    }
+    std::vector<uint64_t> flags_at;
+    auto directory = serialize_bitmap_directory(bitmaps, flags_at);
+    bytes = directory.size();
+    if (pass) {
+      EXPECT_TRUE(file->write(offset, directory));
+    }
+  }
+  EXPECT_TRUE(file->truncate(tables + (one_place ? 1 : count) * table));
+  header->set(extension::kBitmaps, bitmaps_extension(count, offset, bytes));
+  header->autoclear |= autoclear::kBitmaps;
+  header->set(extension::kFeatureNames, {});  // no room for them in the smallest clusters
+  auto bytes_of_it = header->serialize();
+  EXPECT_TRUE(bytes_of_it && file->write(0, *bytes_of_it));
+  return file;
+}
+
+TEST(Bitmap, ATableThatAllOfThemNameIsReadOnce) {
+  uint64_t table = 0, reads = 0;
+  auto file = hostile(3000, 4096, 512, true, table);
+  file->fault = [&](MemoryFile::Op op, uint64_t offset, uint64_t) {
+    reads += op == MemoryFile::Op::kRead && offset == table;
+    return 0;
+  };
+  auto image = Qcow2::open(std::move(file), nullptr, {});
+  ASSERT_TRUE(image) << image.error().message;
+  EXPECT_EQ(reads, 1u);
+  EXPECT_FALSE((*image)->find_bitmap("b0")->inconsistent());
+  EXPECT_TRUE((*image)->find_bitmap("b1")->inconsistent());
+  (*image)->abandon();
+}
+
+TEST(Bitmap, TablesInHolesOfTheFileDoNotFillTheMemory) {
+  uint64_t tables = 0;
+  auto file = hostile(20, 512, 1 << 20, false, tables);
+  auto image = Qcow2::open(std::move(file), nullptr, {});
+  ASSERT_TRUE(image) << image.error().message;
+  uint64_t bytes = 0;
+  for (const Bitmap& b : (*image)->bitmaps()) bytes += b.table.size() * 8;
+  EXPECT_GT(bytes, 0u);
+  EXPECT_LE(bytes, 128u << 20);
+  (*image)->abandon();
+}
+
 }  // namespace
 }  // namespace vireo::storage::qcow2

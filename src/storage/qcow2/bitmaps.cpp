@@ -8,6 +8,11 @@
 #include "storage/qcow2/qcow2.h"
 
 namespace vireo::storage::qcow2 {
+namespace {
+
+constexpr uint64_t kMaxTablesBytes = 128 << 20;  // of all bitmaps of an image
+
+}  // namespace
 
 Result<> Qcow2::load_bitmaps() {
   auto directory = read_bitmap_directory(*file_, header_);
@@ -36,11 +41,16 @@ Result<> Qcow2::own_bitmaps() {
     return {};
   }
   own(bitmaps_.offset, bitmaps_.bytes, Owner::kBitmaps);
+  // A directory of a few bytes can name the same table, or holes of the file, tens of thousands of times.
+  uint64_t bytes = 0;
   for (Bitmap& b : bitmaps_.bitmaps) {
-    auto read = read_bitmap_table(*file_, geometry_, b);
-    if (!read && read.error().kind != ErrorKind::kCorrupt) return read;
-    b.broken = !read || (b.table_entries && taken(b.table_offset, b.table_entries * 8ull));
-    if (!b.broken && b.table_entries) own(b.table_offset, b.table_entries * 8ull, Owner::kBitmaps);
+    const uint64_t length = b.table_entries * 8ull;
+    b.broken = !check_bitmap_table(*file_, geometry_, b) || length > kMaxTablesBytes - bytes || (length && taken(b.table_offset, length));
+    if (b.broken) continue;
+    if (auto read = read_bitmap_table(*file_, geometry_, b); !read && read.error().kind != ErrorKind::kCorrupt) return read;
+    else b.broken = !read;
+    bytes += length;
+    if (!b.broken && b.table_entries) own(b.table_offset, length, Owner::kBitmaps);
     for (size_t i = 0; !b.broken && i < b.table.size(); ++i) {
       uint64_t offset = b.table[i] & kOffsetMask;
       if (offset == 0) continue;
