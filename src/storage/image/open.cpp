@@ -407,7 +407,7 @@ Result<std::string> probe_format(File& file) {
 
 Result<std::shared_ptr<Image>> open_image(const std::string& name, OpenOptions options) {
   Opener opener;
-  auto image = opener.layer(name, options, 0);
+  auto image = opener.layer(name, options, options.named_by_image ? 1 : 0);
   if (!image) return std::unexpected(std::move(image).error().within("Could not open '" + name + "'"));
   return image;
 }

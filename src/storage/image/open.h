@@ -26,6 +26,7 @@ struct OpenOptions {
   // Passwords of encrypted layers, by their depth from the top; a layer without one of its own takes `any_key`.
   std::vector<std::optional<SecretBytes>> keys;
   std::optional<SecretBytes> any_key;
+  bool named_by_image = false;  // an image says the name, and nobody else: it is followed no further than a backing file's
   std::string backing_name, backing_format;  // of the top image, instead of what it says
   ImageSpec spec;             // beside or instead of a name
   std::function<Result<SecretBytes>(const std::string& id)> find_secret;  // for options that name one

@@ -33,6 +33,7 @@ Result<> DiskGraph::take_backing(Image& image, LiveDisk& disk) {
     }
   OpenOptions options;
   options.format = qcow2->header().backing_format();
+  options.named_by_image = true;
   options.direct = disk.config().open.direct;
   options.any_key = disk.config().open.any_key;
   image.set_backing(TRY(open_image(name, std::move(options))));
