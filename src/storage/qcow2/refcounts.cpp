@@ -249,13 +249,9 @@ Result<> Refcounts::grow_table(uint64_t least_entries) {
 }
 
 Result<> Refcounts::write_blocks() {
-  auto writes = blocks_.take();
-  Result<> result;
-  for (const TableWrite& write : writes)
-    if (result) result = file_.write(write.offset, write.bytes);
-  // They stay dirty: a commit under way may still write an older copy over these.
-  blocks_.written(writes, false);
-  TRY_VOID(result);
+  // Those that a commit under way has taken as well: nobody knows how far it is. What is dirty stays so, since that commit may still write
+  // an older copy over these.
+  for (const TableWrite& write : blocks_.unwritten()) TRY_VOID(file_.write(write.offset, write.bytes));
   return file_.flush();
 }
 

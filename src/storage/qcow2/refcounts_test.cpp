@@ -81,5 +81,35 @@ TEST(LongRows, APowerCutLeavesLeaksAtWorst) {
   }
 }
 
+// The table grows while a commit has taken blocks and not written them yet: a power cut then must not find a table that names what is not there.
+TEST(Refcounts, ATableThatGrowsNamesOnlyBlocksThatAreInTheFile) {
+  MemoryFile file;
+  ASSERT_TRUE(create(file, {.size = 1 << 20, .cluster_size = kCluster, .refcount_bits = 64}));
+  auto header = Header::read(file);
+  ASSERT_TRUE(header);
+  Refcounts counts(file, *header, 4 << 20);
+  ASSERT_TRUE(counts.load());
+  const uint64_t before = header->reftable_offset;
+  for (uint64_t i = 0; i < (kPerBlock - 2) * kPerBlock; ++i) ASSERT_TRUE(counts.allocate_cluster());
+  const auto taken = counts.blocks().take();
+  ASSERT_GT(taken.size(), 10u);
+  while (header->reftable_offset == before) ASSERT_TRUE(counts.allocate_cluster());
+  auto cut = file.copy();
+  auto after = Header::read(*cut);
+  ASSERT_TRUE(after);
+  ASSERT_NE(after->reftable_offset, before);
+  Refcounts there(*cut, *after, 4 << 20);
+  ASSERT_TRUE(there.load());
+  uint64_t blocks = 0;
+  for (uint64_t entry : there.table()) {
+    if (!entry) continue;
+    ++blocks;
+    auto count = there.get(entry / kCluster);
+    ASSERT_TRUE(count);
+    ASSERT_EQ(*count, 1u) << "the block at " << entry;
+  }
+  EXPECT_GE(blocks, kPerBlock);
+}
+
 }  // namespace
 }  // namespace vireo::storage::qcow2

@@ -66,6 +66,14 @@ std::vector<TableWrite> TableCache::take() {
   return out;
 }
 
+std::vector<TableWrite> TableCache::unwritten() const {
+  std::vector<TableWrite> out;
+  for (auto& [offset, table] : tables_)
+    if (table.writing || table.dirty_to) out.push_back({offset, {table.bytes.get(), table.bytes.get() + size_}, offset});
+  std::ranges::sort(out, {}, &TableWrite::offset);
+  return out;
+}
+
 void TableCache::written(const std::vector<TableWrite>& writes, bool ok) {
   for (const TableWrite& write : writes) {
     auto found = tables_.find(write.table);

@@ -36,6 +36,8 @@ class TableCache {
   void dirty(Table& table, uint64_t from, uint64_t length);
   void drop(uint64_t offset);              // its cluster is no table any more
   std::vector<TableWrite> take();          // copies of what is dirty, in file order
+  // Copies of all that the file may not have yet: what is dirty, and what was taken and is still being written. Nothing changes by it.
+  std::vector<TableWrite> unwritten() const;
   void written(const std::vector<TableWrite>& writes, bool ok);
   void trim();                             // forgets clean tables until within the limit
   void forget_all();                       // the file was changed by somebody else
