@@ -290,6 +290,7 @@ class Qcow2 final : public Image {
 
   mutable std::mutex mutex_;
   std::mutex commit_mutex_;  // before mutex_
+  std::mutex partial_;       // before mutex_: encrypted writes of parts of sectors
   std::condition_variable idle_;
   std::vector<Busy> busy_;
   std::vector<Freed> pending_;    // unlinked in memory

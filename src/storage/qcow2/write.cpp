@@ -269,6 +269,9 @@ Result<> Qcow2::fill(const Allocation& a, uint64_t from, uint64_t to, uint64_t o
   if (!cipher_) return data_file().writev(host(start), all);
   // Only overwrites in place can begin or end inside a sector; what is around is read from the image itself.
   const uint64_t lead = start % 512, finish = start + total(all), trail = round_up(finish, 512) - finish;
+  // Another writer's part of the same sector is not to be written over with what was there before.
+  std::unique_lock part_of_sector(partial_, std::defer_lock);
+  if (lead || trail) part_of_sector.lock();
   std::byte before[512] = {}, after[512] = {};
   if (lead) {
     iovec there = part(before, lead);
