@@ -4,6 +4,7 @@
 #include <liburing.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <deque>
 #include <vector>
@@ -73,6 +74,11 @@ class UringEngine final : public FileEngine {
 
   void wait() override {
     fill();
+    // What the kernel did not take does not end by itself.
+    while (in_flight_ > 0 && io_uring_sq_ready(&ring_) == in_flight_) {
+      usleep(100);
+      fill();
+    }
     if (in_flight_ == 0) return;
     io_uring_cqe* cqe;
     int error;
