@@ -68,8 +68,8 @@ class Connection {
   uint64_t weight(const Request& r) const { return r.data.size() + (r.type == 0 ? r.length : 0) + 4096; }
 
   const Export& export_;
-  std::unique_ptr<Channel> channel_;
-  std::mutex channel_mutex_;  // which channel it is: TLS puts another in its place
+  const std::shared_ptr<Channel> below_;  // what shut() ends, whatever is being put above it
+  std::unique_ptr<Channel> channel_;      // it, or TLS above it
   bool no_zeroes_ = false, structured_ = false, tls_ = false;
   std::vector<uint32_t> contexts_;  // chosen: 0 base:allocation, 1.. bitmaps
 

@@ -204,7 +204,6 @@ Result<bool> Connection::negotiate() {
           break;
         }
         TRY_VOID(send_option(what, reply::kAck));
-        std::lock_guard lock(channel_mutex_);
         channel_ = TRY(export_.start_tls(std::move(channel_)));
         // What was agreed on in the clear does not count.
         tls_ = true;

@@ -26,10 +26,22 @@ uint32_t wire_error(int code) {
   }
 }
 
+// Goes to TLS in a channel's place, which can be shut meanwhile.
+class LentChannel final : public Channel {
+ public:
+  explicit LentChannel(std::shared_ptr<Channel> channel) : channel_(std::move(channel)) {}
+  Result<> read(std::span<std::byte> to) override { return channel_->read(to); }
+  Result<> write(std::span<const std::byte> from) override { return channel_->write(from); }
+  void shut() override { channel_->shut(); }
+
+ private:
+  const std::shared_ptr<Channel> channel_;
+};
+
 }  // namespace
 
 Connection::Connection(const Export& what, std::unique_ptr<Channel> channel, unsigned threads)
-    : export_(what), channel_(std::move(channel)), thread_count_(threads) {}
+    : export_(what), below_(std::move(channel)), channel_(std::make_unique<LentChannel>(below_)), thread_count_(threads) {}
 
 Connection::~Connection() {
   {
@@ -40,10 +52,7 @@ Connection::~Connection() {
   for (auto& t : threads_) t.join();
 }
 
-void Connection::shut() {
-  std::lock_guard lock(channel_mutex_);
-  if (channel_) channel_->shut();
-}
+void Connection::shut() { below_->shut(); }
 
 Result<> Connection::send_all(std::initializer_list<std::span<const std::byte>> parts) {
   // One write for small answers: they are one packet then.
