@@ -93,10 +93,12 @@ void Job::body() {
       listener_->pending(now);
       lock.lock();
       changed_.wait(lock, [&] { return finalize_wanted_ || (cancel_wanted_ && !soft_); });
-      good = finalize_wanted_;
     }
+    // A cancel that was accepted while the listener was told counts; later ones are refused.
+    good = !cancel_wanted_ || soft_;
   }
   if (good) {
+    finishing_ = true;
     lock.unlock();
     result = finish();
     lock.lock();
@@ -251,7 +253,7 @@ Result<> Job::set_speed(uint64_t speed) {
 
 Result<> Job::cancel(bool force) {
   std::unique_lock lock(mutex_);
-  if (state_.status >= JobStatus::kAborting) return not_now(state_, "cancel");
+  if (finishing_ || state_.status >= JobStatus::kAborting) return not_now(state_, "cancel");
   soft_ = was_ready_ && !force && soft_cancel() && !cancel_wanted_;
   cancel_wanted_ = !soft_;
   if (soft_) pause_wanted_ = state_.paused = false;

@@ -107,7 +107,7 @@ class Job {
   JobState state_;
   const Config config_;
   JobListener* listener_ = nullptr;
-  bool pause_wanted_ = false, complete_wanted_ = false, cancel_wanted_ = false, soft_ = false, finalize_wanted_ = false, was_ready_ = false;
+  bool pause_wanted_ = false, complete_wanted_ = false, cancel_wanted_ = false, soft_ = false, finalize_wanted_ = false, finishing_ = false, was_ready_ = false;
   uint64_t woken_ = 0;
   uint64_t allowed_ns_ = 0;  // when the next bytes may move
   std::thread thread_;
