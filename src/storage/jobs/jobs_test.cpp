@@ -7,9 +7,11 @@
 
 #include <atomic>
 #include <filesystem>
+#include <future>
 #include <random>
 
 #include "storage/file/fault_file.h"
+#include "storage/file/filter_file.h"
 #include "storage/image/filter_image.h"
 #include "storage/jobs/disk_graph.h"
 #include "storage/qcow2/check.h"
@@ -590,6 +592,157 @@ TEST_P(JobsTest, OneOfSeveralThatFailsTakesAllBack) {
   EXPECT_FALSE(done);
   EXPECT_EQ(layers(disk_->live()->top()).size(), 1u);
   EXPECT_TRUE(with_graph([&](DiskGraph& g) { return g.bitmaps(*g.place("disk0")).empty(); }));
+}
+
+// A file of which one operation fails.
+class FailingFile final : public FilterFile {
+ public:
+  enum class What { kSecondFlush, kTruncate };
+  FailingFile(std::unique_ptr<File> file, What what) : FilterFile(std::move(file)), what_(what) {}
+  Result<> flush() override { return what_ == What::kSecondFlush && ++flushes_ == 2 ? no() : FilterFile::flush(); }
+  Result<> truncate(uint64_t size) override { return what_ == What::kTruncate ? no() : FilterFile::truncate(size); }
+
+ private:
+  static Result<> no() { return fail(ErrorKind::kIo, "no", EIO); }
+  const What what_;
+  std::atomic<int> flushes_ = 0;
+};
+
+TEST_P(JobsTest, ABackupWhoseTargetCannotBeClosedGivesItsBitsBack) {
+  const Shadow shadow = make("base", GetParam());
+  begin("base", GetParam(), [this](std::unique_ptr<File> file) -> std::unique_ptr<File> {
+    if (file->name() != path("copy")) return file;
+    return std::make_unique<FailingFile>(std::move(file), FailingFile::What::kSecondFlush);
+  });
+  Guest guest(*disk_, shadow, 12);
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) -> Result<> {
+    std::vector<Step> steps;
+    steps.push_back(TRY(g.add_bitmap("disk0", "changes", 16, false, true)));
+    return g.carry_out(std::move(steps));
+  }));
+  let_it_run(guest, 20);
+  guest.stop();
+  const uint64_t before = with_graph([&](DiskGraph& g) { return g.bitmaps(*g.place("disk0"))[0].count; });
+  EXPECT_GT(before, 0u);
+  auto made = backup({.device = "disk0", .target = {.file = path("copy"), .format = "raw"}, .sync = BackupJob::Sync::kBitmap, .bitmap = "changes", .job = job()});
+  ASSERT_TRUE(made) << made.error().message;
+  EXPECT_EQ(events_.wait_end(), "no");
+  EXPECT_EQ(with_graph([&](DiskGraph& g) { return g.bitmaps(*g.place("disk0"))[0].count; }), before);
+}
+
+TEST_P(JobsTest, ANodeThatABackupWentToGoesOnAsItWas) {
+  make("base", GetParam());
+  begin("base", GetParam());
+  auto made = make_image({.path = path("copy"), .size = kSize}, {});
+  ASSERT_TRUE(made);
+  qcow2::Qcow2* copy = as_qcow2(**made);
+  ASSERT_TRUE(copy->add_bitmap("of the copy", 16, true));
+  const std::vector<std::byte> data(kUnit, std::byte{1});
+  ASSERT_TRUE(copy->write(0, data));
+  auto started = with_graph([&](DiskGraph& g) -> Result<> {
+    TRY_VOID(g.add_node({.name = "copy", .driver = "qcow2", .path = path("copy"), .image = std::move(*made)}));
+    std::vector<Step> steps;
+    steps.push_back(TRY(g.add_bitmap("disk0", "changes", 16, false, true)));
+    return g.carry_out(std::move(steps));
+  });
+  ASSERT_TRUE(started) << started.error().message;
+  started = backup({.device = "disk0", .target = {.node = "copy"}, .sync = BackupJob::Sync::kBitmap, .bitmap = "changes", .job = job()});
+  ASSERT_TRUE(started) << started.error().message;
+  EXPECT_EQ(events_.wait_end(), "");
+  EXPECT_TRUE(copy->write(1 << 20, data));
+  with_graph([&](DiskGraph& g) { g.jobs().reap(); return 0; });
+  EXPECT_TRUE(with_graph([&](DiskGraph& g) { return g.remove_node("copy"); }));
+  OpenOptions options;
+  options.format = "qcow2";
+  auto again = open_image(path("copy"), std::move(options));
+  ASSERT_TRUE(again);
+  auto bits = as_qcow2(**again)->bitmap_bits("of the copy");
+  ASSERT_TRUE(bits) << bits.error().message;
+  EXPECT_EQ((*bits)->dirty_bytes(), 2u * 65536);
+}
+
+// Whoever wrote the target's header would choose who is called.
+TEST_P(JobsTest, ATargetsHeaderDoesNotLeadToTheNetwork) {
+  make("base", GetParam());
+  begin("base", GetParam());
+  ASSERT_TRUE(make_image({.path = path("copy"), .size = kSize, .backing = "nbd://127.0.0.1:9/x", .backing_format = "raw"}, {}));
+  auto started = with_graph([&](DiskGraph& g) { return g.mirror({.device = "disk0", .target = {.file = path("copy"), .format = "qcow2", .existing = true}, .job = job()}); });
+  ASSERT_FALSE(started);
+  EXPECT_NE(started.error().message.find("over the network is not followed"), std::string::npos) << started.error().message;
+}
+
+TEST_P(JobsTest, ACommitThatCannotMakeItsBaseLargerGivesItBack) {
+  if (std::string(GetParam()) != "raw") return;  // a qcow2 file does not grow with its disk
+  make("base", GetParam());
+  begin("base", GetParam(), [this](std::unique_ptr<File> file) -> std::unique_ptr<File> {
+    if (file->name() != path("base")) return file;
+    return std::make_unique<FailingFile>(std::move(file), FailingFile::What::kTruncate);
+  });
+  ASSERT_TRUE(snapshot("a.qcow2"));
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) { return g.resize("disk0", 2 * kSize); }));
+  ASSERT_TRUE(layers(disk_->live()->top())[1]->read_only());
+  auto started = with_graph([&](DiskGraph& g) { return g.commit({.device = "disk0", .job = job()}); });
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().message, "no");
+  ASSERT_EQ(layers(disk_->live()->top()).size(), 2u);
+  EXPECT_TRUE(layers(disk_->live()->top())[1]->read_only());
+}
+
+// A job whose end waits until it is let go on.
+class Waiting final : public Job {
+ public:
+  explicit Waiting(Config config) : Job(std::move(config), "test") {}
+  ~Waiting() override { join(); }
+  std::promise<void> finishing, go;
+  bool finished = false, undone = false;
+
+ private:
+  Result<> run() override { return {}; }
+  Result<> finish() override {
+    finishing.set_value();
+    go.get_future().wait();
+    finished = true;
+    return {};
+  }
+  void undo() override { undone = true; }
+};
+
+TEST(Job, ACancelThatComesWhenTheEndIsDecidedIsRefused) {
+  Events events;
+  Waiting job({.id = "job", .disk = {}});
+  job.start(events);
+  job.finishing.get_future().wait();
+  EXPECT_FALSE(job.cancel(true));
+  job.go.set_value();
+  EXPECT_EQ(events.wait_end(), "");
+  EXPECT_TRUE(job.finished);
+  EXPECT_FALSE(job.undone);
+  EXPECT_FALSE(job.state().cancelled);
+}
+
+TEST(Job, ACancelThatIsAcceptedCounts) {
+  class Listener final : public JobListener {
+   public:
+    void status_changed(const JobState& state) override {
+      if (state.status == JobStatus::kPending) accepted = job->cancel(true).has_value();
+    }
+    void ready(const JobState&) override {}
+    void ended(const JobState& state) override { end.set_value(state.cancelled); }
+    void error(const JobState&, const char*, const char*) override {}
+    void pending(const JobState&) override {}
+    Waiting* job = nullptr;
+    bool accepted = false;
+    std::promise<bool> end;
+  } listener;
+  Waiting job({.id = "job", .disk = {}});
+  listener.job = &job;
+  job.go.set_value();
+  job.start(listener);
+  EXPECT_TRUE(listener.end.get_future().get());
+  job.join();
+  EXPECT_TRUE(listener.accepted);
+  EXPECT_TRUE(job.undone);
+  EXPECT_FALSE(job.finished);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, JobsTest, testing::Values("raw", "qcow2"), [](auto& info) { return std::string(info.param); });

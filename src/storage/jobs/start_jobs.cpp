@@ -130,7 +130,14 @@ Result<> DiskGraph::commit(CommitWish wish) {
     top.reset(), overlay.reset(), base.reset(), at.layer.reset();
     return start(std::make_unique<CommitJob>(wish.job, std::move(setup)));
   }
-  if (base->size() < top->size()) TRY_VOID(base->resize(top->size(), Preallocation::kOff));
+  if (base->size() < top->size())
+    if (auto grown = base->resize(top->size(), Preallocation::kOff); !grown) {
+      disk.change([&] { disk.live()->set_backing_changes(false); });
+      if (!reopened) return grown;
+      if (auto again = reopen_layer(disk, std::exchange(base, nullptr), false)) name_node(**again, base_node);
+      else log(LogLevel::kWarning, "disk %s: %s", disk.config().id.c_str(), again.error().message.c_str());
+      return grown;
+    }
   MirrorJob::Setup setup{.disk = &disk, .target = base, .base = base, .sync = MirrorJob::Sync::kTop, .commit = true, .granularity = kGranularity, .graph = &mutex_};
   setup.left = [this, &disk, reopened, base_node, weak = std::weak_ptr(base)](bool switched) {
     disk.change([&] { attach_bitmaps(disk); });

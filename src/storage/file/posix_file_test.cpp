@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "storage/file/file.h"
+
+namespace vireo::storage {
+namespace {
+
+TEST(PosixFileDirect, AWriteInsideOfTheLastBlockDoesNotMakeTheFileLongerThanItReaches) {
+  char path[] = "./vireo-file-test-XXXXXX";
+  ASSERT_GE(close(mkstemp(path)), 0);
+  ASSERT_TRUE(create_file(path, 4096 + 1000));
+  {
+    auto file = open_file({.path = path, .direct = true});
+    if (!file) GTEST_SKIP() << file.error().message;
+    const std::vector<std::byte> data(512, std::byte{7});
+    ASSERT_TRUE((*file)->write(4096, data));
+    EXPECT_EQ((*file)->size(), 4096u + 1000);
+    ASSERT_TRUE((*file)->write(3900, data));
+    EXPECT_EQ((*file)->size(), 4096u + 1000);
+    ASSERT_TRUE((*file)->write(4096 + 900, data));
+    EXPECT_EQ((*file)->size(), 4096u + 1412) << "it reaches so far";
+    ASSERT_TRUE((*file)->write(10000, data));
+    EXPECT_EQ((*file)->size(), 10512u);
+    ASSERT_TRUE((*file)->flush());
+    std::vector<std::byte> all(12288, std::byte{1});
+    ASSERT_TRUE((*file)->read(0, all));
+    for (size_t i = 0; i < all.size(); ++i)
+      ASSERT_EQ(std::to_integer<int>(all[i]), (i >= 3900 && i < 4608) || (i >= 4996 && i < 5508) || (i >= 10000 && i < 10512) ? 7 : 0) << i;
+  }
+  unlink(path);
+}
+
+}  // namespace
+}  // namespace vireo::storage
