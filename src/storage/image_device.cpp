@@ -11,7 +11,7 @@
 namespace vireo::storage {
 
 Result<std::unique_ptr<ImageDevice>> ImageDevice::create(std::shared_ptr<Image> image, const Config& config, EventLoop& loop) {
-  if (config.direct && image->write_unit() < kDirectAlign && image->cluster_size())
+  if (config.direct && image->write_unit() < 4096 && image->cluster_size())
     return fail(ErrorKind::kUnsupported, "'" + image->file().name() + "': its clusters are smaller than 4096 bytes, which does not go with O_DIRECT (cache=none)");
   std::unique_ptr<ImageDevice> device(new ImageDevice(std::move(image), loop));
   device->config_ = config;
@@ -109,7 +109,7 @@ void ImageDevice::move(uint64_t offset, std::span<const iovec> parts, bool write
   // A write of less than a block reads and changes all of it. The file itself, which does that for the threads and the format, must do it
   // for everybody: what another one excludes it would not know of.
   if (direct && write && config_.direct)
-    direct = std::ranges::none_of(request->segments, [](const Segment& s) { return s.file && (s.host | s.length) % kDirectAlign; });
+    direct = std::ranges::none_of(request->segments, [&](const Segment& s) { return s.file && (s.host | s.length) % files_[s.file]->block(); });
   if (!direct) {
     request->hold = {};
     if (!write && image_->read_now(offset, parts)) return void(ready_.emplace_back(request, 0));

@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "storage/file/file.h"
 #include "storage/file_lock.h"
 
 namespace vireo::storage {
@@ -27,12 +28,6 @@ alignas(4096) std::byte g_zeroes[kZeroSize];  // never written
 
 uint64_t down(uint64_t value, uint64_t to) { return value / to * to; }
 uint64_t up(uint64_t value, uint64_t to) { return down(value + to - 1, to); }
-
-uint64_t total(std::span<const iovec> parts) {
-  uint64_t sum = 0;
-  for (const iovec& part : parts) sum += part.iov_len;
-  return sum;
-}
 
 }  // namespace
 
@@ -79,16 +74,8 @@ Result<> Raw::open() {
   limits_.discard = config_.discard && !config_.read_only;
   if (!config_.direct) return {};
 
-  alignment_.memory = alignment_.offset = regular_ ? 4096 : limits_.logical_block;
-#ifdef STATX_DIOALIGN
-  struct statx sx;
-  if (statx(fd_.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) == 0 && sx.stx_mask & STATX_DIOALIGN) {
-    if (sx.stx_dio_offset_align == 0)
-      return fail(ErrorKind::kUnsupported, what + ": its file system has no O_DIRECT (direct=on)");
-    alignment_.memory = std::max<uint64_t>(sx.stx_dio_mem_align, 1);
-    alignment_.offset = sx.stx_dio_offset_align;
-  }
-#endif
+  alignment_ = direct_blocks(fd_.get());
+  if (alignment_.offset == 0) return fail(ErrorKind::kUnsupported, what + ": its file system has no O_DIRECT (direct=on)");
   if (alignment_.offset > kBounceSize / 4 || alignment_.memory > kBounceSize)
     return fail(ErrorKind::kUnsupported, what + ": O_DIRECT (direct=on) with blocks of " + std::to_string(alignment_.offset));
   return {};

@@ -11,6 +11,7 @@
 #include "base/owned_fd.h"
 #include "base/result.h"
 #include "storage/block_device.h"
+#include "storage/file/file.h"
 #include "storage/file_engine.h"
 
 namespace vireo::storage {
@@ -38,6 +39,7 @@ class Raw final : public BlockDevice {
   bool read_only() const override { return config_.read_only; }
   Limits limits() const override { return limits_; }
   int fd() const { return fd_.get(); }
+  uint64_t block() const { return alignment_.offset; }  // writes of less read as well
   const char* engine_name() const { return engine_->name(); }
 
   void read(uint64_t offset, std::span<const iovec> to, Done done) override;
@@ -50,11 +52,6 @@ class Raw final : public BlockDevice {
 
  private:
   enum class Kind { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
-  // What alignment O_DIRECT wants; 1 without it.
-  struct Alignment {
-    uint64_t memory = 1;
-    uint64_t offset = 1;
-  };
   struct Free {
     void operator()(std::byte* p) const { ::free(p); }
   };
@@ -104,7 +101,7 @@ class Raw final : public BlockDevice {
   bool regular_ = false;
   uint64_t file_size_ = 0;  // at open; `size_` rounds it up
   Limits limits_;
-  Alignment alignment_;
+  DirectBlocks alignment_{1, 1};  // 1 without O_DIRECT
   bool zero_range_works_ = true, punch_works_ = true;
 
   unsigned active_ = 0;  // requests not finished

@@ -74,8 +74,12 @@ class File {
   }
 };
 
-// With O_DIRECT: the blocks that a file reads, changes and writes for a write of less. Whoever goes past it (File::fd()) writes whole ones.
-inline constexpr uint64_t kDirectAlign = 4096;
+// What O_DIRECT wants of a transfer. A write of less than such a block reads, changes and writes all of it; a File does that, and excludes others
+// who do. Whoever goes past it (File::fd()) writes whole blocks, or is alone.
+struct DirectBlocks {
+  uint64_t memory = 4096, offset = 4096;  // offset: of lengths as well; 0: there is no O_DIRECT
+};
+DirectBlocks direct_blocks(int fd);
 
 struct FileConfig {
   std::string path;

@@ -21,7 +21,7 @@
 namespace vireo::storage {
 namespace {
 
-constexpr size_t kBounce = 1 << 20;
+constexpr size_t kBounce = 1 << 20, kBufferAlign = 65536;
 
 class PosixFile final : public File {
  public:
@@ -37,6 +37,8 @@ class PosixFile final : public File {
     if (!regular_ && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode))
       return fail(ErrorKind::kInvalid, "Could not open '" + config_.path + "': neither a regular file nor a block device", EINVAL);
     if (S_ISCHR(st.st_mode)) return {};  // /dev/zero and the like: nothing to lock, no size
+    // What is odd is refused elsewhere, or works as far as these do.
+    if (DirectBlocks blocks; config_.direct && (blocks = direct_blocks(fd_.get())).offset && std::max(blocks.offset, blocks.memory) <= kBufferAlign) blocks_ = blocks;
     if (config_.direct && config_.read_only && regular_) resident_ = ResidentPages::open(fd_.get());
     if (config_.lock) TRY_VOID(lock_image(fd_.get(), !config_.read_only, config_.path, config_.share_writers));
     return {};
@@ -84,7 +86,7 @@ class PosixFile final : public File {
     {
       // Of a block that somebody else just changes the other part of, zeroes would be written over with what was read before.
       std::unique_lock lock(partial_, std::defer_lock);
-      if (config_.direct && (offset | length) % kDirectAlign) lock.lock();
+      if (config_.direct && (offset | length) % blocks_.offset) lock.lock();
       if (unmap && call(FALLOC_FL_PUNCH_HOLE)) return {};
       if (call(FALLOC_FL_ZERO_RANGE)) return {};
       if (errno != EOPNOTSUPP && errno != ENODEV && errno != EINVAL) return error("zeroing", errno);
@@ -160,10 +162,10 @@ class PosixFile final : public File {
     return {};
   }
 
-  static bool aligned(uint64_t offset, std::span<const iovec> parts) {
-    if (offset % kDirectAlign) return false;
-    return std::ranges::all_of(parts, [](const iovec& p) {
-      return (reinterpret_cast<uintptr_t>(p.iov_base) | p.iov_len) % kDirectAlign == 0;
+  bool aligned(uint64_t offset, std::span<const iovec> parts) const {
+    if (offset % blocks_.offset) return false;
+    return std::ranges::all_of(parts, [&](const iovec& p) {
+      return reinterpret_cast<uintptr_t>(p.iov_base) % blocks_.memory == 0 && p.iov_len % blocks_.offset == 0;
     });
   }
 
@@ -187,21 +189,22 @@ class PosixFile final : public File {
     if (!regular_) return put(fd_.get(), from, at, length);
     // By its descriptor: its name may be another file's by now.
     if (!cached_.valid()) cached_ = OwnedFd(::open(("/proc/self/fd/" + std::to_string(fd_.get())).c_str(), O_WRONLY | O_CLOEXEC));
-    return cached_.valid() ? put(cached_.get(), from, at, length) : put(fd_.get(), from, at, kDirectAlign);
+    return cached_.valid() ? put(cached_.get(), from, at, length) : put(fd_.get(), from, at, blocks_.offset);
   }
 
   // Whole blocks through a copy. Blocks covered in part are read first; writers of parts exclude each other.
   Result<> bounce(uint64_t offset, std::span<const iovec> parts, bool write) {
     // Kept: a buffer of this size is fresh pages from the kernel each time.
-    thread_local std::unique_ptr<std::byte, Free> buffer(static_cast<std::byte*>(aligned_alloc(kDirectAlign, kBounce)));
+    thread_local std::unique_ptr<std::byte, Free> buffer(static_cast<std::byte*>(aligned_alloc(kBufferAlign, kBounce)));
     if (!buffer) return error("reading", ENOMEM);
     std::unique_lock lock(partial_, std::defer_lock);
     if (write) lock.lock();
+    const uint64_t block = blocks_.offset;
     uint64_t length = total(parts), done = 0;
     while (done < length) {
-      uint64_t at = offset + done, start = at / kDirectAlign * kDirectAlign;
+      uint64_t at = offset + done, start = at / block * block;
       uint64_t count = std::min<uint64_t>(length - done, kBounce - (at - start));
-      uint64_t end = (at + count + kDirectAlign - 1) / kDirectAlign * kDirectAlign;
+      uint64_t end = (at + count + block - 1) / block * block;
       bool whole = at == start && at + count == end;
       if (!write || !whole) {
         uint64_t got = 0;
@@ -211,7 +214,7 @@ class PosixFile final : public File {
           if (n < 0) return error("reading", errno);
           if (n == 0) break;
           got += static_cast<uint64_t>(n);
-          if (got % kDirectAlign) break;  // the end of the file
+          if (got % block) break;  // the end of the file
         }
         std::fill(buffer.get() + got, buffer.get() + (end - start), std::byte{0});
       }
@@ -221,7 +224,7 @@ class PosixFile final : public File {
       } else {
         copy_from(piece, buffer.get() + (at - start));
         // The file's end inside of the last block stays where it is, or goes where the write ends.
-        const uint64_t last = at + count == end ? end : std::clamp(size(), at + count, end), blocks = last / kDirectAlign * kDirectAlign;
+        const uint64_t last = at + count == end ? end : std::clamp(size(), at + count, end), blocks = last / block * block;
         TRY_VOID(put(fd_.get(), buffer.get(), start, blocks - start));
         if (last > blocks) TRY_VOID(put_tail(buffer.get() + (blocks - start), blocks, last - blocks));
       }
@@ -233,12 +236,26 @@ class PosixFile final : public File {
   FileConfig config_;
   OwnedFd fd_;
   bool regular_ = false;
+  DirectBlocks blocks_;  // with O_DIRECT
   std::mutex partial_;  // writers of parts of blocks
   OwnedFd cached_;      // without O_DIRECT, for the last block
   std::unique_ptr<ResidentPages> resident_;  // of a file that nobody writes through us, with O_DIRECT
 };
 
 }  // namespace
+
+DirectBlocks direct_blocks(int fd) {
+  DirectBlocks out;
+  struct stat st;
+  int logical = 0;
+  if (fstat(fd, &st) == 0 && S_ISBLK(st.st_mode) && ioctl(fd, BLKSSZGET, &logical) == 0 && logical > 0) out.memory = out.offset = static_cast<uint64_t>(logical);
+#ifdef STATX_DIOALIGN
+  struct statx sx;
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) == 0 && sx.stx_mask & STATX_DIOALIGN)
+    out = {std::max<uint64_t>(sx.stx_dio_mem_align, 1), sx.stx_dio_offset_align};
+#endif
+  return out;
+}
 
 Result<std::unique_ptr<File>> open_file(const FileConfig& config) {
   auto file = std::make_unique<PosixFile>(config);
