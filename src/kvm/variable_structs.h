@@ -25,6 +25,7 @@ constexpr unsigned long kGetMsrs = request_number(kReadWrite, 0x88, 8);
 constexpr unsigned long kGetXsave = request_number(kRead, 0xa4, 4096);
 constexpr unsigned long kGetXsave2 = request_number(kRead, 0xcf, 4096);
 constexpr unsigned long kSetXsave = request_number(kWrite, 0xa5, 4096);
+constexpr unsigned long kSetGsiRouting = request_number(kWrite, 0x6a, 8);
 constexpr size_t kXsaveSize = 4096;
 constexpr unsigned long kSetMsrs = request_number(kWrite, 0x89, 8);
 
@@ -57,5 +58,6 @@ class Counted {
 };
 using CpuidTable = Counted<kvm_cpuid_entry2, 8>;
 using MsrList = Counted<uint32_t, 4>;
+using RoutingTable = Counted<kvm_irq_routing_entry, 8>;
 
 }  // namespace vireo::kvm

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include "kvm/variable_structs.h"
 #include "kvm/vcpu.h"
 
 namespace vireo::kvm {
@@ -51,6 +52,12 @@ Result<> Vm::create_irqchip() {
 Result<> Vm::create_pit() {
   kvm_pit_config config{.flags = KVM_PIT_SPEAKER_DUMMY};
   TRY(handle_.call(KVM_CREATE_PIT2, &config, "KVM_CREATE_PIT2"));
+  return {};
+}
+
+Result<> Vm::set_interrupt_routes(std::span<const kvm_irq_routing_entry> routes) {
+  RoutingTable table(routes);
+  TRY(handle_.call(kSetGsiRouting, table.data(), "KVM_SET_GSI_ROUTING"));
   return {};
 }
 

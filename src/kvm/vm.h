@@ -5,6 +5,7 @@
 #include <linux/kvm.h>
 
 #include <memory>
+#include <span>
 
 #include "base/owned_fd.h"
 #include "kvm/api.h"
@@ -38,6 +39,8 @@ class Vm {
   Result<> set_identity_map_address(uint64_t address);
   Result<> create_irqchip();
   Result<> create_pit();
+  // All of them: what was routed before is not.
+  Result<> set_interrupt_routes(std::span<const kvm_irq_routing_entry> routes);
   Result<> set_boot_cpu(unsigned id);
   Result<ChipState> chip_state() const;
   Result<> set_chip_state(const ChipState& state);

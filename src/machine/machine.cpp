@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "machine/board.h"
 #include "machine/cpuid.h"
+#include "machine/interrupt_routes.h"
 
 namespace vireo {
 namespace {
@@ -70,6 +71,7 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   TRY_VOID(vm_->set_tss_address(kTssAddress));
   TRY_VOID(vm_->create_irqchip());
   TRY_VOID(vm_->create_pit());
+  TRY_VOID(vm_->set_interrupt_routes(pc_interrupt_routes()));
   TRY_VOID(map_memory());
   if (memory_->large_pages())
     for (const MemoryRegion& region : memory_->regions()) TRY_VOID(vm_->allow_large_pages(region.host, region.size));
