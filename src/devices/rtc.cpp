@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/rtc.h"
 
-#include <ctime>
+#include <algorithm>
 #include <utility>
 
 namespace vireo {
@@ -16,12 +16,26 @@ constexpr uint8_t kSet = 0x80, kPie = 0x40, kAie = 0x20, kUie = 0x10, kBinary = 
 constexpr uint8_t kIrqf = 0x80, kPf = 0x40, kAf = 0x20, kUf = 0x10;
 constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kUpdateWarning = 244'000;  // UIP rises 244 us before the update
+constexpr int64_t kHalfway = kSecond / 2;    // where the divider's chain begins when it is let go
+constexpr int64_t kDay24Hours = 24 * 60 * 60;
+constexpr uint8_t kTimeBytes[] = {kSeconds, kMinutes, kHours, kWeekday, kDay, kMonth, kYear, kCentury};
 
 tm broken_down(int64_t seconds) {
   tm result{};
   time_t t = seconds;
   gmtime_r(&t, &result);
   return result;
+}
+
+// A day that the month has not is its last one.
+int64_t seconds_of(tm date) {
+  static constexpr int kDays[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+  if (date.tm_mon >= 0 && date.tm_mon < 12) {
+    const int year = date.tm_year + 1900;
+    const bool leap = date.tm_mon == 1 && year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    date.tm_mday = std::min(date.tm_mday, kDays[date.tm_mon] + leap);
+  }
+  return timegm(&date);
 }
 
 }  // namespace
@@ -34,66 +48,132 @@ Rtc::Rtc(const Config& config, Pins pins) : pins_(std::move(pins)) {
     if (index > kD && index < bytes_.size()) bytes_[index] = value;
   periodic_ = pins_.timers.create([this] { on_periodic(); });
   second_ = pins_.timers.create([this] { on_second(); });
+  seen_ = calendar();
+  arm_periodic();
 }
 
 __int128 Rtc::now_ns() const { return offset_ns_ + pins_.clock.now_ns(); }
 
+Rtc::Moment Rtc::moment() const {
+  const __int128 now = now_ns();
+  auto part = static_cast<int64_t>(now % kSecond);
+  if (part < 0) part += kSecond;
+  return {static_cast<int64_t>((now - part) / kSecond), part};
+}
+
+void Rtc::set_calendar(Moment moment) {
+  offset_ns_ += static_cast<__int128>(moment.seconds) * kSecond + moment.part_ns - now_ns();
+  seen_ = moment.seconds;
+}
+
 uint8_t Rtc::encode(unsigned value) const {
   return static_cast<uint8_t>(bytes_[kB] & kBinary ? value : (value / 10 % 10) << 4 | value % 10);
 }
+uint8_t Rtc::encode_hour(unsigned hour) const {
+  if (bytes_[kB] & k24Hours) return encode(hour);
+  return encode(hour % 12 ? hour % 12 : 12) | (hour >= 12 ? 0x80 : 0);
+}
 unsigned Rtc::decode(uint8_t value) const { return bytes_[kB] & kBinary ? value : (value >> 4) * 10 + (value & 15); }
 
-uint8_t Rtc::time_byte(unsigned index) const {
+uint8_t Rtc::calendar_byte(unsigned index) const {
   tm t = broken_down(calendar());
   switch (index) {
     case kSeconds: return encode(t.tm_sec);
     case kMinutes: return encode(t.tm_min);
-    case kHours:
-      if (bytes_[kB] & k24Hours) return encode(t.tm_hour);
-      return encode(t.tm_hour % 12 ? t.tm_hour % 12 : 12) | (t.tm_hour >= 12 ? 0x80 : 0);
+    case kHours: return encode_hour(t.tm_hour);
     case kWeekday: return encode(t.tm_wday + 1);
     case kDay: return encode(t.tm_mday);
     case kMonth: return encode(t.tm_mon + 1);
-    case kYear: return encode(t.tm_year % 100);
+    case kYear: return encode((t.tm_year + 1900) % 100);
     default: return encode((t.tm_year + 1900) / 100);
   }
 }
 
-void Rtc::set_time_byte(unsigned index, uint8_t value) {
-  tm t = broken_down(calendar());
-  unsigned number = decode(value);
+void Rtc::put(tm& date, unsigned index, uint8_t value) const {
+  const auto number = static_cast<int>(decode(value));
+  const int year = date.tm_year + 1900;
   switch (index) {
-    case kSeconds: t.tm_sec = number; break;
-    case kMinutes: t.tm_min = number; break;
+    case kSeconds: date.tm_sec = number; break;
+    case kMinutes: date.tm_min = number; break;
     case kHours:
-      if (bytes_[kB] & k24Hours)
-        t.tm_hour = number;
-      else
-        t.tm_hour = decode(value & 0x7f) % 12 + (value & 0x80 ? 12 : 0);
+      date.tm_hour = bytes_[kB] & k24Hours ? number : static_cast<int>(decode(value & 0x7f)) % 12 + (value & 0x80 ? 12 : 0);
       break;
-    case kWeekday: return;  // follows from the date
-    case kDay: t.tm_mday = number; break;
-    case kMonth: t.tm_mon = static_cast<int>(number) - 1; break;
-    case kYear: t.tm_year = t.tm_year / 100 * 100 + static_cast<int>(number % 100); break;
-    default: t.tm_year = static_cast<int>(number) * 100 - 1900 + t.tm_year % 100; break;
+    case kWeekday: break;  // follows from the date
+    case kDay: date.tm_mday = number; break;
+    case kMonth: date.tm_mon = number - 1; break;
+    case kYear: date.tm_year = year / 100 * 100 + number % 100 - 1900; break;
+    default: date.tm_year = number * 100 + year % 100 - 1900; break;
   }
-  int64_t seconds = timegm(&t);
-  if (set_mode())
-    frozen_ = seconds;
-  else
-    offset_ns_ += (static_cast<__int128>(seconds) - calendar()) * kSecond;
+}
+
+void Rtc::freeze() {
+  for (uint8_t index : kTimeBytes) bytes_[index] = calendar_byte(index);
+}
+
+// The bytes, which make a date only together, become one.
+void Rtc::thaw(int64_t phase) {
+  tm date{};
+  for (uint8_t index : kTimeBytes) put(date, index, bytes_[index]);
+  set_calendar({seconds_of(date), phase});
+}
+
+void Rtc::write_time(uint8_t value) {
+  if (frozen()) {
+    bytes_[index_] = value;
+    return;
+  }
+  look();
+  const int64_t before = calendar();
+  tm date = broken_down(before);
+  put(date, index_, value);
+  const int64_t shift = seconds_of(date) - before;
+  offset_ns_ += static_cast<__int128>(shift) * kSecond;
+  seen_ += shift;
+  update_irq();
+  arm_second();
+}
+
+void Rtc::write_a(uint8_t value) {
+  look();
+  const bool was_frozen = frozen(), was_reset = divider_reset();
+  const uint64_t period = periodic_ns();
+  bytes_[kA] = value & 0x7f;
+  if (!was_frozen && frozen()) freeze();
+  // The first update comes half a second after the divider was let go (MC146818A, "Divider control").
+  if (was_reset && !divider_reset()) {
+    set_calendar({calendar(), kHalfway});
+    if (!frozen()) thaw(kHalfway);
+  }
+  if (periodic_ns() != period) next_periodic_ = 0;
+  update_irq();
+  arm_periodic();
+  arm_second();
+}
+
+void Rtc::write_b(uint8_t value) {
+  look();
+  const bool was_frozen = frozen();
+  if (value & kSet) value &= ~kUie;
+  bytes_[kB] = value;
+  if (!was_frozen && frozen()) freeze();
+  if (was_frozen && !frozen()) thaw(phase());  // the divider has gone on
+  // An enabled source whose flag is already up interrupts at once.
+  update_irq();
+  arm_periodic();
+  arm_second();
 }
 
 uint8_t Rtc::read_byte() {
   switch (index_) {
     case kSeconds: case kMinutes: case kHours: case kWeekday: case kDay: case kMonth: case kYear: case kCentury:
-      return time_byte(index_);
+      return frozen() ? bytes_[index_] : calendar_byte(index_);
     case kA: {
-      bool updating = !set_mode() && now_ns() % kSecond >= kSecond - kUpdateWarning;
+      bool updating = !frozen() && phase() >= kSecond - kUpdateWarning;
       return (bytes_[kA] & 0x7f) | (updating ? kUip : 0);
     }
     case kC: {
-      uint8_t flags = bytes_[kC];
+      look();
+      const uint8_t flags = bytes_[kC] & bytes_[kB] & (kPf | kAf | kUf) ? bytes_[kC] | kIrqf : bytes_[kC];
       bytes_[kC] = 0;
       update_irq();
       return flags;
@@ -107,35 +187,14 @@ uint8_t Rtc::read_byte() {
 
 void Rtc::write_byte(uint8_t value) {
   switch (index_) {
-    case kSeconds: case kMinutes: case kHours: case kWeekday: case kDay: case kMonth: case kYear: case kCentury:
-      set_time_byte(index_, value);
-      arm_second();
-      break;
-    case kA:
-      bytes_[kA] = value & 0x7f;
-      next_periodic_ = 0;
-      arm_periodic();
-      break;
-    case kB: {
-      bool was_set = set_mode();
-      int64_t seconds = calendar();
-      if (value & kSet) value &= ~kUie;
-      bytes_[kB] = value;
-      if (!was_set && set_mode()) frozen_ = seconds;
-      if (was_set && !set_mode()) offset_ns_ += static_cast<__int128>(frozen_) * kSecond - now_ns();
-      // An enabled source whose flag is already up interrupts at once.
-      raise(0);
-      arm_periodic();
-      arm_second();
-      break;
-    }
-    case kC: case kD:
-      break;  // read-only
-    default:
-      bytes_[index_] = value;
-      if (index_ <= kHoursAlarm) arm_second();
-      break;
+    case kSeconds: case kMinutes: case kHours: case kWeekday: case kDay: case kMonth: case kYear: case kCentury: return write_time(value);
+    case kA: return write_a(value);
+    case kB: return write_b(value);
+    case kC: case kD: return;  // read-only
+    case kSecondsAlarm: case kMinutesAlarm: case kHoursAlarm: look(); break;  // by the alarm as it was
+    default: break;
   }
+  bytes_[index_] = value;
 }
 
 void Rtc::read(Access access, std::span<std::byte> data) {
@@ -162,59 +221,84 @@ uint64_t Rtc::periodic_ns() const {
   return kSecond / (32768u >> (rate - 1));
 }
 
-void Rtc::raise(uint8_t flags) {
-  bytes_[kC] |= flags;
-  if (bytes_[kC] & bytes_[kB] & (kPf | kAf | kUf)) bytes_[kC] |= kIrqf;
-  update_irq();
+// A flag rises whether or not it may interrupt (MC146818A, "Register C").
+void Rtc::look() {
+  look_at_seconds();
+  // With the interrupt enabled each period has its own: on_periodic().
+  const uint64_t now = pins_.clock.now_ns();
+  if (!next_periodic_ || bytes_[kB] & kPie || now < next_periodic_) return;
+  bytes_[kC] |= kPf;
+  const uint64_t period = periodic_ns();
+  next_periodic_ += ((now - next_periodic_) / period + 1) * period;
+}
+
+void Rtc::look_at_seconds() {
+  if (frozen()) return;
+  const int64_t now = calendar(), before = std::exchange(seen_, now);
+  if (now <= before) return;
+  const bool alarm = alarm_within(before + 1, now);
+  bytes_[kC] |= kUf | (alarm ? kAf : 0);
+  if (alarm && bytes_[kB] & kAie && pins_.alarm) pins_.alarm();
+}
+
+bool Rtc::alarm_within(int64_t first, int64_t last) const {
+  // A byte with both top bits set matches anything.
+  auto matches = [&](unsigned alarm, uint8_t time) { return bytes_[alarm] >= 0xc0 || bytes_[alarm] == time; };
+  last = std::min(last, first + kDay24Hours - 1);
+  while (first <= last) {
+    const int64_t time = (first % kDay24Hours + kDay24Hours) % kDay24Hours;
+    if (!matches(kHoursAlarm, encode_hour(static_cast<unsigned>(time / 3600))))
+      first += 3600 - time % 3600;
+    else if (!matches(kMinutesAlarm, encode(static_cast<unsigned>(time / 60 % 60))))
+      first += 60 - time % 60;
+    else if (!matches(kSecondsAlarm, encode(static_cast<unsigned>(time % 60))))
+      first++;
+    else
+      return true;
+  }
+  return false;
 }
 
 void Rtc::update_irq() {
-  bool level = bytes_[kC] & kIrqf;
+  const bool level = bytes_[kC] & bytes_[kB] & (kPf | kAf | kUf);
+  bytes_[kC] = (bytes_[kC] & ~kIrqf) | (level ? kIrqf : 0);
   if (level == irq_level_) return;
   irq_level_ = level;
   pins_.irq.set(level);
 }
 
 void Rtc::arm_periodic() {
-  uint64_t period = periodic_ns();
-  if (!(bytes_[kB] & kPie) || !period) {
-    periodic_->cancel();
+  const uint64_t period = periodic_ns(), now = pins_.clock.now_ns();
+  if (!period) {
     next_periodic_ = 0;
-    return;
+    return periodic_->cancel();
   }
-  uint64_t now = pins_.clock.now_ns();
-  if (!next_periodic_ || next_periodic_ + 64 * period < now) next_periodic_ = now;  // far behind: skip, do not flood
-  next_periodic_ += period;
-  periodic_->arm(next_periodic_);
+  // Far behind: skip, do not flood.
+  if (!next_periodic_ || next_periodic_ > now + period || next_periodic_ + 64 * period < now) next_periodic_ = now + period;
+  if (bytes_[kB] & kPie)
+    periodic_->arm(next_periodic_);
+  else
+    periodic_->cancel();
 }
 
 void Rtc::arm_second() {
-  if (set_mode() || !(bytes_[kB] & (kAie | kUie))) {
-    second_->cancel();
-    return;
-  }
-  second_->arm(pins_.clock.now_ns() + static_cast<uint64_t>(kSecond - now_ns() % kSecond));
-}
-
-bool Rtc::alarm_matches(int64_t) const {
-  // A byte with both top bits set matches anything.
-  auto matches = [&](unsigned alarm, unsigned time) { return bytes_[alarm] >= 0xc0 || bytes_[alarm] == time_byte(time); };
-  return matches(kSecondsAlarm, kSeconds) && matches(kMinutesAlarm, kMinutes) && matches(kHoursAlarm, kHours);
+  if (frozen() || !(bytes_[kB] & (kAie | kUie))) return second_->cancel();
+  second_->arm(pins_.clock.now_ns() + static_cast<uint64_t>(kSecond - phase()));
 }
 
 void Rtc::on_periodic() {
   std::lock_guard lock(mutex_);
-  if (!(bytes_[kB] & kPie)) return;
-  raise(kPf);
+  if (!(bytes_[kB] & kPie) || !next_periodic_) return;
+  bytes_[kC] |= kPf;
+  update_irq();
+  next_periodic_ += periodic_ns();
   arm_periodic();
 }
 
 void Rtc::on_second() {
   std::lock_guard lock(mutex_);
-  if (set_mode()) return;
-  const bool alarm = alarm_matches(calendar());
-  raise(kUf | (alarm ? kAf : 0));
-  if (alarm && bytes_[kB] & kAie && pins_.alarm) pins_.alarm();
+  look_at_seconds();
+  update_irq();
   arm_second();
 }
 
@@ -222,6 +306,7 @@ void Rtc::reset(ResetKind kind) {
   if (kind == ResetKind::kWake) return;
   std::lock_guard lock(mutex_);
   // The clock and its bytes live on; RESET# clears the enables and flags.
+  look();
   bytes_[kB] &= ~(kPie | kAie | kUie | 0x08);
   bytes_[kC] = 0;
   index_ = 0;
@@ -232,15 +317,17 @@ void Rtc::reset(ResetKind kind) {
 
 void Rtc::fields(Archive& archive) {
   std::lock_guard lock(mutex_);
+  look();
   archive.field(1, "bytes", bytes_);
   archive.field(2, "index", index_);
-  // The calendar travels, not its offset to this host's clock.
-  const __int128 now = now_ns();
-  int64_t seconds = static_cast<int64_t>(now / kSecond), part = static_cast<int64_t>(now % kSecond);
-  archive.field(3, "calendar", seconds);
-  archive.field(4, "frozen", frozen_);
-  archive.field(5, "calendar_part_ns", part);
-  offset_ns_ += static_cast<__int128>(seconds) * kSecond + part - now;
+  // The calendar travels, not its offset to this host's clock; while it is frozen, the part of a second alone.
+  const Moment here = moment();
+  Moment there = here;
+  archive.field(3, "calendar", there.seconds);
+  archive.field(5, "calendar_part_ns", there.part_ns);
+  const int64_t shift = there.seconds - here.seconds;
+  offset_ns_ += static_cast<__int128>(shift) * kSecond + there.part_ns - here.part_ns;
+  seen_ = shift || there.part_ns != here.part_ns ? there.seconds : seen_;
   index_ &= 0x7f;
   update_irq();
   arm_periodic();

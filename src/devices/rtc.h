@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <ctime>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -41,18 +42,34 @@ class Rtc final : public Device {
   uint8_t read_byte();
   void write_byte(uint8_t value);
   __int128 now_ns() const;  // of the guest's calendar, whose year 9999 is beyond 64 bits
-  int64_t calendar() const { return set_mode() ? frozen_ : static_cast<int64_t>(now_ns() / 1'000'000'000); }
-  bool set_mode() const { return bytes_[0x0b] & 0x80; }
+  struct Moment {
+    int64_t seconds, part_ns;
+  };
+  Moment moment() const;
+  int64_t calendar() const { return moment().seconds; }
+  int64_t phase() const { return moment().part_ns; }
+  void set_calendar(Moment moment);
+  bool divider_reset() const { return (bytes_[0x0a] & 0x60) == 0x60; }
+  // By SET or by the divider: no updates come, and the bytes of time and date are as they were written.
+  bool frozen() const { return bytes_[0x0b] & 0x80 || divider_reset(); }
+  void freeze();
+  void thaw(int64_t phase);
   uint8_t encode(unsigned value) const;
+  uint8_t encode_hour(unsigned hour) const;
   unsigned decode(uint8_t value) const;
-  uint8_t time_byte(unsigned index) const;
-  void set_time_byte(unsigned index, uint8_t value);
+  uint8_t calendar_byte(unsigned index) const;
+  void put(tm& date, unsigned index, uint8_t value) const;
+  void write_time(uint8_t value);
+  void write_a(uint8_t value);
+  void write_b(uint8_t value);
   uint64_t periodic_ns() const;
-  void raise(uint8_t flags);
+  // The flags that are due since the last look.
+  void look();
+  void look_at_seconds();
+  bool alarm_within(int64_t first, int64_t last) const;
   void update_irq();
   void arm_periodic();
   void arm_second();
-  bool alarm_matches(int64_t seconds) const;
   void on_periodic();
   void on_second();
 
@@ -61,8 +78,8 @@ class Rtc final : public Device {
   std::array<uint8_t, 128> bytes_{};
   uint8_t index_ = 0;
   __int128 offset_ns_ = 0;  // calendar minus the host's clock
-  int64_t frozen_ = 0;     // calendar while the SET bit stops it
-  uint64_t next_periodic_ = 0;
+  int64_t seen_ = 0;       // the calendar's second whose update has had its flags
+  uint64_t next_periodic_ = 0;  // host clock; 0: there is none
   bool irq_level_ = false;
   std::unique_ptr<Timer> periodic_;
   std::unique_ptr<Timer> second_;

@@ -70,7 +70,109 @@ TEST_F(RtcTest, SetFreezesAndStores) {
   EXPECT_EQ(get(0), 0x07);
 }
 
+// A date is made of several bytes, and some of its ways there are none: January 31, February 31, February 1.
+TEST_F(RtcTest, BytesWrittenUnderSetAreADateWhenItEnds) {
+  set(0x0b, 0x82);
+  set(7, 0x31);
+  set(8, 0x01);
+  set(0x0b, 0x02);
+  EXPECT_EQ(get(7), 0x31);
+  EXPECT_EQ(get(8), 0x01);
+  set(0x0b, 0x82);
+  set(8, 0x02);
+  EXPECT_EQ(get(7), 0x31);
+  EXPECT_EQ(get(8), 0x02);
+  set(7, 0x01);
+  set(0x0b, 0x02);
+  EXPECT_EQ(get(7), 0x01);
+  EXPECT_EQ(get(8), 0x02);
+  EXPECT_EQ(get(9), 0x23);
+  EXPECT_EQ(get(6), 4);  // a Wednesday
+}
+
+TEST_F(RtcTest, WithoutSetADayThatTheMonthHasNotIsItsLast) {
+  set(8, 0x01);
+  set(7, 0x31);
+  set(8, 0x02);
+  EXPECT_EQ(get(7), 0x28);
+  EXPECT_EQ(get(8), 0x02);
+  set(9, 0x24);
+  set(7, 0x31);
+  EXPECT_EQ(get(7), 0x29);
+}
+
+// As Linux sets the time: SET, the divider held, bytes, SET gone, the divider let go.
+TEST_F(RtcTest, TheFirstUpdateComesHalfASecondAfterTheDividerIsLetGo) {
+  clock.advance(kSecond / 3);
+  set(0x0b, 0x82);
+  set(0x0a, 0x76);
+  set(0, 0x05);
+  set(0x0b, 0x02);
+  clock.advance(10 * kSecond + kSecond / 4);
+  EXPECT_EQ(get(0), 0x05);
+  EXPECT_EQ(get(0x0a), 0x76);
+  set(0x0a, 0x26);
+  clock.advance(kSecond / 2 - 1'000'000);
+  EXPECT_EQ(get(0), 0x05);
+  clock.advance(1'000'000);
+  EXPECT_EQ(get(0), 0x06);
+  clock.advance(kSecond - 1'000'000);
+  EXPECT_EQ(get(0), 0x06);
+  clock.advance(1'000'000);
+  EXPECT_EQ(get(0), 0x07);
+}
+
+TEST_F(RtcTest, SetLeavesTheDividerRunning) {
+  clock.advance(kSecond / 4);
+  set(0x0b, 0x82);
+  clock.advance(kSecond);
+  set(0x0b, 0x02);
+  clock.advance(kSecond / 4 * 3);
+  EXPECT_EQ(get(0), 0x21);
+}
+
+TEST_F(RtcTest, FlagsRiseWhetherOrNotTheyMayInterrupt) {
+  set(1, 0x22);
+  set(3, 0xff);
+  set(5, 0xff);
+  EXPECT_EQ(get(0x0c), 0x00);
+  clock.advance(kSecond / 512);
+  EXPECT_EQ(get(0x0c), 0x40);
+  set(0x0a, 0x20);  // no rate
+  clock.advance(kSecond);
+  EXPECT_EQ(get(0x0c), 0x10);
+  EXPECT_EQ(get(0x0c), 0x00);
+  clock.advance(kSecond);
+  EXPECT_EQ(get(0x0c), 0x30);
+  EXPECT_EQ(alarms, 0);
+  EXPECT_EQ(line.rises, 0);
+}
+
+TEST_F(RtcTest, WhatIsEnabledWithItsFlagUpInterruptsAtOnceAndNoLongerWhenDisabled) {
+  clock.advance(kSecond);
+  set(0x0b, 0x12);
+  EXPECT_TRUE(line.level);
+  set(0x0b, 0x02);
+  EXPECT_FALSE(line.level);
+  set(0x0b, 0x12);
+  EXPECT_TRUE(line.level);
+  EXPECT_EQ(get(0x0c), 0xd0);
+  EXPECT_FALSE(line.level);
+}
+
+TEST_F(RtcTest, AFlagThatWasReadDoesNotInterruptAgain) {
+  set(0x0b, 0x12);
+  clock.advance(kSecond);
+  get(0x0c);
+  clock.advance(kSecond);
+  EXPECT_EQ(line.rises, 2);
+  EXPECT_EQ(get(0x0c) & 0x90, 0x90);
+  clock.advance(kSecond / 2);
+  EXPECT_FALSE(line.level);
+}
+
 TEST_F(RtcTest, UpdateInterruptComesEachSecond) {
+  set(0x0a, 0x20);
   set(0x0b, 0x12);
   clock.advance(kSecond);
   EXPECT_TRUE(line.level);
