@@ -4,6 +4,7 @@
 #include <linux/serial_reg.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace vireo {
 namespace {
@@ -55,9 +56,7 @@ uint8_t Uart::modem_status() const {
 uint8_t Uart::identify() const {
   if ((ier_ & UART_IER_RLSI) && (lsr_ & kLineStatusErrors)) return UART_IIR_RLSI;
   if ((ier_ & UART_IER_RDI) && fifo_used_) {
-    static constexpr uint8_t kTriggers[] = {1, 4, 8, 14};
-    bool full = !(fcr_ & UART_FCR_ENABLE_FIFO) || fifo_used_ >= kTriggers[fcr_ >> 6];
-    return full ? UART_IIR_RDI : UART_IIR_RX_TIMEOUT;
+    return fifo_used_ >= trigger() ? UART_IIR_RDI : UART_IIR_RX_TIMEOUT;
   }
   if ((ier_ & UART_IER_THRI) && thre_pending_) return UART_IIR_THRI;
   if ((ier_ & UART_IER_MSI) && msr_delta_) return UART_IIR_MSI;
@@ -72,6 +71,18 @@ void Uart::update_irq() {
   pins_.irq.set(level);
 }
 
+// What takes edges alone gets another one if there is still a reason, or a new one.
+void Uart::drop_irq() {
+  if (!irq_level_) return;
+  pins_.irq.set(irq_level_ = false);
+  update_irq();
+}
+
+size_t Uart::trigger() const {
+  static constexpr uint8_t kTriggers[] = {1, 4, 8, 14};
+  return fcr_ & UART_FCR_ENABLE_FIFO ? kTriggers[fcr_ >> 6] : 1;
+}
+
 void Uart::push(uint8_t byte) {
   if (fifo_used_ >= fifo_size()) {
     lsr_ |= UART_LSR_OE;
@@ -83,6 +94,8 @@ void Uart::push(uint8_t byte) {
 }
 
 void Uart::send(uint8_t byte) {
+  // The register is full for a moment, and its interrupt gone.
+  if (std::exchange(thre_pending_, false)) update_irq();
   if (mcr_ & UART_MCR_LOOP) {
     push(byte);
   } else if (holding_) {
@@ -91,7 +104,6 @@ void Uart::send(uint8_t byte) {
     held_ = byte;
     holding_ = true;
     lsr_ &= ~(UART_LSR_THRE | UART_LSR_TEMT);
-    thre_pending_ = false;
     return;
   }
   thre_pending_ = true;
@@ -115,6 +127,8 @@ uint8_t Uart::read_register(unsigned offset) {
       fifo_start_ = (fifo_start_ + 1) % kFifo;
       fifo_used_--;
       if (!fifo_used_) lsr_ &= ~UART_LSR_DR;
+      // The trigger's interrupt is over, and what is left has the timeout's.
+      if (fifo_used_ && fifo_used_ + 1u == trigger() && (ier_ & UART_IER_RDI)) drop_irq();
       return last_received_;
     }
     case UART_IER:

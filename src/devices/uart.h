@@ -49,6 +49,8 @@ class Uart final : public Device, public CharFrontend {
   uint8_t identify() const;
   uint8_t modem_status() const;
   void update_irq();
+  void drop_irq();
+  size_t trigger() const;  // bytes in the FIFO for an interrupt
 
   mutable std::mutex mutex_;
   Pins pins_;
