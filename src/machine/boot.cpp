@@ -14,6 +14,14 @@ constexpr uint32_t kLinuxMagic = 0x53726448;  // "HdrS"
 
 }  // namespace
 
+std::string in_mib(uint64_t bytes) { return std::to_string((bytes >> 20) + (bytes % (1 << 20) != 0)) + " MiB"; }
+
+std::string more_memory(const BootEnvironment& environment) {
+  const auto& regions = environment.memory.regions();
+  if (regions.size() == 1) return "give it more with --memory";
+  return "below 4 GiB this board has " + in_mib(regions.front().size) + " at the most";
+}
+
 Result<BootImage> BootImage::open(const BootConfig& config) {
   BootImage image;
   image.config_ = config;
@@ -77,8 +85,10 @@ Result<BootImage::Placed> BootImage::place_initrd(const BootEnvironment& environ
   if (!size) return Placed{};
   const MemoryRegion& low = environment.memory.regions().front();
   uint64_t top = std::min(low.size, limit);
-  if (size > top || ((top - size) & ~0xfffull) < floor)
-    return fail(ErrorKind::kInvalid, "the initrd (" + std::to_string(size >> 20) + " MiB) does not fit the guest's memory beside the kernel; give it more with --memory");
+  if (size > top || ((top - size) & ~0xfffull) < floor) {
+    const std::string advice = limit < low.size ? "this kernel takes none above that" : more_memory(environment);
+    return fail(ErrorKind::kInvalid, "--initrd " + config_.initrd + ": " + in_mib(size) + " do not fit between " + in_mib(floor) + " and " + in_mib(top) + "; " + advice);
+  }
   uint64_t start = (top - size) & ~0xfffull;
   if (!environment.memory.write(GuestAddress{start}, initrd_.bytes())) return fail(ErrorKind::kInternal, "initrd outside memory");
   return Placed{start, size};

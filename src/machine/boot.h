@@ -39,6 +39,10 @@ struct BootEnvironment {
   GuestAddress rsdp{0};
 };
 
+// For messages: rounded up; and what to do where the RAM below 4 GiB does not suffice.
+std::string in_mib(uint64_t bytes);
+std::string more_memory(const BootEnvironment& environment);
+
 class BootImage {
  public:
   // Opens the files and finds the protocol; fails when the kernel is none we know.
@@ -53,6 +57,8 @@ class BootImage {
   Result<CpuEntry> load_vmlinux(const BootEnvironment& environment) const;
   Result<CpuEntry> load_pvh(const BootEnvironment& environment) const;
   Result<CpuEntry> load_multiboot(const BootEnvironment& environment) const;
+  // The first place for an initrd: above the kernel, and never among boot data and the BIOS area.
+  static constexpr uint64_t kInitrdFloor = 0x100000;
   // Puts the initrd as high as `limit` allows, above `floor`; size 0 when there is none.
   struct Placed {
     uint64_t start = 0, size = 0;

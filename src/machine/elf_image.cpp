@@ -67,9 +67,10 @@ bool ElfImage::is_elf(const FileView& file) {
 
 Result<ElfImage> ElfImage::parse(const FileView& file) {
   const ElfHeaders headers = TRY(ElfHeaders::read(file.bytes()));
-  ElfImage image{.is64 = headers.is64, .entry = headers.entry, .physical_entry = headers.entry};
+  ElfImage image{.is64 = headers.is64, .entry = headers.entry, .physical_entry = headers.entry, .pvh_entry = {}, .loaded = {}};
   for (const ElfSegment& s : headers.segments) {
     if (s.type == PT_LOAD) {
+      if (s.memory_size) image.loaded.push_back(s);
       image.end = std::max(image.end, s.physical + s.memory_size);
       if (headers.entry >= s.virtual_address && headers.entry - s.virtual_address < s.memory_size)
         image.physical_entry = headers.entry - s.virtual_address + s.physical;

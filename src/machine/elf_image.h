@@ -33,7 +33,8 @@ struct ElfImage {
   uint64_t entry = 0;           // as the header says, usually virtual
   uint64_t physical_entry = 0;  // the same through the segment that holds it
   std::optional<uint32_t> pvh_entry;
-  uint64_t end = 0;  // first physical byte after all segments
+  std::vector<ElfSegment> loaded;  // those that take memory
+  uint64_t end = 0;                // first physical byte after all of them
 
   static bool is_elf(const FileView& file);
   // Reads headers and notes.

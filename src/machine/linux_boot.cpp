@@ -59,8 +59,11 @@ Result<CpuEntry> BootImage::load_bzimage(const BootEnvironment& environment) con
   auto code = kernel_.bytes().subspan(setup);
   uint64_t start = h.relocatable_kernel ? std::max<uint64_t>(kKernelStart, h.pref_address) : h.pref_address;
   uint64_t need = std::max<uint64_t>(h.init_size, code.size());
+  if (start < kKernelStart)
+    return fail(ErrorKind::kUnsupported, "cannot be moved from where it wants to be, below 1 MiB, where its boot data go");
+  if (need > kIdentityMapped || start > kIdentityMapped - need) return fail(ErrorKind::kUnsupported, "does not lie below 4 GiB, where kernels are entered");
   if (environment.memory.range(GuestAddress{start}, need).empty())
-    return fail(ErrorKind::kInvalid, "needs " + std::to_string((start + need) >> 20) + " MiB to start; give it more with --memory");
+    return fail(ErrorKind::kInvalid, "needs " + in_mib(start + need) + " to start; " + more_memory(environment));
   h.type_of_loader = kLoaderUnregistered;
   h.loadflags |= CAN_USE_HEAP;
   h.heap_end_ptr = 0xfe00;
@@ -114,7 +117,7 @@ Result<CpuEntry> BootImage::load_vmlinux(const BootEnvironment& environment) con
   h.cmd_line_ptr = static_cast<uint32_t>(kCommandLine);
   h.cmdline_size = 2047;
   TRY_VOID(place_command_line(environment, kCommandLine, kCommandLineRoom, config_.append));
-  Placed initrd = TRY(place_initrd(environment, elf.end, 0x80000000));
+  Placed initrd = TRY(place_initrd(environment, std::max(elf.end, kInitrdFloor), 0x80000000));
   h.ramdisk_image = static_cast<uint32_t>(initrd.start);
   h.ramdisk_size = static_cast<uint32_t>(initrd.size);
   fill_map(params, environment);

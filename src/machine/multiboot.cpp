@@ -15,7 +15,7 @@ constexpr uint32_t kAddressesGiven = 1u << 16, kUnknownMust = 0xfff8;
 constexpr uint64_t kSearch = 8192;
 // Boot data lies in the megabyte's upper half, clear of kernels that load low.
 constexpr uint64_t kInfo = 0x90000, kModuleList = 0x90100, kMap = 0x90200, kName = 0x90800, kCommandLine = 0x91000,
-                   kCommandLineRoom = 0x4000;
+                   kCommandLineRoom = 0x4000, kBootDataEnd = kCommandLine + kCommandLineRoom;
 
 struct Info {
   uint32_t flags, mem_lower, mem_upper, boot_device, cmdline, mods_count, mods_addr, syms[4], mmap_length, mmap_addr;
@@ -30,6 +30,11 @@ struct [[gnu::packed]] MapEntry {
   uint64_t start, length;
   uint32_t type;
 };
+
+Result<> keep_clear(uint64_t start, uint64_t end) {
+  if (start >= kBootDataEnd || end <= kInfo) return {};
+  return fail(ErrorKind::kUnsupported, "lies where its boot data go, from 0x90000 to 0x95000");
+}
 
 }  // namespace
 
@@ -59,6 +64,8 @@ Result<CpuEntry> BootImage::load_multiboot(const BootEnvironment& environment) c
   uint64_t entry = 0, end = 0;
   if (elf_ && !(header.flags & kAddressesGiven)) {
     ElfImage elf = TRY(ElfImage::parse(kernel_));
+    if (elf.physical_entry > 0xffffffff) return fail(ErrorKind::kUnsupported, "its entry lies in none of its segments, nor below 4 GiB, where multiboot enters");
+    for (const ElfSegment& segment : elf.loaded) TRY_VOID(keep_clear(segment.physical, segment.physical + segment.memory_size));
     TRY_VOID(ElfImage::load(kernel_, memory));
     entry = elf.physical_entry;
     end = elf.end;
@@ -72,6 +79,7 @@ Result<CpuEntry> BootImage::load_multiboot(const BootEnvironment& environment) c
     if (bytes.empty() || (header.load_end && header.load_end < header.load_address))
       return fail(ErrorKind::kCorrupt, "multiboot header has impossible addresses");
     end = std::max<uint64_t>(header.load_address + size, header.bss_end);
+    TRY_VOID(keep_clear(header.load_address, end));
     auto target = memory.range(GuestAddress{header.load_address}, end - header.load_address);
     if (target.empty()) return fail(ErrorKind::kInvalid, "does not fit the guest's memory; give it more with --memory");
     std::ranges::copy(bytes, target.begin());
@@ -85,7 +93,7 @@ Result<CpuEntry> BootImage::load_multiboot(const BootEnvironment& environment) c
   auto put = [&](uint64_t at, const auto& value) { return memory.write(GuestAddress{at}, std::as_bytes(std::span(&value, 1))); };
   // The first word is the program's name, the specification wants it there.
   TRY_VOID(place_command_line(environment, kCommandLine, kCommandLineRoom, config_.kernel + " " + config_.append));
-  Placed module = TRY(place_initrd(environment, std::max<uint64_t>(end, 0x100000), 0xffffffff));
+  Placed module = TRY(place_initrd(environment, std::max(end, kInitrdFloor), 0xffffffff));
   bool ok = true;
   uint64_t low_kib = 0, upper_kib = 0;
   uint32_t map_size = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The PVH entry of ELF kernels. Spec: Xen's docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h.
+#include <algorithm>
 #include <array>
 
 #include "machine/boot.h"
@@ -32,7 +33,7 @@ Result<CpuEntry> BootImage::load_pvh(const BootEnvironment& environment) const {
   ElfImage elf = TRY(ElfImage::parse(kernel_));
   TRY_VOID(ElfImage::load(kernel_, environment.memory));
   TRY_VOID(place_command_line(environment, kCommandLine, kCommandLineRoom, config_.append));
-  Placed initrd = TRY(place_initrd(environment, elf.end, 0x80000000));
+  Placed initrd = TRY(place_initrd(environment, std::max(elf.end, kInitrdFloor), 0x80000000));
   auto put = [&](uint64_t at, const auto& value) {
     return environment.memory.write(GuestAddress{at}, std::as_bytes(std::span(&value, 1)));
   };
