@@ -166,5 +166,14 @@ TEST_F(BootTest, AMultibootKernelDoesNotLieWhereItsBootDataGo) {
   EXPECT_TRUE(says(message, "boot data")) << message;
 }
 
+TEST_F(BootTest, AFifoIsRefusedAtOnce) {
+  const std::string path = "/tmp/vireo-fifo-" + std::to_string(getpid());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  auto image = BootImage::open({.kernel = path});
+  unlink(path.c_str());
+  ASSERT_FALSE(image);
+  EXPECT_EQ(image.error().message, "--kernel " + path + ": not a regular file");
+}
+
 }  // namespace
 }  // namespace vireo

@@ -21,7 +21,8 @@ constexpr uint64_t kMostRom = 128 << 10;  // what fits the BIOS area in front of
 // Spec: PCI Local Bus 3.0, 6.3.1: the header begins with 0xaa55.
 Result<std::vector<std::byte>> read_rom(const std::string& path) {
   const std::string what = "--vga rom=" + path;
-  OwnedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // A FIFO is not to be waited for.
+  OwnedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return fail_errno(what);
   struct stat st;
   if (fstat(fd.get(), &st)) return fail_errno(what);

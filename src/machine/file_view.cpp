@@ -15,7 +15,8 @@ FileView::~FileView() {
 
 Result<FileView> FileView::open(const std::string& path, const char* option) {
   std::string what = std::string(option) + " " + path;
-  OwnedFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // A FIFO is not to be waited for.
+  OwnedFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return fail_errno(what);
   struct stat st;
   if (fstat(fd.get(), &st)) return fail_errno(what);

@@ -57,7 +57,8 @@ Flash::~Flash() {
 
 Result<> Flash::load_code(const std::string& path) {
   const std::string what = "--firmware " + path;
-  OwnedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // A FIFO is not to be waited for.
+  OwnedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return fail_errno(what);
   const uint64_t size = TRY(image_size(fd.get(), kMost, what));
   code_ = TRY(map_copy(fd.get(), size, what));
@@ -67,7 +68,7 @@ Result<> Flash::load_code(const std::string& path) {
 Result<> Flash::load_variables(const std::string& path) {
   name_ = path;
   const std::string what = "--firmware vars=" + path;
-  file_.reset(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  file_.reset(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
   if (!file_.valid()) return fail_errno(what);
   // Two machines with one set of variables would destroy it.
   struct flock lock {};

@@ -3,6 +3,7 @@
 #include "machine/machine.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -325,6 +326,26 @@ TEST_P(FirmwareTest, ImagesThatDoNotFitAreRefusedByName) {
   }
   close(fd);
   unlink(path);
+}
+
+TEST_P(FirmwareTest, FifosAreRefusedAtOnce) {
+  const std::string path = "/tmp/vireo-fifo-" + std::to_string(getpid());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const std::vector<uint8_t> nothing;
+  Rom rom(nothing);
+  auto loop = std::move(*EventLoop::create());
+  MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .firmware = FirmwareConfig{.code = path}};
+  auto refusal = [&] {
+    auto machine = Machine::create(config, *GetParam().api, *loop, &serial);
+    return machine ? "made" : machine.error().message;
+  };
+  EXPECT_EQ(refusal(), "--firmware " + path + ": not a regular file");
+  config.firmware = FirmwareConfig{.code = rom.path(), .variables = path};
+  EXPECT_EQ(refusal(), "--firmware vars=" + path + ": not a regular file");
+  config.firmware = FirmwareConfig{.code = rom.path()};
+  config.vga = VgaConfig{.rom = path};
+  EXPECT_EQ(refusal(), "--vga rom=" + path + ": not a regular file");
+  unlink(path.c_str());
 }
 
 INSTANTIATE_TEST_SUITE_P(All, MachineTest, testing::ValuesIn(cases()), [](const auto& info) {
