@@ -166,7 +166,8 @@ void PciRoot::decoding_changed(PciDevice& device) {
       doorbells_.attach(address, window.io, device.bar(window.bar).doorbells);
       // Where there is no slot for it, accesses come to the device.
       if (const auto& memory = device.bar(window.bar).memory; !memory.empty())
-        if (auto set = slots_.set(window.slot, address, memory.size(), memory.data()); !set) log(LogLevel::kError, "PCI memory: %s", set.error().message.c_str());
+        if (auto set = slots_.set(window.slot, address, memory.size(), memory.data()); !set && function->complaints.allow())
+          log(LogLevel::kError, "PCI memory: %s", set.error().message.c_str());
     }
   }
 }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 
+#include "base/log.h"
 #include "devices/device.h"
 #include "devices/pci_device.h"
 #include "machine/bus.h"
@@ -73,6 +74,7 @@ class PciRoot final : public PciParent {
     // Recursive: a write through a function's own configuration window comes back to it.
     std::recursive_mutex mutex;
     std::array<Window, PciDevice::kWindows> windows;
+    RateLimit complaints;  // of what the guest may do as often as it likes
   };
   class ConfigPorts;
   class Ecam;
