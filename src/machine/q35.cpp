@@ -25,7 +25,7 @@ Result<> Q35::build(CharBackend* serial) {
   TRY_VOID(pci_->map());
   if (firmware) firmware_ = TRY(Firmware::create(machine_, *firmware, [this] { return acpi(); }));
   HostBridge::Pins host{.ecam = [this](std::optional<HostBridge::Ecam> ecam) {
-    ecam_ = ecam;
+    place([&](Placement& p) { p.ecam = ecam; });
     pci_->map_ecam(ecam ? ecam->start : 0, ecam ? ecam->size : 0);
   }};
   if (firmware)
@@ -34,7 +34,7 @@ Result<> Q35::build(CharBackend* serial) {
       if (auto set = firmware_->shadow().set(registers); !set) log(LogLevel::kError, "BIOS area: %s", set.error().message.c_str());
     };
   LpcBridge::Pins lpc{[this](std::optional<uint16_t> base) {
-                        if (base) pm_base_ = *base;
+                        if (base) place([&](Placement& p) { p.pm_base = *base; });
                         pc_->map_pm(base);
                       },
                       *pirqs_};
@@ -73,7 +73,7 @@ uint64_t Q35::high_window() const {
   return (end + kHighWindowSize - 1) & ~(kHighWindowSize - 1);
 }
 
-aml::Bytes Q35::describe() const {
+aml::Bytes Q35::describe(const Placement& placement) const {
   using namespace aml;
   auto link_name = [](unsigned link) { return std::string("LNK") + static_cast<char>('A' + link); };
   std::vector<Bytes> routes;
@@ -91,9 +91,9 @@ aml::Bytes Q35::describe() const {
   std::vector<Bytes> windows{word_window(Window::kBus, 0, kLastBus), io_ports(0xcf8, 8), word_window(Window::kIo, 0, 0xcf7), word_window(Window::kIo, 0xd00, 0xffff),
                              dword_window(0xa0000, 0xbffff)};
   uint32_t below = firmware_ ? kLowMemoryLimit : kWindow;
-  if (ecam_ && ecam_->start + ecam_->size > below && ecam_->start <= kWindowEnd) {
-    if (ecam_->start > below) windows.push_back(dword_window(below, static_cast<uint32_t>(ecam_->start - 1)));
-    below = static_cast<uint32_t>(std::min<uint64_t>(ecam_->start + ecam_->size, kWindowEnd));
+  if (placement.ecam && placement.ecam->start + placement.ecam->size > below && placement.ecam->start <= kWindowEnd) {
+    if (placement.ecam->start > below) windows.push_back(dword_window(below, static_cast<uint32_t>(placement.ecam->start - 1)));
+    below = static_cast<uint32_t>(std::min<uint64_t>(placement.ecam->start + placement.ecam->size, kWindowEnd));
   }
   if (below < kWindowEnd) windows.push_back(dword_window(below, kWindowEnd));
   uint64_t high = high_window(), high_end = high + kHighWindowSize;
@@ -113,13 +113,13 @@ aml::Bytes Q35::describe() const {
             name("_PRT", package(routes)), device("LPC", name("_ADR", integer(kLpcSlot << 16)))}));
   // The configuration space's own addresses, so that no device is put there.
   Bytes ecam;
-  if (ecam_)
+  if (placement.ecam)
     ecam = device("ECAM", join({name("_HID", eisa_id("PNP0C02")), name("_UID", integer(2)),
-                                name("_CRS", resources({memory32(static_cast<uint32_t>(ecam_->start), static_cast<uint32_t>(ecam_->size))}))}));
+                                name("_CRS", resources({memory32(static_cast<uint32_t>(placement.ecam->start), static_cast<uint32_t>(placement.ecam->size))}))}));
   Bytes hpet;
   if (machine_.config().hpet)
     hpet = device("HPET", join({name("_HID", eisa_id("PNP0103")), name("_UID", integer(0)), name("_CRS", resources({memory32(Hpet::kAddress, Hpet::kSize)}))}));
-  return join({scope("\\_SB", join({links, root, ecam, hpet, PcDevices::describe(pm_base_)})), PcDevices::sleep_states(!firmware_)});
+  return join({scope("\\_SB", join({links, root, ecam, hpet, PcDevices::describe(placement.pm_base)})), PcDevices::sleep_states(!firmware_)});
 }
 
 void Q35::assign_pci() {
@@ -129,11 +129,12 @@ void Q35::assign_pci() {
 }
 
 AcpiConfig Q35::acpi() const {
-  AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = pm_base_, .sci = PcDevices::kSci, .numa = machine_.numa()};
-  if (ecam_) acpi.ecam = AcpiConfig::Ecam{ecam_->start, kLastBus};
+  const Placement placed = placement();
+  AcpiConfig acpi{.cpus = machine_.config().cpus, .pm_base = placed.pm_base, .sci = PcDevices::kSci, .numa = machine_.numa()};
+  if (placed.ecam) acpi.ecam = AcpiConfig::Ecam{placed.ecam->start, kLastBus};
   acpi.vga = display_ != nullptr;
   acpi.hpet = machine_.config().hpet;
-  acpi.dsdt = describe();
+  acpi.dsdt = describe(placed);
   return acpi;
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <optional>
 
 #include "devices/pirq.h"
@@ -44,7 +45,21 @@ class Q35 final : public Board {
   explicit Q35(Machine& machine) : machine_(machine) {}
   Result<> build(CharBackend* serial);
   AcpiConfig acpi() const;
-  aml::Bytes describe() const;
+  // What the bridges' registers say, for the tables: set under the bridges' locks, read under fw_cfg's by other vCPUs.
+  struct Placement {
+    std::optional<HostBridge::Ecam> ecam;
+    uint16_t pm_base = PcDevices::kPmBase;
+  };
+  Placement placement() const {
+    std::lock_guard lock(placement_mutex_);
+    return placement_;
+  }
+  template <class Change>
+  void place(Change change) {
+    std::lock_guard lock(placement_mutex_);
+    change(placement_);
+  }
+  aml::Bytes describe(const Placement& placement) const;
   uint64_t high_window() const;
   void assign_pci();
 
@@ -52,8 +67,8 @@ class Q35 final : public Board {
   std::unique_ptr<PcDevices> pc_;
   std::unique_ptr<Firmware> firmware_;  // or null: the board is set up for a kernel
   std::unique_ptr<PirqRouter> pirqs_;
-  std::optional<HostBridge::Ecam> ecam_;
-  uint16_t pm_base_ = PcDevices::kPmBase;
+  mutable std::mutex placement_mutex_;  // taken last
+  Placement placement_;
   std::unique_ptr<DisplayAdapter> display_;  // or null: there is no screen
   std::unique_ptr<PciRoot> pci_;
   GuestAddress facs_{};
