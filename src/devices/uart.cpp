@@ -36,7 +36,7 @@ void Uart::reset(ResetKind) {
   fifo_ = {};
   fifo_start_ = fifo_used_ = last_received_ = held_ = 0;
   holding_ = thre_pending_ = false;
-  polls_ = 0;
+  polls_ = burst_ = 0;
   update_irq();
 }
 
@@ -94,8 +94,10 @@ void Uart::push(uint8_t byte) {
 }
 
 void Uart::send(uint8_t byte) {
-  // The register is full for a moment, and its interrupt gone.
-  if (std::exchange(thre_pending_, false)) update_irq();
+  // The register is full for a moment, and its interrupt gone: once for a FIFO that is filled in one go.
+  const bool goes_on = (fcr_ & UART_FCR_ENABLE_FIFO) && burst_ && burst_ < kFifo;
+  burst_ = goes_on ? burst_ + 1 : 1;
+  if (!goes_on && std::exchange(thre_pending_, false)) update_irq();
   if (mcr_ & UART_MCR_LOOP) {
     push(byte);
   } else if (holding_) {
@@ -104,6 +106,7 @@ void Uart::send(uint8_t byte) {
     held_ = byte;
     holding_ = true;
     lsr_ &= ~(UART_LSR_THRE | UART_LSR_TEMT);
+    thre_pending_ = false;
     return;
   }
   thre_pending_ = true;
@@ -208,6 +211,7 @@ void Uart::write_register(unsigned offset, uint8_t value) {
 void Uart::read(Access access, std::span<std::byte> data) {
   std::lock_guard lock(mutex_);
   size_t before = room();
+  burst_ = 0;
   for (size_t i = 0; i < data.size() && access.offset + i < kPorts; i++) data[i] = std::byte{read_register(access.offset + i)};
   update_irq();
   notice_room(before);
@@ -217,6 +221,7 @@ void Uart::write(Access access, std::span<const std::byte> data) {
   std::lock_guard lock(mutex_);
   size_t before = room();
   polls_ = 0;
+  if (access.offset != UART_TX) burst_ = 0;
   for (size_t i = 0; i < data.size() && access.offset + i < kPorts; i++)
     write_register(access.offset + i, std::to_integer<uint8_t>(data[i]));
   update_irq();
@@ -272,6 +277,7 @@ void Uart::fields(Archive& archive) {
   archive.field(14, "holding", holding_);
   archive.field(15, "thre_pending", thre_pending_);
   archive.field(16, "polls", polls_);
+  archive.field(17, "burst", burst_);
   polls_ = std::min(polls_, kPolls);
   fifo_start_ %= kFifo;
   if (fifo_used_ > kFifo) fifo_used_ = kFifo;

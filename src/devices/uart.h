@@ -63,6 +63,7 @@ class Uart final : public Device, public CharFrontend {
   uint8_t held_ = 0;          // a byte the host end did not take yet
   bool holding_ = false;
   bool thre_pending_ = false;
+  uint8_t burst_ = 0;         // bytes written with nothing else between, as into the FIFO
   uint8_t polls_ = 0;         // looks for a byte since the last write
   bool irq_level_ = false;
 };

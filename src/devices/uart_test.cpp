@@ -158,6 +158,22 @@ TEST_F(UartTest, EachByteSentIsAnInterruptAlsoWhereTheLastWasNotTaken) {
   EXPECT_FALSE(line.level);
 }
 
+TEST_F(UartTest, AFifoThatIsFilledIsOneInterrupt) {
+  listen();
+  out(1, 0x02);
+  in(2);
+  for (int i = 0; i < 16; i++) out(0, 'x');
+  EXPECT_EQ(line.rises, 2);
+  out(0, 'y');
+  EXPECT_EQ(line.rises, 3);
+  in(5);
+  out(0, 'z');
+  EXPECT_EQ(line.rises, 4);
+  out(2, 0x00);  // no FIFO
+  for (int i = 0; i < 3; i++) out(0, 'x');
+  EXPECT_EQ(line.rises, 7);
+}
+
 TEST_F(UartTest, TransmitInterruptIsClearedByReadingIir) {
   listen();
   out(1, 0x02);
