@@ -149,7 +149,7 @@ void Server::emit_line(const std::string& line) {
 }
 
 void Server::send(Session& session, const std::string& line) {
-  if (session.gone) return;
+  if (session.gone || session.deaf) return;
   session.out += line + "\r\n";
   write(session);
   if (session.out.size() > kMostWaiting) give_up(session);
@@ -167,7 +167,12 @@ void Server::write(Session& session) {
     const ssize_t n = ::send(session.socket.get(), session.out.data(), session.out.size(), MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) break;
-    if (n < 0) return give_up(session);  // it reads no more; the socket would be ready to be written without end
+    if (n < 0) {
+      // It reads no more; the socket would be ready to be written without end. What it has sent before counts: reading meets its end.
+      session.deaf = true;
+      session.out.clear();
+      break;
+    }
     session.out.erase(0, static_cast<size_t>(n));
   }
   loop_.change(session.socket.get(), session.out.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT);

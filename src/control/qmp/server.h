@@ -50,7 +50,7 @@ class Server {
     OwnedFd socket;
     Framer framer;
     std::string out;
-    bool negotiated = false, gone = false;
+    bool negotiated = false, gone = false, deaf = false;  // deaf: it reads nothing more
   };
   struct Listener {
     OwnedFd socket;

@@ -154,6 +154,8 @@ RunSignals::RunSignals(Vcpu& vcpu, const std::optional<sigset_t>& mask)
   for (int number = 1; number <= kSignals; number++) {
     if (is_fault(number)) {
       sigdelset(&during, number);
+    } else if (kept.unblock >> (number - 1) & 1) {
+      sigaddset(&during, number);  // that it is blocked is our doing: one was kept since KVM_RUN was entered
     } else if (in_set(old_mask_, number) && !in_set(during, number)) {
       hook(number);
       only_here_ |= 1ull << (number - 1);
