@@ -7,12 +7,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <optional>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "kvm/system.h"
@@ -143,17 +145,18 @@ TEST_P(MachineTest, NoRebootTurnsResetIntoTheEnd) {
   EXPECT_EQ(run(kernel, false), 0);
 }
 
-// A device that takes its time on the vCPU's thread, and has the machine's loop do something meanwhile.
+// A device that holds the vCPU's thread until it is told, and has the machine's loop do something meanwhile.
 struct SlowDevice final : Device {
   void read(Access, std::span<std::byte>) override {}
   void write(Access, std::span<const std::byte>) override {
     loop->post(meanwhile);
-    usleep(100'000);
+    while (!done) usleep(1000);
   }
   void reset(ResetKind) override {}
   void fields(Archive&) override {}
   EventLoop* loop;
   std::function<void()> meanwhile;
+  std::atomic<bool> done{false};
 };
 
 // Pausing turns the loop until the vCPU has stopped, and what comes then may be the end.
@@ -166,9 +169,11 @@ TEST_P(MachineTest, AMachineThatEndsWhileItIsPausedHasEndedOnce) {
   slow.loop = loop.get();
   int ends = 0, events = 0;
   MachineStatus status{};
+  std::thread later;  // lets the vCPU go when the loop waits for it
   slow.meanwhile = [&] {
     machine->request_end(1);
     machine->request_end(2);
+    later = std::thread([&] { usleep(100'000), slow.done = true; });
     machine->pause();
     status = machine->status();
     loop->stop();
@@ -181,6 +186,7 @@ TEST_P(MachineTest, AMachineThatEndsWhileItIsPausedHasEndedOnce) {
   EXPECT_EQ(status, MachineStatus::kEnded);
   EXPECT_EQ(ends, 1);
   EXPECT_EQ(events, 0);
+  later.join();
   machine.reset();
 }
 
