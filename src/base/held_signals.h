@@ -7,6 +7,8 @@
 #include <signal.h>
 
 #include <atomic>
+#include <mutex>
+#include <optional>
 #include <utility>
 
 namespace vireo {
@@ -31,6 +33,24 @@ class HeldSignals {
   static std::atomic<bool> expected_;
   bool held_ = false;
   sigset_t before_;  // of the outermost
+};
+
+// A mutex that is held over fork(), for pthread_atfork(): no handler of the forking thread, in the parent or in the child, finds it locked.
+class HeldOverFork {
+ public:
+  void lock(std::mutex& mutex) {
+    HeldSignals held;
+    mutex.lock();
+    held_.emplace(std::move(held));
+  }
+  void unlock(std::mutex& mutex) {
+    HeldSignals held = std::move(*held_);
+    held_.reset();
+    mutex.unlock();
+  }
+
+ private:
+  std::optional<HeldSignals> held_;  // under the mutex
 };
 
 }  // namespace vireo

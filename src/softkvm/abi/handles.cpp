@@ -14,7 +14,6 @@
 #include <ctime>
 #include <map>
 #include <mutex>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -32,7 +31,7 @@ struct Registry {
   std::vector<std::shared_ptr<File>> by_fd;
   std::map<Inode, std::weak_ptr<File>> by_inode;
   std::atomic<uint64_t> generation{1};  // changes whenever by_fd does
-  std::optional<HeldSignals> during_fork;
+  HeldOverFork during_fork;
 
   // What is told without the mutex. Of most numbers, whether by_fd has a file; the length of by_fd; the device that memfds are on.
   static constexpr unsigned kMarked = 1 << 16;
@@ -56,16 +55,8 @@ Registry& registry() {
   static Registry* instance = [] {
     auto* made = new Registry;
     // A fork while another thread is in here must not leave the child with a locked registry.
-    constexpr auto unlock = [] {
-      HeldSignals held = std::move(*registry().during_fork);
-      registry().during_fork.reset();
-      registry().mutex.unlock();
-    };
-    ::pthread_atfork([] {
-      HeldSignals held;
-      registry().mutex.lock();
-      registry().during_fork.emplace(std::move(held));
-    }, unlock, unlock);
+    constexpr auto unlock = [] { registry().during_fork.unlock(registry().mutex); };
+    ::pthread_atfork([] { registry().during_fork.lock(registry().mutex); }, unlock, unlock);
     return made;
   }();
   return *instance;

@@ -208,7 +208,7 @@ Outcome xsave(VcpuState& vcpu, const Insn& insn, uint64_t linear) {
   }
   if (components & kPkru) save_pkru(vcpu, insn, area.at, compact, components);
   if (components & 1) clear(area.at + 6, 18);
-  if (vcpu.in_64bit()) return area.commit(0, size);
+  if (vcpu.in_64bit()) return area.commit();
   // A copy was saved to: what the instruction does not write may be another CPU's meanwhile.
   if (components & 7) STEP(area.commit(0, components & 2 ? kUpperXmm : kXmm));
   STEP(area.commit(512, 512 + sizeof(Header)));

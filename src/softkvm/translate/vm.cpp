@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <optional>
 
 #include "base/held_signals.h"
 #include "softkvm/mmu/dirty_ring.h"
@@ -34,7 +33,7 @@ constexpr size_t kCodeCacheBytes = 256u << 20;  // what is not used takes no mem
 namespace {
 // All VMs of the process. Their memory may be one and the same. The mutex is held with signals held: read() of a program's handler asks for it.
 std::mutex all_mutex;
-std::optional<HeldSignals> during_fork;
+HeldOverFork during_fork;
 std::vector<Vm*>& all = *new std::vector<Vm*>;  // other threads may still read when the program ends
 std::atomic<bool> unseen{false};
 // All slots that there were lie between these. A program's every read() asks, also in signal handlers and in the child of a fork, where
@@ -51,20 +50,10 @@ Vm::Vm() : off(switches_off()), unseen_writes(unseen) {
   static std::once_flag once;
   // The parent's VMs are nothing to the child, and threads that it has not may hold their locks.
   std::call_once(once, [] {
-    pthread_atfork([] {
-      HeldSignals held;
-      all_mutex.lock();
-      during_fork.emplace(std::move(held));
-    }, [] {
-      HeldSignals held = std::move(*during_fork);
-      during_fork.reset();
-      all_mutex.unlock();
-    }, [] {
-      HeldSignals held = std::move(*during_fork);
-      during_fork.reset();
+    pthread_atfork([] { during_fork.lock(all_mutex); }, [] { during_fork.unlock(all_mutex); }, [] {
       all.clear();
       lowest = ~uintptr_t{0}, highest = 0;
-      all_mutex.unlock();
+      during_fork.unlock(all_mutex);
     });
   });
   vcpus.reserve(kMostVcpus);  // FAST code goes over them without the mutex
