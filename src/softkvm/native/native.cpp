@@ -109,6 +109,7 @@ AddressSpace* Native::space() {
   if (spaces_.size() == kMostSpaces)
     drop(std::min_element(spaces_.begin(), spaces_.end(), [](const auto& a, const auto& b) { return a->last_used < b->last_used; })->get());
   std::string why;
+  const uint64_t before = __builtin_ia32_rdtsc();
   auto made = AddressSpace::create(*vcpu_.vm, host_tsc(), why);
   if (!made) {
     refused_ = true;
@@ -118,6 +119,7 @@ AddressSpace* Native::space() {
   }
   counts_.spaces++;
   vcpu_.engine->profile.switch_ticks = StubProcess::switch_ticks();
+  vcpu_.engine->profile.made(__builtin_ia32_rdtsc() - before);
   made->cr3 = vcpu_.cr3 & kPageMask;
   made->last_used = uses_;
   made->flushes_seen = vcpu_.engine->native_flushes;

@@ -84,6 +84,9 @@ struct UserProfile {
     current->cr3 = cr3;
     native = held = false;
   }
+  // A stub was made for so long, once for the space: neither the program's time nor its traps'. Where a timer's tick came meanwhile, the program had
+  // computed nothing yet, and the space would be given up before it has begun.
+  void made(uint64_t ticks) { since += ticks; }
   // Code at `rip` cannot be run natively: translation goes on until it has left the page, which step_on() watches.
   void hold_page(uint64_t rip) { hold(rip >> 12); }
   // A stub ran for so long, with pages to be mapped before or without: which takes about as long as a switch does.

@@ -50,6 +50,19 @@ TEST(UserProfile, MappingIsNotComputing) {
   }
 }
 
+TEST(UserProfile, MakingAStubIsNoOverhead) {
+  for (const bool told : {false, true}) {
+    UserProfile profile;
+    profile.ticks_per_microsecond = kTicks, profile.switch_ticks = 1'000'000;
+    profile.enter(kCr3);
+    profile.current->native = true;
+    profile.since = __builtin_ia32_rdtsc() - 1'000'000'000;
+    if (told) profile.made(1'000'000'000);  // and a tick came then
+    profile.leave();
+    EXPECT_EQ(profile.current->native, told);
+  }
+}
+
 // What did not pay while it was trapping pays now; what could not run there waits.
 TEST(UserProfile, LongStretchesEndAPauseUnlessItCouldNotRun) {
   for (const bool unfit : {false, true}) {
