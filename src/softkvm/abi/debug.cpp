@@ -8,6 +8,7 @@
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/mmu/slots.h"
 #include "softkvm/mmu/walk.h"
+#include "softkvm/translate/safe_point.h"
 
 namespace vireo::softkvm::abi {
 
@@ -70,6 +71,7 @@ int translate(VcpuFile& file, uintptr_t argument) {
   Vcpu& v = *file.vcpu;
   PendingException saved = v.fault;
   PageTranslation found;
+  const AtMemory here(v);
   bool valid = walk(v, io.linear_address, Want::kRead, false, true, false, found) == Outcome::kNext;
   v.fault = saved;
   io.physical_address = valid ? found.gpa & ~kSmmSpace : ~0ull;

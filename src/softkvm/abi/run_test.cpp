@@ -472,6 +472,37 @@ TEST_P(Run, AParavirtualAreaOverCodeIsSeen) {
   EXPECT_EQ(reinterpret_cast<uint8_t*>(m.run)[m.run->io.data_offset], m.memory[0x4010]);
 }
 
+// Tables are walked while another thread changes slots: those that are there at a walk's beginning stay until it is over.
+TEST_P(Run, AddressesAreTranslatedWhileSlotsChange) {
+  Machine m(backend());
+  constexpr uint32_t kDirectory = 0x2000, kTable = 0x3000, kLinear = 0x5000, kFrame = 0x7000, kPresent = 7;
+  const uint32_t table = kTable | kPresent, page = kFrame | kPresent;
+  std::memcpy(m.memory + kDirectory, &table, sizeof table);
+  std::memcpy(m.memory + kTable + kLinear / 4096 * 4, &page, sizeof page);
+  kvm_sregs sregs;
+  ASSERT_EQ(m.vcpu(KVM_GET_SREGS, &sregs), 0);
+  sregs.cr0 |= 0x80000001;  // PG, PE
+  sregs.cr3 = kDirectory;
+  ASSERT_EQ(m.vcpu(KVM_SET_SREGS, &sregs), 0);
+  std::atomic<bool> over{false};
+  std::thread changes([&] {
+    kvm_userspace_memory_region region{1, 0, 1 << 24, 0, reinterpret_cast<uintptr_t>(m.memory)};
+    while (!over) {
+      region.memory_size = region.memory_size ? 0 : 4096;
+      if (m.vm(KVM_SET_USER_MEMORY_REGION, &region) != 0) std::abort();
+    }
+  });
+  for (int i = 0; i < 5000; i++) {
+    kvm_translation asked{};
+    asked.linear_address = kLinear + 0x123;
+    EXPECT_EQ(m.vcpu(KVM_TRANSLATE, &asked), 0);
+    EXPECT_EQ(asked.valid, 1);
+    EXPECT_EQ(asked.physical_address, kFrame + 0x123u);
+  }
+  over = true;
+  changes.join();
+}
+
 // A child of vfork closes what its parent has.
 TEST_P(Run, VforkChildsCloseLeavesTheVm) {
   Machine m(backend(), Machine::Irqchip::kKernel, false);
