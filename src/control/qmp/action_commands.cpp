@@ -26,7 +26,7 @@ Outcome<DeviceOrNode> device_or_node(Arguments& arguments, const char* device, c
 // The name of what is there.
 Outcome<std::string> find(DiskGraph& graph, const DeviceOrNode& given) {
   auto at = graph.place(given.name());
-  if (!at && at.error().message.starts_with("Cannot find device")) return refuse("Cannot find device='" + given.device + "' nor node-name='" + given.node + "'");
+  if (!at && at.error().kind == ErrorKind::kNotFound) return refuse("Cannot find device='" + given.device + "' nor node-name='" + given.node + "'");
   if (!at) return refuse(at.error());
   return given.name();
 }

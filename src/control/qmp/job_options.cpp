@@ -30,7 +30,7 @@ Outcome<storage::Job::Config> take_job(Arguments& arguments, const std::string& 
 
 Outcome<storage::DiskGraph::Place> find_device(storage::DiskGraph& graph, const std::string& name) {
   auto at = graph.place(name);
-  if (!at && at.error().message.starts_with("Cannot find device")) return refuse("Device '" + name + "' not found", "DeviceNotFound");
+  if (!at && at.error().kind == ErrorKind::kNotFound) return refuse("Device '" + name + "' not found", "DeviceNotFound");
   if (!at) return refuse(at.error());
   return *at;
 }

@@ -37,7 +37,7 @@ class DiskGraph {
     LiveDisk* disk = nullptr;
     std::shared_ptr<Image> layer;
   };
-  // By the disk's name (then the topmost image is meant) or an image's node name.
+  // By the disk's name (then the topmost image is meant) or an image's node name. kNotFound: there is neither, and nothing else is.
   Result<Place> place(const std::string& name);
   std::string node_name(const Image& image);
   void name_node(const Image& image, const std::string& name) { names_.push_back({image.weak_from_this(), name}); }

@@ -46,7 +46,7 @@ namespace {
 // QEMU has other words here than where it adds one.
 Result<DiskGraph::Place> place_of_bitmap(DiskGraph& graph, const std::string& node) {
   auto at = graph.place(node);
-  if (!at && at.error().message.starts_with("Cannot find device")) return fail(ErrorKind::kNotFound, "Node '" + node + "' not found");
+  if (!at && at.error().kind == ErrorKind::kNotFound) return fail(ErrorKind::kNotFound, "Node '" + node + "' not found");
   return at;
 }
 
