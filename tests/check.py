@@ -282,8 +282,8 @@ def main():
     parser.add_argument("--only", metavar="PATTERN", action="append", default=[],
                         help="run tests whose name holds or matches PATTERN, of the full set too")
     parser.add_argument("--list", action="store_true", help="print the tests and stop")
-    parser.add_argument("--minutes", type=float, default=18, metavar="N",
-                        help="start no further test after this time; not with --full or --only (default 18)")
+    parser.add_argument("--minutes", type=float, default=60, metavar="N",
+                        help="start no further test after this time; not with --full or --only (default 60)")
     options = parser.parse_args()
     began = time.monotonic()
 
