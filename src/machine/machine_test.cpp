@@ -19,6 +19,7 @@
 
 #include "kvm/system.h"
 #include "machine/board.h"
+#include "virtio/rng.h"
 
 namespace vireo {
 namespace {
@@ -187,6 +188,31 @@ TEST_P(MachineTest, AMachineThatEndsWhileItIsPausedHasEndedOnce) {
   EXPECT_EQ(ends, 1);
   EXPECT_EQ(events, 0);
   later.join();
+  machine.reset();
+}
+
+struct Flag final : Device {
+  void read(Access, std::span<std::byte>) override {}
+  void write(Access, std::span<const std::byte>) override { written = true; }
+  void reset(ResetKind) override {}
+  void fields(Archive&) override {}
+  std::atomic<bool> written{false};
+};
+
+// Where the hypervisor has eventfds alone, as Linux does.
+TEST_P(MachineTest, ABellThatNobodyHasHeardIsNotRungForADeviceThatIsGone) {
+  kvm::Api api = *GetParam().api;
+  api.add_doorbell = nullptr;
+  Kernel kernel({{0xc7, 0x05, 0x50, 0x00, 0x00, 0xd0, 0x00, 0x00, 0x00, 0x00},  // mov dword [0xd0000050],0: microvm's first device, QueueNotify
+                 OUT8(0x5f0, 1), {0xeb, 0xfe}});
+  auto loop = std::move(*EventLoop::create());
+  MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}};
+  auto machine = std::move(*Machine::create(config, api, *loop, &serial));
+  ASSERT_TRUE(machine->board().add(std::move(*virtio::Rng::create({}, {*loop, *loop, *loop}))));
+  Flag rung;
+  ASSERT_TRUE(machine->ports().add(0x5f0, 1, rung));
+  ASSERT_TRUE(machine->start());
+  while (!rung.written) usleep(1000);
   machine.reset();
 }
 
