@@ -33,9 +33,9 @@ void Uart::reset(ResetKind) {
   lcr_ = kReset8n1;
   lsr_ = UART_LSR_THRE | UART_LSR_TEMT;
   divisor_ = 12;
-  fifo_ = {};
-  fifo_start_ = fifo_used_ = last_received_ = held_ = 0;
-  holding_ = thre_pending_ = false;
+  fifo_ = held_ = {};
+  fifo_start_ = fifo_used_ = last_received_ = holding_ = 0;
+  thre_pending_ = false;
   polls_ = burst_ = 0;
   update_irq();
 }
@@ -100,11 +100,8 @@ void Uart::send(uint8_t byte) {
   if (!goes_on && std::exchange(thre_pending_, false)) update_irq();
   if (mcr_ & UART_MCR_LOOP) {
     push(byte);
-  } else if (holding_) {
-    return;  // written over a full transmitter: lost, as on the wire
-  } else if (pins_.host && !pins_.host->write(std::byte{byte})) {
-    held_ = byte;
-    holding_ = true;
+  } else if (holding_ || (pins_.host && !pins_.host->write(std::byte{byte}))) {
+    if (holding_ < fifo_size()) held_[holding_++] = byte;  // else written over a full transmitter: lost, as on the wire
     lsr_ &= ~(UART_LSR_THRE | UART_LSR_TEMT);
     thre_pending_ = false;
     return;
@@ -114,8 +111,12 @@ void Uart::send(uint8_t byte) {
 
 void Uart::transmit_ready() {
   std::lock_guard lock(mutex_);
-  if (!holding_ || (pins_.host && !pins_.host->write(std::byte{held_}))) return;
-  holding_ = false;
+  uint8_t gone = 0;
+  while (gone < holding_ && (!pins_.host || pins_.host->write(std::byte{held_[gone]}))) gone++;
+  if (!gone) return;
+  std::copy(held_.begin() + gone, held_.begin() + holding_, held_.begin());
+  holding_ -= gone;
+  if (holding_) return;
   lsr_ |= UART_LSR_THRE | UART_LSR_TEMT;
   thre_pending_ = true;
   update_irq();
@@ -281,6 +282,7 @@ void Uart::fields(Archive& archive) {
   polls_ = std::min(polls_, kPolls);
   fifo_start_ %= kFifo;
   if (fifo_used_ > kFifo) fifo_used_ = kFifo;
+  if (holding_ > kFifo) holding_ = kFifo;
   update_irq();
 }
 

@@ -60,8 +60,8 @@ class Uart final : public Device, public CharFrontend {
   std::array<uint8_t, kFifo> fifo_{};
   uint8_t fifo_start_ = 0, fifo_used_ = 0;
   uint8_t last_received_ = 0;
-  uint8_t held_ = 0;          // a byte the host end did not take yet
-  bool holding_ = false;
+  std::array<uint8_t, kFifo> held_{};  // what the host end did not take yet, the oldest first: the transmitter's FIFO
+  uint8_t holding_ = 0;
   bool thre_pending_ = false;
   uint8_t burst_ = 0;         // bytes written with nothing else between, as into the FIFO
   uint8_t polls_ = 0;         // looks for a byte since the last write

@@ -21,12 +21,13 @@ struct Line final : IrqLine {
 struct Host final : CharBackend {
   void connect(CharFrontend*) override {}
   bool write(std::byte b) override {
-    if (full) return false;
+    if (full || sent.size() >= limit) return false;
     sent += static_cast<char>(b);
     return true;
   }
   void room_made() override { wakes++; }
   std::string sent;
+  size_t limit = SIZE_MAX;
   bool full = false;
   int wakes = 0;
 };
@@ -68,6 +69,31 @@ TEST_F(UartTest, FullHostHoldsTheByteUntilReady) {
   uart.transmit_ready();
   EXPECT_EQ(host.sent, "x");
   EXPECT_EQ(in(5) & 0x60, 0x60);
+}
+
+// Drivers write sixteen bytes when the transmitter is empty; the host's end may be full in the middle of them.
+TEST_F(UartTest, WhatIsWrittenIntoTheFifoIsSentWhereTheHostTakesItInParts) {
+  listen();
+  out(1, 0x02);
+  host.limit = 3;
+  for (char c : std::string("0123456789abcdef")) out(0, static_cast<uint8_t>(c));
+  EXPECT_EQ(host.sent, "012");
+  EXPECT_EQ(in(5) & 0x60, 0);
+  EXPECT_FALSE(line.level);
+  host.limit = 8;
+  uart.transmit_ready();
+  EXPECT_EQ(host.sent, "01234567");
+  EXPECT_EQ(in(5) & 0x60, 0);
+  host.limit = SIZE_MAX;
+  uart.transmit_ready();
+  EXPECT_EQ(host.sent, "0123456789abcdef");
+  EXPECT_EQ(in(5) & 0x60, 0x60);
+  EXPECT_TRUE(line.level);
+  host.full = true;
+  for (int i = 0; i < 20; i++) out(0, 'x');  // four more than there is room for
+  host.full = false;
+  uart.transmit_ready();
+  EXPECT_EQ(host.sent.size(), 32u);
 }
 
 TEST_F(UartTest, DivisorLatchHidesDataAndInterruptEnable) {

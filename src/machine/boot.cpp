@@ -2,6 +2,7 @@
 #include "machine/boot.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "machine/elf_image.h"
 #include "machine/multiboot.h"
@@ -20,6 +21,16 @@ std::string more_memory(const BootEnvironment& environment) {
   const auto& regions = environment.memory.regions();
   if (regions.size() == 1) return "give it more with --memory";
   return "below 4 GiB this board has " + in_mib(regions.front().size) + " at the most";
+}
+
+Result<> keep_clear(uint64_t start, uint64_t end, std::initializer_list<BootData> data) {
+  for (const BootData& d : data) {
+    if (start >= d.end || end <= d.start) continue;
+    char text[80];
+    snprintf(text, sizeof text, "lies where its boot data go, from 0x%llx to 0x%llx", static_cast<unsigned long long>(d.start), static_cast<unsigned long long>(d.end));
+    return fail(ErrorKind::kUnsupported, text);
+  }
+  return {};
 }
 
 Result<BootImage> BootImage::open(const BootConfig& config) {

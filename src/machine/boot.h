@@ -6,6 +6,7 @@
 #include <asm/bootparam.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
@@ -42,6 +43,13 @@ struct BootEnvironment {
 // For messages: rounded up; and what to do where the RAM below 4 GiB does not suffice.
 std::string in_mib(uint64_t bytes);
 std::string more_memory(const BootEnvironment& environment);
+
+// Where a protocol puts what it tells the kernel.
+struct BootData {
+  uint64_t start, end;
+};
+// Fails where a kernel's part [start, end) lies there.
+Result<> keep_clear(uint64_t start, uint64_t end, std::initializer_list<BootData> data);
 
 class BootImage {
  public:

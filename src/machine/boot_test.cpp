@@ -152,6 +152,25 @@ TEST_F(BootTest, AMultibootKernelIsEnteredBelow4GiB) {
   EXPECT_TRUE(says(message, "entry")) << message;
 }
 
+TEST_F(BootTest, AnElfKernelIsEnteredBelow4GiB) {
+  EXPECT_EQ(refusal(Elf{}.bytes()), "loaded");
+  const std::string message = refusal(Elf{.entry = 0xffffffff80100000}.bytes());
+  EXPECT_TRUE(says(message, "entry")) << message;
+}
+
+TEST_F(BootTest, AnElfKernelDoesNotLieWhereItsBootDataGo) {
+  for (uint64_t at : {0x500, 0x9000, 0x10000, 0x2f000}) {
+    const std::string message = refusal(Elf{.physical = at, .entry = at}.bytes());
+    EXPECT_TRUE(says(message, "boot data")) << std::hex << at << ' ' << message;
+  }
+  for (uint64_t at : {0x500, 0x6000, 0x67ff, 0x20000}) {
+    const std::string message = refusal(Elf{.physical = at, .entry = at, .pvh = true}.bytes());
+    EXPECT_TRUE(says(message, "boot data")) << std::hex << at << ' ' << message;
+  }
+  for (Elf kernel : {Elf{.physical = 0x11000, .entry = 0x11000}, Elf{.physical = 0x6800, .entry = 0x6800, .pvh = true}, Elf{.physical = 0x30000, .entry = 0x30000, .pvh = true}})
+    EXPECT_EQ(refusal(kernel.bytes()), "loaded");
+}
+
 TEST_F(BootTest, AMultibootKernelDoesNotLieWhereItsBootDataGo) {
   for (Elf kernel : {Elf{.physical = 0x94fff, .entry = 0x94fff, .multiboot = true}, Elf{.physical = 0x80000, .size = 0x10001, .entry = 0x80000, .multiboot = true}}) {
     const std::string message = refusal(kernel.bytes());

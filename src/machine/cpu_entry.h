@@ -19,7 +19,7 @@ struct CpuEntry {
 };
 
 // Low memory the entry states use: a GDT, and page tables that map the first 4 GiB to themselves.
-constexpr uint64_t kBootGdt = 0x500;
+constexpr uint64_t kBootGdt = 0x500, kBootGdtEnd = 0x520;
 constexpr uint64_t kBootPageTables = 0x9000;  // six pages
 constexpr uint64_t kBootDataEnd = 0xf000;
 

@@ -7,6 +7,7 @@
 
 namespace vireo {
 
+// Devices may be gone by now: what was rung meanwhile is nobody's.
 Doorbells::~Doorbells() {
   std::lock_guard lock(mutex_);
   for (auto& [where, bells] : attached_)
@@ -41,9 +42,6 @@ void Doorbells::remove(Bell& bell) {
   } else {
     (void)vm_.ioeventfd(bell.event.get(), d.address, d.size, d.pio, d.match, d.value, true);
     loop_.unwatch(bell.event.get());
-    // A ring that came before the removal must not be lost.
-    uint64_t count;
-    if (::read(bell.event.get(), &count, sizeof count) == sizeof count) bell.ring();
   }
 }
 
@@ -65,7 +63,12 @@ void Doorbells::detach(uint64_t start, bool pio) {
   if (found == attached_.end()) return;
   const auto bells = std::make_shared<std::vector<std::unique_ptr<Bell>>>(std::move(found->second));
   attached_.erase(found);
-  for (auto& bell : *bells) remove(*bell);
+  for (auto& bell : *bells) {
+    remove(*bell);
+    // A ring that came before the removal must not be lost.
+    uint64_t count;
+    if (bell->event.valid() && ::read(bell->event.get(), &count, sizeof count) == sizeof count) bell->ring();
+  }
   // A direct one nobody is in once it is removed. A watched one's callback may be running: the loop frees it behind that.
   loop_.post([bells] {});
 }

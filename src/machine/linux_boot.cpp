@@ -105,6 +105,10 @@ std::optional<UnpackedKernel> BootImage::unpack_here(const BootEnvironment& envi
 // An uncompressed kernel has no setup header of its own: the loader makes one up.
 Result<CpuEntry> BootImage::load_vmlinux(const BootEnvironment& environment) const {
   ElfImage elf = TRY(ElfImage::parse(kernel_));
+  if (elf.physical_entry >= kIdentityMapped) return fail(ErrorKind::kUnsupported, "its entry lies in none of its segments, nor below 4 GiB, where kernels are entered");
+  for (const ElfSegment& segment : elf.loaded)
+    TRY_VOID(keep_clear(segment.physical, segment.physical + segment.memory_size,
+                        {{kBootGdt, kBootGdtEnd}, {kBootPageTables, kBootDataEnd}, {kZeroPage, kZeroPage + sizeof(boot_params)}, {kCommandLine, kCommandLine + kCommandLineRoom}}));
   TRY_VOID(ElfImage::load(kernel_, environment.memory));
   boot_params params{};
   setup_header& h = params.hdr;

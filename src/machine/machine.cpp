@@ -25,6 +25,9 @@ constexpr uint64_t kTssAddress = 0xfeffd000, kIdentityMap = 0xfeffc000;
 // What lies between is the board's: with firmware video memory and the BIOS area, without it at most video memory.
 constexpr uint64_t kLegacyHole = 0xa0000, kVideoEnd = 0xc0000, kLegacyHoleEnd = 0x100000;
 
+// How soon vCPUs that were asked to stop are looked at again.
+constexpr uint64_t kAgainNs = 200'000;
+
 class VmMsiSink final : public MsiSink {
  public:
   explicit VmMsiSink(const kvm::Vm& vm) : vm_(vm) {}
@@ -40,7 +43,12 @@ class VmMsiSink final : public MsiSink {
 }  // namespace
 
 Machine::Machine(const MachineConfig& config, EventLoop& loop)
-    : config_(config), loop_(loop), irq_lines_([this](unsigned gsi, bool level) { (void)vm_->irq_line(gsi, level); }) {}
+    : config_(config),
+      loop_(loop),
+      irq_lines_([this](unsigned gsi, bool level) { (void)vm_->irq_line(gsi, level); }),
+      reset_again_(loop.create([this] { reset(); })),
+      suspend_again_(loop.create([this] { suspend(); })),
+      end_again_(loop.create([this] { end(*end_status_); })) {}
 
 Machine::~Machine() {
   threads_.clear();
@@ -150,22 +158,23 @@ Result<> Machine::start() {
   return {};
 }
 
-void Machine::pause_vcpus() {
-  // A vCPU may be inside a device that waits for this loop: keep it turning. What it brings meanwhile may end the machine, pause it, or let a
-  // vCPU go on; so what was true before need not be so afterwards, and the wish is said again.
-  for (;;) {
-    for (auto& thread : threads_) thread->request_pause();
-    if (std::ranges::all_of(threads_, [](auto& thread) { return thread->paused(); })) return;
-    loop_.step(1);
-  }
+// Asks all to stop, and says whether they have. A vCPU may be inside a device that waits for this loop, so nothing that is done there waits for
+// vCPUs: it comes again. What the loop brings meanwhile may end the machine, pause it, or let a vCPU go on; so the wish is said anew each time.
+bool Machine::vcpus_paused() {
+  for (auto& thread : threads_) thread->request_pause();
+  return std::ranges::all_of(threads_, [](auto& thread) { return thread->paused(); });
 }
 
 void Machine::pause() {
-  if (state_ != State::kRunning) return;
-  pause_vcpus();
-  if (state_ != State::kRunning) return;
+  while (!try_pause()) loop_.step(1);
+}
+
+bool Machine::try_pause() {
+  if (state_ != State::kRunning) return true;
+  if (!vcpus_paused() || end_status_) return false;  // no pause comes before an end that was asked for first
   state_ = State::kPaused;
   tell(MachineEvent::kStop);
+  return true;
 }
 
 void Machine::resume() {
@@ -193,7 +202,7 @@ void Machine::press_power_button() {
 
 void Machine::request_reset() {
   if (!config_.reboot) return request_end(0, EndReason::kGuestReset);
-  if (change_pending_.exchange(true)) return;
+  if (reset_pending_.exchange(true)) return;
   for (auto& thread : threads_) thread->request_pause();
   loop_.post([this] { reset(); });
 }
@@ -219,16 +228,15 @@ Result<> Machine::reset_processors() {
 }
 
 void Machine::request_suspend() {
-  if (change_pending_.exchange(true)) return;
+  if (suspend_pending_.exchange(true)) return;
   for (auto& thread : threads_) thread->request_pause();
   loop_.post([this] { suspend(); });
 }
 
 void Machine::suspend() {
-  if (state_ == State::kEnded) return;
-  pause_vcpus();
-  if (state_ == State::kEnded) return;
-  change_pending_ = false;
+  if (state_ == State::kEnded || !suspend_pending_) return;  // a reset that came first is the end of it
+  if (!vcpus_paused()) return suspend_again_->arm(loop_.now_ns() + kAgainNs);
+  suspend_pending_ = false;
   suspended_ = true;
   board_->sleep();
   tell(MachineEvent::kSuspend);
@@ -261,9 +269,8 @@ void Machine::wake() {
 
 void Machine::reset() {
   if (state_ == State::kEnded) return;
-  pause_vcpus();
-  if (state_ == State::kEnded) return;
-  change_pending_ = suspended_ = false;
+  if (!vcpus_paused()) return reset_again_->arm(loop_.now_ns() + kAgainNs);
+  reset_pending_ = suspend_pending_ = suspended_ = false;
   tell(MachineEvent::kReset);
   board_->reset(ResetKind::kCold);
   auto result = [this]() -> Result<> {
@@ -280,10 +287,10 @@ void Machine::reset() {
 
 void Machine::end(int status) {
   if (state_ == State::kEnded) return;
-  pause_vcpus();
-  if (state_ == State::kEnded) return;
+  if (!end_status_) end_status_ = status;
+  if (!vcpus_paused()) return end_again_->arm(loop_.now_ns() + kAgainNs);
   state_ = State::kEnded;
-  if (on_end_) on_end_(status);
+  if (on_end_) on_end_(*end_status_);
 }
 
 void Machine::stopped(kvm::Vcpu&, kvm::StopReason reason, const std::string& detail) {

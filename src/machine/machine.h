@@ -66,6 +66,8 @@ class Machine final : private kvm::ExitHandler {
   // Power-on: loads the kernel and starts the vCPUs.
   Result<> start();
   void pause();
+  // The same without turning the loop meanwhile: false while a vCPU is still on its way, and the caller asks again.
+  bool try_pause();
   void resume();
   void press_power_button();
   // Any thread, also a vCPU's.
@@ -114,7 +116,7 @@ class Machine final : private kvm::ExitHandler {
   void suspend();
   void wake();
   void end(int status);
-  void pause_vcpus();
+  bool vcpus_paused();
   void request_end(int status, EndReason reason);
   void tell(MachineEvent event) {
     if (on_event_) on_event_(event);
@@ -133,7 +135,7 @@ class Machine final : private kvm::ExitHandler {
   std::function<void(int)> on_end_;
   std::function<void(MachineEvent)> on_event_;
   std::atomic<EndReason> end_reason_ = EndReason::kHost;
-  std::atomic<bool> change_pending_ = false;  // a reset or the end has been asked for
+  std::atomic<bool> reset_pending_ = false, suspend_pending_ = false;  // asked for, and not done yet
 
   std::unique_ptr<GuestMemory> memory_;
   unsigned next_slot_ = 0;
@@ -152,6 +154,8 @@ class Machine final : private kvm::ExitHandler {
   std::vector<uint32_t> msr_indices_;
   std::vector<kvm::VcpuState> reset_states_;
   kvm::ChipState reset_chips_;
+  std::optional<int> end_status_;  // of the first end that was asked for
+  std::unique_ptr<Timer> reset_again_, suspend_again_, end_again_;
 };
 
 }  // namespace vireo

@@ -19,6 +19,7 @@
 
 #include "kvm/system.h"
 #include "machine/board.h"
+#include "virtio/rng.h"
 
 namespace vireo {
 namespace {
@@ -187,6 +188,120 @@ TEST_P(MachineTest, AMachineThatEndsWhileItIsPausedHasEndedOnce) {
   EXPECT_EQ(ends, 1);
   EXPECT_EQ(events, 0);
   later.join();
+  machine.reset();
+}
+
+// A device whose vCPU waits for the machine's loop, as a virtio device's does that is set up, behind something else that was posted to it.
+struct WaitingDevice final : Device {
+  void read(Access, std::span<std::byte>) override {}
+  void write(Access, std::span<const std::byte>) override {
+    loop->post([] { usleep(50'000); });  // the next two are taken together
+    usleep(10'000);
+    before();
+    loop->call([&] { served = true; });
+  }
+  void reset(ResetKind) override {}
+  void fields(Archive&) override {}
+  EventLoop* loop;
+  std::function<void()> before;
+  bool served = false;
+};
+
+// What stops vCPUs does not hold up what the loop does for one of them.
+TEST_P(MachineTest, AVcpuThatWaitsForTheLoopStopsWhereTheEndWasPostedBefore) {
+  Kernel kernel({OUT8(0x5f0, 1), {0xeb, 0xfe}});
+  auto loop = std::move(*EventLoop::create());
+  MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}};
+  auto machine = std::move(*Machine::create(config, *GetParam().api, *loop, &serial));
+  WaitingDevice device;
+  device.loop = loop.get();
+  device.before = [&] { machine->request_end(3); };
+  int status = 0;
+  machine->set_on_end([&](int value) {
+    status = value;
+    loop->stop();
+  });
+  ASSERT_TRUE(machine->ports().add(0x5f0, 1, device));
+  ASSERT_TRUE(machine->start());
+  loop->run();
+  EXPECT_EQ(status, 3);
+  EXPECT_TRUE(device.served);
+  machine.reset();
+}
+
+TEST_P(MachineTest, AVcpuThatWaitsForTheLoopStopsWhereAPauseWasPostedBefore) {
+  Kernel kernel({OUT8(0x5f0, 1), {0xeb, 0xfe}});
+  auto loop = std::move(*EventLoop::create());
+  MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}};
+  auto machine = std::move(*Machine::create(config, *GetParam().api, *loop, &serial));
+  WaitingDevice device;
+  device.loop = loop.get();
+  bool first = true;
+  std::function<void()> pause = [&] {
+    const bool done = machine->try_pause();
+    if (std::exchange(first, false)) {
+      EXPECT_FALSE(done);
+    }
+    if (done)
+      loop->stop();
+    else
+      loop->post(pause);
+  };
+  device.before = [&] { loop->post(pause); };
+  ASSERT_TRUE(machine->ports().add(0x5f0, 1, device));
+  ASSERT_TRUE(machine->start());
+  loop->run();
+  EXPECT_EQ(machine->status(), MachineStatus::kPaused);
+  EXPECT_TRUE(device.served);
+  machine.reset();
+}
+
+TEST_P(MachineTest, AResetThatComesBeforeASuspendIsDoneIsNotForgotten) {
+  Kernel kernel({{0xeb, 0xfe}});
+  auto loop = std::move(*EventLoop::create());
+  MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}};
+  auto machine = std::move(*Machine::create(config, *GetParam().api, *loop, &serial));
+  std::vector<MachineEvent> events;
+  machine->set_on_event([&](MachineEvent event) {
+    events.push_back(event);
+    if (event == MachineEvent::kReset) loop->stop();
+  });
+  auto timeout = loop->create([&] { loop->stop(); });
+  ASSERT_TRUE(machine->start());
+  loop->post([&] {
+    machine->request_suspend();
+    machine->request_reset();
+  });
+  timeout->arm(loop->now_ns() + 2'000'000'000);
+  loop->run();
+  ASSERT_FALSE(events.empty());
+  EXPECT_EQ(events.back(), MachineEvent::kReset);
+  EXPECT_EQ(machine->status(), MachineStatus::kRunning);
+  machine.reset();
+}
+
+struct Flag final : Device {
+  void read(Access, std::span<std::byte>) override {}
+  void write(Access, std::span<const std::byte>) override { written = true; }
+  void reset(ResetKind) override {}
+  void fields(Archive&) override {}
+  std::atomic<bool> written{false};
+};
+
+// Where the hypervisor has eventfds alone, as Linux does.
+TEST_P(MachineTest, ABellThatNobodyHasHeardIsNotRungForADeviceThatIsGone) {
+  kvm::Api api = *GetParam().api;
+  api.add_doorbell = nullptr;
+  Kernel kernel({{0xc7, 0x05, 0x50, 0x00, 0x00, 0xd0, 0x00, 0x00, 0x00, 0x00},  // mov dword [0xd0000050],0: microvm's first device, QueueNotify
+                 OUT8(0x5f0, 1), {0xeb, 0xfe}});
+  auto loop = std::move(*EventLoop::create());
+  MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}};
+  auto machine = std::move(*Machine::create(config, api, *loop, &serial));
+  ASSERT_TRUE(machine->board().add(std::move(*virtio::Rng::create({}, {*loop, *loop, *loop}))));
+  Flag rung;
+  ASSERT_TRUE(machine->ports().add(0x5f0, 1, rung));
+  ASSERT_TRUE(machine->start());
+  while (!rung.written) usleep(1000);
   machine.reset();
 }
 

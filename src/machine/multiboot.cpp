@@ -15,7 +15,8 @@ constexpr uint32_t kAddressesGiven = 1u << 16, kUnknownMust = 0xfff8;
 constexpr uint64_t kSearch = 8192;
 // Boot data lies in the megabyte's upper half, clear of kernels that load low.
 constexpr uint64_t kInfo = 0x90000, kModuleList = 0x90100, kMap = 0x90200, kName = 0x90800, kCommandLine = 0x91000,
-                   kCommandLineRoom = 0x4000, kBootDataEnd = kCommandLine + kCommandLineRoom;
+                   kCommandLineRoom = 0x4000;
+constexpr std::initializer_list<BootData> kBootData{{kBootGdt, kBootGdtEnd}, {kInfo, kCommandLine + kCommandLineRoom}};
 
 struct Info {
   uint32_t flags, mem_lower, mem_upper, boot_device, cmdline, mods_count, mods_addr, syms[4], mmap_length, mmap_addr;
@@ -30,11 +31,6 @@ struct [[gnu::packed]] MapEntry {
   uint64_t start, length;
   uint32_t type;
 };
-
-Result<> keep_clear(uint64_t start, uint64_t end) {
-  if (start >= kBootDataEnd || end <= kInfo) return {};
-  return fail(ErrorKind::kUnsupported, "lies where its boot data go, from 0x90000 to 0x95000");
-}
 
 }  // namespace
 
@@ -65,7 +61,7 @@ Result<CpuEntry> BootImage::load_multiboot(const BootEnvironment& environment) c
   if (elf_ && !(header.flags & kAddressesGiven)) {
     ElfImage elf = TRY(ElfImage::parse(kernel_));
     if (elf.physical_entry > 0xffffffff) return fail(ErrorKind::kUnsupported, "its entry lies in none of its segments, nor below 4 GiB, where multiboot enters");
-    for (const ElfSegment& segment : elf.loaded) TRY_VOID(keep_clear(segment.physical, segment.physical + segment.memory_size));
+    for (const ElfSegment& segment : elf.loaded) TRY_VOID(keep_clear(segment.physical, segment.physical + segment.memory_size, kBootData));
     TRY_VOID(ElfImage::load(kernel_, memory));
     entry = elf.physical_entry;
     end = elf.end;
@@ -79,7 +75,7 @@ Result<CpuEntry> BootImage::load_multiboot(const BootEnvironment& environment) c
     if (bytes.empty() || (header.load_end && header.load_end < header.load_address))
       return fail(ErrorKind::kCorrupt, "multiboot header has impossible addresses");
     end = std::max<uint64_t>(header.load_address + size, header.bss_end);
-    TRY_VOID(keep_clear(header.load_address, end));
+    TRY_VOID(keep_clear(header.load_address, end, kBootData));
     auto target = memory.range(GuestAddress{header.load_address}, end - header.load_address);
     if (target.empty()) return fail(ErrorKind::kInvalid, "does not fit the guest's memory; give it more with --memory");
     std::ranges::copy(bytes, target.begin());

@@ -31,6 +31,9 @@ struct MapEntry {
 
 Result<CpuEntry> BootImage::load_pvh(const BootEnvironment& environment) const {
   ElfImage elf = TRY(ElfImage::parse(kernel_));
+  for (const ElfSegment& segment : elf.loaded)
+    TRY_VOID(keep_clear(segment.physical, segment.physical + segment.memory_size,
+                        {{kBootGdt, kBootGdtEnd}, {kStartInfo, kMemoryMap + kMapRoom * sizeof(MapEntry)}, {kCommandLine, kCommandLine + kCommandLineRoom}}));
   TRY_VOID(ElfImage::load(kernel_, environment.memory));
   TRY_VOID(place_command_line(environment, kCommandLine, kCommandLineRoom, config_.append));
   Placed initrd = TRY(place_initrd(environment, std::max(elf.end, kInitrdFloor), 0x80000000));

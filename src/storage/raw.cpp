@@ -45,6 +45,10 @@ Raw::~Raw() { drain(); }
 
 Result<> Raw::open() {
   const std::string what = "disk '" + config_.path + "'";
+  auto usable = [](const struct stat& s) { return S_ISREG(s.st_mode) || S_ISBLK(s.st_mode); };
+  struct stat st;
+  // Before it is opened: a FIFO would be waited for.
+  if (config_.fd < 0 && ::stat(config_.path.c_str(), &st) == 0 && !usable(st)) return fail(ErrorKind::kInvalid, what + ": neither a regular file nor a block device");
   int flags = (config_.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | (config_.direct ? O_DIRECT : 0);
   fd_ = OwnedFd(config_.fd >= 0 ? fcntl(config_.fd, F_DUPFD_CLOEXEC, 3) : ::open(config_.path.c_str(), flags));
   if (!fd_.valid()) {
@@ -52,11 +56,9 @@ Result<> Raw::open() {
       return fail(ErrorKind::kUnsupported, what + ": its file system has no O_DIRECT (direct=on)", EINVAL);
     return fail_errno(what);
   }
-  struct stat st;
   if (fstat(fd_.get(), &st) != 0) return fail_errno(what);
   regular_ = S_ISREG(st.st_mode);
-  if (!regular_ && !S_ISBLK(st.st_mode))
-    return fail(ErrorKind::kInvalid, what + ": neither a regular file nor a block device");
+  if (!usable(st)) return fail(ErrorKind::kInvalid, what + ": neither a regular file nor a block device");
   if (config_.lock && config_.fd < 0) TRY_VOID(lock_image(fd_.get(), !config_.read_only, config_.path));
   if (regular_) {
     file_size_ = static_cast<uint64_t>(st.st_size);

@@ -380,6 +380,16 @@ TEST(RawOpen, MistakesAreNamed) {
   EXPECT_EQ(directory.error().message, "disk '/tmp': neither a regular file nor a block device");
 }
 
+TEST(RawOpen, AFifoIsRefusedAtOnce) {
+  auto loop = std::move(*EventLoop::create());
+  const std::string path = "vireo-raw-fifo-" + std::to_string(getpid());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  auto disk = Raw::create({.path = path, .read_only = true}, *loop);
+  unlink(path.c_str());
+  ASSERT_FALSE(disk);
+  EXPECT_EQ(disk.error().message, "disk '" + path + "': neither a regular file nor a block device");
+}
+
 TEST(FileEngine, AutoAlwaysFindsOne) {
   auto loop = std::move(*EventLoop::create());
   EXPECT_TRUE(create_engine(Aio::kAuto, *loop));
