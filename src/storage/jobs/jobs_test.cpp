@@ -688,6 +688,27 @@ TEST_P(JobsTest, ACommitThatCannotMakeItsBaseLargerGivesItBack) {
   EXPECT_TRUE(layers(disk_->live()->top())[1]->read_only());
 }
 
+// As a machine does whose disk lies on the same base.
+TEST_P(JobsTest, ALayerThatAnotherProgramHasIsNotWrittenToHoweverOftenThatIsAskedFor) {
+  make("base", GetParam());
+  begin("base", GetParam());
+  ASSERT_TRUE(snapshot("a.qcow2"));
+  ASSERT_TRUE(snapshot("b.qcow2"));
+  const std::string name = with_graph([&](DiskGraph& g) { return g.node_name(*layers(disk_->live()->top())[2]); });
+  auto other = open_file({.path = path("base"), .read_only = true});
+  ASSERT_TRUE(other) << other.error().message;
+  for (const char* top : {"b.qcow2", "a.qcow2", "b.qcow2", "a.qcow2"}) {
+    auto started = with_graph([&](DiskGraph& g) { return g.commit({.device = "disk0", .base_node = name, .top_file = path(top), .job = job()}); });
+    ASSERT_FALSE(started) << top;
+    EXPECT_NE(started.error().message.find("in use"), std::string::npos) << started.error().message;
+    EXPECT_TRUE(layers(disk_->live()->top())[2]->read_only());
+  }
+  other->reset();
+  auto started = with_graph([&](DiskGraph& g) { return g.commit({.device = "disk0", .base_node = name, .top_file = path("a.qcow2"), .job = job()}); });
+  ASSERT_TRUE(started) << started.error().message;
+  EXPECT_EQ(events_.wait_end(), "");
+}
+
 // A job whose end waits until it is let go on.
 class Waiting final : public Job {
  public:
