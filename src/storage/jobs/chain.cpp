@@ -76,9 +76,11 @@ Result<std::shared_ptr<Image>> reopen_layer(LiveDisk& disk, std::shared_ptr<Imag
   return opened;
 }
 
-void give_back_layer(LiveDisk& disk, std::shared_ptr<Image> layer) {
+std::shared_ptr<Image> give_back_layer(LiveDisk& disk, std::shared_ptr<Image> layer) {
   auto again = reopen_layer(disk, std::move(layer), false);
-  if (!again) log(LogLevel::kWarning, "disk %s: %s", disk.config().id.c_str(), again.error().message.c_str());
+  if (again) return std::move(*again);
+  log(LogLevel::kWarning, "disk %s: %s", disk.config().id.c_str(), again.error().message.c_str());
+  return nullptr;
 }
 
 Result<> write_backing_name(Image& overlay, const std::string& name, const std::string& format, const OpenOptions& how) {

@@ -709,6 +709,22 @@ TEST_P(JobsTest, ALayerThatAnotherProgramHasIsNotWrittenToHoweverOftenThatIsAske
   EXPECT_EQ(events_.wait_end(), "");
 }
 
+TEST_P(JobsTest, ALayerThatAJobWroteToKeepsItsName) {
+  make("base", GetParam());
+  begin("base", GetParam());
+  for (const char* overlay : {"a.qcow2", "b.qcow2", "c.qcow2"}) ASSERT_TRUE(snapshot(overlay));
+  auto name_of = [&](size_t layer) { return with_graph([&](DiskGraph& g) { return g.node_name(*layers(disk_->live()->top())[layer]); }); };
+  const std::string b = name_of(1), base = name_of(3);
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) { return g.commit({.device = "disk0", .base_node = base, .top_file = path("a.qcow2"), .job = job()}); }));
+  EXPECT_EQ(events_.wait_end(), "");
+  events_.take();
+  EXPECT_EQ(name_of(2), base);
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) { return g.stream({.device = b, .job = job()}); }));
+  EXPECT_EQ(events_.wait_end(), "");
+  EXPECT_EQ(layers(disk_->live()->top()).size(), 2u);
+  EXPECT_EQ(name_of(1), b);
+}
+
 // A job whose end waits until it is let go on.
 class Waiting final : public Job {
  public:

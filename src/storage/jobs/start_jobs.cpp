@@ -91,6 +91,7 @@ Result<> DiskGraph::stream(StreamWish wish) {
   StreamJob::Setup setup{.disk = &disk, .top = at.layer, .base = base, .base_name = base ? (wish.backing_name.empty() ? absolute_name(*base) : wish.backing_name) : "",
                          .base_format = base ? base->format() : "", .graph = &mutex_};
   const std::string name = node_name(*at.layer);
+  setup.given_back = [this, name](Image& image) { name_node(image, name); };
   if (at.layer->read_only()) {
     setup.top.reset();
     below.clear();  // whoever keeps the old one keeps its lock
@@ -133,7 +134,7 @@ Result<> DiskGraph::commit(CommitWish wish) {
   disk.change([&] { disk.live()->set_backing_changes(true); });
   if (overlay) {
     CommitJob::Setup setup{.disk = &disk, .overlay = overlay, .top = top, .base = base, .base_name = wish.backing_name.empty() ? base_name : wish.backing_name,
-                           .reopened = reopened, .graph = &mutex_};
+                           .reopened = reopened, .graph = &mutex_, .given_back = [this, base_node](Image& image) { name_node(image, base_node); }};
     top.reset(), overlay.reset(), base.reset(), at.layer.reset();
     return start(std::make_unique<CommitJob>(wish.job, std::move(setup)));
   }
