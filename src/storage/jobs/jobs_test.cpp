@@ -725,6 +725,26 @@ TEST_P(JobsTest, ALayerThatAJobWroteToKeepsItsName) {
   EXPECT_EQ(name_of(1), b);
 }
 
+TEST_P(JobsTest, AfterACommitThatWasCancelledWhenReadyReadsGoStraightToTheBaseAgain) {
+  make("base", GetParam());
+  begin("base", GetParam());
+  ASSERT_TRUE(snapshot("a.qcow2"));
+  auto straight = [&] {
+    std::vector<std::byte> data(kUnit);
+    EXPECT_TRUE(disk_->live()->read(0, data));  // its tables are in memory then
+    std::vector<Segment> segments;
+    Hold hold;
+    return disk_->live()->locate(0, kUnit, false, segments, hold);
+  };
+  EXPECT_TRUE(straight());
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) { return g.commit({.device = "disk0", .job = job()}); }));
+  ASSERT_TRUE(events_.wait("ready"));
+  EXPECT_FALSE(straight());
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) { return g.jobs().find("job")->cancel(false); }));
+  EXPECT_EQ(events_.wait_end(), "");
+  EXPECT_TRUE(straight());
+}
+
 // A job whose end waits until it is let go on.
 class Waiting final : public Job {
  public:
