@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <thread>
 
@@ -170,6 +172,49 @@ TEST(ImageDeviceDirect, SectorsOfOneBlockAreNotLost) {
   }
   unlink(path.c_str());
   rmdir(folder);
+}
+
+// Of two writes of which one overlaps with a part of the other, the other's rest is there afterwards.
+TEST(ImageDeviceDirect, AWriteOfAPartOfABlockDoesNotUndoTheRestOfAnotherOne) {
+  char folder[] = "./vireo-image-test-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/disk.raw";
+  ASSERT_TRUE(create_file(path, 1 << 20));
+  bool direct = false;
+  {
+    auto loop = std::move(*EventLoop::create());
+    auto image = open_image(path, {.format = "raw", .read_only = false, .direct = true});
+    if (image) {
+      direct = true;
+      auto device = ImageDevice::create(*image, {.direct = true}, *loop);
+      ASSERT_TRUE(device) << device.error().message;
+      const uint64_t block = direct_blocks((*image)->file().fd()).offset, piece = block / 8, blocks = 16;
+      std::unique_ptr<std::byte, decltype(&free)> memory(static_cast<std::byte*>(aligned_alloc(65536, 1 << 20)), free);
+      std::vector<std::byte> part_of_it(piece, std::byte{0xff}), all(blocks * block);
+      auto ended = [](int error) { EXPECT_EQ(error, 0); };
+      for (int round = 1; round <= 200; ++round) {
+        memset(memory.get(), round, blocks * block);
+        for (uint64_t b = 0; b < blocks; ++b) {
+          iovec whole{memory.get() + b * block, block}, one{part_of_it.data(), piece};
+          const uint64_t at = b * block + (b % 8) * piece;
+          if (round % 3 == 0) (*device)->write_zeroes(at, piece, false, ended);
+          else (*device)->write(at, {&one, 1}, ended);
+          if (round % 3 == 1) (*device)->submit();
+          (*device)->write(b * block, {&whole, 1}, ended);
+          (*device)->submit();
+          if (round % 2) loop->step(0);
+        }
+        (*device)->drain();
+        ASSERT_TRUE((*image)->read(0, std::span<std::byte>(all)));
+        for (uint64_t b = 0; b < blocks; ++b)
+          for (uint64_t i = 0; i < block; ++i)
+            ASSERT_TRUE(i / piece == b % 8 || std::to_integer<int>(all[b * block + i]) == round) << "block " << b << " byte " << i << " round " << round;
+      }
+    }
+  }
+  unlink(path.c_str());
+  rmdir(folder);
+  if (!direct) GTEST_SKIP() << "no O_DIRECT here";
 }
 
 }  // namespace
