@@ -11,8 +11,6 @@
 namespace vireo::storage {
 
 Result<std::unique_ptr<ImageDevice>> ImageDevice::create(std::shared_ptr<Image> image, const Config& config, EventLoop& loop) {
-  if (config.direct && image->write_unit() < 4096 && image->cluster_size())
-    return fail(ErrorKind::kUnsupported, "'" + image->file().name() + "': its clusters are smaller than 4096 bytes, which does not go with O_DIRECT (cache=none)");
   std::unique_ptr<ImageDevice> device(new ImageDevice(std::move(image), loop));
   device->config_ = config;
   TRY_VOID(device->take_files());
