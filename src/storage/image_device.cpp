@@ -11,8 +11,6 @@
 namespace vireo::storage {
 
 Result<std::unique_ptr<ImageDevice>> ImageDevice::create(std::shared_ptr<Image> image, const Config& config, EventLoop& loop) {
-  if (config.direct && image->write_unit() < 4096 && image->cluster_size())
-    return fail(ErrorKind::kUnsupported, "'" + image->file().name() + "': its clusters are smaller than 4096 bytes, which does not go with O_DIRECT (cache=none)");
   std::unique_ptr<ImageDevice> device(new ImageDevice(std::move(image), loop));
   device->config_ = config;
   TRY_VOID(device->take_files());
@@ -35,12 +33,15 @@ Result<> ImageDevice::start_thread() {
 
 // One Raw for each file of the chain that has a descriptor.
 Result<> ImageDevice::take_files() {
+  block_ = 1;
   for (Image* layer = image_.get(); layer; layer = layer->backing()) {
     File* file = &layer->data_file();
     if (file->fd() < 0) continue;
     RawConfig raw{.path = file->name(), .read_only = file->read_only(), .direct = config_.direct, .no_flush = true, .lock = false, .fd = file->fd(), .aio = config_.aio};
     files_[file] = TRY(Raw::create(raw, loop_));
+    block_ = std::max(block_, files_[file]->block());
   }
+  small_units_ = image_->cluster_size() && image_->write_unit() < block_;
   return {};
 }
 
@@ -80,6 +81,7 @@ ImageDevice::Request* ImageDevice::take(Done done) {
   request->parts_left = 1;
   request->error = 0;
   request->segments.clear();
+  request->from = request->to = 0;
   ++active_;
   return request;
 }
@@ -90,9 +92,43 @@ void ImageDevice::part_done(Request* request, int error) {
   request->hold = {};
   Done done = std::move(request->done);
   int result = request->error;
+  if (request->to && request->partial) --partial_active_;
+  request->to = 0;
   free_.push_back(request);
   --active_;
   done(result);
+  if (!held_.empty()) let_go();
+}
+
+// A write that begins now, or has to wait for one that overlaps.
+bool ImageDevice::must_wait(Request* request, uint64_t offset, uint64_t length) {
+  if (!config_.direct) return false;
+  const uint64_t end = offset + length;
+  const bool partial = small_units_ || (offset | length) % block_;
+  if ((partial || partial_active_) && std::ranges::any_of(requests_, [&](auto& r) { return r->from < end && offset < r->to && (partial || r->partial); })) return true;
+  request->from = offset;
+  request->to = end;
+  request->partial = partial;
+  partial_active_ += partial;
+  return false;
+}
+
+void ImageDevice::let_go() {
+  bool any = false;
+  for (size_t i = 0; i < held_.size();) {
+    if (must_wait(held_[i].request, held_[i].offset, held_[i].length)) {
+      ++i;
+      continue;
+    }
+    auto go = std::move(held_[i].go);
+    held_.erase(held_.begin() + static_cast<ptrdiff_t>(i));
+    go();
+    any = true;
+  }
+  if (any)
+    loop_.post([this, alive = alive_] {
+      if (*alive) submit();
+    });
 }
 
 void ImageDevice::move(uint64_t offset, std::span<const iovec> parts, bool write, Done done) {
@@ -103,6 +139,13 @@ void ImageDevice::move(uint64_t offset, std::span<const iovec> parts, bool write
     return;
   }
   if (length == 0) return void(ready_.emplace_back(request, 0));
+  if (write && must_wait(request, offset, length))
+    return void(held_.push_back({request, offset, length, [this, request, offset, copy = Parts(parts.begin(), parts.end())] { begin(request, offset, copy, true); }}));
+  begin(request, offset, parts, write);
+}
+
+void ImageDevice::begin(Request* request, uint64_t offset, std::span<const iovec> parts, bool write) {
+  const uint64_t length = total(parts);
   bool direct = image_->locate(offset, length, write, request->segments, request->hold);
   if (direct)
     direct = std::ranges::all_of(request->segments, [&](const Segment& s) { return !s.file || files_.contains(s.file); });
@@ -157,7 +200,9 @@ void ImageDevice::discard(uint64_t offset, uint64_t length, Done done) {
 void ImageDevice::write_zeroes(uint64_t offset, uint64_t length, bool may_unmap, Done done) {
   Request* request = take(std::move(done));
   if (offset > size() || length > size() - offset) return void(ready_.emplace_back(request, EIO));
-  slowly(request, [this, offset, length, may_unmap] { return image_->write_zeroes(offset, length, may_unmap); });
+  auto go = [this, request, offset, length, may_unmap] { slowly(request, [this, offset, length, may_unmap] { return image_->write_zeroes(offset, length, may_unmap); }); };
+  if (length && must_wait(request, offset, length)) return void(held_.push_back({request, offset, length, go}));
+  go();
 }
 
 void ImageDevice::slowly(Request* request, std::function<Result<>()> work, uint64_t read_offset) {
@@ -238,6 +283,7 @@ void ImageDevice::drain() {
     submit();
     for (auto& [file, raw] : files_) raw->drain();
     if (active_ == 0) break;
+    send();  // what their end has let go
     bool waits;
     {
       std::unique_lock lock(mutex_);

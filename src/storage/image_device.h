@@ -50,6 +50,13 @@ class ImageDevice final : public BlockDevice {
     int error = 0;
     Hold hold;
     std::vector<Segment> segments;
+    uint64_t from = 0, to = 0;  // of a write under way with O_DIRECT
+    bool partial = false;       // of blocks
+  };
+  struct Held {
+    Request* request;
+    uint64_t offset, length;
+    std::function<void()> go;
   };
   struct Job {
     Request* request;
@@ -59,6 +66,9 @@ class ImageDevice final : public BlockDevice {
   Result<> take_files();
   ImageDevice(std::shared_ptr<Image> image, EventLoop& loop) : image_(std::move(image)), loop_(loop), alive_(std::make_shared<bool>(true)) {}
   void move(uint64_t offset, std::span<const iovec> parts, bool write, Done done);
+  void begin(Request* request, uint64_t offset, std::span<const iovec> parts, bool write);
+  bool must_wait(Request* request, uint64_t offset, uint64_t length);
+  void let_go();
   Request* take(Done done);
   void part_done(Request* request, int error);
   void slowly(Request* request, std::function<Result<>()> work, uint64_t read_offset = UINT64_MAX);
@@ -77,6 +87,11 @@ class ImageDevice final : public BlockDevice {
   unsigned active_ = 0;
   std::vector<std::pair<Request*, int>> ready_;  // to be finished outside the caller's call
   std::vector<Job> new_jobs_;  // not yet sent to the threads
+  // With O_DIRECT: a write of a part of a block puts all of it back, so none that overlaps with it is under way beside it.
+  uint64_t block_ = 1;
+  bool small_units_ = false;  // whole blocks of the disk need not be whole ones of the file
+  unsigned partial_active_ = 0;
+  std::deque<Held> held_;
   std::shared_ptr<bool> alive_;
 
   std::mutex mutex_;  // guards what follows

@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <thread>
 
@@ -170,6 +172,102 @@ TEST(ImageDeviceDirect, SectorsOfOneBlockAreNotLost) {
   }
   unlink(path.c_str());
   rmdir(folder);
+}
+
+// Of two writes of which one overlaps with a part of the other, the other's rest is there afterwards.
+TEST(ImageDeviceDirect, AWriteOfAPartOfABlockDoesNotUndoTheRestOfAnotherOne) {
+  char folder[] = "./vireo-image-test-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/disk.raw";
+  ASSERT_TRUE(create_file(path, 1 << 20));
+  bool direct = false;
+  {
+    auto loop = std::move(*EventLoop::create());
+    auto image = open_image(path, {.format = "raw", .read_only = false, .direct = true});
+    if (image) {
+      direct = true;
+      auto device = ImageDevice::create(*image, {.direct = true}, *loop);
+      ASSERT_TRUE(device) << device.error().message;
+      const uint64_t block = direct_blocks((*image)->file().fd()).offset, piece = block / 8, blocks = 16;
+      std::unique_ptr<std::byte, decltype(&free)> memory(static_cast<std::byte*>(aligned_alloc(65536, 1 << 20)), free);
+      std::vector<std::byte> part_of_it(piece, std::byte{0xff}), all(blocks * block);
+      auto ended = [](int error) { EXPECT_EQ(error, 0); };
+      for (int round = 1; round <= 200; ++round) {
+        memset(memory.get(), round, blocks * block);
+        for (uint64_t b = 0; b < blocks; ++b) {
+          iovec whole{memory.get() + b * block, block}, one{part_of_it.data(), piece};
+          const uint64_t at = b * block + (b % 8) * piece;
+          if (round % 3 == 0) (*device)->write_zeroes(at, piece, false, ended);
+          else (*device)->write(at, {&one, 1}, ended);
+          if (round % 3 == 1) (*device)->submit();
+          (*device)->write(b * block, {&whole, 1}, ended);
+          (*device)->submit();
+          if (round % 2) loop->step(0);
+        }
+        (*device)->drain();
+        ASSERT_TRUE((*image)->read(0, std::span<std::byte>(all)));
+        for (uint64_t b = 0; b < blocks; ++b)
+          for (uint64_t i = 0; i < block; ++i)
+            ASSERT_TRUE(i / piece == b % 8 || std::to_integer<int>(all[b * block + i]) == round) << "block " << b << " byte " << i << " round " << round;
+      }
+    }
+  }
+  unlink(path.c_str());
+  rmdir(folder);
+  if (!direct) GTEST_SKIP() << "no O_DIRECT here";
+}
+
+// Several clusters, or parts of one that are allocated by themselves, in a block of the file.
+TEST(ImageDeviceDirect, ClustersSmallerThanABlockMatchAShadow) {
+  constexpr uint64_t kSectors = 4096, kSize = kSectors * 512;
+  char folder[] = "./vireo-image-test-XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/disk.qcow2";
+  bool direct = true;
+  const std::pair<uint64_t, bool> kinds[] = {{512, false}, {2048, false}, {16384, true}, {65536, true}};
+  for (auto [cluster, extended] : kinds) {
+    SCOPED_TRACE(std::to_string(cluster) + (extended ? " extended" : ""));
+    ASSERT_TRUE(create_file(path, 0));
+    ASSERT_TRUE(qcow2::create(**open_file({.path = path}), {.size = kSize, .cluster_size = cluster, .extended_l2 = extended}));
+    auto loop = std::move(*EventLoop::create());
+    auto image = open_image(path, {.format = "qcow2", .read_only = false, .direct = true});
+    if (direct = image.has_value(); !direct) break;
+    auto device = ImageDevice::create(*image, {.direct = true}, *loop);
+    ASSERT_TRUE(device) << device.error().message;
+    std::unique_ptr<std::byte, decltype(&free)> memory(static_cast<std::byte*>(aligned_alloc(4096, 2 * kSize)), free);
+    std::vector<uint8_t> shadow(kSectors);
+    std::mt19937 random(static_cast<unsigned>(cluster));
+    auto ended = [](int error) { EXPECT_EQ(error, 0); };
+    for (int round = 0; round < 12; ++round) {
+      for (uint64_t at = random() % 16; at < kSectors;) {
+        uint64_t count = std::min<uint64_t>(random() % 8 ? 1 + random() % 9 : 8 * (random() % 20 + 1), kSectors - at);
+        if (count >= 8 && random() % 2) at = (at + 7) / 8 * 8, count = std::min(count / 8 * 8, at < kSectors ? kSectors - at : 0);
+        if (!count) break;
+        const auto value = static_cast<uint8_t>(random() % 4 ? 1 + random() % 255 : 0);
+        iovec part{memory.get() + at * 512, count * 512};
+        memset(part.iov_base, value, part.iov_len);
+        if (value || random() % 2) (*device)->write(at * 512, {&part, 1}, ended);
+        else (*device)->write_zeroes(at * 512, count * 512, random() % 2, ended);
+        std::fill_n(shadow.begin() + static_cast<long>(at), count, value);
+        at += count + (random() % 3 ? 0 : random() % 40);
+        if (random() % 30 == 0) (*device)->flush(ended);
+        if (random() % 10 == 0) (*device)->submit();
+      }
+      (*device)->drain();
+      iovec all{memory.get() + kSize, kSize};
+      (*device)->read(0, {&all, 1}, ended);
+      (*device)->drain();
+      for (uint64_t i = 0; i < kSize; ++i) ASSERT_EQ(std::to_integer<int>(memory.get()[kSize + i]), shadow[i / 512]) << "sector " << i / 512 << " round " << round;
+    }
+    device->reset();
+    image->reset();
+    auto checked = qcow2::check(**open_file({.path = path, .read_only = true}), qcow2::Repair::kNone, [](const std::string& line) { ADD_FAILURE() << line; });
+    ASSERT_TRUE(checked);
+    EXPECT_EQ(checked->corruptions + checked->leaks + checked->errors, 0u);
+  }
+  unlink(path.c_str());
+  rmdir(folder);
+  if (!direct) GTEST_SKIP() << "no O_DIRECT here";
 }
 
 }  // namespace

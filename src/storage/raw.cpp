@@ -151,8 +151,17 @@ void Raw::write_zeroes(uint64_t offset, uint64_t length, bool may_unmap, Done do
 void Raw::flush(Done done) {
   Request* request = take(Kind::kFlush, 0, 0, std::move(done));
   if (config_.read_only || config_.no_flush) return finish_later(request, 0);
-  engine_->start({.kind = FileOp::Kind::kDataSync, .fd = fd_.get()},
-                 [this, request](int64_t result) { finish(request, result < 0 ? static_cast<int>(-result) : 0); });
+  lost_ ? finish_later(request, lost_) : sync(request);
+}
+
+void Raw::sync(Request* request) {
+  engine_->start({.kind = FileOp::Kind::kDataSync, .fd = fd_.get()}, [this, request](int64_t result) {
+    if (result == -EAGAIN || result == -EINTR) return sync(request);
+    const int error = result < 0 ? static_cast<int>(-result) : 0;
+    // The page cache counts as clean what it could not write: the next call would say that all is well.
+    if (error && !config_.direct) lost_ = error;
+    finish(request, error);
+  });
 }
 
 void Raw::admit(Request* request) {

@@ -82,6 +82,7 @@ class Raw final : public BlockDevice {
   bool in_bounds(uint64_t offset, uint64_t length) const { return offset <= size_ && length <= size_ - offset; }
 
   bool aligned(const Request& request) const;
+  void sync(Request* request);
   void transfer(Request* request);
   void transferred(Request* request, int64_t result);
   void bounce(Request* request);
@@ -103,6 +104,7 @@ class Raw final : public BlockDevice {
   Limits limits_;
   DirectBlocks alignment_{1, 1};  // 1 without O_DIRECT
   bool zero_range_works_ = true, punch_works_ = true;
+  int lost_ = 0;  // why what the page cache had may be lost: an error of a flush
 
   unsigned active_ = 0;  // requests not finished
   unsigned writes_active_ = 0;

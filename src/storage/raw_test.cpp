@@ -292,6 +292,23 @@ TEST(RawFaults, ErrorsReachTheCaller) {
   EXPECT_EQ(write(*t.raw, 0, {part(data)}), EIO);
 }
 
+// The kernel tells of what it could not write once, and takes it for clean then.
+TEST(RawFaults, AfterAFlushThatFailedNoneSaysThatAllIsWell) {
+  for (bool direct : {false, true}) {
+    Faulty t({.direct = direct});
+    if (!t.raw) continue;
+    auto flush = [&] { return wait(*t.raw, [&](Done d) { t.raw->flush(std::move(d)); }); };
+    unsigned calls = 0;
+    t.engine->fault = [&](const FileOp&) { return ++calls == 1 ? -EINTR : 0; };
+    EXPECT_EQ(flush(), 0);
+    EXPECT_EQ(calls, 2u);
+    t.engine->fault = [](const FileOp&) { return -EIO; };
+    EXPECT_EQ(flush(), EIO);
+    t.engine->fault = [](const FileOp&) { return 0; };
+    EXPECT_EQ(flush(), direct ? 0 : EIO) << "nothing is in the page cache with O_DIRECT";
+  }
+}
+
 TEST(RawFaults, ShortAndInterruptedTransfersGoOn) {
   for (bool direct : {false, true}) {
     Faulty t({.direct = direct});

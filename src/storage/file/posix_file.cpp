@@ -71,8 +71,12 @@ class PosixFile final : public File {
 
   Result<> flush() override {
     if (config_.no_flush || config_.read_only) return {};
-    if (fdatasync(fd_.get()) != 0 && errno != EINVAL) return error("flushing", errno);
-    return {};
+    if (int code = lost_) return error("flushing", code);
+    if (fdatasync(fd_.get()) == 0 || errno == EINVAL) return {};
+    // The page cache counts as clean what it could not write: the next call would say that all is well.
+    const int code = errno;
+    if (!config_.direct || through_cache_) lost_ = code;
+    return error("flushing", code);
   }
 
   Result<> zero(uint64_t offset, uint64_t length, bool unmap) override {
@@ -189,6 +193,7 @@ class PosixFile final : public File {
     if (!regular_) return put(fd_.get(), from, at, length);
     // By its descriptor: its name may be another file's by now.
     if (!cached_.valid()) cached_ = OwnedFd(::open(("/proc/self/fd/" + std::to_string(fd_.get())).c_str(), O_WRONLY | O_CLOEXEC));
+    through_cache_ = cached_.valid();
     return cached_.valid() ? put(cached_.get(), from, at, length) : put(fd_.get(), from, at, blocks_.offset);
   }
 
@@ -239,6 +244,8 @@ class PosixFile final : public File {
   DirectBlocks blocks_;  // with O_DIRECT
   std::mutex partial_;  // writers of parts of blocks
   OwnedFd cached_;      // without O_DIRECT, for the last block
+  std::atomic<bool> through_cache_ = false;  // it was used
+  std::atomic<int> lost_ = 0;                // why what the page cache had may be lost
   std::unique_ptr<ResidentPages> resident_;  // of a file that nobody writes through us, with O_DIRECT
 };
 

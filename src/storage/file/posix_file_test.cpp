@@ -1,11 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include <utility>
 
 #include "storage/file/file.h"
 
+namespace {
+int g_fdatasync_fails = 0;  // with that error, once
+}
+
+// Goes before the C library's.
+extern "C" int fdatasync(int fd) {
+  if (int code = std::exchange(g_fdatasync_fails, 0)) {
+    errno = code;
+    return -1;
+  }
+  return static_cast<int>(syscall(SYS_fdatasync, fd));
+}
+
 namespace vireo::storage {
 namespace {
+
+// The kernel tells of what it could not write once, and takes it for clean then.
+TEST(PosixFile, AfterAFlushThatFailedNoneSaysThatAllIsWell) {
+  char path[] = "./vireo-file-test-XXXXXX";
+  ASSERT_GE(close(mkstemp(path)), 0);
+  {
+    auto file = open_file({.path = path});
+    ASSERT_TRUE(file);
+    const std::vector<std::byte> data(512, std::byte{7});
+    ASSERT_TRUE((*file)->write(0, data));
+    ASSERT_TRUE((*file)->flush());
+    g_fdatasync_fails = EIO;
+    EXPECT_FALSE((*file)->flush());
+    auto again = (*file)->flush();
+    ASSERT_FALSE(again);
+    EXPECT_EQ(again.error().code, EIO);
+  }
+  unlink(path);
+}
 
 TEST(PosixFileDirect, AWriteInsideOfTheLastBlockDoesNotMakeTheFileLongerThanItReaches) {
   char path[] = "./vireo-file-test-XXXXXX";

@@ -65,15 +65,22 @@ Result<std::shared_ptr<Image>> reopen_layer(LiveDisk& disk, std::shared_ptr<Imag
   layer.reset();  // with its descriptor, unless somebody else keeps it, goes its lock
   if (opened->file().fd() >= 0)
     if (auto locked = lock_image(opened->file().fd(), writable, name); !locked) {
-      if (writable) return std::unexpected(std::move(locked).error());
-      log(LogLevel::kWarning, "%s", locked.error().message.c_str());
+      if (!writable) {
+        log(LogLevel::kWarning, "%s", locked.error().message.c_str());
+        return opened;
+      }
+      // Somebody else has it: left writable in the chain, it would be written to by whoever is asked next.
+      give_back_layer(disk, std::move(opened));
+      return std::unexpected(std::move(locked).error());
     }
   return opened;
 }
 
-void give_back_layer(LiveDisk& disk, std::shared_ptr<Image> layer) {
+std::shared_ptr<Image> give_back_layer(LiveDisk& disk, std::shared_ptr<Image> layer) {
   auto again = reopen_layer(disk, std::move(layer), false);
-  if (!again) log(LogLevel::kWarning, "disk %s: %s", disk.config().id.c_str(), again.error().message.c_str());
+  if (again) return std::move(*again);
+  log(LogLevel::kWarning, "disk %s: %s", disk.config().id.c_str(), again.error().message.c_str());
+  return nullptr;
 }
 
 Result<> write_backing_name(Image& overlay, const std::string& name, const std::string& format, const OpenOptions& how) {

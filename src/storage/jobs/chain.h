@@ -19,8 +19,8 @@ std::shared_ptr<Image> overlay_of(LiveDisk& disk, const Image& below);
 
 // The same image, writable or not, in the place of `layer`, which must not be used afterwards. Its locks follow.
 Result<std::shared_ptr<Image>> reopen_layer(LiveDisk& disk, std::shared_ptr<Image> layer, bool writable);
-// After a job that had to write to it. A layer that cannot be had read-only again stays, with a warning.
-void give_back_layer(LiveDisk& disk, std::shared_ptr<Image> layer);
+// After a job that had to write to it. A layer that cannot be had read-only again stays, with a warning; null then.
+std::shared_ptr<Image> give_back_layer(LiveDisk& disk, std::shared_ptr<Image> layer);
 
 // The header of `overlay` says that its backing file is `name`; empty: none. Not for a chain in memory: see set_backing(). An image that is
 // read-only is opened for writing for a moment.

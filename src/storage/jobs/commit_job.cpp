@@ -58,7 +58,7 @@ void CommitJob::clean() {
   setup_.top.reset();
   setup_.overlay.reset();
   if (!setup_.reopened) return setup_.base.reset();
-  give_back_layer(*setup_.disk, std::exchange(setup_.base, nullptr));
+  if (auto again = give_back_layer(*setup_.disk, std::exchange(setup_.base, nullptr))) setup_.given_back(*again);
 }
 
 }  // namespace vireo::storage

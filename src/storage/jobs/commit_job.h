@@ -18,6 +18,7 @@ class CommitJob final : public Job {
     std::string base_name;           // as the overlay's header shall have it
     bool reopened = false;           // the base is to be read-only again afterwards
     std::mutex* graph = nullptr;
+    std::function<void(Image&)> given_back;  // read-only again, it is another image
   };
   CommitJob(Config config, Setup setup);
 

@@ -141,6 +141,7 @@ class DiskGraph {
   void attach_bitmaps(LiveDisk& disk);
   Result<std::shared_ptr<Image>> target(const TargetWish& wish, LiveDisk& disk, const std::string& backing, const std::string& backing_format, bool& fresh);
   Result<> take_backing(Image& image, LiveDisk& disk);
+  Result<std::shared_ptr<Image>> make_writable(LiveDisk& disk, std::shared_ptr<Image> layer, const std::string& name);
   Result<> start(std::unique_ptr<Job> job);
   Result<Job::Config> named(Job::Config config, LiveDisk& disk);
 

@@ -688,6 +688,63 @@ TEST_P(JobsTest, ACommitThatCannotMakeItsBaseLargerGivesItBack) {
   EXPECT_TRUE(layers(disk_->live()->top())[1]->read_only());
 }
 
+// As a machine does whose disk lies on the same base.
+TEST_P(JobsTest, ALayerThatAnotherProgramHasIsNotWrittenToHoweverOftenThatIsAskedFor) {
+  make("base", GetParam());
+  begin("base", GetParam());
+  ASSERT_TRUE(snapshot("a.qcow2"));
+  ASSERT_TRUE(snapshot("b.qcow2"));
+  const std::string name = with_graph([&](DiskGraph& g) { return g.node_name(*layers(disk_->live()->top())[2]); });
+  auto other = open_file({.path = path("base"), .read_only = true});
+  ASSERT_TRUE(other) << other.error().message;
+  for (const char* top : {"b.qcow2", "a.qcow2", "b.qcow2", "a.qcow2"}) {
+    auto started = with_graph([&](DiskGraph& g) { return g.commit({.device = "disk0", .base_node = name, .top_file = path(top), .job = job()}); });
+    ASSERT_FALSE(started) << top;
+    EXPECT_NE(started.error().message.find("in use"), std::string::npos) << started.error().message;
+    EXPECT_TRUE(layers(disk_->live()->top())[2]->read_only());
+  }
+  other->reset();
+  auto started = with_graph([&](DiskGraph& g) { return g.commit({.device = "disk0", .base_node = name, .top_file = path("a.qcow2"), .job = job()}); });
+  ASSERT_TRUE(started) << started.error().message;
+  EXPECT_EQ(events_.wait_end(), "");
+}
+
+TEST_P(JobsTest, ALayerThatAJobWroteToKeepsItsName) {
+  make("base", GetParam());
+  begin("base", GetParam());
+  for (const char* overlay : {"a.qcow2", "b.qcow2", "c.qcow2"}) ASSERT_TRUE(snapshot(overlay));
+  auto name_of = [&](size_t layer) { return with_graph([&](DiskGraph& g) { return g.node_name(*layers(disk_->live()->top())[layer]); }); };
+  const std::string b = name_of(1), base = name_of(3);
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) { return g.commit({.device = "disk0", .base_node = base, .top_file = path("a.qcow2"), .job = job()}); }));
+  EXPECT_EQ(events_.wait_end(), "");
+  events_.take();
+  EXPECT_EQ(name_of(2), base);
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) { return g.stream({.device = b, .job = job()}); }));
+  EXPECT_EQ(events_.wait_end(), "");
+  EXPECT_EQ(layers(disk_->live()->top()).size(), 2u);
+  EXPECT_EQ(name_of(1), b);
+}
+
+TEST_P(JobsTest, AfterACommitThatWasCancelledWhenReadyReadsGoStraightToTheBaseAgain) {
+  make("base", GetParam());
+  begin("base", GetParam());
+  ASSERT_TRUE(snapshot("a.qcow2"));
+  auto straight = [&] {
+    std::vector<std::byte> data(kUnit);
+    EXPECT_TRUE(disk_->live()->read(0, data));  // its tables are in memory then
+    std::vector<Segment> segments;
+    Hold hold;
+    return disk_->live()->locate(0, kUnit, false, segments, hold);
+  };
+  EXPECT_TRUE(straight());
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) { return g.commit({.device = "disk0", .job = job()}); }));
+  ASSERT_TRUE(events_.wait("ready"));
+  EXPECT_FALSE(straight());
+  ASSERT_TRUE(with_graph([&](DiskGraph& g) { return g.jobs().find("job")->cancel(false); }));
+  EXPECT_EQ(events_.wait_end(), "");
+  EXPECT_TRUE(straight());
+}
+
 // A job whose end waits until it is let go on.
 class Waiting final : public Job {
  public:

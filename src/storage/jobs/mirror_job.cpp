@@ -120,15 +120,15 @@ Result<> MirrorJob::finish() {
     if (!done) return;
     live.remove(*this);
     attached_ = false;
+    live.set_backing_changes(false);
     if (!pivot) return;
     live.set_top(setup_.target);
-    live.set_backing_changes(false);
     switched_ = true;
   });
   if (!done) return done;
   if (switched_ && setup_.target->backing() != source_.get())
     if (auto closed = source_->close(); !closed) log(LogLevel::kWarning, "disk %s: closing the image it had before: %s", setup_.disk->config().id.c_str(), closed.error().message.c_str());
-  if (setup_.left) setup_.left(switched_);
+  leave();
   return {};
 }
 
@@ -147,7 +147,14 @@ void MirrorJob::undo() {
       setup_.disk->live()->set_backing_changes(false);
     });
   attached_ = false;
-  if (setup_.left) setup_.left(false);
+  leave();
+}
+
+// The base may be opened anew then: whoever keeps the old one keeps its lock.
+void MirrorJob::leave() {
+  setup_.target.reset();
+  setup_.base.reset();
+  if (setup_.left) setup_.left(switched_);
 }
 
 }  // namespace vireo::storage

@@ -47,6 +47,7 @@ class MirrorJob final : public Job, private WriteWatcher {
   Result<> find_dirty();
   std::expected<void, CopyError> copy_some(uint64_t offset, uint64_t& length);
   Result<> copy_rest();
+  void leave();
   uint64_t down(uint64_t offset) const { return offset / setup_.granularity * setup_.granularity; }
   uint64_t up(uint64_t offset) const { return down(offset + setup_.granularity - 1); }
 

@@ -61,6 +61,15 @@ Result<std::shared_ptr<Image>> DiskGraph::target(const TargetWish& wish, LiveDis
   return image;
 }
 
+// It keeps its name, whatever image it is afterwards.
+Result<std::shared_ptr<Image>> DiskGraph::make_writable(LiveDisk& disk, std::shared_ptr<Image> layer, const std::string& name) {
+  const std::string file = layer->name();
+  auto opened = reopen_layer(disk, std::move(layer), true);
+  if (opened) name_node(**opened, name);
+  else if (auto there = layer_by_file(disk, file)) name_node(*there, name);
+  return opened;
+}
+
 Result<> DiskGraph::stream(StreamWish wish) {
   Place at = TRY(place(wish.device));
   LiveDisk& disk = *at.disk;
@@ -82,11 +91,11 @@ Result<> DiskGraph::stream(StreamWish wish) {
   StreamJob::Setup setup{.disk = &disk, .top = at.layer, .base = base, .base_name = base ? (wish.backing_name.empty() ? absolute_name(*base) : wish.backing_name) : "",
                          .base_format = base ? base->format() : "", .graph = &mutex_};
   const std::string name = node_name(*at.layer);
+  setup.given_back = [this, name](Image& image) { name_node(image, name); };
   if (at.layer->read_only()) {
     setup.top.reset();
     below.clear();  // whoever keeps the old one keeps its lock
-    setup.top = TRY(reopen_layer(disk, std::exchange(at.layer, nullptr), true));
-    name_node(*setup.top, name);
+    setup.top = TRY(make_writable(disk, std::exchange(at.layer, nullptr), name));
     setup.reopened = true;
   }
   auto job = std::make_unique<StreamJob>(wish.job, std::move(setup));
@@ -120,13 +129,12 @@ Result<> DiskGraph::commit(CommitWish wish) {
   const std::string base_node = node_name(*base), base_name = absolute_name(*base), base_path = base->name();
   if (reopened) {
     chain.clear();  // whoever keeps the old one keeps its lock
-    base = TRY(reopen_layer(disk, std::exchange(base, nullptr), true));
-    name_node(*base, base_node);
+    base = TRY(make_writable(disk, std::exchange(base, nullptr), base_node));
   }
   disk.change([&] { disk.live()->set_backing_changes(true); });
   if (overlay) {
     CommitJob::Setup setup{.disk = &disk, .overlay = overlay, .top = top, .base = base, .base_name = wish.backing_name.empty() ? base_name : wish.backing_name,
-                           .reopened = reopened, .graph = &mutex_};
+                           .reopened = reopened, .graph = &mutex_, .given_back = [this, base_node](Image& image) { name_node(image, base_node); }};
     top.reset(), overlay.reset(), base.reset(), at.layer.reset();
     return start(std::make_unique<CommitJob>(wish.job, std::move(setup)));
   }

@@ -83,7 +83,7 @@ void StreamJob::clean() {
   });
   setup_.base.reset();
   if (!setup_.reopened) return setup_.top.reset();
-  give_back_layer(*setup_.disk, std::exchange(setup_.top, nullptr));
+  if (auto again = give_back_layer(*setup_.disk, std::exchange(setup_.top, nullptr))) setup_.given_back(*again);
 }
 
 }  // namespace vireo::storage

@@ -18,6 +18,7 @@ class StreamJob final : public Job, private WriteWatcher {
     std::string base_name, base_format;  // as the header shall have them
     bool reopened = false;        // it is to be read-only again afterwards
     std::mutex* graph = nullptr;
+    std::function<void(Image&)> given_back;  // read-only again, it is another image
   };
   StreamJob(Config config, Setup setup);
   void attach();  // inside of LiveDisk::change(), before start()

@@ -306,6 +306,28 @@ TEST(Bitmap, ATableThatAllOfThemNameIsReadOnce) {
   (*image)->abandon();
 }
 
+// All begin where nothing is, and end in the one table that is there.
+TEST(Bitmap, TablesThatEndInAnotherOneAreNotSearchedWithoutEnd) {
+  constexpr uint32_t kEntries = 1 << 20;
+  uint64_t table = 0;
+  auto file = hostile(20000, 512, kEntries, true, table);
+  auto header = Header::read(*file);
+  ASSERT_TRUE(header);
+  std::byte first[12];
+  store(first, table + kEntries * 8ull - 512);
+  store(first + 8, uint32_t{64});
+  ASSERT_TRUE(file->write(load<uint64_t>(&header->find(extension::kBitmaps)->data[16]), first));
+  timespec before, after;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+  auto image = Qcow2::open(std::move(file), nullptr, {});
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+  ASSERT_TRUE(image) << image.error().message;
+  EXPECT_FALSE((*image)->find_bitmap("b0")->inconsistent());
+  EXPECT_TRUE((*image)->find_bitmap("b1")->inconsistent());
+  EXPECT_LT(static_cast<double>(after.tv_sec - before.tv_sec) + static_cast<double>(after.tv_nsec - before.tv_nsec) / 1e9, 2.0);
+  (*image)->abandon();
+}
+
 TEST(Bitmap, TablesInHolesOfTheFileDoNotFillTheMemory) {
   uint64_t tables = 0;
   auto file = hostile(20, 512, 1 << 20, false, tables);
@@ -316,6 +338,21 @@ TEST(Bitmap, TablesInHolesOfTheFileDoNotFillTheMemory) {
   EXPECT_GT(bytes, 0u);
   EXPECT_LE(bytes, 128u << 20);
   (*image)->abandon();
+}
+
+TEST(Bitmap, NorDoTheyInAnImageThatIsOnlyRead) {
+  for (bool one_place : {false, true}) {
+    uint64_t tables = 0;
+    auto file = hostile(20, 512, 1 << 20, one_place, tables);
+    file->set_read_only(true);
+    auto image = Qcow2::open(std::move(file), nullptr, {});
+    ASSERT_TRUE(image) << image.error().message;
+    uint64_t readable = 0, bytes = 0;
+    for (const Bitmap& b : (*image)->bitmaps()) readable += (*image)->bitmap_bits(b.name).has_value();
+    for (const Bitmap& b : (*image)->bitmaps()) bytes += b.table.size() * 8;
+    EXPECT_EQ(readable, one_place ? 1u : 16u);
+    EXPECT_LE(bytes, 128u << 20);
+  }
 }
 
 }  // namespace

@@ -45,11 +45,13 @@ Result<> Qcow2::own_bitmaps() {
   uint64_t bytes = 0;
   for (Bitmap& b : bitmaps_.bitmaps) {
     const uint64_t length = b.table_entries * 8ull;
-    b.broken = !check_bitmap_table(*file_, geometry_, b) || length > kMaxTablesBytes - bytes || (length && taken(b.table_offset, length));
+    b.broken = !check_bitmap_table(*file_, geometry_, b) || length > kMaxTablesBytes - bytes;
+    if (b.broken) continue;
+    bytes += length;  // of those that are somebody else's as well: to look takes time too
+    b.broken = taken(b.table_offset, length);
     if (b.broken) continue;
     if (auto read = read_bitmap_table(*file_, geometry_, b); !read && read.error().kind != ErrorKind::kCorrupt) return read;
     else b.broken = !read;
-    bytes += length;
     if (!b.broken && b.table_entries) own(b.table_offset, length, Owner::kBitmaps);
     for (size_t i = 0; !b.broken && i < b.table.size(); ++i) {
       uint64_t offset = b.table[i] & kOffsetMask;
@@ -151,6 +153,12 @@ Result<> Qcow2::enable_bitmap(const std::string& name, bool on) {
 
 Result<const BitmapBits*> Qcow2::bitmap_bits(const std::string& name) {
   std::lock_guard lock(mutex_);
+  // An image that is written to has done so when it was opened.
+  if (file_->read_only() && !bitmaps_owned_) {
+    owners_ = {};
+    TRY_VOID(own_bitmaps());
+    bitmaps_owned_ = true;
+  }
   Bitmap* b = TRY(usable_bitmap(name));
   if (!b->bits) TRY_VOID(read_bitmap_bits(*file_, geometry_, header_.size, *b));
   return &*b->bits;

@@ -122,6 +122,7 @@ Result<> Qcow2::connect_refcounts() {
   };
   refcounts_->is_metadata = [this](uint64_t cluster) { return owners_.get(cluster) != Owner::kNone; };
   refcounts_->on_free = [this](uint64_t cluster) { pending_.push_back({cluster, 1, false}); };
+  refcounts_->on_doubt = [this](int code) { flush_error_ = code; };
   return {};
 }
 

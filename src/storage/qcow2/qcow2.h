@@ -276,6 +276,7 @@ class Qcow2 final : public Image {
   BitmapDirectory bitmaps_;
   bool bitmaps_taken_ = false;  // those that follow writes are marked as in use
   bool bitmaps_lost_ = false;   // their directory cannot be read
+  bool bitmaps_owned_ = false;  // of a read-only image: it was looked at whether they share what is to be each one's own
   ClusterSet owners_;
   bool corrupt_ = false, closed_ = false, dirty_marked_ = false;
   std::atomic<int> flush_error_ = 0;  // the kernel forgets what it could not write: so must we trust nothing after

@@ -221,6 +221,7 @@ Result<> Refcounts::grow_table(uint64_t least_entries) {
     set_refcount(made[i / per]->bytes.get(), geometry_.refcount_order, i % per, 1);
   std::vector<std::byte> raw(table.size() * 8);
   for (size_t i = 0; i < table.size(); ++i) store(&raw[i * 8], table[i]);
+  bool named = false;
   auto put = [&]() -> Result<> {
     for (Table* block : made) TRY_VOID(file_.write(block->offset, {block->bytes.get(), cluster_size}));
     TRY_VOID(file_.write(first << geometry_.cluster_bits, raw));
@@ -228,11 +229,17 @@ Result<> Refcounts::grow_table(uint64_t least_entries) {
     std::byte fields[12];
     store(fields, static_cast<uint64_t>(first << geometry_.cluster_bits));
     store(fields + 8, static_cast<uint32_t>(clusters));
+    named = true;
     TRY_VOID(file_.write(at::kReftable, fields));
     return file_.flush();
   };
   if (auto result = put(); !result) {
     for (Table* block : made) blocks_.drop(block->offset);
+    if (named) {
+      // The header may say so all the same, so what lies there must stay.
+      for (uint64_t i = 0; i < clusters + blocks; ++i) quarantine(first + i);
+      if (on_doubt) on_doubt(result.error().code ? result.error().code : EIO);
+    }
     return result;
   }
   uint64_t old = header_.reftable_offset >> geometry_.cluster_bits, old_clusters = header_.reftable_clusters;

@@ -48,6 +48,8 @@ class Refcounts {
   std::function<bool(uint64_t cluster)> is_metadata;
   // Told of clusters whose reference in the header is gone for good.
   std::function<void(uint64_t cluster)> on_free;
+  // Told that nobody knows which table the header in the file names: nothing that relies on this one may become stable.
+  std::function<void(int code)> on_doubt;
 
  private:
   Result<Table*> block_for(uint64_t cluster, bool create);

@@ -81,6 +81,26 @@ TEST(LongRows, APowerCutLeavesLeaksAtWorst) {
   }
 }
 
+// The header names the new table, or the old one: nobody knows, where the flush behind it failed.
+TEST(Refcounts, ATableThatTheHeaderMayNameIsNotWrittenOver) {
+  MemoryFile* file;
+  auto image = make(8 << 20, file);
+  ASSERT_TRUE(image);
+  bool named = false, failed = false;
+  file->fault = [&](MemoryFile::Op op, uint64_t offset, uint64_t) {
+    if (op == MemoryFile::Op::kWrite && offset == at::kReftable) named = true;
+    return op == MemoryFile::Op::kFlush && named && !std::exchange(failed, true) ? EIO : 0;
+  };
+  const std::vector<std::byte> data(kCluster, std::byte{0xff});
+  uint64_t at = 0;
+  for (; at < 8 << 20 && !failed; at += kCluster) (void)image->write(at, data);
+  ASSERT_TRUE(failed);
+  for (uint64_t end = std::min<uint64_t>(8 << 20, at + 100 * kCluster); at < end; at += kCluster) (void)image->write(at, data);
+  EXPECT_FALSE(image->flush());
+  image->abandon();
+  EXPECT_EQ(wrong(*file), "");
+}
+
 // The table grows while a commit has taken blocks and not written them yet: a power cut then must not find a table that names what is not there.
 TEST(Refcounts, ATableThatGrowsNamesOnlyBlocksThatAreInTheFile) {
   MemoryFile file;
