@@ -10,6 +10,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <ctime>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <set>
@@ -51,7 +52,7 @@ struct EventLoop::Impl {
   OwnedFd epoll, timer_fd, wake_fd;
   mutable std::mutex mutex;  // guards everything below
   std::condition_variable changed;
-  std::vector<std::function<void()>> posts;
+  std::deque<std::function<void()>> posts;
   bool wake_pending = false;
   bool stopping = false;
   unsigned waiters = 0;
@@ -99,12 +100,15 @@ struct EventLoop::Impl {
   }
 
   void run_posts(std::unique_lock<std::mutex>& lock) {
-    std::vector<std::function<void()>> batch;
-    batch.swap(posts);
-    lock.unlock();
-    for (auto& call : batch) call();
-    batch.clear();
-    lock.lock();
+    // Those that are there now, one by one: a call that turns the loop finds those behind it, which it may be waiting for.
+    for (size_t left = posts.size(); left && !posts.empty(); --left) {
+      std::function<void()> call = std::move(posts.front());
+      posts.pop_front();
+      lock.unlock();
+      call();
+      call = nullptr;
+      lock.lock();
+    }
   }
 
   void run_timers(std::unique_lock<std::mutex>& lock) {

@@ -34,6 +34,21 @@ TEST(EventLoop, PostedCallsRunInOrder) {
   EXPECT_EQ(seen, (std::vector<int>{0, 1, 2, 3, 4}));
 }
 
+TEST(EventLoop, APostedCallThatTurnsTheLoopFindsThoseBehindIt) {
+  auto loop = make_loop();
+  std::vector<int> seen;
+  loop->post([&] {
+    loop->step(0);
+    seen.push_back(0);
+    loop->post([&] { seen.push_back(3); });
+  });
+  loop->post([&] { seen.push_back(1); });
+  loop->post([&] { seen.push_back(2); });
+  loop->step(-1);
+  loop->step(0);
+  EXPECT_EQ(seen, (std::vector<int>{1, 2, 0, 3}));
+}
+
 TEST(EventLoop, PostsFromManyThreadsAllArrive) {
   auto loop = make_loop();
   std::thread runner([&] { loop->run(); });
