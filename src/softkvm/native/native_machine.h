@@ -141,10 +141,12 @@ class NativeMachine {
   std::unique_ptr<CpuidTable> cpuid;
 };
 
-#define RUN(machine, ...)                                                                       \
+#define RUN(machine, ...) RUN_NATIVELY_IF(true, machine, __VA_ARGS__)
+// Where `allowed` is false the host leaves such code to translation, which has to do the same.
+#define RUN_NATIVELY_IF(allowed, machine, ...)                                          \
   if (!(machine).run(__VA_ARGS__)) GTEST_SKIP() << "the host allows no stub processes"; \
-  ASSERT_EQ((machine).result, 0);                                                               \
-  EXPECT_GT((machine).ran, 0u)
+  ASSERT_EQ((machine).result, 0);                                                       \
+  EXPECT_TRUE(!(allowed) || (machine).ran)
 #define GO_ON(machine)        \
   ASSERT_TRUE((machine).go()); \
   ASSERT_EQ((machine).result, 0)
