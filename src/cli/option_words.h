@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What CLI11 gets wrong in the words of a command line.
+// The words of a command line, by CLI11, and what it gets wrong.
 #pragma once
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <string>
 #include <vector>
+
+#include "base/result.h"
 
 namespace vireo::cli {
 
@@ -23,6 +26,21 @@ inline std::vector<std::string> part_empty_values(const CLI::App& app, const std
     if (empty) out.emplace_back();
   }
   return out;
+}
+
+// Sets what `app` declares. An error is one line, which names the command whose --help says more ("vireo run").
+inline Result<> parse_words(CLI::App& app, std::vector<std::string> words, const std::string& command) {
+  words = part_empty_values(app, words);
+  std::ranges::reverse(words);  // CLI11 takes its vector from the back
+  try {
+    app.parse(words);
+  } catch (const CLI::Error& error) {
+    std::string text = error.what();
+    std::ranges::replace(text, '\n', ' ');
+    if (dynamic_cast<const CLI::ExtrasError*>(&error)) text = "unknown option or word: " + text.substr(text.find(':') + 2);
+    return fail(ErrorKind::kInvalid, text + " (see " + command + " --help)");
+  }
+  return {};
 }
 
 }  // namespace vireo::cli

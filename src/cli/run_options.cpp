@@ -88,17 +88,7 @@ void declare(CLI::App& app, Raw& raw) {
 Result<> parse_words(std::vector<std::string> words, Raw& raw, std::set<std::string>& given) {
   CLI::App app;
   declare(app, raw);
-  words = part_empty_values(app, words);
-  std::reverse(words.begin(), words.end());  // CLI11 takes its vector from the back
-  try {
-    app.parse(words);
-  } catch (const CLI::Error& error) {
-    std::string text = error.what();
-    for (char& c : text)
-      if (c == '\n') c = ' ';
-    if (dynamic_cast<const CLI::ExtrasError*>(&error)) text = "unknown option or word: " + text.substr(text.find(':') + 2);
-    return fail(ErrorKind::kInvalid, text + " (see vireo run --help)");
-  }
+  TRY_VOID(cli::parse_words(app, std::move(words), "vireo run"));
   for (const CLI::Option* option : app.get_options())
     if (option->count()) given.insert(option->get_lnames().begin(), option->get_lnames().end());
   return {};

@@ -48,17 +48,7 @@ Result<Options> parse(int argc, char** argv) {
   app.add_flag("--json", options.json);
   app.add_flag("--list", options.list);
   app.add_flag("--help,-h", options.help);
-  std::vector<std::string> words = part_empty_values(app, {argv, argv + argc});
-  std::reverse(words.begin(), words.end());  // CLI11 takes its vector from the back
-  try {
-    app.parse(words);
-  } catch (const CLI::Error& error) {
-    std::string text = error.what();
-    for (char& c : text)
-      if (c == '\n') c = ' ';
-    if (dynamic_cast<const CLI::ExtrasError*>(&error)) text = "unknown option or word: " + text.substr(text.find(':') + 2);
-    return fail(ErrorKind::kInvalid, "stat: " + text + " (see vireo stat --help)");
-  }
+  if (auto parsed = parse_words(app, {argv, argv + argc}, "vireo stat"); !parsed) return std::unexpected(std::move(parsed).error().within("stat"));
   return options;
 }
 
