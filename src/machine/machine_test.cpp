@@ -256,6 +256,28 @@ TEST_P(MachineTest, AVcpuThatWaitsForTheLoopStopsWhereAPauseWasPostedBefore) {
   machine.reset();
 }
 
+// Nor where the pause turns the loop itself, as `stop` of QMP does: what was posted behind it is found.
+TEST_P(MachineTest, AVcpuThatWaitsForTheLoopStopsWhereAPauseThatTurnsItWasPostedBefore) {
+  Kernel kernel({OUT8(0x5f0, 1), {0xeb, 0xfe}});
+  auto loop = std::move(*EventLoop::create());
+  MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}};
+  auto machine = std::move(*Machine::create(config, *GetParam().api, *loop, &serial));
+  WaitingDevice device;
+  device.loop = loop.get();
+  device.before = [&] {
+    loop->post([&] {
+      machine->pause();
+      loop->stop();
+    });
+  };
+  ASSERT_TRUE(machine->ports().add(0x5f0, 1, device));
+  ASSERT_TRUE(machine->start());
+  loop->run();
+  EXPECT_EQ(machine->status(), MachineStatus::kPaused);
+  EXPECT_TRUE(device.served);
+  machine.reset();
+}
+
 TEST_P(MachineTest, AResetThatComesBeforeASuspendIsDoneIsNotForgotten) {
   Kernel kernel({{0xeb, 0xfe}});
   auto loop = std::move(*EventLoop::create());

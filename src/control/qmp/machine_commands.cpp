@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "control/qmp/machine_commands.h"
 
-#include <chrono>
-#include <thread>
-
 #include "machine/machine.h"
 
 namespace vireo::control::qmp {
@@ -68,15 +65,7 @@ void add_machine_commands(Server& server, EventLoop& loop, Machine& machine, Mac
     if (status == MachineStatus::kEnded) return refuse("Resetting the Virtual Machine is required");
     return Json::object();
   });
-  server.add("stop", [&machine](Arguments& arguments) -> Answer {
-    QMP_TRY(arguments.end());
-    // Asked again and again: what turned the machine's loop in a call would hold up the calls behind it, and a vCPU may wait for one of them.
-    for (bool done = false; !done;) {
-      machine.loop().call([&] { done = machine.try_pause(); });
-      if (!done) std::this_thread::sleep_for(std::chrono::microseconds(200));
-    }
-    return Json::object();
-  });
+  act("stop", [](Machine& m) { m.pause(); });
   act("system_powerdown", [](Machine& m) { m.press_power_button(); });
   act("system_reset", [reset = std::move(hooks.reset)](Machine& m) {
     reset();
