@@ -28,6 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                 }});
   device.set_file("etc/a", std::vector<std::byte>(100, std::byte{1}));
   device.set_file("etc/b", {});
+  device.set_writable_file("etc/c", std::vector<std::byte>(16));
   device.renew_before({"etc/a"}, [&] { device.set_file("etc/a", std::vector<std::byte>(100, std::byte{2})); });
   for (size_t at = head; at + kStep <= size; at += kStep) {
     const uint8_t what = data[at];

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <fstream>
+#include <span>
 
 #include "base/owned_fd.h"
 #include "cli/options.h"
@@ -23,12 +24,20 @@ constexpr Ovmf kOvmf[] = {{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/O
                           {"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
                           {"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"}};
 
+// The same with system management mode, and variables with the keys of those who sign boot loaders.
+constexpr Ovmf kSecureOvmf[] = {{"/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"},
+                                {"/usr/share/OVMF/OVMF_CODE.secboot.fd", "/usr/share/OVMF/OVMF_VARS.ms.fd"},
+                                {"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"}};
+
+std::span<const Ovmf> images_of(bool secure) { return secure ? std::span<const Ovmf>(kSecureOvmf) : kOvmf; }
+
 bool there(const std::string& path) { return access(path.c_str(), R_OK) == 0; }
 
 // The variables that belong to an image of OVMF's, or "".
 std::string variables_of(const std::string& code) {
-  for (const Ovmf& known : kOvmf)
-    if (code == known.code && there(known.variables)) return known.variables;
+  for (bool secure : {false, true})
+    for (const Ovmf& known : images_of(secure))
+      if (code == known.code && there(known.variables)) return known.variables;
   return {};
 }
 
@@ -77,12 +86,15 @@ Result<FirmwareConfig> parse_firmware(const std::string& text) {
   const std::string option = "--firmware";
   WordList words = TRY(split_words(text, option));
   FirmwareConfig config;
+  for (auto& [key, value] : words.rest)
+    if (key == "secure") config.secure = TRY(parse_switch(value, option + " secure"));
   if (words.first == "seabios") {
+    if (config.secure) return fail(ErrorKind::kInvalid, option + " seabios: secure=on is for UEFI");
     auto path = find_seabios();
     if (!path) return fail(ErrorKind::kNotFound, option + " seabios: not found (Debian's package seabios has it)");
     config.code = *path;
   } else if (words.first == "ovmf") {
-    for (const Ovmf& known : kOvmf)
+    for (const Ovmf& known : images_of(config.secure))
       if (config.code.empty() && there(known.code)) config.code = known.code;
     if (config.code.empty()) return fail(ErrorKind::kNotFound, option + " ovmf: not found (Debian's package ovmf has it)");
   } else {
@@ -98,6 +110,8 @@ Result<FirmwareConfig> parse_firmware(const std::string& text) {
       config.boot_menu = TRY(parse_switch(value, option + " menu"));
     else if (key == "sercon")
       config.serial_console = TRY(parse_switch(value, option + " sercon"));
+    else if (key == "secure")
+      continue;
     else
       return fail(ErrorKind::kInvalid, option + " " + text + ": unknown word " + key + (value.empty() ? "" : "=" + value) + " (see vireo run --help firmware)");
   }

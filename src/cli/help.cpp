@@ -107,11 +107,13 @@ constexpr Topic kTopics[] = {
 --hpet on|off
   A high precision event timer (q35). On with firmware, off without, where a kernel has better clocks
 )"},
-    {"firmware", R"(--firmware seabios|ovmf|FILE[,vars=FILE][,menu][,sercon=off][,debug=FILE]     (--bios is the same)
+    {"firmware", R"(--firmware seabios|ovmf|FILE[,vars=FILE][,secure=on][,menu][,sercon=off][,debug=FILE]     (--bios is the same)
   seabios      a PC's BIOS, which boots the first disk; taken without being asked for where there is no --kernel
   ovmf         UEFI. Both are Debian's packages of these names; a FILE is an image for the end of the first 4 GiB
   vars=FILE    a flash for UEFI's variables, kept in FILE; for ovmf it is made where there is none. Without it
                variables are lost at the end. One machine at a time
+  secure=on    Secure Boot (UEFI): ovmf's build for it with vendors' keys, system management mode, and variables that
+               nothing outside that mode can write
   menu         SeaBIOS asks which device to boot
   sercon=off   SeaBIOS does not show the screen on the first serial port; for an operating system's loader that
                writes there itself

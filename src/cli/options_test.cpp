@@ -88,7 +88,10 @@ TEST(Options, FirmwareIsAFileOrAWordWithItsPlaces) {
   EXPECT_TRUE(file->boot_menu);
   EXPECT_FALSE(file->serial_console);
   EXPECT_EQ(parse_firmware("code=/rom.fd")->code, "/rom.fd");
-  for (const char* bad : {"", "/rom.fd,colour=red", "/rom.fd,vars=/nowhere/v", "/rom.fd,vars="}) EXPECT_FALSE(parse_firmware(bad)) << bad;
+  EXPECT_FALSE(parse_firmware("/rom.fd")->secure);
+  EXPECT_TRUE(parse_firmware("/rom.fd,secure=on")->secure);
+  EXPECT_TRUE(parse_firmware("/rom.fd,secure")->secure);
+  for (const char* bad : {"", "/rom.fd,colour=red", "/rom.fd,vars=/nowhere/v", "/rom.fd,vars=", "/rom.fd,secure=maybe", "seabios,secure=on"}) EXPECT_FALSE(parse_firmware(bad)) << bad;
   EXPECT_NE(error_of({"--kernel", "k", "--firmware", "/rom.fd"}).find("--kernel k"), std::string::npos);
 }
 

@@ -10,12 +10,12 @@ constexpr uint16_t kEnableMask = 1 << 0 | 1 << 5 | 1 << 8 | 1 << 10;
 constexpr uint16_t kSciEn = 1 << 0, kSlpEn = 1 << 13;
 constexpr unsigned kSlpTypShift = 10;
 constexpr unsigned kCarryBit = 23;
-// SMI_EN: there is no system management mode, so that it is set up looks as if done (APMC_EN), which keeps firmware from trying.
-constexpr uint8_t kSmiEn = 1 << 5;
+// SMI_EN, and of SMI_STS the command's bit. Without system management mode its set-up looks as if done (APMC_EN), which keeps firmware from trying.
+constexpr uint32_t kGblSmiEn = 1 << 0, kApmcEn = 1 << 5, kApmSts = 1 << 5;
 
 }  // namespace
 
-AcpiPm::AcpiPm(Pins pins) : pins_(std::move(pins)) {
+AcpiPm::AcpiPm(Pins pins, bool smm) : pins_(std::move(pins)), smm_(smm) {
   timer_ = pins_.timers.create([this] {
     std::lock_guard lock(mutex_);
     check_timer();
@@ -38,6 +38,8 @@ void AcpiPm::reset(ResetKind kind) {
   status_ = enable_ = 0;
   control_ = kSciEn;  // no SMI handover: ACPI mode from the start
   gpe_status_ = gpe_enable_ = 0;
+  smi_enable_ = smm_ ? 0 : kApmcEn;
+  smi_status_ = 0;
   carry_seen_ = ticks() >> kCarryBit;
   arm();
   update_sci();
@@ -73,7 +75,8 @@ uint8_t AcpiPm::byte_at(uint64_t offset) {
   if (offset < kTimer + 4) return (ticks() & 0xffffff) >> 8 * (offset - kTimer);
   if (offset >= kGpe0 && offset < kGpe0 + kGpe0Size / 2) return gpe_status_ >> 8 * (offset - kGpe0);
   if (offset >= kGpe0 + kGpe0Size / 2 && offset < kGpe0 + kGpe0Size) return gpe_enable_ >> 8 * (offset - kGpe0 - kGpe0Size / 2);
-  if (offset == kSmiEnable) return kSmiEn;
+  if (offset >= kSmiEnable && offset < kSmiStatus) return smi_enable_ >> 8 * (offset - kSmiEnable);
+  if (offset >= kSmiStatus && offset < kSmiStatus + 4) return smi_status_ >> 8 * (offset - kSmiStatus);
   return 0;
 }
 
@@ -108,6 +111,8 @@ void AcpiPm::write(Access access, std::span<const std::byte> data) {
       } else if (at >= kGpe0 + kGpe0Size / 2 && at < kGpe0 + kGpe0Size) {
         unsigned bit = 8 * (at - kGpe0 - kGpe0Size / 2);
         gpe_enable_ = (gpe_enable_ & ~(0xffull << bit)) | uint64_t{value} << bit;
+      } else if (at >= kSmiEnable && at < kSmiStatus + 4) {
+        write_smi(at, static_cast<uint8_t>(value));
       }
     }
     if (control_ & kSlpEn) {
@@ -121,6 +126,30 @@ void AcpiPm::write(Access access, std::span<const std::byte> data) {
   }
   if (off) pins_.power_off();
   if (suspend) pins_.suspend();
+}
+
+void AcpiPm::write_smi(uint64_t offset, uint8_t value) {
+  if (!smm_) return;
+  if (offset >= kSmiStatus) {
+    smi_status_ &= ~(uint32_t{value} << 8 * (offset - kSmiStatus));  // write one to clear
+    return;
+  }
+  const unsigned shift = 8 * static_cast<unsigned>(offset - kSmiEnable);
+  const uint32_t kept = smi_locked_ ? smi_enable_ & kGblSmiEn : 0;
+  smi_enable_ = (smi_enable_ & ~(0xffu << shift)) | uint32_t{value} << shift;
+  if (smi_locked_) smi_enable_ = (smi_enable_ & ~kGblSmiEn) | kept;
+}
+
+bool AcpiPm::apm_command() {
+  std::lock_guard lock(mutex_);
+  if (!smm_ || !(smi_enable_ & kApmcEn)) return false;
+  smi_status_ |= kApmSts;
+  return smi_enable_ & kGblSmiEn;
+}
+
+void AcpiPm::lock_smi(bool locked) {
+  std::lock_guard lock(mutex_);
+  smi_locked_ = locked;
 }
 
 void AcpiPm::sleep() {
@@ -158,6 +187,8 @@ void AcpiPm::fields(Archive& archive) {
   archive.field(4, "gpe_status", gpe_status_);
   archive.field(5, "gpe_enable", gpe_enable_);
   archive.field(6, "asleep", asleep_);
+  archive.field(7, "smi_enable", smi_enable_);
+  archive.field(8, "smi_status", smi_status_);
   arm();
   update_sci();
 }

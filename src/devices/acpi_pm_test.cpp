@@ -107,6 +107,41 @@ TEST_F(AcpiPmTest, AnEventThatCameBeforeTheSleepWakesAtOnce) {
   EXPECT_EQ(in<uint16_t>(0), 0);
 }
 
+// Intel ICH9 data sheet, 13.8.3.12 (SMI_EN) and 13.8.3.13 (SMI_STS).
+TEST_F(AcpiPmTest, WithoutSystemManagementModeItLooksSetUp) {
+  EXPECT_EQ(in<uint32_t>(0x30), 1u << 5);
+  out<uint32_t>(0x30, 1);
+  EXPECT_EQ(in<uint32_t>(0x30), 1u << 5);
+  EXPECT_FALSE(pm.apm_command());
+}
+
+TEST_F(AcpiPmTest, ACommandInterruptsWhereBothBitsAreSet) {
+  AcpiPm with{{sci, clock, clock, [] {}}, true};
+  auto read = [&](uint64_t offset) {
+    uint32_t value;
+    with.read({offset}, std::as_writable_bytes(std::span(&value, 1)));
+    return value;
+  };
+  auto write = [&](uint64_t offset, uint32_t value) { with.write({offset}, std::as_bytes(std::span(&value, 1))); };
+  EXPECT_EQ(read(0x30), 0u);
+  EXPECT_FALSE(with.apm_command());
+  EXPECT_EQ(read(0x34), 0u);
+  write(0x30, 1 << 5);
+  EXPECT_FALSE(with.apm_command());
+  EXPECT_EQ(read(0x34), 1u << 5);
+  write(0x30, 1 << 5 | 1);
+  EXPECT_TRUE(with.apm_command());
+  write(0x34, 1 << 5);
+  EXPECT_EQ(read(0x34), 0u);
+  with.lock_smi(true);
+  write(0x30, 1 << 5);
+  EXPECT_EQ(read(0x30), 1u << 5 | 1u);
+  write(0x30, 0);
+  EXPECT_EQ(read(0x30), 1u);
+  with.reset(ResetKind::kCold);
+  EXPECT_EQ(read(0x30), 0u);
+}
+
 TEST(AcpiPmWithoutSuspend, LeavesTheProcessorsRunning) {
   FakeClock clock;
   Line sci;

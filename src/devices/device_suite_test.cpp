@@ -10,6 +10,7 @@
 
 #include "base/fake_clock.h"
 #include "devices/acpi_pm.h"
+#include "devices/apm.h"
 #include "devices/archive_fake.h"
 #include "devices/debug_console.h"
 #include "devices/debug_exit.h"
@@ -66,6 +67,8 @@ const Kind kKinds[] = {
        return std::make_unique<FwCfg>(FwCfg::Pins{[](uint64_t, std::span<std::byte>) { return true; }, [](uint64_t, std::span<const std::byte>) { return true; }});
      }},
     {"pflash", 4 * Pflash::kBlockSize, [](World& w) { return std::make_unique<Pflash>(w.flash, Pflash::Pins{}); }},
+    {"acpi_pm_smm", AcpiPm::kPorts, [](World& w) { return std::make_unique<AcpiPm>(AcpiPm::Pins{w.line, w.clock, w.clock, [] {}}, true); }},
+    {"apm", Apm::kPorts, [](World&) { return std::make_unique<Apm>([] {}); }},
     {"port92", Port92::kPorts, [](World&) { return std::make_unique<Port92>([] {}); }},
     {"debug_console", DebugConsole::kPorts, [](World&) { return std::make_unique<DebugConsole>([](std::span<const std::byte>) {}); }},
 };

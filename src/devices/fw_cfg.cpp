@@ -14,7 +14,7 @@ namespace {
 constexpr uint32_t kTraditional = 1, kHasDma = 2;  // of the item kId
 constexpr uint32_t kError = 1, kRead = 2, kSkip = 4, kSelect = 8, kWrite = 16;  // of a control block
 constexpr uint64_t kDmaSignature = 0x51454d5520434647;  // "QEMU CFG"
-constexpr uint16_t kWriteChannel = 0x4000;  // of the selector; no item can be written
+constexpr uint16_t kWriteChannel = 0x4000;  // of the selector; by the data port no item can be written
 
 // DMA's numbers are big-endian.
 template <class T>
@@ -65,10 +65,19 @@ void FwCfg::set_file(const std::string& name, std::vector<std::byte> bytes) {
   if (added || before != items_[file->second].bytes.size()) write_directory();
 }
 
-void FwCfg::renew_before(const std::vector<std::string>& files, std::function<void()> renew) {
+void FwCfg::set_writable_file(const std::string& name, std::vector<std::byte> bytes) {
+  set_file(name, std::move(bytes));
+  items_[files_.at(name)].writable = true;
+}
+
+std::span<const std::byte> FwCfg::file(const std::string& name) const {
+  const auto found = files_.find(name);
+  return found == files_.end() ? std::span<const std::byte>{} : items_.at(found->second).bytes;
+}
+
+void FwCfg::renew_before(const std::vector<std::string>& files, const std::function<void()>& renew) {
   for (const std::string& name : files)
-    if (auto file = files_.find(name); file != files_.end()) items_[file->second].renewed = true;
-  renew_ = std::move(renew);
+    if (auto file = files_.find(name); file != files_.end()) items_[file->second].renew = renew;
 }
 
 void FwCfg::write_directory() {
@@ -90,7 +99,7 @@ void FwCfg::select(uint16_t key) {
   selected_ = key & ~kWriteChannel;
   at_ = 0;
   auto item = items_.find(selected_);
-  if (item != items_.end() && item->second.renewed && renew_) renew_();
+  if (item != items_.end() && item->second.renew) item->second.renew();
 }
 
 void FwCfg::read(Access access, std::span<std::byte> data) {
@@ -140,6 +149,19 @@ bool FwCfg::copy(uint64_t address, uint64_t size) {
   return true;
 }
 
+// Copies from guest memory into the selected item, which has to have room for all of it.
+bool FwCfg::take(uint64_t address, uint64_t size) {
+  auto item = items_.find(selected_);
+  if (item == items_.end() || !item->second.writable) return false;
+  std::vector<std::byte>& bytes = item->second.own;
+  if (at_ > bytes.size() || size > bytes.size() - at_) return false;
+  std::vector<std::byte> taken(size);
+  if (!pins_.read_memory(address, taken)) return false;
+  std::ranges::copy(taken, bytes.begin() + static_cast<ptrdiff_t>(at_));
+  at_ += size;
+  return true;
+}
+
 void FwCfg::transfer(uint64_t control_block) {
   ControlBlock block{};
   if (!pins_.read_memory(control_block, std::as_writable_bytes(std::span(&block, 1)))) return;  // nowhere to tell the error
@@ -149,7 +171,7 @@ void FwCfg::transfer(uint64_t control_block) {
   if (control & kRead)
     ok = copy(big(block.address), length);
   else if (control & kWrite)
-    ok = false;
+    ok = take(big(block.address), length);
   else if (control & kSkip)
     at_ += length;
   const uint32_t result = big(ok ? 0 : kError);
@@ -166,6 +188,8 @@ void FwCfg::fields(Archive& archive) {
   archive.field(1, "selected", selected_);
   archive.field(2, "at", at_);
   archive.field(3, "dma_high", dma_high_);
+  for (auto& [key, item] : items_)
+    if (item.writable) archive.bytes(0x10000u + key, "written", item.own);
 }
 
 }  // namespace vireo

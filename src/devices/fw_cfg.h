@@ -42,8 +42,12 @@ class FwCfg final : public Device {
   void set_view(uint16_t key, std::span<const std::byte> bytes);
   // A file in the directory, or its new contents. Names are at most 55 bytes.
   void set_file(const std::string& name, std::vector<std::byte> bytes);
+  // ... that the guest may write over, by DMA, byte for byte.
+  void set_writable_file(const std::string& name, std::vector<std::byte> bytes);
+  // What a file holds now.
+  std::span<const std::byte> file(const std::string& name) const;
   // `renew` is called when the guest selects one of `files`, and may set them anew (not longer or shorter: the guest has read the directory).
-  void renew_before(const std::vector<std::string>& files, std::function<void()> renew);
+  void renew_before(const std::vector<std::string>& files, const std::function<void()>& renew);
 
   void read(Access access, std::span<std::byte> data) override;
   void write(Access access, std::span<const std::byte> data) override;
@@ -54,17 +58,18 @@ class FwCfg final : public Device {
   struct Item {
     std::vector<std::byte> own;
     std::span<const std::byte> bytes;
-    bool renewed = false;
+    std::function<void()> renew = {};
+    bool writable = false;
   };
   void select(uint16_t key);
   void write_directory();
   void transfer(uint64_t control_block);
   bool copy(uint64_t address, uint64_t size);
+  bool take(uint64_t address, uint64_t size);
 
   Pins pins_;
   std::map<uint16_t, Item> items_;
   std::map<std::string, uint16_t> files_;
-  std::function<void()> renew_;
   uint16_t selected_ = 0;
   uint64_t at_ = 0;
   uint32_t dma_high_ = 0;

@@ -105,6 +105,22 @@ TEST_F(FwCfgTest, DmaOutsideOfMemoryIsAnErrorAndWritingToo) {
   EXPECT_EQ(dma(16, 4, 0x1000), 1u);
 }
 
+TEST_F(FwCfgTest, AFileThatMayBeWrittenTakesWhatFitsByDma) {
+  device.set_writable_file("etc/asked", bytes("0123"));
+  device.set_file("etc/told", bytes("abcd"));
+  memcpy(&memory[0x1000], "wxyz", 4);
+  EXPECT_EQ(dma(0x20u << 16 | 8 | 16, 2, 0x1000), 0u);
+  EXPECT_EQ(dma(16, 2, 0x1002), 0u);  // goes on
+  select(0x20);
+  EXPECT_EQ(take(5), std::string_view("wxyz\0", 5));
+  EXPECT_EQ(dma(0x20u << 16 | 8 | 16, 5, 0x1000), 1u);          // too much
+  EXPECT_EQ(dma(0x20u << 16 | 8 | 16, 4, memory.size() - 2), 1u);  // not memory
+  EXPECT_EQ(dma(0x21u << 16 | 8 | 16, 4, 0x1000), 1u);          // not to be written
+  const auto now = device.file("etc/asked"), other = device.file("etc/told");
+  EXPECT_TRUE(std::ranges::equal(now, bytes("wxyz")));
+  EXPECT_TRUE(std::ranges::equal(other, bytes("abcd")));
+}
+
 TEST_F(FwCfgTest, AControlBlockOutsideOfMemoryIsIgnored) {
   EXPECT_EQ(dma(2, 4, 0x1000, 1ull << 40), 2u);
   EXPECT_EQ(dma(2, 4, 0x1000, memory.size() - 8), 2u);

@@ -28,10 +28,11 @@ void Pflash::show(Show what) {
 }
 
 void Pflash::read(Access access, std::span<std::byte> data) {
+  const Show shown = may_command() ? show_ : Show::kArray;
   for (size_t i = 0; i < data.size(); i++) {
     const uint64_t offset = access.offset + i;
     if (offset >= array_.size()) return;
-    switch (show_) {
+    switch (shown) {
       case Show::kArray: data[i] = array_[offset]; break;
       case Show::kStatus: data[i] = std::byte{status_}; break;
       case Show::kQuery: data[i] = std::byte{query(offset)}; break;
@@ -78,6 +79,7 @@ uint8_t Pflash::query(uint64_t offset) const {
 }
 
 void Pflash::write(Access access, std::span<const std::byte> data) {
+  if (!may_command()) return;
   for (size_t i = 0; i < data.size(); i++)
     if (access.offset + i < array_.size()) write_byte(access.offset + i, std::to_integer<uint8_t>(data[i]));
 }

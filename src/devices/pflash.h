@@ -20,6 +20,7 @@ class Pflash final : public Device {
   struct Pins {
     std::function<void(bool)> show_array = {};                          // the chip has begun or ended to show its array
     std::function<void(uint64_t offset, uint64_t size)> changed = {};  // bytes of the array: to be kept
+    std::function<bool()> may_command = {};  // asked at each access: else writes do nothing, and reads are the array's. Absent: always
   };
 
   // `array` outlives the chip; its size is a multiple of kBlockSize.
@@ -35,6 +36,7 @@ class Pflash final : public Device {
   // What the next write is taken for.
   enum class Expect : uint8_t { kCommand, kByte, kEraseConfirm, kLockConfirm, kBufferCount, kBufferData, kBufferConfirm };
 
+  bool may_command() const { return !pins_.may_command || pins_.may_command(); }
   void command(uint64_t offset, uint8_t value);
   void write_byte(uint64_t offset, uint8_t value);
   void buffer_byte(uint64_t offset, uint8_t value);

@@ -39,6 +39,25 @@ TEST_F(PflashTest, IsFoundAsFirmwareLooksForIt) {
   EXPECT_EQ(in(0), 0xa5);
 }
 
+TEST_F(PflashTest, WhoMayNotCommandItReadsTheArrayAndWritesNothing) {
+  bool may = false;
+  Pflash guarded{array, {.may_command = [&] { return may; }}};
+  auto write = [&](uint64_t offset, uint8_t value) { guarded.write({offset}, std::as_bytes(std::span(&value, 1))); };
+  auto read = [&] {
+    uint8_t value = 0;
+    guarded.read({0}, std::as_writable_bytes(std::span(&value, 1)));
+    return value;
+  };
+  write(0, 0x70);
+  EXPECT_EQ(read(), 0xa5);
+  may = true;
+  EXPECT_EQ(read(), 0xa5);  // the command was not taken
+  write(0, 0x70);
+  EXPECT_NE(read(), 0xa5);
+  may = false;
+  EXPECT_EQ(read(), 0xa5);
+}
+
 TEST_F(PflashTest, ErasesWholeBlocksAndNeedsTheConfirmation) {
   out(0x1234, 0x20);
   out(0x1234, 0xd0);

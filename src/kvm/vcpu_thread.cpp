@@ -21,6 +21,7 @@ struct KickTarget {
   void (*interrupt)() = nullptr;
 };
 thread_local KickTarget t_kick;
+thread_local Vcpu* t_vcpu = nullptr;
 
 void on_kick(int) {
   if (t_kick.immediate_exit) *t_kick.immediate_exit = 1;
@@ -75,6 +76,8 @@ Result<> VcpuThread::start() {
   return {};
 }
 
+Vcpu* VcpuThread::current() { return t_vcpu; }
+
 void VcpuThread::resume() {
   std::lock_guard lock(mutex_);
   if (wish_ == Wish::kEnd) return;
@@ -115,6 +118,7 @@ void VcpuThread::loop() {
   sigfillset(&set);
   for (int keep : {kick_signal(), SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigdelset(&set, keep);
   pthread_sigmask(SIG_SETMASK, &set, nullptr);
+  t_vcpu = &vcpu_;
   t_kick = {&vcpu_.run_page().immediate_exit, vcpu_.api().interrupt_this_thread};
 
   for (;;) {
@@ -132,6 +136,7 @@ void VcpuThread::loop() {
     complete_io();
   }
   t_kick = {};
+  t_vcpu = nullptr;
   std::lock_guard lock(mutex_);
   paused_ = true;
   changed_.notify_all();

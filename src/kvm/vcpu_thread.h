@@ -48,6 +48,8 @@ class VcpuThread {
   void wait_paused();      // not from a vCPU's thread
   bool paused();
   Vcpu& vcpu() { return vcpu_; }
+  // The vCPU whose thread calls, or null.
+  static Vcpu* current();
   int thread_id() const { return thread_id_.load(std::memory_order_relaxed); }  // gettid(2); 0 before start()
   uint64_t exits() const { return exits_.load(std::memory_order_relaxed); }
 

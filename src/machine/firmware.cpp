@@ -49,7 +49,7 @@ Result<> Firmware::build(const FirmwareConfig& config) {
   shadow_ = std::make_unique<ShadowMemory>(
       ShadowMemory::Config{m.memory().range(GuestAddress{ShadowMemory::kStart}, ShadowMemory::kSize), flash_->code()},
       [&m, slots](unsigned slot, uint64_t start, uint64_t size, const std::byte* host, bool read_only) {
-        return m.vm().set_memory(slots[slot], start, size, host, read_only ? KVM_MEM_READONLY : 0);
+        return m.set_memory(slots[slot], start, size, host, read_only ? KVM_MEM_READONLY : 0);
       },
       [&m](uint64_t start, uint64_t size) { m.memory().notice_write(GuestAddress{start}, size); });
   TRY_VOID(m.mmio().add(ShadowMemory::kStart, ShadowMemory::kSize, *shadow_));

@@ -25,6 +25,7 @@ struct FirmwareConfig {
   std::string debug;      // file for what it writes to port 0x402; empty: there is no such port
   bool serial_console = true;  // SeaBIOS shows its screen on the first serial port
   bool boot_menu = false;
+  bool secure = false;  // with system management mode, from which alone the variables are written
 };
 
 class Firmware {

@@ -62,7 +62,7 @@ Result<> Flash::load_code(const std::string& path) {
   if (!fd.valid()) return fail_errno(what);
   const uint64_t size = TRY(image_size(fd.get(), kMost, what));
   code_ = TRY(map_copy(fd.get(), size, what));
-  return machine_.vm().set_memory(machine_.new_memory_slot(), kEnd - size, size, code_.data(), KVM_MEM_READONLY);
+  return machine_.set_memory(machine_.new_memory_slot(), kEnd - size, size, code_.data(), KVM_MEM_READONLY);
 }
 
 Result<> Flash::load_variables(const std::string& path) {
@@ -80,18 +80,22 @@ Result<> Flash::load_variables(const std::string& path) {
   variables_at_ = kEnd - code_.size() - size;
   variables_slot_ = machine_.new_memory_slot();
   Pflash::Pins pins;
+  if (machine_.has_system_management()) pins.may_command = [this] { return machine_.in_system_management(); };
   pins.show_array = [this](bool shown) {
     if (auto mapped = map_variables(shown); !mapped) log(LogLevel::kError, "%s", mapped.error().message.c_str());
   };
   pins.changed = [this](uint64_t offset, uint64_t changed) { keep(offset, changed); };
   chip_ = std::make_unique<Pflash>(variables_, std::move(pins));
   TRY_VOID(machine_.mmio().add(variables_at_, size, *chip_));
+  if (machine_.has_system_management())
+    TRY_VOID(machine_.vm().set_memory(variables_slot_, variables_at_, size, variables_.data(), KVM_MEM_READONLY));
   return map_variables(true);
 }
 
-// Without the slot every access is the chip's.
+// Without the slot every access is the chip's. Where only system management mode commands it, everybody else reads the array whatever it shows.
 Result<> Flash::map_variables(bool shown) {
-  return machine_.vm().set_memory(variables_slot_, variables_at_, shown ? variables_.size() : 0, variables_.data(), KVM_MEM_READONLY);
+  auto map = [this](unsigned slot, bool mapped) { return machine_.vm().set_memory(slot, variables_at_, mapped ? variables_.size() : 0, variables_.data(), KVM_MEM_READONLY); };
+  return map(machine_.has_system_management() ? Machine::second_space(variables_slot_) : variables_slot_, shown);
 }
 
 void Flash::keep(uint64_t offset, uint64_t size) {

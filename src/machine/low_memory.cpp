@@ -20,11 +20,22 @@ void LowMemory::set(Gate gate, bool open) {
   if (auto done = apply(line20); !done) log(LogLevel::kError, "address line 20: %s", done.error().message.c_str());
 }
 
+Result<> LowMemory::hide_end(uint64_t size) {
+  std::lock_guard lock(mutex_);
+  hidden_ = std::min(size, config_.ram.size);
+  return apply(line20_);
+}
+
 LowMemory::Pieces LowMemory::wanted(bool line20) const {
-  const uint64_t end = config_.ram.size;
+  const uint64_t end = config_.ram.size - hidden_;
   Pieces pieces;
   // RAM of [from, to), seen `shift` higher.
   auto add = [&](uint64_t from, uint64_t to, uint64_t shift) {
+    for (uint64_t before_end : config_.cuts)
+      if (const uint64_t cut = config_.ram.size - before_end; before_end < config_.ram.size && from < cut && cut < to) {
+        pieces[from + shift] = {cut - from, config_.ram.host + from, 0};
+        from = cut;
+      }
     if (from < to) pieces[from + shift] = {to - from, config_.ram.host + from, 0};
   };
   auto add_around_hole = [&](uint64_t from, uint64_t to, uint64_t shift) {

@@ -24,6 +24,7 @@ class LowMemory {
   struct Config {
     MemoryRegion ram;                       // from address 0
     uint64_t hole = 0, hole_end = 0;        // not RAM's; equal: there is none
+    std::vector<uint64_t> cuts = {};        // where pieces end, in bytes before RAM's end: what hide_end() will name
     std::function<unsigned()> new_slot;
     // Size 0 deletes the slot.
     std::function<Result<>(unsigned slot, uint64_t start, uint64_t size, const std::byte* host)> set_slot;
@@ -34,6 +35,8 @@ class LowMemory {
   Result<> map();
   // Any thread.
   void set(Gate gate, bool open);
+  // The last bytes of the RAM are not there for the processors. Any thread.
+  Result<> hide_end(uint64_t size);
   // What comes out of the gate.
   uint64_t passed(uint64_t address) const { return line20_.load(std::memory_order_relaxed) ? address : address & ~kLine20; }
 
@@ -50,6 +53,7 @@ class LowMemory {
 
   Config config_;
   std::mutex mutex_;
+  uint64_t hidden_ = 0;
   std::array<bool, 2> open_{true, true};
   std::atomic<bool> line20_ = true;
   Pieces pieces_;

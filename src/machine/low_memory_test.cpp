@@ -84,6 +84,29 @@ TEST(LowMemory, WithoutItOddMegabytesAreTheEvenOnesBelow) {
   EXPECT_EQ(f.at(63 * kMiB), 63 * kMiB);
 }
 
+TEST(LowMemory, ItsEndGoesAndComesAndTheRestStaysWhereItIs) {
+  Slots slots;
+  LowMemory low({.ram = {GuestAddress{0}, 64 * kMiB, Fixture::base()}, .hole = 0xa0000, .hole_end = 0x100000, .cuts = {16 * kMiB, 8 * kMiB, 2 * kMiB, kMiB},
+                 .new_slot = [&] { return slots.made++; },
+                 .set_slot = [&](unsigned n, uint64_t start, uint64_t bytes, const std::byte* host) { return slots.set(n, start, bytes, host); }});
+  ASSERT_TRUE(low.map());
+  auto slot_of = [&](uint64_t address) {
+    for (auto& [number, slot] : slots.slots)
+      if (address >= slot.start && address - slot.start < slot.size) return static_cast<int>(number);
+    return -1;
+  };
+  const int low_slot = slot_of(kMiB), before = slot_of(55 * kMiB);
+  for (uint64_t hidden : {16 * kMiB, 8 * kMiB, kMiB, uint64_t{0}}) {
+    ASSERT_TRUE(low.hide_end(hidden));
+    EXPECT_EQ(slot_of(kMiB), low_slot);
+    EXPECT_EQ(slot_of(55 * kMiB) != -1, hidden < 16 * kMiB);
+    EXPECT_NE(slot_of(64 * kMiB - hidden - 1), -1);
+    EXPECT_EQ(slot_of(64 * kMiB - 1) != -1, hidden == 0);
+    for (auto& [number, slot] : slots.slots) EXPECT_EQ(slot.host - Fixture::base(), static_cast<ptrdiff_t>(slot.start));
+  }
+  EXPECT_NE(before, -1);
+}
+
 TEST(LowMemory, SlotsAreUsedAgain) {
   Fixture f(64 * kMiB);
   for (int i = 0; i < 10; i++) {

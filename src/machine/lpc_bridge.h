@@ -13,10 +13,11 @@ namespace vireo {
 
 class LpcBridge final : public PlainFunction {
  public:
-  static constexpr uint16_t kPmBase = 0x40, kAcpiControl = 0x44, kRcba = 0xf0;
+  static constexpr uint16_t kPmBase = 0x40, kAcpiControl = 0x44, kPmConfiguration = 0xa0, kRcba = 0xf0;
   struct Pins {
     std::function<void(std::optional<uint16_t>)> pm_base;
     PirqRouter& pirqs;
+    std::function<void(bool)> smi_lock = {};  // GEN_PMCON_1's bit; once set it stays until the next reset
   };
 
   // `pm_base` at power-on; absent: off until firmware says where.
@@ -31,6 +32,7 @@ class LpcBridge final : public PlainFunction {
       set_config_value<uint32_t>(offset, 0x80808080);
       writable(offset, {0x8f, 0x8f, 0x8f, 0x8f});
     }
+    if (pins_.smi_lock) writable(kPmConfiguration, {kSmiLock});
     writable(kRcba, {0x01, 0xc0, 0xff, 0xff});  // the registers there are not
   }
 
@@ -40,7 +42,7 @@ class LpcBridge final : public PlainFunction {
   }
 
  private:
-  static constexpr uint8_t kEnabled = 0x80;
+  static constexpr uint8_t kEnabled = 0x80, kSmiLock = 0x10;
   static constexpr uint16_t kRoutes[] = {0x60, 0x68};  // PIRQ A to D, E to H
 
   void after_config_write(uint16_t, size_t) override { tell(); }
@@ -48,6 +50,11 @@ class LpcBridge final : public PlainFunction {
   void device_fields(Archive&) override { tell(); }
   void tell() {
     pins_.pm_base(pm_base());
+    if (pins_.smi_lock) {
+      const bool locked = byte(kPmConfiguration) & kSmiLock;
+      writable(kPmConfiguration, {static_cast<uint8_t>(locked ? 0 : kSmiLock)});
+      pins_.smi_lock(locked);
+    }
     for (unsigned i = 0; i < PirqRouter::kPirqs; i++) pins_.pirqs.route(i, byte(static_cast<uint16_t>(kRoutes[i / 4] + i % 4)));
   }
 

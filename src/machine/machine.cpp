@@ -7,6 +7,7 @@
 #include "machine/board.h"
 #include "machine/cpuid.h"
 #include "machine/interrupt_routes.h"
+#include "machine/system_management.h"
 
 namespace vireo {
 namespace {
@@ -75,6 +76,12 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   memory_ = std::move(*memory);
   numa_ = TRY(lay_out_numa(config_.numa, config_.cpus, memory_->regions()));
   vm_ = TRY(system_->create_vm());
+  if (has_system_management()) {
+    if (vm_->extension(KVM_CAP_X86_SMM) < 1 || vm_->extension(KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
+      return fail(ErrorKind::kUnsupported, "--firmware secure=on: this hypervisor has no system management mode");
+    if (config_.cpus > SystemManagement::kMostCpus)
+      return fail(ErrorKind::kInvalid, "--firmware secure=on: at most " + std::to_string(SystemManagement::kMostCpus) + " CPUs");
+  }
   TRY_VOID(vm_->set_identity_map_address(kIdentityMap));
   TRY_VOID(vm_->set_tss_address(kTssAddress));
   TRY_VOID(vm_->create_irqchip());
@@ -107,11 +114,30 @@ Result<> Machine::map_memory() {
   LowMemory::Config low{.ram = regions[0], .new_slot = [this] { return new_memory_slot(); },
                         .set_slot = [this](unsigned slot, uint64_t start, uint64_t size, const std::byte* host) { return vm_->set_memory(slot, start, size, host); }};
   if (config_.firmware || config_.vga) low.hole = kLegacyHole, low.hole_end = config_.firmware ? kLegacyHoleEnd : kVideoEnd;
+  if (has_system_management()) low.cuts = {16 << 20, 8 << 20, 2 << 20, 1 << 20};
   low_memory_ = std::make_unique<LowMemory>(std::move(low));
   TRY_VOID(low_memory_->map());
-  for (size_t i = 1; i < regions.size(); i++) TRY_VOID(vm_->set_memory(new_memory_slot(), raw(regions[i].start), regions[i].size, regions[i].host));
+  for (size_t i = 1; i < regions.size(); i++) TRY_VOID(set_memory(new_memory_slot(), raw(regions[i].start), regions[i].size, regions[i].host));
   return {};
 }
+
+Result<> Machine::set_memory(unsigned slot, uint64_t start, uint64_t size, const std::byte* host, uint32_t flags) {
+  TRY_VOID(vm_->set_memory(slot, start, size, host, flags));
+  return has_system_management() ? vm_->set_memory(second_space(slot), start, size, host, flags) : Result<>{};
+}
+
+int Machine::current_cpu() const {
+  const kvm::Vcpu* vcpu = kvm::VcpuThread::current();
+  return vcpu ? static_cast<int>(vcpu->id()) : -1;
+}
+
+bool Machine::in_system_management() const {
+  kvm::Vcpu* vcpu = kvm::VcpuThread::current();
+  return vcpu && vcpu->run_page().flags & KVM_RUN_X86_SMM;
+}
+
+// As a message of the APICs' bus, delivery mode SMI (Intel SDM vol 3, 10.11.2): it interrupts a vCPU that runs as well as one that does not.
+void Machine::system_management_interrupt(unsigned cpu) { (void)vm_->signal_msi(0xfee00000 | cpu << 12, 0x200); }
 
 Result<> Machine::create_vcpus() {
   auto offer = TRY(system_->supported_cpuid());

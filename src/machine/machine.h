@@ -91,6 +91,15 @@ class Machine final : private kvm::ExitHandler {
   kvm::Vm& vm() { return *vm_; }
   // Numbers for memory slots of the board's own.
   unsigned new_memory_slot() { return next_slot_++; }
+  // Memory that processors see also in system management mode, where the machine has that. Size 0 deletes the slot.
+  Result<> set_memory(unsigned slot, uint64_t start, uint64_t size, const std::byte* host, uint32_t flags = 0);
+  // ... and in that mode alone, by vm().set_memory().
+  static constexpr unsigned second_space(unsigned slot) { return 1u << 16 | slot; }
+  bool has_system_management() const { return config_.firmware && config_.firmware->secure; }
+  // Of the calling thread: which vCPU's it is, or -1; and was that in system management mode when it came out?
+  int current_cpu() const;
+  bool in_system_management() const;
+  void system_management_interrupt(unsigned cpu);
   LowMemory& low_memory() { return *low_memory_; }
   Bus& ports() { return ports_; }
   Bus& mmio() { return mmio_; }

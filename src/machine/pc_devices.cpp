@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "devices/apm.h"
 #include "devices/debug_exit.h"
 #include "devices/fw_cfg.h"
 #include "devices/port92.h"
@@ -13,7 +14,7 @@
 namespace vireo {
 namespace {
 
-constexpr uint64_t kCom1 = 0x3f8, kI8042 = 0x60, kRtc = 0x70, kResetControl = 0xcf9, kFwCfg = 0x510, kPort92 = 0x92;
+constexpr uint64_t kCom1 = 0x3f8, kI8042 = 0x60, kRtc = 0x70, kResetControl = 0xcf9, kFwCfg = 0x510, kPort92 = 0x92, kApm = 0xb2;
 constexpr uint64_t kMiB = 1 << 20;
 
 // RAM sizes where firmware looks for them: 0x15 KiB below 640, 0x17 and 0x30 KiB above 1 MiB, 0x34 units of 64 KiB above 16 MiB,
@@ -40,8 +41,8 @@ std::vector<std::pair<uint8_t, uint8_t>> memory_bytes(const GuestMemory& memory,
 
 }  // namespace
 
-Result<std::unique_ptr<PcDevices>> PcDevices::create(Machine& machine, CharBackend* serial, bool suspend) {
-  std::unique_ptr<PcDevices> devices(new PcDevices(machine, suspend));
+Result<std::unique_ptr<PcDevices>> PcDevices::create(Machine& machine, CharBackend* serial, PcOptions options) {
+  std::unique_ptr<PcDevices> devices(new PcDevices(machine, std::move(options)));
   TRY_VOID(devices->build(serial));
   return devices;
 }
@@ -55,8 +56,8 @@ Result<> PcDevices::build(CharBackend* serial) {
                                Rtc::Pins{*rtc_line_, m.loop(), m.loop(), [this] { pm_->rtc_alarm(); }});
   i8042_ = std::make_unique<I8042>(I8042::Pins{m.irq(1), m.irq(12), reset_line, [&m](bool open) { m.low_memory().set(LowMemory::Gate::kKeyboard, open); }});
   AcpiPm::Pins pm{m.irq(kSci), m.loop(), m.loop(), [&m] { m.request_power_off(); }};
-  if (suspend_) pm.suspend = [&m] { m.request_suspend(); }, pm.wake = [&m] { m.request_wake(); };
-  pm_ = std::make_unique<AcpiPm>(std::move(pm));
+  if (options_.suspend) pm.suspend = [&m] { m.request_suspend(); }, pm.wake = [&m] { m.request_wake(); };
+  pm_ = std::make_unique<AcpiPm>(std::move(pm), options_.smi != nullptr);
   reset_control_ = std::make_unique<ResetControl>(reset_line);
   TRY_VOID(m.ports().add(kCom1, Uart::kPorts, *uart_));
   TRY_VOID(m.ports().add(kRtc, Rtc::kPorts, *rtc_));
@@ -67,6 +68,12 @@ Result<> PcDevices::build(CharBackend* serial) {
   if (m.config().board == MachineConfig::BoardKind::kMicrovm) TRY_VOID(m.ports().add(kResetControl, 1, *reset_control_));
   others_.push_back(std::make_unique<Port92>(reset_line, [&m](bool open) { m.low_memory().set(LowMemory::Gate::kFast, open); }));
   TRY_VOID(m.ports().add(kPort92, Port92::kPorts, *others_.back()));
+  if (options_.smi) {
+    others_.push_back(std::make_unique<Apm>([this] {
+      if (pm_->apm_command()) options_.smi();
+    }));
+    TRY_VOID(m.ports().add(kApm, Apm::kPorts, *others_.back()));
+  }
   if (m.config().debug_exit) {
     others_.push_back(std::make_unique<DebugExit>([&m](int status) { m.request_end(status); }));
     TRY_VOID(m.ports().add(*m.config().debug_exit, DebugExit::kPorts, *others_.back()));

@@ -22,6 +22,11 @@ namespace vireo {
 
 class Machine;
 
+struct PcOptions {
+  bool suspend = false;            // to RAM
+  std::function<void()> smi = {};  // the system management interrupt that software asks for; absent: there is no such mode
+};
+
 class PcDevices {
  public:
   static constexpr uint16_t kPmBase = 0x600;
@@ -29,8 +34,7 @@ class PcDevices {
   // Tables for a direct boot lie in the BIOS area, where a scan for RSDP and SMBIOS looks.
   static constexpr uint64_t kTables = 0xe0000, kTablesEnd = 0x100000;
 
-  // `suspend`: with suspend to RAM.
-  static Result<std::unique_ptr<PcDevices>> create(Machine& machine, CharBackend* serial, bool suspend = false);
+  static Result<std::unique_ptr<PcDevices>> create(Machine& machine, CharBackend* serial, PcOptions options = {});
   void reset(ResetKind kind);
   AcpiPm& pm() { return *pm_; }
   // Where power management's ports are; absent: nowhere.
@@ -43,13 +47,13 @@ class PcDevices {
   static std::vector<MemoryMapEntry> memory_map(const GuestMemory& memory);
 
  private:
-  PcDevices(Machine& machine, bool suspend) : machine_(machine), suspend_(suspend) {}
+  PcDevices(Machine& machine, PcOptions options) : machine_(machine), options_(std::move(options)) {}
   Result<> build(CharBackend* serial);
   Result<> build_hpet();
   Result<> build_test_devices();
 
   Machine& machine_;
-  bool suspend_;
+  PcOptions options_;
   std::unique_ptr<Uart> uart_;
   std::unique_ptr<GatedLine> rtc_line_;
   std::unique_ptr<Rtc> rtc_;

@@ -16,11 +16,14 @@ Result<std::unique_ptr<Q35>> Q35::create(Machine& machine, CharBackend* serial) 
 
 Result<> Q35::build(CharBackend* serial) {
   const auto& firmware = machine_.config().firmware;
-  pc_ = TRY(PcDevices::create(machine_, serial, !firmware));
+  if (machine_.has_system_management()) system_management_ = TRY(SystemManagement::create(machine_));
+  std::function<void()> smi;
+  if (system_management_) smi = [this] { system_management_->interrupt(); };
+  pc_ = TRY(PcDevices::create(machine_, serial, {.suspend = !firmware, .smi = std::move(smi)}));
   auto irq = [this](unsigned n) -> IrqLine& { return machine_.irq(n); };
   pirqs_ = std::make_unique<PirqRouter>([irq](unsigned n) -> IrqLine& { return irq(kFirstPin + n); }, irq);
   PciRoot::MemorySlots slots{[this] { return machine_.new_memory_slot(); },
-                             [this](unsigned slot, uint64_t start, uint64_t size, std::byte* host) { return machine_.vm().set_memory(slot, start, size, host); }};
+                             [this](unsigned slot, uint64_t start, uint64_t size, std::byte* host) { return machine_.set_memory(slot, start, size, host); }};
   pci_ = std::make_unique<PciRoot>(machine_.ports(), machine_.mmio(), machine_.doorbells(), pc_->reset_control(), std::move(slots));
   TRY_VOID(pci_->map());
   if (firmware) firmware_ = TRY(Firmware::create(machine_, *firmware, [this] { return acpi(); }));
@@ -33,11 +36,16 @@ Result<> Q35::build(CharBackend* serial) {
       auto lock = machine_.mmio().lock(firmware_->shadow());
       if (auto set = firmware_->shadow().set(registers); !set) log(LogLevel::kError, "BIOS area: %s", set.error().message.c_str());
     };
+  if (system_management_) {
+    system_management_->describe(firmware_->items());
+    host.smram = [this](const HostBridge::Smram& smram) { system_management_->set(smram); };
+  }
   LpcBridge::Pins lpc{[this](std::optional<uint16_t> base) {
                         if (base) place([&](Placement& p) { p.pm_base = *base; });
                         pc_->map_pm(base);
                       },
                       *pirqs_};
+  if (system_management_) lpc.smi_lock = [this](bool locked) { pc_->pm().lock_smi(locked); };
   std::optional<uint64_t> ecam;
   std::optional<uint16_t> pm_base;
   if (!firmware) ecam = kEcam, pm_base = PcDevices::kPmBase;
@@ -64,6 +72,7 @@ void Q35::reset(ResetKind kind) {
   pci_->reset(kind);
   pc_->reset(kind);
   if (firmware_) firmware_->reset(kind);
+  if (system_management_) system_management_->reset();
   if (kind == ResetKind::kWake) assign_pci();
 }
 

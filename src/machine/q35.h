@@ -15,6 +15,7 @@
 #include "machine/host_bridge.h"
 #include "machine/pc_devices.h"
 #include "machine/pci_root.h"
+#include "machine/system_management.h"
 
 namespace vireo {
 
@@ -64,6 +65,7 @@ class Q35 final : public Board {
   void assign_pci();
 
   Machine& machine_;
+  std::unique_ptr<SystemManagement> system_management_;  // or null
   std::unique_ptr<PcDevices> pc_;
   std::unique_ptr<Firmware> firmware_;  // or null: the board is set up for a kernel
   std::unique_ptr<PirqRouter> pirqs_;

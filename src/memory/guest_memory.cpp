@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <fstream>
@@ -122,6 +123,7 @@ struct GuestMemory::Impl {
   std::byte* reserved = nullptr;
   uint64_t reserved_size = 0;
   std::vector<MemoryRegion> regions;
+  std::atomic<uint64_t> hidden = 0;
   std::function<void(GuestAddress, uint64_t)> notice;
 
   ~Impl() {
@@ -211,11 +213,13 @@ int GuestMemory::shared_file() const { return impl_->hugetlb ? -1 : impl_->fd.ge
 std::span<std::byte> GuestMemory::range(GuestAddress start, uint64_t size) const {
   for (const MemoryRegion& region : impl_->regions) {
     if (raw(start) < raw(region.start)) continue;
-    uint64_t offset = raw(start) - raw(region.start);
-    if (offset <= region.size && size <= region.size - offset) return {region.host + offset, size};
+    const uint64_t offset = raw(start) - raw(region.start), end = raw(region.start) ? region.size : region.size - impl_->hidden.load(std::memory_order_relaxed);
+    if (offset <= end && size <= end - offset) return {region.host + offset, size};
   }
   return {};
 }
+
+void GuestMemory::hide_end(uint64_t size) { impl_->hidden = std::min(size, impl_->regions[0].size); }
 
 bool GuestMemory::read(GuestAddress start, std::span<std::byte> out) const {
   if (out.empty()) return true;

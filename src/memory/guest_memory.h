@@ -54,6 +54,10 @@ class GuestMemory {
   // "never" by default. Not where the host allows none, nor where pages have to stay small or on a node.
   bool large_pages() const;
 
+  // The last `size` bytes of the first region are no RAM for whoever asks here, until that is said otherwise: the processors keep them for
+  // themselves. Any thread; what was asked for before is not taken back.
+  void hide_end(uint64_t size);
+
   // The host bytes of [start, start+size), or an empty span when any byte of it is not RAM.
   std::span<std::byte> range(GuestAddress start, uint64_t size) const;
 

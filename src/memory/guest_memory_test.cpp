@@ -45,6 +45,19 @@ TEST(GuestMemory, RangesThatWrapAroundAreNotRam) {
   EXPECT_TRUE(memory->range(GuestAddress{kMiB - 8}, 9).empty());
 }
 
+TEST(GuestMemory, AHiddenEndIsNoRamUntilItIsShownAgain) {
+  auto memory = GuestMemory::create({.size = 8 << 20}, 4 << 20);
+  ASSERT_TRUE(memory);
+  GuestMemory& m = **memory;
+  m.hide_end(1 << 20);
+  EXPECT_TRUE(m.range(GuestAddress{3 << 20}, 1).empty());
+  EXPECT_TRUE(m.range(GuestAddress{(3 << 20) - 1}, 2).empty());
+  EXPECT_EQ(m.range(GuestAddress{0}, 3 << 20).size(), 3u << 20);
+  EXPECT_FALSE(m.range(GuestAddress{1ull << 32}, 4 << 20).empty());  // of the first region alone
+  m.hide_end(0);
+  EXPECT_EQ(m.range(GuestAddress{0}, 4 << 20).size(), 4u << 20);
+}
+
 TEST(GuestMemory, WritesAreReadBackAndNoticed) {
   for (auto backing : {MemoryConfig::Backing::kAnonymous, MemoryConfig::Backing::kMemfd}) {
     auto memory = make({.size = kMiB, .backing = backing, .prealloc = true});
