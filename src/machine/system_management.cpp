@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/system_management.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/log.h"
@@ -10,6 +11,7 @@ namespace vireo {
 namespace {
 
 constexpr uint64_t kVideo = 0xa0000, kVideoEnd = 0xc0000, kBiosEnd = 0x100000;
+constexpr unsigned kTseg = 0, kCompatible = 1;  // windows of the memory that no device sees
 constexpr char kSupported[] = "etc/smi/supported-features", kRequested[] = "etc/smi/requested-features", kFeaturesOk[] = "etc/smi/features-ok";
 constexpr uint64_t kBroadcast = 1;  // of the features: a command interrupts all processors
 
@@ -47,10 +49,13 @@ void SystemManagement::set(const HostBridge::Smram& smram) {
   auto change = [&]() -> Result<> {
     // Hidden before it is used: firmware has cleared nothing there that it needs.
     if (smram.tseg != now_.tseg) {
-      machine_.memory().hide_end(smram.tseg);
+      const uint64_t end = machine_.memory().regions()[0].size;
+      machine_.memory().hide(kTseg, GuestAddress{end - std::min(end, smram.tseg)}, smram.tseg);
       TRY_VOID(machine_.low_memory().hide_end(smram.tseg));
     }
     if (smram.open != now_.open) TRY_VOID(show(open_slot_, smram.open));
+    if (smram.compatible != now_.compatible || smram.open != now_.open)
+      machine_.memory().hide(kCompatible, GuestAddress{kVideo}, smram.compatible && !smram.open ? kVideoEnd - kVideo : 0);
     if (smram.compatible != now_.compatible) TRY_VOID(show(closed_slot_, smram.compatible));
     return {};
   };

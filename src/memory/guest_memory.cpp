@@ -123,7 +123,10 @@ struct GuestMemory::Impl {
   std::byte* reserved = nullptr;
   uint64_t reserved_size = 0;
   std::vector<MemoryRegion> regions;
-  std::atomic<uint64_t> hidden = 0;
+  struct Hidden {
+    std::atomic<uint64_t> start = 0, end = 0;
+  };
+  std::array<Hidden, kHiddenWindows> hidden;
   std::function<void(GuestAddress, uint64_t)> notice;
 
   ~Impl() {
@@ -213,13 +216,21 @@ int GuestMemory::shared_file() const { return impl_->hugetlb ? -1 : impl_->fd.ge
 std::span<std::byte> GuestMemory::range(GuestAddress start, uint64_t size) const {
   for (const MemoryRegion& region : impl_->regions) {
     if (raw(start) < raw(region.start)) continue;
-    const uint64_t offset = raw(start) - raw(region.start), end = raw(region.start) ? region.size : region.size - impl_->hidden.load(std::memory_order_relaxed);
-    if (offset <= end && size <= end - offset) return {region.host + offset, size};
+    const uint64_t offset = raw(start) - raw(region.start);
+    if (offset > region.size || size > region.size - offset) continue;
+    for (const Impl::Hidden& hidden : impl_->hidden)
+      if (raw(start) < hidden.end.load(std::memory_order_relaxed) && hidden.start.load(std::memory_order_relaxed) < raw(start) + size) return {};
+    return {region.host + offset, size};
   }
   return {};
 }
 
-void GuestMemory::hide_end(uint64_t size) { impl_->hidden = std::min(size, impl_->regions[0].size); }
+void GuestMemory::hide(unsigned window, GuestAddress start, uint64_t size) {
+  Impl::Hidden& hidden = impl_->hidden[window];
+  hidden.end = 0;  // nothing, until both are known
+  hidden.start = raw(start);
+  if (size) hidden.end = raw(start) + size;
+}
 
 bool GuestMemory::read(GuestAddress start, std::span<std::byte> out) const {
   if (out.empty()) return true;

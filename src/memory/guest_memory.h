@@ -54,9 +54,10 @@ class GuestMemory {
   // "never" by default. Not where the host allows none, nor where pages have to stay small or on a node.
   bool large_pages() const;
 
-  // The last `size` bytes of the first region are no RAM for whoever asks here, until that is said otherwise: the processors keep them for
-  // themselves. Any thread; what was asked for before is not taken back.
-  void hide_end(uint64_t size);
+  // [start, start+size) is no RAM for whoever asks here, until that is said otherwise of the same window: the processors keep it for themselves.
+  // Any thread; what was asked for before is not taken back.
+  static constexpr unsigned kHiddenWindows = 2;
+  void hide(unsigned window, GuestAddress start, uint64_t size);
 
   // The host bytes of [start, start+size), or an empty span when any byte of it is not RAM.
   std::span<std::byte> range(GuestAddress start, uint64_t size) const;

@@ -45,16 +45,22 @@ TEST(GuestMemory, RangesThatWrapAroundAreNotRam) {
   EXPECT_TRUE(memory->range(GuestAddress{kMiB - 8}, 9).empty());
 }
 
-TEST(GuestMemory, AHiddenEndIsNoRamUntilItIsShownAgain) {
+TEST(GuestMemory, WhatIsHiddenIsNoRamUntilItIsShownAgain) {
   auto memory = GuestMemory::create({.size = 8 << 20}, 4 << 20);
   ASSERT_TRUE(memory);
   GuestMemory& m = **memory;
-  m.hide_end(1 << 20);
+  m.hide(0, GuestAddress{3 << 20}, 1 << 20);
+  m.hide(1, GuestAddress{0xa0000}, 0x20000);
   EXPECT_TRUE(m.range(GuestAddress{3 << 20}, 1).empty());
   EXPECT_TRUE(m.range(GuestAddress{(3 << 20) - 1}, 2).empty());
-  EXPECT_EQ(m.range(GuestAddress{0}, 3 << 20).size(), 3u << 20);
+  EXPECT_EQ(m.range(GuestAddress{1 << 20}, 2 << 20).size(), 2u << 20);
+  EXPECT_TRUE(m.range(GuestAddress{0x9ffff}, 2).empty());
+  EXPECT_TRUE(m.range(GuestAddress{0xbffff}, 1).empty());
+  EXPECT_TRUE(m.range(GuestAddress{0x90000}, 0x40000).empty());
+  EXPECT_EQ(m.range(GuestAddress{0xc0000}, 16).size(), 16u);
   EXPECT_FALSE(m.range(GuestAddress{1ull << 32}, 4 << 20).empty());  // of the first region alone
-  m.hide_end(0);
+  m.hide(0, GuestAddress{3 << 20}, 0);
+  m.hide(1, GuestAddress{0xa0000}, 0);
   EXPECT_EQ(m.range(GuestAddress{0}, 4 << 20).size(), 4u << 20);
 }
 
