@@ -9,7 +9,7 @@ namespace {
 
 constexpr char kRun[] = R"(vireo run: start a virtual machine; its serial console is this terminal
   --kernel FILE          Linux bzImage, ELF (PVH, vmlinux) or multiboot kernel
-  --firmware seabios|ovmf|FILE                      without a kernel: what boots the disk
+  --firmware seabios|ovmf|FILE                      what boots the disk, or by UEFI the kernel
   --initrd FILE          initial RAM disk           --append TEXT  kernel command line
   --memory SIZE[,...]    512M by default            --cpus N       1 by default
   --cpu host|max|NAME    what the guest's CPU has   --disk FILE[,...]  a virtio disk; may be repeated
@@ -110,6 +110,7 @@ constexpr Topic kTopics[] = {
     {"firmware", R"(--firmware seabios|ovmf|FILE[,vars=FILE][,secure=on][,menu][,sercon=off][,debug=FILE]     (--bios is the same)
   seabios      a PC's BIOS, which boots the first disk; taken without being asked for where there is no --kernel
   ovmf         UEFI. Both are Debian's packages of these names; a FILE is an image for the end of the first 4 GiB
+               With --kernel UEFI starts that (and takes --initrd and --append) instead of a disk
   vars=FILE    a flash for UEFI's variables, kept in FILE; for ovmf it is made where there is none. Without it
                variables are lost at the end. One machine at a time
   secure=on    Secure Boot (UEFI): ovmf's build for it with vendors' keys, system management mode, and variables that

@@ -92,7 +92,20 @@ TEST(Options, FirmwareIsAFileOrAWordWithItsPlaces) {
   EXPECT_TRUE(parse_firmware("/rom.fd,secure=on")->secure);
   EXPECT_TRUE(parse_firmware("/rom.fd,secure")->secure);
   for (const char* bad : {"", "/rom.fd,colour=red", "/rom.fd,vars=/nowhere/v", "/rom.fd,vars=", "/rom.fd,secure=maybe", "seabios,secure=on"}) EXPECT_FALSE(parse_firmware(bad)) << bad;
-  EXPECT_NE(error_of({"--kernel", "k", "--firmware", "/rom.fd"}).find("--kernel k"), std::string::npos);
+  EXPECT_NE(error_of({"--kernel", "k", "--firmware", "seabios"}).find("--kernel k"), std::string::npos);
+  EXPECT_NE(error_of({"--kernel", "k", "--firmware", "/rom.fd", "--boot-protocol", "pvh"}).find("--boot-protocol pvh"), std::string::npos);
+  auto both = parse({"--kernel", "k", "--firmware", "/rom.fd"});
+  ASSERT_TRUE(both) << both.error().message;
+  EXPECT_EQ((*both)->machine.boot.kernel, "k");
+  EXPECT_TRUE((*both)->machine.firmware);
+}
+
+TEST(Options, AnEmptyWordIsNotTheDefault) {
+  for (const char* option : {"--kernel=", "--initrd=", "--memory=", "--cpus=", "--board=", "--accel=", "--boot-protocol="}) {
+    const std::string name(option, strlen(option) - 1);
+    EXPECT_EQ(error_of({"--disk", "d", option}), name + ": is empty");
+  }
+  EXPECT_TRUE(parse({"--kernel", "k", "--append", ""}));
 }
 
 TEST(Options, WithoutAKernelSeabiosIsTakenWhereItIs) {

@@ -94,11 +94,24 @@ Result<> parse_words(std::vector<std::string> words, Raw& raw, std::set<std::str
   return {};
 }
 
-// Without a kernel a PC starts from its firmware, without a word about which from SeaBIOS.
+// An empty word would be the default without a word said.
+Result<> refuse_empty(const Raw& raw, const std::set<std::string>& given) {
+  const std::pair<const char*, const std::string*> words[] = {{"kernel", &raw.kernel}, {"initrd", &raw.initrd}, {"memory", &raw.memory}, {"cpus", &raw.cpus},
+                                                              {"board", &raw.board},   {"accel", &raw.accel},   {"boot-protocol", &raw.protocol}};
+  for (const auto& [name, value] : words)
+    if (given.contains(name) && value->empty()) return fail(ErrorKind::kInvalid, std::string("--") + name + ": is empty");
+  return {};
+}
+
+// Without a kernel a PC starts from its firmware, without a word about which from SeaBIOS. A kernel by way of firmware is UEFI's to start.
 Result<> choose_firmware(const Raw& raw, bool given, MachineConfig& m) {
   if (given) m.firmware = TRY(parse_firmware(raw.firmware));
   if (!raw.kernel.empty()) {
-    if (given) return fail(ErrorKind::kUnsupported, "--kernel " + raw.kernel + ": a kernel starts without --firmware here");
+    if (!given) return {};
+    if (raw.firmware == "seabios" || raw.firmware.starts_with("seabios,"))
+      return fail(ErrorKind::kUnsupported, "--kernel " + raw.kernel + ": SeaBIOS starts none; without --firmware it starts by itself");
+    if (!raw.protocol.empty()) return fail(ErrorKind::kInvalid, "--boot-protocol " + raw.protocol + ": with --firmware a kernel is started as UEFI does");
+    if (m.board != MachineConfig::BoardKind::kQ35) return fail(ErrorKind::kInvalid, "--board " + raw.board + ": has no firmware");
     return {};
   }
   if (!raw.initrd.empty() || !raw.append.empty() || !raw.protocol.empty())
@@ -114,6 +127,7 @@ Result<> choose_firmware(const Raw& raw, bool given, MachineConfig& m) {
 Result<RunOptions> convert(const Raw& raw, const std::set<std::string>& given) {
   RunOptions run;
   MachineConfig& m = run.machine;
+  TRY_VOID(refuse_empty(raw, given));
   m.boot = {raw.kernel, raw.initrd, raw.append};
   if (raw.protocol == "linux64")
     m.boot.protocol = BootProtocol::kLinux64;

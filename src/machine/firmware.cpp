@@ -64,6 +64,36 @@ Result<> Firmware::build(const FirmwareConfig& config) {
     TRY_VOID(m.ports().add(kDebugConsole, DebugConsole::kPorts, *console_));
   }
   describe(config);
+  return describe_kernel();
+}
+
+// Of a Linux image the sectors for real mode (the byte at 0x1f1 says how many; Linux's boot protocol) are an item of their own, and say that a boot
+// loader without a number (0xff at 0x210) has filled them in: OVMF enters a kernel that its keys do not know by Linux's own protocol, and does not say so
+// itself, and Linux takes no initial RAM disk from nobody. What UEFI starts by itself does not look there.
+Result<> Firmware::describe_kernel() {
+  const BootConfig& boot = machine_.config().boot;
+  if (boot.kernel.empty()) return {};
+  kernel_ = TRY(FileView::open(boot.kernel, "--kernel"));
+  if (!boot.initrd.empty()) initrd_ = TRY(FileView::open(boot.initrd, "--initrd"));
+  uint32_t magic = 0;
+  uint8_t sectors = 0;
+  size_t setup = 0;
+  if (kernel_.get(0x202, magic) && magic == 0x53726448 && kernel_.get(0x1f1, sectors)) setup = std::min<size_t>(((sectors ? sectors : 4) + 1) * 512, kernel_.bytes().size());
+  auto item = [this](uint16_t size_key, uint16_t data_key, std::span<const std::byte> bytes) {
+    items_->set<uint32_t>(size_key, static_cast<uint32_t>(bytes.size()));
+    items_->set_view(data_key, bytes);
+  };
+  if (kernel_.bytes().size() > UINT32_MAX || initrd_.bytes().size() > UINT32_MAX) return fail(ErrorKind::kInvalid, "--kernel, --initrd: firmware takes files below 4 GiB");
+  std::vector<std::byte> header(kernel_.bytes().begin(), kernel_.bytes().begin() + static_cast<ptrdiff_t>(setup));
+  if (setup > 0x210) header[0x210] = std::byte{0xff};
+  items_->set<uint32_t>(FwCfg::kSetupSize, static_cast<uint32_t>(setup));
+  items_->set_bytes(FwCfg::kSetupData, std::move(header));
+  item(FwCfg::kKernelSize, FwCfg::kKernelData, kernel_.bytes().subspan(setup));
+  item(FwCfg::kInitrdSize, FwCfg::kInitrdData, initrd_.bytes());
+  std::vector<std::byte> line(boot.append.size() + 1);
+  memcpy(line.data(), boot.append.data(), boot.append.size());
+  items_->set<uint32_t>(FwCfg::kCommandLineSize, static_cast<uint32_t>(line.size()));
+  items_->set_bytes(FwCfg::kCommandLineData, std::move(line));
   return {};
 }
 

@@ -12,6 +12,7 @@
 #include "devices/debug_console.h"
 #include "devices/fw_cfg.h"
 #include "machine/acpi.h"
+#include "machine/file_view.h"
 #include "machine/flash.h"
 #include "machine/shadow_memory.h"
 
@@ -43,8 +44,10 @@ class Firmware {
   Result<> build(const FirmwareConfig& config);
   void describe(const FirmwareConfig& config);
   void describe_tables();
+  Result<> describe_kernel();
 
   Machine& machine_;
+  FileView kernel_, initrd_;  // what firmware starts instead of a disk
   std::function<AcpiConfig()> tables_;
   std::unique_ptr<Flash> flash_;
   std::unique_ptr<ShadowMemory> shadow_;
