@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/firmware.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cstring>
 
+#include "base/owned_fd.h"
 #include "machine/machine.h"
 #include "machine/smbios.h"
 #include "machine/table_loader.h"
@@ -57,8 +60,13 @@ Result<> Firmware::build(const FirmwareConfig& config) {
                                                [&m](uint64_t at, std::span<const std::byte> in) { return m.memory().write(GuestAddress{at}, in); }});
   TRY_VOID(m.ports().add(kFwCfg, FwCfg::kPorts, *items_));
   if (!config.debug.empty()) {
-    debug_ = fopen(config.debug.c_str(), "we");
+    // A FIFO without a reader is not to be waited for; one with a slow reader is.
+    OwnedFd fd(open(config.debug.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666));
+    if (!fd.valid()) return fail_errno("--firmware debug=" + config.debug);
+    fcntl(fd.get(), F_SETFL, 0);
+    debug_ = fdopen(fd.get(), "w");
     if (!debug_) return fail_errno("--firmware debug=" + config.debug);
+    fd.release();
     setvbuf(debug_, nullptr, _IOLBF, BUFSIZ);
     console_ = std::make_unique<DebugConsole>([this](std::span<const std::byte> text) { fwrite(text.data(), 1, text.size(), debug_); });
     TRY_VOID(m.ports().add(kDebugConsole, DebugConsole::kPorts, *console_));

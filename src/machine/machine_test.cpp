@@ -527,6 +527,8 @@ TEST_P(FirmwareTest, FifosAreRefusedAtOnce) {
   EXPECT_EQ(refusal(), "--firmware " + path + ": not a regular file");
   config.firmware = FirmwareConfig{.code = rom.path(), .variables = path};
   EXPECT_EQ(refusal(), "--firmware vars=" + path + ": not a regular file");
+  config.firmware = FirmwareConfig{.code = rom.path(), .debug = path};
+  EXPECT_EQ(refusal(), "--firmware debug=" + path + ": No such device or address");
   config.firmware = FirmwareConfig{.code = rom.path()};
   config.vga = VgaConfig{.rom = path};
   EXPECT_EQ(refusal(), "--vga rom=" + path + ": not a regular file");
