@@ -115,6 +115,7 @@ Result<FirmwareConfig> parse_firmware(const std::string& text) {
     else
       return fail(ErrorKind::kInvalid, option + " " + text + ": unknown word " + key + (value.empty() ? "" : "=" + value) + " (see vireo run --help firmware)");
   }
+  if (config.secure && config.variables.empty()) return fail(ErrorKind::kInvalid, option + " " + text + ": secure=on needs vars=FILE, where the keys are");
   struct stat st;
   if (!config.variables.empty() && stat(config.variables.c_str(), &st) && errno == ENOENT) {
     const std::string from = variables_of(config.code);

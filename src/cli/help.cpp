@@ -113,7 +113,7 @@ constexpr Topic kTopics[] = {
                With --kernel UEFI starts that (and takes --initrd and --append) instead of a disk
   vars=FILE    a flash for UEFI's variables, kept in FILE; for ovmf it is made where there is none. Without it
                variables are lost at the end. One machine at a time
-  secure=on    Secure Boot (UEFI): ovmf's build for it with vendors' keys, system management mode, and variables that
+  secure=on    Secure Boot (UEFI; needs vars=): ovmf's build for it with vendors' keys, system management mode, and variables that
                nothing outside that mode can write
   menu         SeaBIOS asks which device to boot
   sercon=off   SeaBIOS does not show the screen on the first serial port; for an operating system's loader that

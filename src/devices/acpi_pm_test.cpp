@@ -107,7 +107,7 @@ TEST_F(AcpiPmTest, AnEventThatCameBeforeTheSleepWakesAtOnce) {
   EXPECT_EQ(in<uint16_t>(0), 0);
 }
 
-// Intel ICH9 data sheet, 13.8.3.12 (SMI_EN) and 13.8.3.13 (SMI_STS).
+// Intel ICH9 data sheet, SMI_EN and SMI_STS.
 TEST_F(AcpiPmTest, WithoutSystemManagementModeItLooksSetUp) {
   EXPECT_EQ(in<uint32_t>(0x30), 1u << 5);
   out<uint32_t>(0x30, 1);

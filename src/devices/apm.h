@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two ports at 0xb2 by which software asks for a system management interrupt: the command, whose writing is the request, and a byte beside it
-// that says more to whoever handles it. Spec: Intel ICH9 data sheet, 13.7.1, APM_CNT and APM_STS.
+// that says more to whoever handles it. Spec: Intel ICH9 data sheet, APM_CNT and APM_STS.
 #pragma once
 
 #include <functional>

@@ -130,6 +130,10 @@ Result<VcpuState> Vcpu::state(std::span<const uint32_t> msr_indices) const {
 }
 
 Result<> Vcpu::set_state(const VcpuState& state) {
+  // A system management interrupt that has come and not been taken is a request inside Linux's module, which setting events leaves alone and asking for
+  // them turns into an event.
+  kvm_vcpu_events came{};
+  TRY(handle_.call(KVM_GET_VCPU_EVENTS, &came, "KVM_GET_VCPU_EVENTS"));
   TRY_VOID(set_sregs(state.sregs));
   TRY_VOID(set_regs(state.regs));
   if (!state.xsave.empty())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Expected values: Intel 3 Series Express Chipset Family data sheet, 5.1.17 (SMRAM) and 5.1.18 (ESMRAMC).
+// Expected values: Intel 3 Series Express Chipset Family data sheet, SMRAM and ESMRAMC.
 #include "machine/host_bridge.h"
 
 #include <gtest/gtest.h>

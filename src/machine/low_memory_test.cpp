@@ -16,8 +16,10 @@ struct Slots {
   };
   std::map<unsigned, Slot> slots;
   unsigned made = 0;
+  uint64_t settled_below = 0;  // nothing comes or goes there
 
   Result<> set(unsigned number, uint64_t start, uint64_t size, const std::byte* host) {
+    EXPECT_GE(start, settled_below);
     if (size == 0) {
       EXPECT_EQ(slots.erase(number), 1u);
       return {};
@@ -90,21 +92,21 @@ TEST(LowMemory, ItsEndGoesAndComesAndTheRestStaysWhereItIs) {
                  .new_slot = [&] { return slots.made++; },
                  .set_slot = [&](unsigned n, uint64_t start, uint64_t bytes, const std::byte* host) { return slots.set(n, start, bytes, host); }});
   ASSERT_TRUE(low.map());
+  slots.settled_below = 48 * kMiB;  // other processors run there
   auto slot_of = [&](uint64_t address) {
     for (auto& [number, slot] : slots.slots)
       if (address >= slot.start && address - slot.start < slot.size) return static_cast<int>(number);
     return -1;
   };
-  const int low_slot = slot_of(kMiB), before = slot_of(55 * kMiB);
+  EXPECT_NE(slot_of(55 * kMiB), -1);
   for (uint64_t hidden : {16 * kMiB, 8 * kMiB, kMiB, uint64_t{0}}) {
     ASSERT_TRUE(low.hide_end(hidden));
-    EXPECT_EQ(slot_of(kMiB), low_slot);
+    EXPECT_NE(slot_of(kMiB), -1);
     EXPECT_EQ(slot_of(55 * kMiB) != -1, hidden < 16 * kMiB);
     EXPECT_NE(slot_of(64 * kMiB - hidden - 1), -1);
     EXPECT_EQ(slot_of(64 * kMiB - 1) != -1, hidden == 0);
     for (auto& [number, slot] : slots.slots) EXPECT_EQ(slot.host - Fixture::base(), static_cast<ptrdiff_t>(slot.start));
   }
-  EXPECT_NE(before, -1);
 }
 
 TEST(LowMemory, SlotsAreUsedAgain) {

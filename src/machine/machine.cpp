@@ -75,6 +75,13 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   if (!memory) return fail(memory.error().kind, "--memory " + memory.error().message, memory.error().code);
   memory_ = std::move(*memory);
   numa_ = TRY(lay_out_numa(config_.numa, config_.cpus, memory_->regions()));
+  if (has_system_management()) {
+    constexpr uint64_t kMiB = 1 << 20;  // in which firmware and chipset count
+    const uint64_t low_size = memory_->regions()[0].size;
+    if (low_size < 4 * kMiB || low_size % kMiB) return fail(ErrorKind::kInvalid, "--memory: --firmware secure=on needs whole MiB, 4 at least");
+    if (config_.shared_memory)
+      return fail(ErrorKind::kUnsupported, "--firmware secure=on: not with --disk vhost-user=, whose other process would reach what is system management mode's alone");
+  }
   vm_ = TRY(system_->create_vm());
   if (has_system_management()) {
     if (vm_->extension(KVM_CAP_X86_SMM) < 1 || vm_->extension(KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
@@ -131,12 +138,13 @@ int Machine::current_cpu() const {
   return vcpu ? static_cast<int>(vcpu->id()) : -1;
 }
 
-bool Machine::in_system_management() const {
+bool Machine::on_vcpu_in_system_management() const {
   kvm::Vcpu* vcpu = kvm::VcpuThread::current();
   return vcpu && vcpu->run_page().flags & KVM_RUN_X86_SMM;
 }
 
-// As a message of the APICs' bus, delivery mode SMI (Intel SDM vol 3, 10.11.2): it interrupts a vCPU that runs as well as one that does not.
+// As a message of the APICs' bus, delivery mode SMI (Intel SDM vol 3, 10.11.2): it interrupts a vCPU that runs as well as one that does not. A guest that
+// switches an APIC off keeps its processor out; firmware waits for it a while, and what protects memory and flash is each processor's own mode.
 void Machine::system_management_interrupt(unsigned cpu) { (void)vm_->signal_msi(0xfee00000 | cpu << 12, 0x200); }
 
 Result<> Machine::create_vcpus() {

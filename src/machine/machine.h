@@ -77,6 +77,7 @@ class Machine final : private kvm::ExitHandler {
   void request_suspend();
   void request_wake();
   void request_end(int status);
+  void request_end(int status, EndReason reason);
   // Called once on the loop's thread, when the vCPUs have stopped for good.
   void set_on_end(std::function<void(int status)> on_end) { on_end_ = std::move(on_end); }
   EndReason end_reason() const { return end_reason_; }
@@ -98,7 +99,7 @@ class Machine final : private kvm::ExitHandler {
   bool has_system_management() const { return config_.firmware && config_.firmware->secure; }
   // Of the calling thread: which vCPU's it is, or -1; and was that in system management mode when it came out?
   int current_cpu() const;
-  bool in_system_management() const;
+  bool in_system_management() const { return has_system_management() && on_vcpu_in_system_management(); }
   void system_management_interrupt(unsigned cpu);
   LowMemory& low_memory() { return *low_memory_; }
   Bus& ports() { return ports_; }
@@ -126,15 +127,17 @@ class Machine final : private kvm::ExitHandler {
   void wake();
   void end(int status);
   bool vcpus_paused();
-  void request_end(int status, EndReason reason);
+  bool on_vcpu_in_system_management() const;
   void tell(MachineEvent event) {
     if (on_event_) on_event_(event);
   }
 
+  // Address line 20 always passes in system management mode.
+  uint64_t decoded(uint64_t address) const { return in_system_management() ? address : low_memory_->passed(address); }
   void port_read(uint16_t port, std::span<std::byte> data) override { ports_.read(port, data); }
   void port_write(uint16_t port, std::span<const std::byte> data) override { ports_.write(port, data); }
-  void mmio_read(uint64_t address, std::span<std::byte> data) override { mmio_.read(low_memory_->passed(address), data); }
-  void mmio_write(uint64_t address, std::span<const std::byte> data) override { mmio_.write(low_memory_->passed(address), data); }
+  void mmio_read(uint64_t address, std::span<std::byte> data) override { mmio_.read(decoded(address), data); }
+  void mmio_write(uint64_t address, std::span<const std::byte> data) override { mmio_.write(decoded(address), data); }
   void stopped(kvm::Vcpu& vcpu, kvm::StopReason reason, const std::string& detail) override;
 
   MachineConfig config_;

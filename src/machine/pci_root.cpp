@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/pci_root.h"
 
+#include <ranges>
+
 #include <linux/pci_regs.h>
 
 #include <cstring>
@@ -177,7 +179,8 @@ void PciRoot::reset(ResetKind kind) {
     auto lock = ports_.lock(*config_ports_);
     config_ports_->reset(kind);
   }
-  for (auto& function : functions_) {
+  // The host bridge, which is the first, comes last: it gives memory back that a BAR may lie over.
+  for (auto& function : std::views::reverse(functions_)) {
     if (!function) continue;
     std::lock_guard lock(function->mutex);
     function->device->reset(kind);

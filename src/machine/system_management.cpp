@@ -46,20 +46,20 @@ Result<> SystemManagement::show(unsigned slot, bool shown) {
 
 void SystemManagement::set(const HostBridge::Smram& smram) {
   if (smram == now_) return;
+  const uint64_t end = machine_.memory().regions()[0].size;
+  machine_.memory().hide(kTseg, GuestAddress{end - std::min(end, smram.tseg)}, smram.tseg);
+  machine_.memory().hide(kCompatible, GuestAddress{kVideo}, smram.compatible && !smram.open ? kVideoEnd - kVideo : 0);
   auto change = [&]() -> Result<> {
-    // Hidden before it is used: firmware has cleared nothing there that it needs.
-    if (smram.tseg != now_.tseg) {
-      const uint64_t end = machine_.memory().regions()[0].size;
-      machine_.memory().hide(kTseg, GuestAddress{end - std::min(end, smram.tseg)}, smram.tseg);
-      TRY_VOID(machine_.low_memory().hide_end(smram.tseg));
-    }
+    if (smram.tseg != now_.tseg) TRY_VOID(machine_.low_memory().hide_end(smram.tseg));
     if (smram.open != now_.open) TRY_VOID(show(open_slot_, smram.open));
-    if (smram.compatible != now_.compatible || smram.open != now_.open)
-      machine_.memory().hide(kCompatible, GuestAddress{kVideo}, smram.compatible && !smram.open ? kVideoEnd - kVideo : 0);
     if (smram.compatible != now_.compatible) TRY_VOID(show(closed_slot_, smram.compatible));
     return {};
   };
-  if (auto done = change(); !done) log(LogLevel::kError, "memory of system management mode: %s", done.error().message.c_str());
+  // A guest that goes on would believe to be locked out, or in.
+  if (auto done = change(); !done) {
+    log(LogLevel::kError, "memory of system management mode: %s", done.error().message.c_str());
+    machine_.request_end(1, EndReason::kError);
+  }
   now_ = smram;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // System management mode as a board with firmware has it: a second address space for the processors that are in it, memory that only they see (and
 // no device), and the interrupt that brings them there. The hypervisor has both address spaces; what differs between them is set here.
-// Spec: Intel SDM vol 3, 31; Intel 3 Series Express Chipset Family data sheet, 4.7, 5.1.17; Linux's api.rst, KVM_CAP_MULTI_ADDRESS_SPACE. How firmware
+// Spec: Intel SDM vol 3, 31; Intel 3 Series Express Chipset Family data sheet, SMRAM and ESMRAMC; Linux's api.rst, KVM_CAP_MULTI_ADDRESS_SPACE. How firmware
 // asks for interrupts of all processors is QEMU's (docs/specs/fw_cfg; the files etc/smi/...).
 #pragma once
 
