@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/devices.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 
 #include "base/log.h"
 #include "cli/backend_port.h"
 #include "machine/board.h"
+#include "machine/option_rom.h"
 #include "network/tap.h"
 #include "network/user.h"
 #include "storage/file/fault_file.h"
@@ -101,6 +105,19 @@ Result<virtio::Mac> parse_mac(const std::string& text) {
   return mac;
 }
 
+// iPXE for this card, as distributions have it: what a PC's BIOS boots from the network by. UEFI has a driver of its own.
+constexpr const char* kBootRoms[] = {"/usr/lib/ipxe/qemu/pxe-virtio.rom", "/usr/share/ipxe/qemu/pxe-virtio.rom", "/usr/share/qemu/pxe-virtio.rom"};
+constexpr uint64_t kMostBootRom = 1 << 20;
+
+Result<std::vector<std::byte>> boot_rom(const Machine& machine, const NetOptions& options) {
+  std::string path = options.rom;
+  if (path.empty() && machine.config().firmware && !options.boot_file.empty())
+    for (const char* known : kBootRoms)
+      if (path.empty() && access(known, R_OK) == 0) path = known;
+  if (path.empty()) return std::vector<std::byte>{};
+  return read_option_rom(path, "rom=" + path, kMostBootRom);
+}
+
 Result<> add_net(Machine& machine, const NetOptions& options, unsigned index) {
   std::unique_ptr<network::Backend> backend;
   if (options.kind == NetOptions::Kind::kTap) {
@@ -110,13 +127,19 @@ Result<> add_net(Machine& machine, const NetOptions& options, unsigned index) {
     network::UserConfig user;
     for (const NetOptions::Forward& f : options.forwards)
       user.forwards.push_back({.udp = f.udp, .host_address = f.host_address, .host_port = f.host_port, .guest_address = {}, .guest_port = f.guest_port});
+    struct stat st;
+    if (!options.tftp.empty() && stat(options.tftp.c_str(), &st)) return fail_errno("tftp=" + options.tftp);
+    if (!options.tftp.empty() && !S_ISDIR(st.st_mode)) return fail(ErrorKind::kInvalid, "tftp=" + options.tftp + ": not a folder");
+    user.tftp_directory = options.tftp;
+    user.boot_file = options.boot_file;
     backend = TRY(network::User::create(user, machine.loop()));
   }
   // Locally administered addresses of our own when the user gives none; alike on every start, so that guests keep their names.
   virtio::NetConfig net{.mac = {0x52, 0x54, 0x00, 0x56, 0x49, static_cast<uint8_t>(index + 1)}};
   if (!options.mac.empty()) net.mac = TRY(parse_mac(options.mac));
+  auto rom = TRY(boot_rom(machine, options));
   auto device = TRY(virtio::Net::create(net, {machine.loop()}, std::move(backend)));
-  return machine.board().add(std::move(device));
+  return machine.board().add(std::move(device), std::move(rom));
 }
 
 }  // namespace

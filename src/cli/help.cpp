@@ -82,9 +82,13 @@ constexpr Topic kTopics[] = {
   a disk that another process has (qemu-storage-daemon, SPDK): it maps the guest's memory and serves its requests. When it goes away
   the disk stands still until one listens at SOCKET again
 )"},
-    {"net", R"(--net user[,forward=[tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=...]
+    {"net", R"(--net user[,forward=[tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT]...[,tftp=DIR][,bootfile=FILE][,mac=...][,rom=FILE]
   a network of its own behind this process: no rights are needed; the guest reaches out by NAT, and in by `forward`
---net tap,ifname=NAME[,mac=...]
+  tftp=DIR       the guest may read the folder by TFTP from 10.0.2.2
+  bootfile=FILE  what DHCP tells a machine that boots from the network: a name in that folder, or an address. With firmware
+                 the card has iPXE then (Debian's package ipxe-qemu), and SeaBIOS boots by it where no disk does; UEFI has its own
+  rom=FILE       the card's option ROM (q35)
+--net tap,ifname=NAME[,mac=...][,rom=FILE]
   an existing tap interface
 --net none
 )"},

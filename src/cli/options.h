@@ -45,6 +45,8 @@ struct NetOptions {
   };
   std::vector<Forward> forwards;
   std::string interface, mac;
+  std::string tftp, boot_file;  // what the network offers to a machine that boots from it
+  std::string rom;              // by which firmware does
   std::string text;  // as the user wrote it
 };
 struct SerialOptions {

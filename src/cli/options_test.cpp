@@ -100,6 +100,18 @@ TEST(Options, FirmwareIsAFileOrAWordWithItsPlaces) {
   EXPECT_TRUE((*both)->machine.firmware);
 }
 
+TEST(Options, ANetworkToBootFrom) {
+  auto net = parse_net("user,tftp=/srv/tftp,bootfile=pxelinux.0,rom=/r.rom");
+  ASSERT_TRUE(net) << net.error().message;
+  EXPECT_EQ(net->tftp, "/srv/tftp");
+  EXPECT_EQ(net->boot_file, "pxelinux.0");
+  EXPECT_EQ(net->rom, "/r.rom");
+  EXPECT_EQ(parse_net("tap,ifname=t0,rom=/r.rom")->rom, "/r.rom");
+  const std::string long_name(128, 'x');
+  for (const std::string& bad : {std::string("user,tftp="), std::string("user,rom="), "user,bootfile=" + long_name, std::string("tap,ifname=t0,tftp=/srv"), std::string("none,rom=/r.rom")})
+    EXPECT_FALSE(parse_net(bad)) << bad;
+}
+
 TEST(Options, AnEmptyWordIsNotTheDefault) {
   for (const char* option : {"--kernel=", "--initrd=", "--memory=", "--cpus=", "--board=", "--accel=", "--boot-protocol="}) {
     const std::string name(option, strlen(option) - 1);

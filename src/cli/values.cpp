@@ -271,6 +271,13 @@ Result<NetOptions> parse_net(const std::string& text) {
       net.forwards.push_back(forward);
     } else if (key == "ifname" && net.kind == NetOptions::Kind::kTap) {
       net.interface = value;
+    } else if (key == "tftp" && net.kind == NetOptions::Kind::kUser && !value.empty()) {
+      net.tftp = value;
+    } else if (key == "bootfile" && net.kind == NetOptions::Kind::kUser && !value.empty()) {
+      if (value.size() > 127) return bad(option, text, "bootfile has at most 127 bytes, as DHCP's field does");
+      net.boot_file = value;
+    } else if (key == "rom" && net.kind != NetOptions::Kind::kNone && !value.empty()) {
+      net.rom = value;
     } else if (key == "mac") {
       net.mac = value;
     } else {

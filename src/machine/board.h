@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/result.h"
 #include "devices/char_backend.h"
@@ -26,8 +27,9 @@ class Board {
   // Where the 32-bit hole of the board's kind begins: RAM goes below it first.
   static uint64_t low_memory_limit(const MachineConfig& config);
 
-  // Before start(): puts a virtio device on the board's transport.
-  virtual Result<> add(std::unique_ptr<virtio::Device> device) = 0;
+  // Before start(): puts a virtio device on the board's transport, on PCI with an option ROM if there is one.
+  Result<> add(std::unique_ptr<virtio::Device> device);
+  virtual Result<> add(std::unique_ptr<virtio::Device> device, std::vector<std::byte> rom) = 0;
   virtual void reset(ResetKind kind) = 0;
   // Writes the tables the guest shall find, and says what the memory map is.
   virtual Result<BootEnvironment> prepare_boot() = 0;

@@ -13,7 +13,8 @@ Result<std::unique_ptr<Microvm>> Microvm::create(Machine& machine, CharBackend* 
   return board;
 }
 
-Result<> Microvm::add(std::unique_ptr<virtio::Device> device) {
+Result<> Microvm::add(std::unique_ptr<virtio::Device> device, std::vector<std::byte> rom) {
+  if (!rom.empty()) return fail(ErrorKind::kUnsupported, "--board microvm: has no PCI, and no option ROMs");
   if (slots_.size() == kMostDevices) return fail(ErrorKind::kInvalid, "--board microvm: at most " + std::to_string(kMostDevices) + " virtio devices");
   Slot slot{.address = kWindow + slots_.size() * kStride, .gsi = gsi_of(slots_.size()), .transport = {}};
   auto transport = virtio::Mmio::create(std::move(device), {machine_.memory(), machine_.irq(slot.gsi)});

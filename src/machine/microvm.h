@@ -15,7 +15,8 @@ class Microvm final : public Board {
   static constexpr uint64_t kLowMemoryLimit = 0xc0000000;
   static Result<std::unique_ptr<Microvm>> create(Machine& machine, CharBackend* serial);
 
-  Result<> add(std::unique_ptr<virtio::Device> device) override;
+  using Board::add;
+  Result<> add(std::unique_ptr<virtio::Device> device, std::vector<std::byte> rom) override;
   void reset(ResetKind kind) override;
   Result<BootEnvironment> prepare_boot() override;
   void press_power_button() override { pc_->pm().power_button(); }

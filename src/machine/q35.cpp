@@ -59,10 +59,10 @@ Result<> Q35::build(CharBackend* serial) {
   return {};
 }
 
-Result<> Q35::add(std::unique_ptr<virtio::Device> device) {
+Result<> Q35::add(std::unique_ptr<virtio::Device> device, std::vector<std::byte> rom) {
   for (unsigned slot = 1; slot < kLpcSlot; slot++) {
     if (pci_->occupied(slot)) continue;
-    auto transport = virtio::Pci::create(std::move(device), {machine_.memory(), {&machine_.msi(), &pirqs_->input(slot % kLinks)}});
+    auto transport = virtio::Pci::create(std::move(device), {machine_.memory(), {&machine_.msi(), &pirqs_->input(slot % kLinks)}, std::move(rom)});
     return pci_->add(slot, 0, std::move(transport));
   }
   return fail(ErrorKind::kInvalid, "--board q35: no PCI slot is free");

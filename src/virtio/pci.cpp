@@ -47,12 +47,13 @@ uint64_t value_of(std::span<const std::byte> data) {
 }  // namespace
 
 std::unique_ptr<Pci> Pci::create(std::unique_ptr<virtio::Device> device, Pins pins) {
-  return std::unique_ptr<Pci>(new Pci(std::move(device), pins));
+  return std::unique_ptr<Pci>(new Pci(std::move(device), std::move(pins)));
 }
 
 Pci::Pci(std::unique_ptr<virtio::Device> device, Pins pins)
     : PciDevice(identity_of(device->type()), pins.pci), Transport(std::move(device), pins.memory) {
   add_bar(kBar, kBarSize, BarType::kMemory64);
+  if (!pins.rom.empty()) add_rom(std::move(pins.rom));
   add_structure(VIRTIO_PCI_CAP_COMMON_CFG, kCommon, kCommonSize);
   add_structure(VIRTIO_PCI_CAP_ISR_CFG, kIsr, 1);
   add_structure(VIRTIO_PCI_CAP_DEVICE_CFG, kDeviceConfig, kMaxConfig);

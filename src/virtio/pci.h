@@ -17,6 +17,7 @@ class Pci final : public PciDevice, public Transport {
   struct Pins {
     GuestMemory& memory;
     PciDevice::Pins pci;
+    std::vector<std::byte> rom = {};  // for the machine's firmware; empty: none
   };
   // Where things are in the BAR.
   static constexpr unsigned kBar = 0;
