@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running machine seen from outside: its process, and its serial console driven as a person would drive it."""
+import hashlib
 import os
 import re
 import signal
@@ -11,6 +12,15 @@ from show import Failed
 
 BOOT_LIMIT = float(os.environ.get("VIREO_BOOT_LIMIT", "180"))
 PROMPT = rb"root@[\w.-]+:[^\n]*[#$] "
+# Work whose result a wrong instruction, register or page would change: sums chained over a file; and what comes of it.
+WORK = "s=start; for i in $(seq 1 {rounds}); do s=$(echo $s $i | sha256sum | cut -d' ' -f1); done; echo $s"
+
+
+def result_of_work(rounds):
+    s = "start"
+    for i in range(1, rounds + 1):
+        s = hashlib.sha256(f"{s} {i}\n".encode()).hexdigest()
+    return s
 
 
 def vireo_run(program, *, kernel, initrd=None, append="", disks=(), net="user", memory="512M", cpus=1, board=None,
