@@ -5,9 +5,11 @@
 #include <linux/kvm.h>
 #include <sanitizer/lsan_interface.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -142,6 +144,21 @@ struct Machine {
     call(vcpu, KVM_GET_XCRS, &xcrs);
     call(vcpu, KVM_GET_VCPU_EVENTS, &events);
     call(vcpu, KVM_GET_DEBUGREGS, &debug_registers);
+    kick_now_and_then();
+  }
+  // A handler whose first instruction faults goes on for ever and completes no instruction, as on a processor; only a kick ends that KVM_RUN.
+  static void kick_now_and_then() {
+    struct sigaction action {};
+    action.sa_handler = [](int) { softkvm::interrupt_this_thread(); };
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGRTMIN, &action, nullptr);
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = SIGRTMIN;
+    event._sigev_un._tid = gettid();
+    timer_t timer;
+    const itimerspec every{.it_interval = {0, 200'000'000}, .it_value = {0, 200'000'000}};
+    if (timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) || timer_settime(timer, 0, &every, nullptr)) __builtin_trap();
   }
   // As it was made: an input must do the same whatever came before it.
   void reset() {
