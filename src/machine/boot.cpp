@@ -10,7 +10,7 @@
 namespace vireo {
 namespace {
 
-constexpr uint64_t kLinuxMagicOffset = 0x202;
+constexpr uint64_t kLinuxMagicOffset = 0x202, kSetupSectorsOffset = 0x1f1;
 constexpr uint32_t kLinuxMagic = 0x53726448;  // "HdrS"
 
 }  // namespace
@@ -33,6 +33,13 @@ Result<> keep_clear(uint64_t start, uint64_t end, std::initializer_list<BootData
   return {};
 }
 
+uint64_t linux_setup_size(const FileView& image) {
+  uint32_t magic = 0;
+  uint8_t sectors = 0;
+  if (!image.get(kLinuxMagicOffset, magic) || magic != kLinuxMagic || !image.get(kSetupSectorsOffset, sectors)) return 0;
+  return (uint64_t{sectors ? sectors : uint8_t{4}} + 1) * 512;
+}
+
 Result<BootImage> BootImage::open(const BootConfig& config) {
   BootImage image;
   image.config_ = config;
@@ -40,8 +47,7 @@ Result<BootImage> BootImage::open(const BootConfig& config) {
   if (!config.initrd.empty()) image.initrd_ = TRY(FileView::open(config.initrd, "--initrd"));
   image.elf_ = ElfImage::is_elf(image.kernel_);
   bool multiboot = find_multiboot_header(image.kernel_).has_value();
-  uint32_t magic = 0;
-  bool bzimage = !image.elf_ && image.kernel_.get(kLinuxMagicOffset, magic) && magic == kLinuxMagic;
+  bool bzimage = !image.elf_ && linux_setup_size(image.kernel_);
   bool pvh = false, elf64 = false;
   if (image.elf_) {
     auto elf = ElfImage::parse(image.kernel_);

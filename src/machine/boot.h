@@ -51,6 +51,10 @@ struct BootData {
 // Fails where a kernel's part [start, end) lies there.
 Result<> keep_clear(uint64_t start, uint64_t end, std::initializer_list<BootData> data);
 
+// Of a Linux image (bzImage): how many bytes in front are for real mode, which its header says and the file need not have; 0: it is none.
+// Spec: Linux's boot protocol, setup_sects.
+uint64_t linux_setup_size(const FileView& image);
+
 class BootImage {
  public:
   // Opens the files and finds the protocol; fails when the kernel is none we know.

@@ -75,7 +75,7 @@ Result<> Firmware::build(const FirmwareConfig& config) {
   return describe_kernel();
 }
 
-// Of a Linux image the sectors for real mode (the byte at 0x1f1 says how many; Linux's boot protocol) are an item of their own, and say that a boot
+// Of a Linux image the sectors for real mode are an item of their own, and say that a boot
 // loader without a number (0xff at 0x210) has filled them in: OVMF enters a kernel that its keys do not know by Linux's own protocol, and does not say so
 // itself, and Linux takes no initial RAM disk from nobody. What UEFI starts by itself does not look there.
 Result<> Firmware::describe_kernel() {
@@ -83,10 +83,7 @@ Result<> Firmware::describe_kernel() {
   if (boot.kernel.empty()) return {};
   kernel_ = TRY(FileView::open(boot.kernel, "--kernel"));
   if (!boot.initrd.empty()) initrd_ = TRY(FileView::open(boot.initrd, "--initrd"));
-  uint32_t magic = 0;
-  uint8_t sectors = 0;
-  size_t setup = 0;
-  if (kernel_.get(0x202, magic) && magic == 0x53726448 && kernel_.get(0x1f1, sectors)) setup = std::min<size_t>(((sectors ? sectors : 4) + 1) * 512, kernel_.bytes().size());
+  const size_t setup = std::min<size_t>(linux_setup_size(kernel_), kernel_.bytes().size());
   auto item = [this](uint16_t size_key, uint16_t data_key, std::span<const std::byte> bytes) {
     items_->set<uint32_t>(size_key, static_cast<uint32_t>(bytes.size()));
     items_->set_view(data_key, bytes);

@@ -54,7 +54,7 @@ Result<CpuEntry> BootImage::load_bzimage(const BootEnvironment& environment) con
   // A 32-bit kernel has no 64-bit entry: it is entered as it can be.
   if (wide && !(h.xloadflags & XLF_KERNEL_64)) wide = false;
 
-  uint64_t setup = (uint64_t{h.setup_sects ? h.setup_sects : uint8_t{4}} + 1) * 512;
+  uint64_t setup = linux_setup_size(kernel_);
   if (setup >= kernel_.bytes().size()) return fail(ErrorKind::kCorrupt, "the kernel proper is missing");
   auto code = kernel_.bytes().subspan(setup);
   uint64_t start = h.relocatable_kernel ? std::max<uint64_t>(kKernelStart, h.pref_address) : h.pref_address;
