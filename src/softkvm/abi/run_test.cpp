@@ -475,14 +475,20 @@ TEST_P(Run, AParavirtualAreaOverCodeIsSeen) {
 // Tables are walked while another thread changes slots: those that are there at a walk's beginning stay until it is over.
 TEST_P(Run, AddressesAreTranslatedWhileSlotsChange) {
   Machine m(backend());
-  constexpr uint32_t kDirectory = 0x2000, kTable = 0x3000, kLinear = 0x5000, kFrame = 0x7000, kPresent = 7;
-  const uint32_t table = kTable | kPresent, page = kFrame | kPresent;
-  std::memcpy(m.memory + kDirectory, &table, sizeof table);
-  std::memcpy(m.memory + kTable + kLinear / 4096 * 4, &page, sizeof page);
+  constexpr uint64_t kTables = 0x2000, kLinear = 0x5000, kFrame = 0x7000, kPresent = 7;
+  for (unsigned level = 0; level < 4; level++) {  // PML4, PDPT, page directory, page table, a page after another
+    const bool last = level == 3;
+    const uint64_t entry = (last ? kFrame : kTables + (level + 1) * 4096) | kPresent;
+    std::memcpy(m.memory + kTables + level * 4096 + (last ? kLinear / 4096 * 8 : 0), &entry, sizeof entry);
+  }
   kvm_sregs sregs;
   ASSERT_EQ(m.vcpu(KVM_GET_SREGS, &sregs), 0);
   sregs.cr0 |= 0x80000001;  // PG, PE
-  sregs.cr3 = kDirectory;
+  sregs.cr4 |= 1 << 5;      // PAE
+  sregs.efer |= 0x500;      // LMA, LME: some hosts' KVM walks in long mode only and calls every other address physical
+  sregs.cr3 = kTables;
+  sregs.cs.l = 1;
+  sregs.cs.db = 0;
   ASSERT_EQ(m.vcpu(KVM_SET_SREGS, &sregs), 0);
   std::atomic<bool> over{false};
   std::thread changes([&] {
@@ -492,7 +498,7 @@ TEST_P(Run, AddressesAreTranslatedWhileSlotsChange) {
       if (m.vm(KVM_SET_USER_MEMORY_REGION, &region) != 0) std::abort();
     }
   });
-  for (int i = 0; i < 5000; i++) {
+  for (int i = 0; i < 60'000; i++) {
     kvm_translation asked{};
     asked.linear_address = kLinear + 0x123;
     EXPECT_EQ(m.vcpu(KVM_TRANSLATE, &asked), 0);
