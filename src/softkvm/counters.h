@@ -21,6 +21,7 @@ struct alignas(4096) VcpuCounters {
   uint64_t blocks_translated, insns_translated, code_bytes_translated;
   uint64_t blocks_restored;  // ... and blocks that were found in a file of translated code
   uint64_t lookups, call_outs, leaves, steps, code_writes;
+  uint64_t code_doubts, code_compares;  // where host code may have overwritten code unseen; comparisons of a page for that
   // memory
   uint64_t tlb_misses, tlb_fills, tlb_flush, invlpg;
   // user code on the bare CPU (native/); cycles of the host's TSC

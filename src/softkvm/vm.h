@@ -63,7 +63,6 @@ class Vm {
   VmCounters* counters = nullptr;  // a page of its own; written by who may only look at the VM, too
   const uint32_t off;        // translate/switches.h
   const bool unseen_writes;  // host code writes memory without notice_write
-  std::atomic<uint64_t> unseen_epoch{0};  // how often a vCPU had reason to doubt its code
   static std::atomic<uint64_t> foreign_ticks;  // 0: all unseen writes are told by an interrupt or an exit
   std::atomic<uint64_t> alert_until{0};        // host TSC: until then a foreign write may come
   Irqchip* irqchip = nullptr;      // set by abi/ on KVM_CREATE_IRQCHIP; owned there

@@ -66,6 +66,8 @@ constexpr Statistics::Counter kVcpuCounters[] = {
     {"leaves", kCount, 0, offsetof(V, leaves)},
     {"steps", kCount, 0, offsetof(V, steps)},
     {"code_writes", kCount, 0, offsetof(V, code_writes)},
+    {"code_doubts", kCount, 0, offsetof(V, code_doubts)},
+    {"code_compares", kCount, 0, offsetof(V, code_compares)},
     {"tlb_misses", kCount, 0, offsetof(V, tlb_misses)},
     {"tlb_fills", kCount, 0, offsetof(V, tlb_fills)},
     {"tlb_flush", kCount, 0, offsetof(V, tlb_flush)},

@@ -47,13 +47,16 @@ struct SideEntry {
   uint8_t borrow_reg[4];
 };
 
+// Guest pages of which there is code, at most.
+constexpr uint32_t kCodePageTable = 1u << 18, kMostCodePages = kCodePageTable / 4 * 3;  // 768 MiB
+
 // For VMs whose memory host code writes without a notice (softkvm.h, expect_unseen_writes): what a page's blocks were translated from. Whoever
 // enters the page through the run loop compares, if a write may have become known to the guest since that was done last.
 struct PageSource {
-  std::atomic<uint64_t> checked;  // Vm::unseen_epoch when the page was last seen to be as it was
   std::atomic<uint64_t> chunks;   // which 64-byte pieces of `bytes` are known
   std::atomic<uint64_t> used;     // ... and which of them the page's blocks depend on
   uint64_t gpa;                   // of the page
+  uint32_t number;                // of all that the code cache has, from 0; below kMostCodePages
   alignas(64) uint8_t bytes[4096];
 
   // In what of `wanted` is known.
@@ -88,6 +91,8 @@ struct Block {
   Link* incoming;         // links patched to this block
   Block* page_next[2];    // in the list of its page, and in the second one's
   uint32_t stored;        // the record that it is from (StoredBlocks::number()), or 0
+  uint32_t next_to_tell;  // CodeCache::reach_more()
+  std::atomic<uint64_t> reach;  // the 64-byte pieces of its (first) page of which it is, and of which what its linked jumps come to is; or more
   PageSource *source, *second_source;  // null where writes are told
 };
 

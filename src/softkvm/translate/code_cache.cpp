@@ -161,6 +161,9 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   for (const LinkSite& s : sites) links_[link_count_++] = {s, nullptr, nullptr};
   b.incoming = nullptr;
   b.page_next[0] = b.page_next[1] = nullptr;
+  b.next_to_tell = 0;
+  const uint64_t taken = block.reach.load(std::memory_order_relaxed);
+  b.reach.store(taken ? taken : chunks_of(b, b.gpa >> 12), std::memory_order_relaxed);
   b.valid.store(true, std::memory_order_relaxed);
   if (b.source) note_used(*b.source, chunks_of(b, b.gpa >> 12));
   if (b.second_source) note_used(*b.second_source, chunks_of(b, b.second_page >> 12));
@@ -218,25 +221,54 @@ Link* CodeCache::link_of(const Block* from, uint32_t at) {
 
 uint32_t CodeCache::mode_of(const Block& from, const LinkSite& site) { return (from.mode & ~kModeUngrouped) | (site.ungrouped ? kModeUngrouped : 0); }
 
-void CodeCache::link_all(Block& from) {
+void CodeCache::link_all(Block& from, const uint8_t* page) {
   for (uint32_t i = 0; i < from.link_count; i++) {
     Link& link = from.links[i];
     if (link.target) continue;
     Block* target = table_->find((from.gpa & ~0xfffull) | link.site.target, mode_of(from, link.site));
-    if (target && !target->straddle) enter(link, *target);
+    if (target && !target->straddle) enter(from, link, *target, page);
   }
 }
 
-void CodeCache::link(uint32_t site, Block& target) {
-  const Block* from = containing(site);
+void CodeCache::link(uint32_t site, Block& target, const uint8_t* page) {
+  Block* from = containing(site);
   Link* link = link_of(from, site);
   if (!link || link->target || !from->valid || !target.valid || target.straddle || from->gpa >> 12 != target.gpa >> 12 ||
       target.mode != mode_of(*from, link->site))
     return;
-  enter(*link, target);
+  enter(*from, *link, target, page);
 }
 
-void CodeCache::enter(Link& link, Block& target) {
+// A block reaches more than before, and so does each whose jumps lead to it. The list is of blocks that have it to tell, by their number and one; it ends with itself.
+void CodeCache::reach_more(Block& block, uint64_t pieces) {
+  auto number = [this](const Block& b) { return static_cast<uint32_t>(&b - blocks_) + 1; };
+  uint32_t first = 0;
+  auto add = [&](Block& b, uint64_t more) {
+    const uint64_t before = b.reach.load(std::memory_order_relaxed);
+    if (!(more & ~before)) return;
+    b.reach.store(before | more, std::memory_order_release);
+    if (b.next_to_tell) return;
+    b.next_to_tell = first ? first : number(b);
+    first = number(b);
+  };
+  add(block, pieces);
+  while (first) {
+    Block& b = blocks_[first - 1];
+    first = b.next_to_tell == first ? 0 : b.next_to_tell;
+    b.next_to_tell = 0;
+    for (const Link* l = b.incoming; l; l = l->next) add(*containing(l->site.at), b.reach.load(std::memory_order_relaxed));
+  }
+}
+
+// In this order, so that another vCPU which doubts its code meanwhile either knows of the link (SureCode::to_be_settled) and of all that is reached by it, or the
+// target is compared after its doubt.
+void CodeCache::enter(Block& from, Link& link, Block& target, const uint8_t* page) {
+  if (target.source) {
+    const uint64_t reached = target.reach.load(std::memory_order_relaxed);
+    reach_more(from, reached);
+    links_made_.fetch_add(1);
+    if (page && !target.source->same(page, reached & target.source->used.load(std::memory_order_relaxed))) return;
+  }
   link.target = &target;
   link.next = target.incoming;
   target.incoming = &link;
@@ -332,7 +364,7 @@ const LinkSite& CodeCache::site_of_stub(uint32_t stub) const {
   __builtin_trap();
 }
 
-const Block* CodeCache::containing(uint32_t offset) const {
+Block* CodeCache::containing(uint32_t offset) const {
   if (offset >= used_) return nullptr;
   size_t line = offset / kLine;
   while (line && !starts_[line]) line--;

@@ -35,14 +35,16 @@ class CodeCache {
 
   // Room for one block being born: kBlockRoom bytes at the front, writable; null when the cache has to be flushed first.
   uint8_t* begin(uint32_t& offset);
-  // Takes the block in: `used` bytes of the room. From here on it can run, so the verifier stands in front.
+  // Takes the block in: `used` bytes of the room. From here on it can run, so the verifier stands in front. Its `reach` may be zero: what it depends on.
   Block* finish(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
 
   // Patches the jump whose rel32 is at `site` to `target`, if both are of the same page and mode: the guest may have changed its page
-  // tables since the jump asked.
-  void link(uint32_t site, Block& target);
+  // tables since the jump asked. `page`, where not null: what the page holds; a target that was made from anything else gets no jump.
+  void link(uint32_t site, Block& target, const uint8_t* page);
   // The same of each of a block's jumps to a block that is there.
-  void link_all(Block& from);
+  void link_all(Block& from, const uint8_t* page);
+  // How many jumps were patched to a block.
+  uint64_t links_made() const { return links_made_.load(); }
 
   // How often blocks of the page were dropped since something in it was overwritten.
   unsigned rewrites(uint64_t gpa) const;
@@ -68,7 +70,7 @@ class CodeCache {
   const LinkSite& site_of_stub(uint32_t stub) const;
 
   // The block whose code has `offset`, or null.
-  const Block* containing(uint32_t offset) const;
+  Block* containing(uint32_t offset) const;
   size_t used() const { return used_; }
   uint64_t generation() const { return generation_; }
 
@@ -95,7 +97,7 @@ class CodeCache {
     PageSource* source;
     uint32_t rewrites;  // how often its code was overwritten
   };
-  static constexpr uint32_t kPages = 1u << 18, kMostPages = kPages / 4 * 3;  // 768 MiB of code pages
+  static constexpr uint32_t kPages = kCodePageTable, kMostPages = kMostCodePages;
   static constexpr uint32_t kRewritesBeforeFine = 16;
 
   explicit CodeCache(VmCounters& counters) : counters_(counters) {}
@@ -116,7 +118,8 @@ class CodeCache {
   void ask_ahead();
   void patch(uint32_t at, const Block* target, uint32_t destination);
   static uint32_t mode_of(const Block& from, const LinkSite& site);  // of the jump's target
-  void enter(Link& link, Block& target);
+  void enter(Block& from, Link& link, Block& target, const uint8_t* page);
+  void reach_more(Block& block, uint64_t pieces);
   void unlink_incoming(Block& block);
   static Link* link_of(const Block* from, uint32_t at);
   void forget(Block& block);
@@ -128,6 +131,7 @@ class CodeCache {
   uint8_t *executable_ = nullptr, *writable_ = nullptr;
   size_t size_ = 0, used_ = 0, populated_ = 0;
   uint64_t generation_ = 0;
+  std::atomic<uint64_t> links_made_{0};
   BlockTable* table_ = nullptr;
   Verified verified_;
   // Arrays mapped for a cache full of small blocks; untouched they take no memory.

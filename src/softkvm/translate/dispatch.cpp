@@ -16,6 +16,7 @@
 #include "softkvm/translate/make_block.h"
 #include "softkvm/translate/stored_blocks.h"
 #include "softkvm/translate/string_ops.h"
+#include "softkvm/translate/sure_code.h"
 #include "softkvm/translate/switches.h"
 
 extern "C" void softkvm_enter(const void* code, uint64_t linear);
@@ -48,25 +49,14 @@ Block* straddle_block(VcpuState& vcpu, Block* any, uint64_t linear, bool& fresh)
   return fetch_address(vcpu, next, gpa, &fresh) ? vcpu.vm->code->table().find_straddle(any, gpa) : nullptr;
 }
 
-// Does the page still hold what its blocks were made from? One that is newly mapped is always looked at: it may have come
-// from a device to become this.
-bool source_current(VcpuState& vcpu, PageSource& source, bool fresh) {
-  if (!fresh && source.checked.load(std::memory_order_acquire) >= engine_of(vcpu).unseen_epoch) return true;
-  const uint64_t now = vcpu.vm->unseen_epoch.load();
-  const uint8_t* page = vcpu.vm->slots->host(source.gpa);
-  if (!page || !source.same(page, source.used.load(std::memory_order_acquire))) return false;
-  source.checked.store(now, std::memory_order_release);
-  return true;
-}
-
-// The code of a jump entry that has been doubted, if its page still holds what it was made from; else null.
+// The code of a jump entry that has been doubted, if its page still holds what that was made from; else null.
 const void* doubted_code(VcpuState& vcpu, uint64_t linear, unsigned view) {
   Engine& engine = engine_of(vcpu);
   const unsigned index = jump_index(linear);
   JumpEntry& entry = engine.jump[view][index];
   if (entry.tag != doubted_tag(linear)) return nullptr;
-  PageSource* source = engine.jump_source[view][index];
-  if (!source || !source_current(vcpu, *source, false)) return nullptr;
+  const Block* block = engine.jump_block[view][index];
+  if (!block || !block->valid || !code_current(vcpu, *block, false)) return nullptr;
   entry.tag = linear;
   engine.jump_sure[view].add(index);
   return entry.code;
@@ -114,8 +104,8 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
     block = straddle_block(vcpu, block, linear, fresh);
     if (vcpu.fault.pending) return cannot_fetch(vcpu, linear);
   }
-  if (block && ((block->source && !source_current(vcpu, *block->source, fresh)) ||
-                (block->second_source && !source_current(vcpu, *block->second_source, fresh)))) {
+  // A page that is newly mapped is always looked at: it may have come from a device to become this.
+  if (block && !code_current(vcpu, *block, fresh)) {
     fresh = true;
     block = nullptr;
   }
@@ -391,13 +381,17 @@ void flush_all_jump_caches(VcpuState& vcpu) {
     flush_jump_cache(vcpu, v);
     for (uint64_t& word : engine_of(vcpu).jump_pages[v]) word = 0;
   }
+  engine_of(vcpu).sure.clear();
 }
 
 void doubt_code(Vcpu& vcpu) {
   if (!vcpu.vm->unseen_writes) return;
   Engine& engine = engine_of(vcpu);
-  engine.unseen_epoch = vcpu.vm->unseen_epoch.fetch_add(1) + 1;
+  engine.counters.code_doubts++;
   if (vcpu.vm->off & kSwitchDoubtedJumps) return flush_all_jump_caches(vcpu);
+  const bool settle = engine.sure.to_be_settled(vcpu.vm->code->links_made() - engine.sure.own_links()) && !(vcpu.vm->off & kSwitchSettledDoubts);
+  if (settle && engine.sure.all_as_it_was(vcpu)) return;
+  engine.sure.clear();
   for (unsigned v = 0; v < kViews; v++)
     engine.jump_sure[v].drain(kJumpEntries, [&](unsigned i) {
       uint64_t& tag = engine.jump[v][i].tag;

@@ -14,6 +14,7 @@
 #include "softkvm/translate/block.h"
 #include "softkvm/translate/layout.h"
 #include "softkvm/translate/mode.h"
+#include "softkvm/translate/sure_code.h"
 #include "softkvm/vm.h"
 
 namespace vireo::softkvm {
@@ -215,7 +216,6 @@ struct Engine {
   const void* link_site = nullptr;
   uint64_t link_generation = 0;        // of the code cache when link_site was noted
   uint32_t link_mode = 0;              // ... and the mode of its target
-  uint64_t unseen_epoch = 0;           // pages of code that were compared before this have to be compared again; 0: never
   bool suspect = false;                // the page that a block is wanted on is newly mapped, or seen to have changed
   std::atomic<bool> alert_request{false};
   bool alert = false;                  // jump caches are empty and stay so: each page is looked at whenever it is entered
@@ -291,8 +291,9 @@ struct Engine {
   alignas(4096) uint8_t xsave[16384];
   alignas(4096) TlbView tlb[kViews];
   alignas(4096) JumpEntry jump[kViews][kJumpEntries];
-  // VMs with unseen writes: the source of the jump entry's page, or null where it is of two pages.
-  PageSource* jump_source[kViews][kJumpEntries];
+  // VMs with unseen writes: the block of the jump entry, or null where it is of two pages.
+  const Block* jump_block[kViews][kJumpEntries];
+  SureCode sure;
   CodePageWrite code_writes[kViews][kCodePageWrites];  // by the linear page's number
   bool no_code_writes = false;                         // there are none of these
 

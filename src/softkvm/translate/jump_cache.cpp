@@ -19,7 +19,7 @@ void enter_jump(Engine& engine, unsigned view, uint64_t linear, const Block& blo
   if (block.straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
   engine.jump[view][index] = {linear, code};
   if (block.source) {
-    engine.jump_source[view][index] = block.straddle ? nullptr : block.source;
+    engine.jump_block[view][index] = block.straddle ? nullptr : &block;
     engine.jump_sure[view].add(index);
   }
   const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block.straddle;

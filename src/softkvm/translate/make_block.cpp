@@ -13,6 +13,7 @@
 #include "softkvm/translate/host_state.h"
 #include "softkvm/translate/jump_cache.h"
 #include "softkvm/translate/stored_blocks.h"
+#include "softkvm/translate/sure_code.h"
 #include "softkvm/translate/switches.h"
 #include "softkvm/translate/translator.h"
 
@@ -48,14 +49,13 @@ bool watch_page(Vcpu& vcpu, const Slot& slot, uint64_t gpa, uint64_t chunks) {
   return true;
 }
 
-// Notes what a page's blocks are about to be made from: bytes that were read after Vm::unseen_epoch was `epoch`.
-void take_source(PageSource& source, const uint8_t* page, uint64_t chunks, uint64_t epoch) {
+// Notes what a page's blocks are about to be made from.
+void take_source(PageSource& source, const uint8_t* page, uint64_t chunks) {
   const uint64_t known = source.chunks.load();
   for (uint64_t bits = chunks & ~known; bits; bits &= bits - 1) {
     const unsigned at = static_cast<unsigned>(__builtin_ctzll(bits)) * 64;
     for (unsigned i = at; i < at + 64; i += 8) __builtin_memcpy(source.bytes + i, page + i, 8);
   }
-  if (known == 0) source.checked = epoch;
   source.chunks.store(known | chunks, std::memory_order_release);
 }
 
@@ -128,21 +128,19 @@ struct Maker {
   }
 
   // May the guest have learnt that what the page's blocks were made from is no longer there? Else it is enough that what a block is made from
-  // agrees with it; the rest is compared when the vCPU comes to doubt it.
-  bool doubtful(const PageSource& source) const {
-    const Engine& engine = engine_of(vcpu);
-    return engine.suspect || engine.alert || source.checked.load(std::memory_order_acquire) < engine.unseen_epoch;
-  }
+  // agrees with it, and that blocks which are there are compared before they run (code_current()).
+  bool doubtful() const { return engine_of(vcpu).suspect || engine_of(vcpu).alert; }
 
   // Does the page hold what its blocks were made from? If not, it has none any more. With the lock held.
   bool holds(const CodePage& page, PageSource& source) {
-    const uint64_t now = vm.unseen_epoch.load();
-    if (source.same(page.host)) {
-      source.checked.store(now, std::memory_order_release);
-      return true;
-    }
+    if (source.same(page.host)) return true;
     drop_blocks(vm, *page.slot, page.gpa & kPageMask, 4096);
     return false;
+  }
+
+  // What a block's page holds, where another vCPU may come to run the block by a link that is about to be made.
+  const uint8_t* to_compare(const Block& block) const {
+    return vm.unseen_writes && vm.vcpus.size() > 1 ? vm.slots->host(block.gpa & kPageMask) : nullptr;
   }
 
   // With the lock held: the page is watched, and if that was asked or is doubtful, what its blocks were made from is what it holds.
@@ -153,7 +151,7 @@ struct Maker {
     if (!vm.unseen_writes) return Made::kYes;
     page.source = code.source(page.gpa);
     if (!page.source) return Made::kNeedSource;
-    if ((compare || doubtful(*page.source)) && !holds(page, *page.source)) return watch(page, chunks, compare);  // once more, for what it has dropped
+    if ((compare || doubtful()) && !holds(page, *page.source)) return watch(page, chunks, compare);  // once more, for what it has dropped
     return Made::kYes;
   }
 
@@ -213,8 +211,7 @@ void Maker::restore_rest(CodePage& page) {
     list[count++] = next;
     chunks |= next->chunks();
   }
-  if (!count || watch(page, chunks, false) != Made::kYes || !what.block->valid) return;
-  const uint64_t epoch = vm.unseen_epoch.load();  // before the bytes, as in run()
+  if (!count || watch(page, chunks, true) != Made::kYes || !what.block->valid) return;
   PageCopy copy(page.host);
   auto source_of = [&](const StoredBlock& b) { return Source{copy, b.offset, first + b.offset, nullptr, b.mode}; };
   unsigned same = 0;
@@ -222,7 +219,7 @@ void Maker::restore_rest(CodePage& page) {
     if (StoredBlocks::same(*list[i], copy, source_of(*list[i]))) list[same++] = list[i];
   if (page.source) {
     if (!page.source->same(copy.bytes(), copy.taken())) return;
-    take_source(*page.source, copy.bytes(), copy.taken(), epoch);
+    take_source(*page.source, copy.bytes(), copy.taken());
   }
   Block* blocks[kMost];
   BlockNotes notes;
@@ -240,8 +237,8 @@ void Maker::restore_rest(CodePage& page) {
     blocks[i] = finish(made, used, notes, at, list[i]->offset);
   }
   engine_of(vcpu).counters.blocks_restored += same;
-  for (unsigned i = 0; i < same; i++) code.link_all(*blocks[i]);
-  code.link_all(*what.block);
+  for (unsigned i = 0; i < same; i++) code.link_all(*blocks[i], to_compare(*blocks[i]));
+  code.link_all(*what.block, to_compare(*what.block));
   enter_jumps(first, {blocks, same});
 }
 
@@ -258,7 +255,10 @@ void Maker::enter_jumps(uint64_t page, std::span<Block* const> blocks) {
     const uint64_t at = linear | (block->gpa & ~kPageMask);
     if (!block->looked_up.load(std::memory_order_relaxed) || block->mode != what.mode) continue;
     const unsigned index = jump_index(at);  // an entry that was never used is zero
-    if (const uint64_t tag = engine.jump[view][index].tag; tag == 0 || tag == at || tag == no_jump(index)) enter_jump(engine, view, at, *block, code.executable(block->indirect_entry));
+    if (const uint64_t tag = engine.jump[view][index].tag; tag == 0 || tag == at || tag == no_jump(index)) {
+      code_is_current(vcpu, *block);
+      enter_jump(engine, view, at, *block, code.executable(block->indirect_entry));
+    }
   }
 }
 
@@ -274,16 +274,19 @@ Made Maker::run() {
   const CodeMode width = (what.mode & kModeCodeMask) == kModeCode64   ? CodeMode::k64
                          : (what.mode & kModeCodeMask) == kModeCode32 ? CodeMode::k32
                                                                       : CodeMode::k16;
-  if (vm.unseen_writes)  // the block may be one of bytes that are no longer there
-    if (PageSource* source = code.source(here.gpa); source && doubtful(*source)) {
+  if (vm.unseen_writes && doubtful())  // the block may be one of bytes that are no longer there
+    if (PageSource* source = code.source(here.gpa)) {
       holds(here, *source);
       engine_of(vcpu).suspect = false;
     }
   Block* block = code.table().find(here.gpa, what.mode);
+  if (block && !block->straddle && !code_current(vcpu, *block, false)) {
+    holds(here, *block->source);
+    block = code.table().find(here.gpa, what.mode);
+  }
   if (block && !block->straddle) return what.block = block, Made::kYes;
   for (bool again = false;; again = true) {
     if (Made m = watch(here, chunks, again); m != Made::kYes) return m;
-    uint64_t epoch = vm.unseen_epoch.load();  // before the bytes: a write that comes between is doubted once more
     PageCopy page(here.host);
     std::optional<PageCopy> behind;
     uint8_t cut[16] = {};
@@ -305,8 +308,10 @@ Made Maker::run() {
       for (unsigned i = in_first; i < kMaxInsnLength; i++) cut[i] = behind->at(0)[i - in_first];
       source.straddle = cut;
       source.second_page = next.gpa;
+      block = code.table().find(here.gpa, what.mode);
       if (block) block = code.table().find_straddle(block, next.gpa);
-      if (block) return what.block = block, Made::kYes;
+      if (block && code_current(vcpu, *block, false)) return what.block = block, Made::kYes;
+      if (block) continue;
     }
     uint32_t at;
     uint8_t* room = code.begin(at);
@@ -316,10 +321,11 @@ Made Maker::run() {
     made.second_source = behind ? next.source : nullptr;
     BlockNotes notes;
     const size_t used = write(source, room, at, made, notes);
+    made.reach = page.taken();  // not what lies in between
     // What it was made from has to be what the page's other blocks were made from, as far as they have the same bytes.
     if ((made.source && !made.source->same(page.bytes(), page.taken())) || (made.second_source && !made.second_source->same(behind->bytes(), behind->taken()))) continue;
-    if (made.source) take_source(*made.source, page.bytes(), page.taken(), epoch);
-    if (made.second_source) take_source(*made.second_source, behind->bytes(), behind->taken(), epoch);
+    if (made.source) take_source(*made.source, page.bytes(), page.taken());
+    if (made.second_source) take_source(*made.second_source, behind->bytes(), behind->taken());
     VcpuCounters& counters = engine_of(vcpu).counters;
     if (restored) {
       counters.blocks_restored++;
@@ -351,10 +357,16 @@ Made make_block(Vcpu& vcpu, MakeBlock& what, bool wait) {
   if (wait) code.mutex.lock();
   else if (vcpu.vm->off & kSwitchFastBlocks || !code.mutex.try_lock_awhile()) return Made::kBusy;
   Unlock unlock(code.mutex);
-  const Made made = Maker{vcpu, what}.run();
-  if (made == Made::kYes) engine_of(vcpu).suspect = false;
-  // The jump is still the one that asked, if the cache has not been emptied since.
-  if (made == Made::kYes && what.site && what.generation == code.generation()) code.link(code.offset_of(what.site), *what.block);
+  const uint64_t links = code.links_made();
+  Maker maker{vcpu, what};
+  const Made made = maker.run();
+  if (made == Made::kYes) {
+    engine_of(vcpu).suspect = false;
+    code_is_current(vcpu, *what.block);
+    // The jump is still the one that asked, if the cache has not been emptied since.
+    if (what.site && what.generation == code.generation()) code.link(code.offset_of(what.site), *what.block, maker.to_compare(*what.block));
+  }
+  engine_of(vcpu).sure.has_linked(code.links_made() - links);
   return made;
 }
 

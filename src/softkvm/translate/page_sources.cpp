@@ -19,6 +19,7 @@ PageSource* PageSources::make(uint64_t gpa) {
   }
   auto* source = new (&rooms_.back()[kAtOnce - left_--]) PageSource;  // as mapped: zero
   source->gpa = gpa;
+  source->number = count_++;
   return source;
 }
 
@@ -26,6 +27,7 @@ void PageSources::clear() {
   for (PageSource* room : rooms_) munmap(room, kAtOnce * sizeof(PageSource));
   rooms_.clear();
   left_ = 0;
+  count_ = 0;
 }
 
 }  // namespace vireo::softkvm

@@ -25,6 +25,7 @@ class PageSources {
 
   std::vector<PageSource*> rooms_;  // of kAtOnce each
   size_t left_ = 0;                 // in the last one
+  uint32_t count_ = 0;
 };
 
 }  // namespace vireo::softkvm

@@ -38,6 +38,7 @@ constexpr SwitchName kNames[] = {
     {"invlpg-filter", kSwitchInvlpgFilter},
     {"code-chunks", kSwitchCodeChunks},
     {"doubted-jumps", kSwitchDoubtedJumps},
+    {"settled-doubts", kSwitchSettledDoubts},
     {"native", kSwitchNative},
     {"large-pages", kSwitchLargePages},
     {"stored-code", kSwitchStoredCode},

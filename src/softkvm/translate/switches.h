@@ -41,6 +41,7 @@ enum Switch : uint32_t {
   kSwitchRorx = 1u << 28,
   kSwitchKnownAreas = 1u << 29,
   kSwitchKeptPages = 1u << 30,
+  kSwitchSettledDoubts = 1u << 31,
 };
 
 // The names, in the order in which docs/engine.md tells of them.

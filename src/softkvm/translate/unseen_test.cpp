@@ -164,9 +164,9 @@ class Asks : public Unseen {
     begin();
     function(kFunctions, 2);
     m.vcpu->user_acted = user_acts;
-    const uint64_t before = m.vm->unseen_epoch;
+    const uint64_t before = m.vcpu->engine->counters.code_doubts;
     end(answer);
-    doubted = m.vm->unseen_epoch != before;
+    doubted = m.vcpu->engine->counters.code_doubts != before;
     return m.at<uint32_t>(0x300008);
   }
 };
@@ -190,9 +190,9 @@ TEST_F(Unseen, OnlyAWriteOfThePciAddressTellsNothing) {
   bool doubts[3];
   EXPECT_EQ(machine.run(selects_a_register()), static_cast<uint32_t>(KVM_EXIT_IO));
   for (bool& doubted : doubts) {
-    const uint64_t before = machine.vm->unseen_epoch;
+    const uint64_t before = machine.vcpu->engine->counters.code_doubts;
     machine.go();
-    doubted = machine.vm->unseen_epoch != before;
+    doubted = machine.vcpu->engine->counters.code_doubts != before;
   }
   EXPECT_FALSE(doubts[0]);
   EXPECT_TRUE(doubts[1]);
@@ -293,6 +293,194 @@ TEST_F(Unseen, CodeThatWasStoredAndHasNotRunYetIsFoundChanged) {
   }
   StoredCode::keep_nothing();
   std::filesystem::remove_all(folder);
+}
+
+// A page of functions that jump on in their page: pieces of 64 bytes, each adds a number to EAX and goes to a later one, or returns.
+class Pieces {
+ public:
+  static constexpr unsigned kPieces = 16;
+  Pieces(uint8_t* ram, unsigned pages, std::mt19937& random) : ram_(ram), random_(random), all_(pages * kPieces) {
+    for (unsigned i = 0; i < all_.size(); i++) change(i);
+  }
+  // Without a notice.
+  void change(unsigned i) {
+    const unsigned at = i % kPieces, left = kPieces - 1 - at;
+    all_[i] = {static_cast<uint32_t>(random_()), left && random_() % 3 ? 1 + static_cast<uint32_t>(random_()) % left : 0};
+    uint8_t code[10] = {0x05, 0, 0, 0, 0, 0xc3};  // add eax, VALUE; ret
+    memcpy(code + 1, &all_[i].value, 4);
+    if (const uint32_t further = all_[i].further * 64 - 10; all_[i].further) {
+      code[5] = 0xe9;  // jmp
+      memcpy(code + 6, &further, 4);
+    }
+    memcpy(ram_ + address(i), code, sizeof code);
+  }
+  void change_any() { change(static_cast<unsigned>(random_() % all_.size())); }
+  uint32_t sum_from(unsigned i) const {
+    uint32_t sum = all_[i].value;
+    while (all_[i].further) sum += all_[i += all_[i].further].value;
+    return sum;
+  }
+  static uint64_t address(unsigned i) { return kFunctions + i / kPieces * 4096 + i % kPieces * 64; }
+  unsigned any() { return static_cast<unsigned>(random_() % all_.size()); }
+
+ private:
+  struct Piece {
+    uint32_t value;
+    uint32_t further;  // pieces; 0: it returns
+  };
+  uint8_t* ram_;
+  std::mt19937& random_;
+  std::vector<Piece> all_;
+};
+
+// RSI: addresses to call, RCX: how many, RDI: where the sum goes.
+GUEST_CODE(sum_of_pieces, "xor eax, eax\n 1: call [rsi]\n add rsi, 8\n dec ecx\n jnz 1b\n mov [rdi], eax\n hlt")
+
+// What is called mostly stays the same, so that doubts are settled, and now and then is something else, so that jumps are linked to what was made long ago.
+class Calls {
+ public:
+  Calls(TestMachine& m, Vcpu& vcpu, Pieces& pieces, uint64_t list) : machine_(m), vcpu_(vcpu), pieces_(pieces), list_(list) {}
+  void choose() {
+    which_.resize(60);
+    for (unsigned i = 0; i < which_.size(); i++) machine_.at(list_ + 8 + i * 8) = Pieces::address(which_[i] = pieces_.any());
+  }
+  // False: KVM_RUN has not ended with HLT.
+  bool run() {
+    vcpu_.rip = TestMachine::kCode;
+    vcpu_.gpr[kRsi] = list_ + 8, vcpu_.gpr[kRcx] = which_.size(), vcpu_.gpr[kRdi] = list_;
+    return vcpu_.run_guest() == 0 && vcpu_.run->exit_reason == kHalted;
+  }
+  uint32_t sum() const { return machine_.at<uint32_t>(list_); }
+  uint32_t expected() const {
+    uint32_t sum = 0;
+    for (unsigned i : which_) sum += pieces_.sum_from(i);
+    return sum;
+  }
+
+ private:
+  TestMachine& machine_;
+  Vcpu& vcpu_;
+  Pieces& pieces_;
+  uint64_t list_;
+  std::vector<unsigned> which_;
+};
+
+TEST_F(Unseen, ChangesOfCodeThatLinkedJumpsLeadToAreFoundWhetherDoubtsAreSettledOrNot) {
+  for (const char* off : {"", "settled-doubts", "links"}) {
+    SwitchesOff switches(off);
+    TestMachine m;
+    std::mt19937 random(7);
+    Pieces pieces(m.ram, 50, random);
+    Calls calls(m, *m.vcpu, pieces, 0x300000);
+    memcpy(m.ram + TestMachine::kCode, sum_of_pieces().data(), sum_of_pieces().size());
+    for (int run = 0; run < 3000; run++) {
+      if (run % 40 == 0) calls.choose();
+      if (random() % 4 == 0) pieces.change_any();
+      if (random() % 50 == 0)
+        for (int i = 0; i < 100; i++) pieces.change_any();
+      ASSERT_TRUE(calls.run());
+      ASSERT_EQ(calls.sum(), calls.expected()) << "run " << run << ", off: " << off;
+    }
+  }
+}
+
+// One vCPU links jumps that the other has run through.
+TEST_F(Unseen, ChangesAreFoundByEachOfTwoVcpus) {
+  TestMachine& m = machine;
+  std::mt19937 random(8);
+  Pieces pieces(m.ram, 50, random);
+  memcpy(m.ram + TestMachine::kCode, sum_of_pieces().data(), sum_of_pieces().size());
+  void* page = mmap(nullptr, 12288, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  auto second = Vcpu::create(*m.vm, 1, static_cast<kvm_run*>(page));
+  {
+    std::lock_guard lock(m.vm->vcpus_mutex);
+    m.vm->vcpus.push_back(second.get());
+  }
+  second->cpuid = m.vcpu->cpuid;
+  for (unsigned i = 0; i < std::size(second->segment); i++) second->segment[i] = m.vcpu->segment[i];
+  second->cr0 = m.vcpu->cr0, second->cr3 = m.vcpu->cr3, second->cr4 = m.vcpu->cr4, second->efer = m.vcpu->efer, second->xcr0 = m.vcpu->xcr0;
+  second->mp_state = 0;
+  second->gpr[kRsp] = TestMachine::kStackTop - 0x10000;
+  second->set_rflags(2);
+  second->state_changed();
+  Calls calls[] = {{m, *m.vcpu, pieces, 0x300000}, {m, *second, pieces, 0x310000}};
+  for (int round = 0; round < 2000; round++) {
+    if (round % 40 == 0) calls[0].choose();
+    if (round % 56 == 0) calls[1].choose();
+    if (random() % 3 == 0) pieces.change_any();
+    if (random() % 50 == 0)
+      for (int i = 0; i < 100; i++) pieces.change_any();
+    bool other = false;
+    std::thread thread([&] { other = calls[1].run(); });
+    const bool ran = calls[0].run();
+    thread.join();
+    ASSERT_TRUE(ran && other);
+    for (const Calls& c : calls) ASSERT_EQ(c.sum(), c.expected()) << "round " << round << ", vCPU " << (&c - calls);
+  }
+  {
+    std::lock_guard lock(m.vm->vcpus_mutex);
+    m.vm->vcpus.pop_back();
+  }
+  second.reset();
+  munmap(page, 12288);
+}
+
+// What is looked at is what may run: with the switch off the page as a whole.
+TEST_F(Unseen, CodeThatNothingLeadsToIsNotLookedAtButWithTheSwitchOff) {
+  for (bool on : {true, false}) {
+    SwitchesOff off(on ? "" : "settled-doubts");
+    TestMachine m;
+    std::mt19937 random(9);
+    Pieces pieces(m.ram, 50, random);
+    memcpy(m.ram + TestMachine::kCode, sum_of_pieces().data(), sum_of_pieces().size());
+    auto run = [&](unsigned piece) {
+      m.at(0x300008) = Pieces::address(piece);
+      m.vcpu->rip = TestMachine::kCode;
+      m.vcpu->gpr[kRsi] = 0x300008, m.vcpu->gpr[kRcx] = 1, m.vcpu->gpr[kRdi] = 0x300000;
+      ASSERT_EQ(m.go(), kHalted);
+      ASSERT_EQ(m.at<uint32_t>(0x300000), pieces.sum_from(piece));
+    };
+    const unsigned last = Pieces::kPieces - 1, first = 0;  // of one page: nothing leads from one to the other as long as the first returns
+    while (pieces.sum_from(first) == pieces.sum_from(last) || m.ram[Pieces::address(first) + 5] != 0xc3) pieces.change(first);
+    run(first), run(last);
+    const uint64_t before = m.vm->counters->code_pages_invalidated;
+    pieces.change(first);
+    run(last);
+    EXPECT_EQ(m.vm->counters->code_pages_invalidated - before, on ? 0u : 1u);
+    run(first);
+    EXPECT_EQ(m.vm->counters->code_pages_invalidated - before, 1u);
+  }
+}
+
+// Behind each doubt that is not settled, twice as many are as before: as long as what is sure comes back, and is much.
+TEST(SureCode, SettlesDoubtsOfCodeThatRunsAgainAndAgain) {
+  auto settled_in_a_row = [](SureCode& sure, std::vector<PageSource>& pages, unsigned used) {
+    for (unsigned i = 0; i < used; i++) sure.add(pages[i], 1);
+    unsigned row = 0;
+    while (sure.to_be_settled(0)) row++;
+    sure.clear();
+    return row;
+  };
+  std::vector<PageSource> pages(400);
+  for (unsigned i = 0; i < pages.size(); i++) pages[i].number = i;
+  auto sure = std::make_unique<SureCode>();
+  for (unsigned expected : {1u, 3u, 7u, 15u, 15u}) EXPECT_EQ(settled_in_a_row(*sure, pages, 100), expected);
+  EXPECT_EQ(settled_in_a_row(*sure, pages, 10), 0u);  // little: each page by itself
+  EXPECT_EQ(settled_in_a_row(*sure, pages, 400), 7u);
+  EXPECT_EQ(settled_in_a_row(*sure, pages, 50), 1u);  // most of it has not come back
+  // More and more is used.
+  for (unsigned i = 0; i < 50; i++) sure->add(pages[i], 1);
+  EXPECT_TRUE(sure->to_be_settled(0));
+  for (unsigned i = 50; i < 101; i++) sure->add(pages[i], 1);
+  EXPECT_FALSE(sure->to_be_settled(0));
+  sure->clear();
+  // Another vCPU has linked a jump, to what this one may not have looked at.
+  for (unsigned i = 0; i < 50; i++) sure->add(pages[i], 1);
+  EXPECT_TRUE(sure->to_be_settled(0));
+  EXPECT_FALSE(sure->to_be_settled(1));
+  sure->clear();
+  for (unsigned i = 0; i < 50; i++) sure->add(pages[i], 1);
+  EXPECT_TRUE(sure->to_be_settled(1));
 }
 
 }  // namespace

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// FAST.
+#include "softkvm/translate/sure_code.h"
+
+#include "softkvm/mmu/slots.h"
+#include "softkvm/translate/engine.h"
+#include "softkvm/translate/switches.h"
+#include "softkvm/vm.h"
+
+namespace vireo::softkvm {
+namespace {
+
+constexpr uint64_t kFirstPiece = 1;  // of an instruction's second page it has at most 14 bytes
+
+}  // namespace
+
+bool SureCode::to_be_settled(uint64_t links_by_others) {
+  const bool linked = links_by_others != links_by_others_;
+  links_by_others_ = links_by_others;
+  constexpr uint32_t kWorth = 32;
+  if (began_) {
+    began_ = false;
+    const bool again = count_ >= kWorth && count_ >= before_ / 4;
+    trust_ = !again ? trust_ / 2 : trust_ < kMostTrust ? trust_ + 1 : kMostTrust;
+    left_ = count_ < kWorth ? 0 : (1u << trust_) - 1;
+    stretch_ = count_;
+  }
+  if (!left_ || lost_ || linked || count_ > 2 * stretch_) return false;
+  left_--;
+  return true;
+}
+
+bool SureCode::all_as_it_was(VcpuState& vcpu) const {
+  engine_of(vcpu).counters.code_compares += count_;
+  const Slots& slots = *vcpu.vm->slots;
+  for (uint32_t i = 0; i < count_; i++) {
+    const PageSource& source = *pages_[i].source;
+    const uint8_t* page = slots.host(source.gpa);
+    if (!page || !source.same(page, pieces_[pages_[i].number] & source.used.load(std::memory_order_acquire))) return false;
+  }
+  return true;
+}
+
+void SureCode::clear() {
+  for (uint32_t i = 0; i < count_; i++) pieces_[pages_[i].number] = 0;
+  before_ = count_;
+  count_ = 0;
+  lost_ = false;
+  began_ = true;
+}
+
+bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool fresh) {
+  Engine& engine = engine_of(vcpu);
+  if (vcpu.vm->off & kSwitchSettledDoubts) pieces = ~0ull;
+  const uint64_t wanted = fresh ? ~0ull : engine.sure.missing(source, pieces);
+  if (!wanted) return true;
+  engine.counters.code_compares++;
+  const uint8_t* page = vcpu.vm->slots->host(source.gpa);
+  if (!page || !source.same(page, wanted & source.used.load(std::memory_order_acquire))) return false;
+  engine.sure.add(source, pieces);
+  return true;
+}
+
+bool code_current(VcpuState& vcpu, const Block& block, bool fresh) {
+  return (!block.source || source_current(vcpu, *block.source, block.reach.load(std::memory_order_acquire), fresh)) &&
+         (!block.second_source || source_current(vcpu, *block.second_source, kFirstPiece, fresh));
+}
+
+void code_is_current(VcpuState& vcpu, const Block& block) {
+  SureCode& sure = engine_of(vcpu).sure;
+  if (block.source) sure.add(*block.source, block.reach.load(std::memory_order_relaxed));
+  if (block.second_source) sure.add(*block.second_source, kFirstPiece);
+}
+
+}  // namespace vireo::softkvm

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one vCPU is sure of, in a VM whose memory host code writes without a notice (softkvm.h, expect_unseen_writes): which 64-byte pieces of which pages
+// were seen to hold what their blocks were made from since it last had reason to doubt that. Its jump entries that are in use (Engine::jump_sure), and all that
+// blocks it has come to reach by linked jumps (Block::reach), are of such pieces only.
+// FAST. For the vCPU's own thread.
+#pragma once
+
+#include <cstdint>
+
+#include "softkvm/translate/block.h"
+
+namespace vireo::softkvm {
+
+struct VcpuState;
+
+class SureCode {
+ public:
+  // `pieces` of the page are as they were: now, and they are to be looked at when all is doubted.
+  void add(PageSource& source, uint64_t pieces) {
+    uint64_t& known = pieces_[source.number];
+    if (!(pieces & ~known)) return;
+    if (!known) {
+      if (count_ == kMostPages) {
+        lost_ = true;
+        return;
+      }
+      pages_[count_++] = {&source, source.number};
+    }
+    known |= pieces;
+  }
+  uint64_t missing(const PageSource& source, uint64_t wanted) const { return wanted & ~pieces_[source.number]; }
+
+  // A doubt of all can be settled at once, by comparing all that was sure, or by being sure of nothing, so that each page is compared when a jump next leads
+  // there. Settling is for code that runs again and again: where most of what ran between one doubt and the next runs between the next two as well. How many
+  // doubts in a row are settled doubles with each time that this is seen, up to kMostSettled.
+  bool to_be_settled(uint64_t links_by_others);
+  // The first half of that: what was sure is so still.
+  bool all_as_it_was(VcpuState& vcpu) const;
+  // It is not, or is not asked.
+  void clear();
+
+  void has_linked(uint64_t links) { own_links_ += links; }
+  uint64_t own_links() const { return own_links_; }  // of CodeCache::links_made()
+
+ private:
+  static constexpr uint32_t kMostPages = 4096;
+  static constexpr unsigned kMostTrust = 4;  // 15 in a row
+  struct Page {
+    PageSource* source;
+    uint32_t number;
+  };
+
+  uint32_t count_ = 0;
+  bool lost_ = false;   // not all pages are in pages_
+  bool began_ = true;   // nothing was sure after the last doubt: count_ is what one stretch between two has used
+  unsigned trust_ = 0, left_ = 0;
+  uint32_t stretch_ = 0, before_ = 0;  // pages that were used in one stretch, and before the one that count_ is of
+  uint64_t own_links_ = 0, links_by_others_ = 0;
+  Page pages_[kMostPages];
+  uint64_t pieces_[kMostCodePages];  // by PageSource::number
+};
+
+// Does the page still hold what `pieces` of its blocks' code were made from, as far as this vCPU has not seen since its last doubt that it does? `fresh`: what
+// it has seen does not count, and none of the page's blocks may be of anything else.
+bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool fresh);
+// The same of all that the block is made from and can reach.
+bool code_current(VcpuState& vcpu, const Block& block, bool fresh);
+// The block was made just now, or its page compared as a whole.
+void code_is_current(VcpuState& vcpu, const Block& block);
+
+}  // namespace vireo::softkvm
