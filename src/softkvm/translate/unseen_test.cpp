@@ -238,6 +238,26 @@ TEST_F(Unseen, WhatAPageThatIsMappedAnewHeldBeforeIsGoneAsAWhole) {
   EXPECT_EQ(machine.vcpu->gpr[kRax], 2u);
 }
 
+// Calls what is at 4 MiB and 2 KiB further, waits, maps the page anew and calls both again, the second one first.
+GUEST_CODE(maps_known_code_anew,
+           "mov rsi, 0x400000\n lea rdx, [rsi + 2048]\n call rdx\n call rsi\n mov ebx, eax\n mov dword ptr [0x300000], 1\n 1: cmp dword ptr [0x300008], 0\n je 1b\n"
+           "invlpg [rsi]\n call rdx\n call rsi\n hlt")
+
+TEST_F(Unseen, WhatAPageThatIsMappedAnewHeldBeforeIsGoneThoughItIsEnteredWhereItIsAsItWas) {
+  function(kFunctions, 1);
+  function(kFunctions + 2048, 7);
+  std::thread device([&] {
+    auto* flags = machine.ram + 0x300000;
+    while (!__atomic_load_n(flags, __ATOMIC_ACQUIRE)) std::this_thread::yield();
+    function(kFunctions, 2);
+    __atomic_store_n(flags + 8, 1, __ATOMIC_RELEASE);
+  });
+  EXPECT_EQ(machine.run(maps_known_code_anew()), kHalted);
+  device.join();
+  EXPECT_EQ(machine.vcpu->gpr[kRbx], 1u);
+  EXPECT_EQ(machine.vcpu->gpr[kRax], 2u);
+}
+
 // The flags of the addition are wanted, or not, by what comes behind the jump.
 GUEST_CODE(flags_not_wanted, "mov al, 0xff\n add al, 1\n jmp 1f\n .skip 200\n 1: xor ecx, ecx\n nop\n mov [0x300008], ecx\n hlt")
 GUEST_CODE(flags_wanted, "mov al, 0xff\n add al, 1\n jmp 1f\n .skip 200\n 1: sbb ecx, ecx\n nop\n mov [0x300008], ecx\n hlt")
@@ -384,26 +404,49 @@ TEST_F(Unseen, ChangesOfCodeThatLinkedJumpsLeadToAreFoundWhetherDoubtsAreSettled
   }
 }
 
+// A TestMachine's other vCPU, as its first one is at the beginning.
+class SecondVcpu {
+ public:
+  explicit SecondVcpu(TestMachine& m) : machine_(m) {
+    vcpu = Vcpu::create(*m.vm, 1, static_cast<kvm_run*>(page_));
+    {
+      std::lock_guard lock(m.vm->vcpus_mutex);
+      m.vm->vcpus.push_back(vcpu.get());
+    }
+    vcpu->cpuid = m.vcpu->cpuid;
+    for (unsigned i = 0; i < std::size(vcpu->segment); i++) vcpu->segment[i] = m.vcpu->segment[i];
+    vcpu->cr0 = m.vcpu->cr0, vcpu->cr3 = m.vcpu->cr3, vcpu->cr4 = m.vcpu->cr4, vcpu->efer = m.vcpu->efer, vcpu->xcr0 = m.vcpu->xcr0;
+    vcpu->mp_state = 0;
+    vcpu->gpr[kRsp] = TestMachine::kStackTop - 0x10000;
+    vcpu->set_rflags(2);
+    vcpu->state_changed();
+  }
+  ~SecondVcpu() {
+    {
+      std::lock_guard lock(machine_.vm->vcpus_mutex);
+      machine_.vm->vcpus.pop_back();
+    }
+    vcpu.reset();
+    munmap(page_, 12288);
+  }
+  SecondVcpu(const SecondVcpu&) = delete;
+  SecondVcpu& operator=(const SecondVcpu&) = delete;
+
+  std::unique_ptr<Vcpu> vcpu;
+
+ private:
+  TestMachine& machine_;
+  void* page_ = mmap(nullptr, 12288, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+};
+
 // One vCPU links jumps that the other has run through.
 TEST_F(Unseen, ChangesAreFoundByEachOfTwoVcpus) {
   TestMachine& m = machine;
   std::mt19937 random(8);
   Pieces pieces(m.ram, 50, random);
   memcpy(m.ram + TestMachine::kCode, sum_of_pieces().data(), sum_of_pieces().size());
-  void* page = mmap(nullptr, 12288, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  auto second = Vcpu::create(*m.vm, 1, static_cast<kvm_run*>(page));
-  {
-    std::lock_guard lock(m.vm->vcpus_mutex);
-    m.vm->vcpus.push_back(second.get());
-  }
-  second->cpuid = m.vcpu->cpuid;
-  for (unsigned i = 0; i < std::size(second->segment); i++) second->segment[i] = m.vcpu->segment[i];
-  second->cr0 = m.vcpu->cr0, second->cr3 = m.vcpu->cr3, second->cr4 = m.vcpu->cr4, second->efer = m.vcpu->efer, second->xcr0 = m.vcpu->xcr0;
-  second->mp_state = 0;
-  second->gpr[kRsp] = TestMachine::kStackTop - 0x10000;
-  second->set_rflags(2);
-  second->state_changed();
-  Calls calls[] = {{m, *m.vcpu, pieces, 0x300000}, {m, *second, pieces, 0x310000}};
+  SecondVcpu second(m);
+  Calls calls[] = {{m, *m.vcpu, pieces, 0x300000}, {m, *second.vcpu, pieces, 0x310000}};
   for (int round = 0; round < 2000; round++) {
     if (round % 40 == 0) calls[0].choose();
     if (round % 56 == 0) calls[1].choose();
@@ -417,12 +460,37 @@ TEST_F(Unseen, ChangesAreFoundByEachOfTwoVcpus) {
     ASSERT_TRUE(ran && other);
     for (const Calls& c : calls) ASSERT_EQ(c.sum(), c.expected()) << "round " << round << ", vCPU " << (&c - calls);
   }
-  {
-    std::lock_guard lock(m.vm->vcpus_mutex);
-    m.vm->vcpus.pop_back();
-  }
-  second.reset();
-  munmap(page, 12288);
+}
+
+// At 4 MiB: goes to 1 KiB further in its page, if RDI says so; what it looks at there for its flags is not what is overwritten. The first vCPU has been there, and jumps there from here when the second one has been here.
+GUEST_CODE(goes_further, "cmp dword ptr [rdi], 0\n jne 1f\n mov eax, 5\n ret\n .skip 1009\n 1: xor ecx, ecx\n .skip 128, 0x90\n mov eax, 1\n ret")
+GUEST_CODE(links_late,
+           "mov rsi, 0x400400\n call rsi\n mov dword ptr [0x300000], 1\n 1: cmp dword ptr [0x300008], 0\n je 1b\n"
+           "mov rdi, 0x300000\n mov rsi, 0x400000\n call rsi\n mov dword ptr [0x300010], 1\n hlt")
+GUEST_CODE(goes_by_the_link,
+           "mov rdi, 0x300100\n mov rsi, 0x400000\n call rsi\n mov ebx, eax\n mov dword ptr [0x300008], 1\n 1: cmp dword ptr [0x300010], 0\n je 1b\n"
+           "mov rdi, 0x300000\n call rsi\n hlt")
+
+// A link that one vCPU makes to what it need not know to be overwritten does not lead another one there, which does have to.
+TEST_F(Unseen, ALinkLeadsNobodyToWhatOnlyItsMakerMayRun) {
+  SecondVcpu second(machine);
+  memcpy(machine.ram + kFunctions, goes_further().data(), goes_further().size());
+  memcpy(machine.ram + TestMachine::kCode + 0x1000, goes_by_the_link().data(), goes_by_the_link().size());
+  // It comes to the page for the first time, and makes what is at its beginning.
+  second.vcpu->rip = TestMachine::kCode + 0x1000;
+  machine.at(0x300010) = 1;
+  EXPECT_EQ(second.vcpu->run_guest(), 0);
+  machine.at(0x300008) = machine.at(0x300010) = 0;
+  std::thread first([&] { EXPECT_EQ(machine.run(links_late()), kHalted); });
+  while (!__atomic_load_n(machine.ram + 0x300000, __ATOMIC_ACQUIRE)) std::this_thread::yield();
+  ASSERT_EQ(machine.ram[kFunctions + 1154], 0xb8);
+  machine.ram[kFunctions + 1154 + 1] = 2;
+  second.vcpu->rip = TestMachine::kCode + 0x1000;
+  EXPECT_EQ(second.vcpu->run_guest(), 0);
+  EXPECT_EQ(second.vcpu->run->exit_reason, kHalted);
+  first.join();
+  EXPECT_EQ(second.vcpu->gpr[kRbx], 5u);
+  EXPECT_EQ(second.vcpu->gpr[kRax], 2u);
 }
 
 // What is looked at is what may run: with the switch off the page as a whole.
