@@ -675,9 +675,9 @@ TEST(CodeCache, LinksJumpsOnlyInsideOnePhysicalPage) {
     return site + 4 + static_cast<uint32_t>(rel);
   };
   const uint32_t unlinked = goes_to();
-  cache->link(site, *far);
+  cache->link(site, *far, nullptr);
   EXPECT_EQ(goes_to(), unlinked);
-  cache->link(site, *near);
+  cache->link(site, *near, nullptr);
   EXPECT_EQ(goes_to(), near->linked_entry[0]);
   cache->drop(*near);
   EXPECT_EQ(goes_to(), unlinked);
