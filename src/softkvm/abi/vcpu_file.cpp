@@ -16,6 +16,7 @@
 #include "softkvm/abi/vcpu_ioctls.h"
 #include "softkvm/counters.h"
 #include "softkvm/cpu/system.h"
+#include "softkvm/translate/code_cache.h"
 
 namespace vireo::softkvm::abi {
 
@@ -99,6 +100,7 @@ int VcpuFile::create(const std::shared_ptr<VmFile>& vm, unsigned long id) {
   vm->vm->counters->vcpus = vm->vcpus.size();
   {
     std::lock_guard vcpus_lock(vm->vm->vcpus_mutex);
+    std::lock_guard code_lock(vm->vm->code->mutex);  // who links jumps looks whether it is the only one
     auto& list = vm->vm->vcpus;
     if (std::ranges::find(list, made->vcpu.get()) == list.end()) list.push_back(made->vcpu.get());
   }

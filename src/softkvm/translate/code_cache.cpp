@@ -162,8 +162,7 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   b.incoming = nullptr;
   b.page_next[0] = b.page_next[1] = nullptr;
   b.next_to_tell = 0;
-  const uint64_t taken = block.reach.load(std::memory_order_relaxed);
-  b.reach.store(taken ? taken : chunks_of(b, b.gpa >> 12), std::memory_order_relaxed);
+  b.reach.store(block.reach.load(std::memory_order_relaxed) & chunks_of(b, b.gpa >> 12), std::memory_order_relaxed);
   b.valid.store(true, std::memory_order_relaxed);
   if (b.source) note_used(*b.source, chunks_of(b, b.gpa >> 12));
   if (b.second_source) note_used(*b.second_source, chunks_of(b, b.second_page >> 12));

@@ -35,7 +35,7 @@ class CodeCache {
 
   // Room for one block being born: kBlockRoom bytes at the front, writable; null when the cache has to be flushed first.
   uint8_t* begin(uint32_t& offset);
-  // Takes the block in: `used` bytes of the room. From here on it can run, so the verifier stands in front. Its `reach` may be zero: what it depends on.
+  // Takes the block in: `used` bytes of the room. From here on it can run, so the verifier stands in front. Its `reach` is what bytes of the page were looked at.
   Block* finish(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
 
   // Patches the jump whose rel32 is at `site` to `target`, if both are of the same page and mode: the guest may have changed its page

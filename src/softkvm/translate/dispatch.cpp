@@ -438,6 +438,10 @@ Action run_fast(Vcpu& vcpu) {
     vcpu.attention = 0;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (requested() || (engine.exit_request.load() && !engine.completing)) continue;
+    if (engine.doubt_due) {  // here slots and code stay as they are
+      engine.doubt_due = false;
+      doubt_code(vcpu);
+    }
     if (!engine.completing) {
       if (take_events(vcpu) == Outcome::kExit) return stop(Action::kExit);
       if (engine.smc_count) {

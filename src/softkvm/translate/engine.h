@@ -274,6 +274,7 @@ struct Engine {
   FillLog tlb_log[kViews], tlb_log_global[kViews];
   FillLog write_log[kViews];  // what has had a write tag since these were flushed
   FillLog jump_log[kViews], jump_log_global[kViews];
+  bool doubt_due = false;     // before anything else runs
   FillLog jump_sure[kViews];  // VMs with unseen writes: of both, those that may be used without a look at their page
   // How often a view's entries were filled, and its jump entries: at kMuchUsed the whole table gets its pages.
   uint32_t tlb_fills[kViews] = {}, jump_fills[kViews] = {};

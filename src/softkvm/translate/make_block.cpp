@@ -233,6 +233,7 @@ void Maker::restore_rest(CodePage& page) {
     Block made{};
     made.source = page.source;
     const size_t used = write(*list[i], source_of(*list[i]), room, at, made, notes);
+    made.reach = list[i]->chunks();
     stored->note(*list[i], first, false);
     blocks[i] = finish(made, used, notes, at, list[i]->offset);
   }
@@ -321,7 +322,7 @@ Made Maker::run() {
     made.second_source = behind ? next.source : nullptr;
     BlockNotes notes;
     const size_t used = write(source, room, at, made, notes);
-    made.reach = page.taken();  // not what lies in between
+    made.reach = page.taken();
     // What it was made from has to be what the page's other blocks were made from, as far as they have the same bytes.
     if ((made.source && !made.source->same(page.bytes(), page.taken())) || (made.second_source && !made.second_source->same(behind->bytes(), behind->taken()))) continue;
     if (made.source) take_source(*made.source, page.bytes(), page.taken());

@@ -12,14 +12,19 @@ namespace {
 
 constexpr uint64_t kFirstPiece = 1;  // of an instruction's second page it has at most 14 bytes
 
+// Nobody is to be sure of other pieces: another vCPU may be about to publish a block that it has made of one of them before the doubt.
+uint64_t comparable(const PageSource& source) {
+  return source.used.load(std::memory_order_acquire) & source.chunks.load(std::memory_order_acquire);
+}
+
 }  // namespace
 
 bool SureCode::to_be_settled(uint64_t links_by_others) {
   const bool linked = links_by_others != links_by_others_;
   links_by_others_ = links_by_others;
   constexpr uint32_t kWorth = 32;
-  if (began_) {
-    began_ = false;
+  if (!measured_) {
+    measured_ = true;
     const bool again = count_ >= kWorth && count_ >= before_ / 4;
     trust_ = !again ? trust_ / 2 : trust_ < kMostTrust ? trust_ + 1 : kMostTrust;
     left_ = count_ < kWorth ? 0 : (1u << trust_) - 1;
@@ -30,13 +35,15 @@ bool SureCode::to_be_settled(uint64_t links_by_others) {
   return true;
 }
 
-bool SureCode::all_as_it_was(VcpuState& vcpu) const {
+bool SureCode::all_as_it_was(VcpuState& vcpu) {
   engine_of(vcpu).counters.code_compares += count_;
   const Slots& slots = *vcpu.vm->slots;
   for (uint32_t i = 0; i < count_; i++) {
     const PageSource& source = *pages_[i].source;
     const uint8_t* page = slots.host(source.gpa);
-    if (!page || !source.same(page, pieces_[pages_[i].number] & source.used.load(std::memory_order_acquire))) return false;
+    uint64_t& pieces = pieces_[pages_[i].number];
+    pieces &= comparable(source);
+    if (!page || !source.same(page, pieces)) return false;
   }
   return true;
 }
@@ -46,7 +53,7 @@ void SureCode::clear() {
   before_ = count_;
   count_ = 0;
   lost_ = false;
-  began_ = true;
+  measured_ = false;
 }
 
 bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool fresh) {
@@ -56,8 +63,9 @@ bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool f
   if (!wanted) return true;
   engine.counters.code_compares++;
   const uint8_t* page = vcpu.vm->slots->host(source.gpa);
-  if (!page || !source.same(page, wanted & source.used.load(std::memory_order_acquire))) return false;
-  engine.sure.add(source, pieces);
+  const uint64_t known = comparable(source);
+  if (!page || !source.same(page, wanted & known)) return false;
+  engine.sure.add(source, pieces & known);
   return true;
 }
 

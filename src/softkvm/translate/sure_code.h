@@ -35,7 +35,7 @@ class SureCode {
   // doubts in a row are settled doubles with each time that this is seen, up to kMostSettled.
   bool to_be_settled(uint64_t links_by_others);
   // The first half of that: what was sure is so still.
-  bool all_as_it_was(VcpuState& vcpu) const;
+  bool all_as_it_was(VcpuState& vcpu);
   // It is not, or is not asked.
   void clear();
 
@@ -52,7 +52,7 @@ class SureCode {
 
   uint32_t count_ = 0;
   bool lost_ = false;   // not all pages are in pages_
-  bool began_ = true;   // nothing was sure after the last doubt: count_ is what one stretch between two has used
+  bool measured_ = false;  // else nothing was sure after the last doubt: count_ is what one stretch between two has used
   unsigned trust_ = 0, left_ = 0;
   uint32_t stretch_ = 0, before_ = 0;  // pages that were used in one stretch, and before the one that count_ is of
   uint64_t own_links_ = 0, links_by_others_ = 0;

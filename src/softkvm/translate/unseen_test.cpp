@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Code that host code overwrites without a notice (softkvm.h, expect_unseen_writes): what runs after KVM_RUN was entered again is the new one.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <random>
@@ -491,6 +492,50 @@ TEST_F(Unseen, ALinkLeadsNobodyToWhatOnlyItsMakerMayRun) {
   first.join();
   EXPECT_EQ(second.vcpu->gpr[kRbx], 5u);
   EXPECT_EQ(second.vcpu->gpr[kRax], 2u);
+}
+
+GUEST_CODE(calls_in_another_slot, "xor edx, edx\n mov ebx, 0x1000000\n mov ecx, 50\n 1: call rbx\n add edx, eax\n add rbx, 4096\n dec ecx\n jnz 1b\n hlt")
+
+// What is compared at the beginning of KVM_RUN may go at the same moment, slot and memory: who takes the slot away may then unmap it.
+TEST_F(Unseen, SlotsGoWhileDoubtsAreSettled) {
+  constexpr size_t kSize = 50 * 4096;
+  constexpr uint64_t kGpa = 0x1000000;
+  const uint8_t code[] = {0xb8, 1, 0, 0, 0, 0xc3};  // mov eax, 1; ret
+  auto map = [&](void* at) {
+    auto* place = static_cast<uint8_t*>(mmap(at, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED_NOREPLACE : 0), -1, 0));
+    for (size_t i = 0; i < kSize; i += 4096) memcpy(place + i, code, sizeof code);
+    return place;
+  };
+  uint8_t* const place = map(nullptr);
+  kvm_userspace_memory_region region{1, 0, kGpa, kSize, reinterpret_cast<uint64_t>(place)};
+  ASSERT_EQ(machine.vm->set_memory_region(region), 0);
+  memcpy(machine.ram + TestMachine::kCode, calls_in_another_slot().data(), calls_in_another_slot().size());
+  std::atomic<bool> over{false};
+  unsigned halts = 0;
+  std::thread vcpu([&] {
+    while (!over) {
+      machine.vcpu->rip = TestMachine::kCode;
+      machine.vcpu->gpr[kRsp] = TestMachine::kStackTop;
+      if (machine.go() != kHalted) continue;  // the slot was not there
+      EXPECT_EQ(machine.vcpu->gpr[kRdx], 50u);
+      halts++;
+    }
+  });
+  for (int round = 0; round < 1000; round++) {
+    usleep(300);
+    region.memory_size = 0;
+    EXPECT_EQ(machine.vm->set_memory_region(region), 0);
+    munmap(place, kSize);
+    region.memory_size = kSize;
+    EXPECT_EQ(map(place), place);
+    EXPECT_EQ(machine.vm->set_memory_region(region), 0);
+  }
+  over = true;
+  vcpu.join();
+  EXPECT_GT(halts, 0u);
+  region.memory_size = 0;
+  machine.vm->set_memory_region(region);
+  munmap(place, kSize);
 }
 
 // What is looked at is what may run: with the switch off the page as a whole.

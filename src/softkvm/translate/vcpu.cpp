@@ -518,7 +518,7 @@ int Vcpu::run_guest() {
     e.stored_known = true;
   }
   // What user space may have written besides answering, it has stopped the vCPU for.
-  if (!answered || user_acted || !tells_nothing(e)) doubt_code(*this);
+  e.doubt_due |= !answered || user_acted || !tells_nothing(e);
   user_acted = false;
   e.native->prepare();
   const HostGsBase gs(*this);
