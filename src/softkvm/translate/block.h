@@ -92,7 +92,6 @@ struct Block {
   Block* page_next[2];    // in the list of its page, and in the second one's
   uint32_t stored;        // the record that it is from (StoredBlocks::number()), or 0
   uint32_t next_to_tell;  // CodeCache::reach_more()
-  std::atomic<uint64_t> reach;  // the 64-byte pieces of its (first) page that it was made from (not what lies in between), and what its linked jumps come to; or more
   PageSource *source, *second_source;  // null where writes are told
 };
 

@@ -61,6 +61,7 @@ void CodeCache::each_array(F f) {
   f(ahead_[2], links_, link_count_ * sizeof(Link), link_room_ * sizeof(Link));
   f(ahead_[3], starts_, used_ / kLine * sizeof(uint32_t), size_ / kLine * sizeof(uint32_t));
   f(ahead_[4], nodes_, block_count_ * sizeof(BlockTable::Node), block_room_ * sizeof(BlockTable::Node));
+  f(ahead_[5], reaches_, block_count_ * sizeof *reaches_, block_room_ * sizeof *reaches_);
 }
 
 // Pages for what comes next, many at a time: a page fault for each would cost more than the block that it is for. Large ones, once the cache is
@@ -127,7 +128,7 @@ bool CodeCache::full() const {
          link_count_ + kMostSites > link_room_ || page_count_ + 2 > kMostPages;
 }
 
-Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites) {
+Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites, uint64_t looked_at) {
 #ifdef VIREO_VERIFY_BLOCKS
   {
     HostState aside;
@@ -162,7 +163,7 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   b.incoming = nullptr;
   b.page_next[0] = b.page_next[1] = nullptr;
   b.next_to_tell = 0;
-  b.reach.store(block.reach.load(std::memory_order_relaxed) & chunks_of(b, b.gpa >> 12), std::memory_order_relaxed);
+  reaches_[number_of(b)].store(looked_at & chunks_of(b, b.gpa >> 12), std::memory_order_relaxed);
   b.valid.store(true, std::memory_order_relaxed);
   if (b.source) note_used(*b.source, chunks_of(b, b.gpa >> 12));
   if (b.second_source) note_used(*b.second_source, chunks_of(b, b.second_page >> 12));
@@ -240,22 +241,23 @@ void CodeCache::link(uint32_t site, Block& target, const uint8_t* page) {
 
 // A block reaches more than before, and so does each whose jumps lead to it. The list is of blocks that have it to tell, by their number and one; it ends with itself.
 void CodeCache::reach_more(Block& block, uint64_t pieces) {
-  auto number = [this](const Block& b) { return static_cast<uint32_t>(&b - blocks_) + 1; };
   uint32_t first = 0;
   auto add = [&](Block& b, uint64_t more) {
-    const uint64_t before = b.reach.load(std::memory_order_relaxed);
+    std::atomic<uint64_t>& reach = reaches_[number_of(b)];
+    const uint64_t before = reach.load(std::memory_order_relaxed);
     if (!(more & ~before)) return;
-    b.reach.store(before | more, std::memory_order_release);
+    reach.store(before | more, std::memory_order_release);
     if (b.next_to_tell) return;
-    b.next_to_tell = first ? first : number(b);
-    first = number(b);
+    const uint32_t name = number_of(b) + 1;
+    b.next_to_tell = first ? first : name;
+    first = name;
   };
   add(block, pieces);
   while (first) {
     Block& b = blocks_[first - 1];
     first = b.next_to_tell == first ? 0 : b.next_to_tell;
     b.next_to_tell = 0;
-    for (const Link* l = b.incoming; l; l = l->next) add(*containing(l->site.at), b.reach.load(std::memory_order_relaxed));
+    for (const Link* l = b.incoming; l; l = l->next) add(*containing(l->site.at), reach(b));
   }
 }
 
@@ -263,7 +265,7 @@ void CodeCache::reach_more(Block& block, uint64_t pieces) {
 // target is compared after its doubt.
 void CodeCache::enter(Block& from, Link& link, Block& target, const uint8_t* page) {
   if (target.source) {
-    const uint64_t reached = target.reach.load(std::memory_order_relaxed);
+    const uint64_t reached = reach(target);
     reach_more(from, reached);
     links_made_.fetch_add(1);
     if (page && !target.source->same(page, reached & target.source->used.load(std::memory_order_relaxed))) return;

@@ -28,6 +28,11 @@ class CodeCache {
 
   const BlockTable& table() const { return *table_; }
   const uint8_t* executable(uint32_t offset) const { return executable_ + offset; }
+  uint32_t number_of(const Block& block) const { return static_cast<uint32_t>(&block - blocks_); }
+  // The 64-byte pieces of its (first) page that a block was made from (not what lies in between), and that what its linked jumps come to was made from; or more.
+  // By number, since a doubt asks it of many blocks.
+  uint64_t reach(uint32_t block) const { return reaches_[block].load(std::memory_order_acquire); }
+  uint64_t reach(const Block& block) const { return reach(number_of(block)); }
   bool contains(const void* pc) const {
     return static_cast<size_t>(static_cast<const uint8_t*>(pc) - executable_) < size_;
   }
@@ -35,8 +40,9 @@ class CodeCache {
 
   // Room for one block being born: kBlockRoom bytes at the front, writable; null when the cache has to be flushed first.
   uint8_t* begin(uint32_t& offset);
-  // Takes the block in: `used` bytes of the room. From here on it can run, so the verifier stands in front. Its `reach` is what bytes of the page were looked at.
-  Block* finish(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites);
+  // Takes the block in: `used` bytes of the room. From here on it can run, so the verifier stands in front. `looked_at`: the 64-byte pieces of
+  // its (first) page that it may depend on.
+  Block* finish(const Block& block, size_t used, std::span<const SideEntry> side, std::span<const LinkSite> sites, uint64_t looked_at);
 
   // Patches the jump whose rel32 is at `site` to `target`, if both are of the same page and mode: the guest may have changed its page
   // tables since the jump asked. `page`, where not null: what the page holds; a target that was made from anything else gets no jump.
@@ -109,7 +115,7 @@ class CodeCache {
     size_t populated = 0;            // bytes from its start
     const uint8_t* asked = nullptr;  // the last area that the worker was asked for
   };
-  // Calls f(Ahead&, array, bytes in use, bytes in all) for blocks_, sides_, links_, starts_ and nodes_.
+  // Calls f(Ahead&, array, bytes in use, bytes in all) for blocks_, reaches_, sides_, links_, starts_ and nodes_.
   template <class F>
   void each_array(F f);
   void populate();
@@ -136,13 +142,14 @@ class CodeCache {
   Verified verified_;
   // Arrays mapped for a cache full of small blocks; untouched they take no memory.
   Block* blocks_ = nullptr;     // in order of their code
+  std::atomic<uint64_t>* reaches_ = nullptr;  // reach() of each
   SideEntry* sides_ = nullptr;
   Link* links_ = nullptr;
   BlockTable::Node* nodes_ = nullptr;  // table_'s, one for each block
   uint32_t* starts_ = nullptr;  // by cache offset / 64: one more than the number of the block that starts there, or 0
   VmCounters& counters_;
   size_t asked_code_ = 0;  // the last area of the code that the worker was asked for
-  Ahead ahead_[5];
+  Ahead ahead_[6];
   size_t block_count_ = 0, side_count_ = 0, link_count_ = 0;
   size_t block_room_ = 0, side_room_ = 0, link_room_ = 0;
   Page* pages_ = nullptr;       // by hash of their address, with linear probing

@@ -88,13 +88,14 @@ CodeCache* CodeCache::create(size_t bytes, VmCounters& counters) {
   cache->executable_ = static_cast<uint8_t*>(views.executable);
   cache->table_ = table_of<BlockTable>(1);
   cache->blocks_ = room_for<Block>(cache->block_room_);
+  cache->reaches_ = room_for<std::atomic<uint64_t>>(cache->block_room_);
   cache->sides_ = room_for<SideEntry>(cache->side_room_);
   cache->links_ = room_for<Link>(cache->link_room_);
   cache->starts_ = room_for<uint32_t>(bytes / 64);
   cache->nodes_ = room_for<BlockTable::Node>(cache->block_room_);
   cache->pages_ = table_of<Page>(kPages);
   cache->page_order_ = table_of<uint32_t>(kMostPages);
-  if (cache->writable_ && cache->executable_ && cache->table_ && cache->blocks_ && cache->sides_ && cache->links_ && cache->starts_ && cache->nodes_ &&
+  if (cache->writable_ && cache->executable_ && cache->table_ && cache->blocks_ && cache->reaches_ && cache->sides_ && cache->links_ && cache->starts_ && cache->nodes_ &&
       cache->pages_ && cache->page_order_) {
     cache->table_->init(cache->blocks_, cache->nodes_);
     return cache;
@@ -111,6 +112,7 @@ CodeCache::~CodeCache() {
   give_back(executable_, size_);
   give_back(table_, sizeof(BlockTable));
   give_back(blocks_, block_room_ * sizeof(Block));
+  give_back(reaches_, block_room_ * sizeof *reaches_);
   give_back(sides_, side_room_ * sizeof(SideEntry));
   give_back(links_, link_room_ * sizeof(Link));
   give_back(starts_, size_ / 64 * sizeof(uint32_t));

@@ -55,8 +55,8 @@ const void* doubted_code(VcpuState& vcpu, uint64_t linear, unsigned view) {
   const unsigned index = jump_index(linear);
   JumpEntry& entry = engine.jump[view][index];
   if (entry.tag != doubted_tag(linear)) return nullptr;
-  const Block* block = engine.jump_block[view][index];
-  if (!block || !block->valid || !code_current(vcpu, *block, false)) return nullptr;
+  const JumpSource& from = engine.jump_source[view][index];
+  if (!from.page || !code_current(vcpu, from)) return nullptr;
   entry.tag = linear;
   engine.jump_sure[view].add(index);
   return entry.code;
@@ -124,7 +124,7 @@ const void* find_code(VcpuState& vcpu, uint64_t linear, uint32_t mode) {
     return vcpu.raise(kGP, 0), cannot_fetch(vcpu, linear);
   const void* code = cache.executable(block->indirect_entry);
   if (!limited && !(mode & kModeStep) && !alert && !(vcpu.vm->off & kSwitchJumpCache)) {
-    enter_jump(engine, view_of(mode), linear, *block, code);
+    enter_jump(vcpu, view_of(mode), linear, *block, code);
     if (engine.stored && block->stored && !block->looked_up.exchange(true, std::memory_order_relaxed)) engine.stored->note_lookup(block->stored);
   }
   return code;

@@ -106,6 +106,12 @@ struct JumpEntry {
   const void* code;
 };
 
+// What a jump entry's code was made from: its page, or null where it is of two pages; that one's number; the block's number in the code cache.
+struct JumpSource {
+  PageSource* page;
+  uint32_t page_number, block;
+};
+
 // Of an entry that leads nowhere. Guests jump to addresses that are not canonical, too: it is one that has another index, and doubted another still.
 constexpr uint64_t no_jump(unsigned index) { return kInvalidTag | (index ^ 2); }
 // Of an entry whose page has to be compared with what its code was made from before it is used again (doubt_code()). Nothing finds it by accident:
@@ -292,8 +298,7 @@ struct Engine {
   alignas(4096) uint8_t xsave[16384];
   alignas(4096) TlbView tlb[kViews];
   alignas(4096) JumpEntry jump[kViews][kJumpEntries];
-  // VMs with unseen writes: the block of the jump entry, or null where it is of two pages.
-  const Block* jump_block[kViews][kJumpEntries];
+  JumpSource jump_source[kViews][kJumpEntries];  // VMs with unseen writes
   SureCode sure;
   CodePageWrite code_writes[kViews][kCodePageWrites];  // by the linear page's number
   bool no_code_writes = false;                         // there are none of these

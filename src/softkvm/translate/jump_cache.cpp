@@ -3,6 +3,7 @@
 #include "softkvm/translate/jump_cache.h"
 
 #include "softkvm/mmu/host_pages.h"
+#include "softkvm/translate/code_cache.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -13,13 +14,14 @@ void note_jump_page(Engine& engine, unsigned view, uint64_t linear) {
 
 }  // namespace
 
-void enter_jump(Engine& engine, unsigned view, uint64_t linear, const Block& block, const void* code) {
+void enter_jump(VcpuState& vcpu, unsigned view, uint64_t linear, const Block& block, const void* code) {
+  Engine& engine = engine_of(vcpu);
   const unsigned index = jump_index(linear);
   note_jump_page(engine, view, linear);
   if (block.straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
   engine.jump[view][index] = {linear, code};
   if (block.source) {
-    engine.jump_block[view][index] = block.straddle ? nullptr : &block;
+    engine.jump_source[view][index] = {block.straddle ? nullptr : block.source, block.source->number, vcpu.vm->code->number_of(block)};
     engine.jump_sure[view].add(index);
   }
   const bool global = engine.fetch[(linear >> 12) & (kFetchEntries - 1)].global && !block.straddle;

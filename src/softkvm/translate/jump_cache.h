@@ -8,6 +8,6 @@
 namespace vireo::softkvm {
 
 // FAST. The jump to `linear` leads to `code` from now on, which is `block`'s: in the mode that the view stands for at the moment, by a fetch entry that holds.
-void enter_jump(Engine& engine, unsigned view, uint64_t linear, const Block& block, const void* code);
+void enter_jump(VcpuState& vcpu, unsigned view, uint64_t linear, const Block& block, const void* code);
 
 }  // namespace vireo::softkvm

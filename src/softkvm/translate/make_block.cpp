@@ -158,7 +158,7 @@ struct Maker {
   // A block for `source`, at the front of the code cache: as the file has it, or else made. Gives the bytes used.
   size_t write(const Source& source, uint8_t* room, uint32_t at, Block& made, BlockNotes& notes);
   size_t write(const StoredBlock& from, const Source& source, uint8_t* room, uint32_t at, Block& made, BlockNotes& notes);
-  Block* finish(const Block& made, size_t used, const BlockNotes& notes, uint32_t at, unsigned offset);
+  Block* finish(const Block& made, size_t used, const BlockNotes& notes, uint32_t at, unsigned offset, uint64_t looked_at);
   void restore_rest(CodePage& page);
   void enter_jumps(uint64_t page, std::span<Block* const> blocks);
 
@@ -181,8 +181,8 @@ size_t Maker::write(const Source& source, uint8_t* room, uint32_t at, Block& mad
   return restored ? write(*restored, source, room, at, made, notes) : translate(vcpu, source, room, at, made, notes);
 }
 
-Block* Maker::finish(const Block& made, size_t used, const BlockNotes& notes, uint32_t at, unsigned offset) {
-  Block* block = code.finish(made, used, notes.all_side(), notes.all_sites());
+Block* Maker::finish(const Block& made, size_t used, const BlockNotes& notes, uint32_t at, unsigned offset, uint64_t looked_at) {
+  Block* block = code.finish(made, used, notes.all_side(), notes.all_sites(), looked_at);
   if (code.named) {
     HostState aside;
     name_block(code.executable(at), used, (what.linear & kPageMask) + offset, vcpu.cpl == 3);
@@ -233,9 +233,8 @@ void Maker::restore_rest(CodePage& page) {
     Block made{};
     made.source = page.source;
     const size_t used = write(*list[i], source_of(*list[i]), room, at, made, notes);
-    made.reach = list[i]->chunks();
     stored->note(*list[i], first, false);
-    blocks[i] = finish(made, used, notes, at, list[i]->offset);
+    blocks[i] = finish(made, used, notes, at, list[i]->offset, list[i]->chunks());
   }
   engine_of(vcpu).counters.blocks_restored += same;
   for (unsigned i = 0; i < same; i++) code.link_all(*blocks[i], to_compare(*blocks[i]));
@@ -258,7 +257,7 @@ void Maker::enter_jumps(uint64_t page, std::span<Block* const> blocks) {
     const unsigned index = jump_index(at);  // an entry that was never used is zero
     if (const uint64_t tag = engine.jump[view][index].tag; tag == 0 || tag == at || tag == no_jump(index)) {
       code_is_current(vcpu, *block);
-      enter_jump(engine, view, at, *block, code.executable(block->indirect_entry));
+      enter_jump(vcpu, view, at, *block, code.executable(block->indirect_entry));
     }
   }
 }
@@ -322,7 +321,6 @@ Made Maker::run() {
     made.second_source = behind ? next.source : nullptr;
     BlockNotes notes;
     const size_t used = write(source, room, at, made, notes);
-    made.reach = page.taken();
     // What it was made from has to be what the page's other blocks were made from, as far as they have the same bytes.
     if ((made.source && !made.source->same(page.bytes(), page.taken())) || (made.second_source && !made.second_source->same(behind->bytes(), behind->taken()))) continue;
     if (made.source) take_source(*made.source, page.bytes(), page.taken());
@@ -337,7 +335,7 @@ Made Maker::run() {
       counters.insns_translated += notes.instructions;
       counters.code_bytes_translated += used;
     }
-    what.block = finish(made, used, notes, at, offset);
+    what.block = finish(made, used, notes, at, offset, page.taken());
     if (restored && !source.straddle && !(what.mode & kModeStep)) restore_rest(here);
     return Made::kYes;
   }

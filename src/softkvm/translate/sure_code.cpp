@@ -3,6 +3,7 @@
 #include "softkvm/translate/sure_code.h"
 
 #include "softkvm/mmu/slots.h"
+#include "softkvm/translate/code_cache.h"
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/switches.h"
 #include "softkvm/vm.h"
@@ -16,6 +17,8 @@ constexpr uint64_t kFirstPiece = 1;  // of an instruction's second page it has a
 uint64_t comparable(const PageSource& source) {
   return source.used.load(std::memory_order_acquire) & source.chunks.load(std::memory_order_acquire);
 }
+
+uint64_t pieces_to_look_at(const VcpuState& vcpu, uint64_t pieces) { return vcpu.vm->off & kSwitchSettledDoubts ? ~0ull : pieces; }
 
 }  // namespace
 
@@ -58,8 +61,8 @@ void SureCode::clear() {
 
 bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool fresh) {
   Engine& engine = engine_of(vcpu);
-  if (vcpu.vm->off & kSwitchSettledDoubts) pieces = ~0ull;
-  const uint64_t wanted = fresh ? ~0ull : engine.sure.missing(source, pieces);
+  pieces = pieces_to_look_at(vcpu, pieces);
+  const uint64_t wanted = fresh ? ~0ull : engine.sure.missing(source.number, pieces);
   if (!wanted) return true;
   engine.counters.code_compares++;
   const uint8_t* page = vcpu.vm->slots->host(source.gpa);
@@ -69,14 +72,19 @@ bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool f
   return true;
 }
 
+bool code_current(VcpuState& vcpu, const JumpSource& from) {
+  const uint64_t pieces = vcpu.vm->code->reach(from.block);
+  return !engine_of(vcpu).sure.missing(from.page_number, pieces_to_look_at(vcpu, pieces)) || source_current(vcpu, *from.page, pieces, false);
+}
+
 bool code_current(VcpuState& vcpu, const Block& block, bool fresh) {
-  return (!block.source || source_current(vcpu, *block.source, block.reach.load(std::memory_order_acquire), fresh)) &&
+  return (!block.source || source_current(vcpu, *block.source, vcpu.vm->code->reach(block), fresh)) &&
          (!block.second_source || source_current(vcpu, *block.second_source, kFirstPiece, fresh));
 }
 
 void code_is_current(VcpuState& vcpu, const Block& block) {
   SureCode& sure = engine_of(vcpu).sure;
-  if (block.source) sure.add(*block.source, block.reach.load(std::memory_order_relaxed));
+  if (block.source) sure.add(*block.source, vcpu.vm->code->reach(block));
   if (block.second_source) sure.add(*block.second_source, kFirstPiece);
 }
 

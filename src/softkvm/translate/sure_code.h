@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What one vCPU is sure of, in a VM whose memory host code writes without a notice (softkvm.h, expect_unseen_writes): which 64-byte pieces of which pages
 // were seen to hold what their blocks were made from since it last had reason to doubt that. Its jump entries that are in use (Engine::jump_sure), and all that
-// blocks it has come to reach by linked jumps (Block::reach), are of such pieces only.
+// blocks it has come to reach by linked jumps (CodeCache::reach()), are of such pieces only.
 // FAST. For the vCPU's own thread.
 #pragma once
 
@@ -11,6 +11,7 @@
 
 namespace vireo::softkvm {
 
+struct JumpSource;
 struct VcpuState;
 
 class SureCode {
@@ -28,7 +29,7 @@ class SureCode {
     }
     known |= pieces;
   }
-  uint64_t missing(const PageSource& source, uint64_t wanted) const { return wanted & ~pieces_[source.number]; }
+  uint64_t missing(uint32_t page_number, uint64_t wanted) const { return wanted & ~pieces_[page_number]; }
 
   // A doubt of all can be settled at once, by comparing all that was sure, or by being sure of nothing, so that each page is compared when a jump next leads
   // there. Settling is for code that runs again and again: where most of what ran between one doubt and the next runs between the next two as well. How many
@@ -65,6 +66,7 @@ class SureCode {
 bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool fresh);
 // The same of all that the block is made from and can reach.
 bool code_current(VcpuState& vcpu, const Block& block, bool fresh);
+bool code_current(VcpuState& vcpu, const JumpSource& from);
 // The block was made just now, or its page compared as a whole.
 void code_is_current(VcpuState& vcpu, const Block& block);
 

@@ -658,7 +658,7 @@ Block* take_in(CodeCache& cache, uint64_t gpa, const std::function<void(Draft&)>
   Block block{};
   block.gpa = gpa, block.mode = kMode, block.indirect_entry = at, block.linked_entry.fill(draft.linked_entry);
   block.guest_begin = gpa & 0xfff, block.guest_end = (gpa & 0xfff) + 16;
-  return cache.finish(block, emitted.size, draft.side, draft.sites);
+  return cache.finish(block, emitted.size, draft.side, draft.sites, 0);
 }
 
 TEST(CodeCache, LinksJumpsOnlyInsideOnePhysicalPage) {
