@@ -84,8 +84,8 @@ bool code_current(VcpuState& vcpu, const Block& block, bool fresh) {
 
 void code_is_current(VcpuState& vcpu, const Block& block) {
   SureCode& sure = engine_of(vcpu).sure;
-  if (block.source) sure.add(*block.source, vcpu.vm->code->reach(block));
-  if (block.second_source) sure.add(*block.second_source, kFirstPiece);
+  if (block.source) sure.add(*block.source, vcpu.vm->code->reach(block) & comparable(*block.source));
+  if (block.second_source) sure.add(*block.second_source, kFirstPiece & comparable(*block.second_source));
 }
 
 }  // namespace vireo::softkvm
