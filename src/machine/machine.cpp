@@ -75,20 +75,8 @@ Result<> Machine::build(const kvm::Api& api, CharBackend* serial) {
   if (!memory) return fail(memory.error().kind, "--memory " + memory.error().message, memory.error().code);
   memory_ = std::move(*memory);
   numa_ = TRY(lay_out_numa(config_.numa, config_.cpus, memory_->regions()));
-  if (has_system_management()) {
-    constexpr uint64_t kMiB = 1 << 20;  // in which firmware and chipset count
-    const uint64_t low_size = memory_->regions()[0].size;
-    if (low_size < 4 * kMiB || low_size % kMiB) return fail(ErrorKind::kInvalid, "--memory: --firmware secure=on needs whole MiB, 4 at least");
-    if (config_.shared_memory)
-      return fail(ErrorKind::kUnsupported, "--firmware secure=on: not with --disk vhost-user=, whose other process would reach what is system management mode's alone");
-  }
   vm_ = TRY(system_->create_vm());
-  if (has_system_management()) {
-    if (vm_->extension(KVM_CAP_X86_SMM) < 1 || vm_->extension(KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
-      return fail(ErrorKind::kUnsupported, "--firmware secure=on: this hypervisor has no system management mode");
-    if (config_.cpus > SystemManagement::kMostCpus)
-      return fail(ErrorKind::kInvalid, "--firmware secure=on: at most " + std::to_string(SystemManagement::kMostCpus) + " CPUs");
-  }
+  if (has_system_management()) TRY_VOID(SystemManagement::check(config_, *memory_, *vm_));
   TRY_VOID(vm_->set_identity_map_address(kIdentityMap));
   TRY_VOID(vm_->set_tss_address(kTssAddress));
   TRY_VOID(vm_->create_irqchip());

@@ -23,6 +23,19 @@ std::vector<std::byte> little(uint64_t value, size_t size) {
 
 }  // namespace
 
+Result<> SystemManagement::check(const MachineConfig& config, const GuestMemory& memory, const kvm::Vm& vm) {
+  constexpr uint64_t kMiB = 1 << 20;   // in which firmware and chipset count
+  constexpr unsigned kMostCpus = 255;  // more have no APIC ID that an interrupt message names by itself
+  const uint64_t low_size = memory.regions()[0].size;
+  if (low_size < 4 * kMiB || low_size % kMiB) return fail(ErrorKind::kInvalid, "--memory: --firmware secure=on needs whole MiB, 4 at least");
+  if (config.shared_memory)
+    return fail(ErrorKind::kUnsupported, "--firmware secure=on: not with --disk vhost-user=, whose other process would reach what is system management mode's alone");
+  if (vm.extension(KVM_CAP_X86_SMM) < 1 || vm.extension(KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
+    return fail(ErrorKind::kUnsupported, "--firmware secure=on: this hypervisor has no system management mode");
+  if (config.cpus > kMostCpus) return fail(ErrorKind::kInvalid, "--firmware secure=on: at most " + std::to_string(kMostCpus) + " CPUs");
+  return {};
+}
+
 Result<std::unique_ptr<SystemManagement>> SystemManagement::create(Machine& machine) {
   std::unique_ptr<SystemManagement> made(new SystemManagement(machine));
   TRY_VOID(made->map_second_space());

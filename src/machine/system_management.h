@@ -14,12 +14,17 @@
 
 namespace vireo {
 
+class GuestMemory;
 class Machine;
+struct MachineConfig;
+namespace kvm {
+class Vm;
+}
 
 class SystemManagement {
  public:
-  // Of the machine's processors more have no APIC ID that an interrupt message names by itself.
-  static constexpr unsigned kMostCpus = 255;
+  // Can a machine have it? The error names the option.
+  static Result<> check(const MachineConfig& config, const GuestMemory& memory, const kvm::Vm& vm);
   // Memory is in place; no vCPU runs yet.
   static Result<std::unique_ptr<SystemManagement>> create(Machine& machine);
 
