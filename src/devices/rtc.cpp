@@ -325,8 +325,8 @@ void Rtc::fields(Archive& archive) {
   Moment there = here;
   archive.field(3, "calendar", there.seconds);
   archive.field(5, "calendar_part_ns", there.part_ns);
-  const int64_t shift = there.seconds - here.seconds;
-  offset_ns_ += static_cast<__int128>(shift) * kSecond + there.part_ns - here.part_ns;
+  const __int128 shift = static_cast<__int128>(there.seconds) - here.seconds;
+  offset_ns_ += shift * kSecond + there.part_ns - here.part_ns;
   seen_ = shift || there.part_ns != here.part_ns ? there.seconds : seen_;
   index_ &= 0x7f;
   update_irq();
