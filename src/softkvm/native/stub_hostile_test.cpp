@@ -70,9 +70,7 @@ class HostileStub : public ::testing::Test {
     m.vcpu->gpr[kRdi] = rdi, m.vcpu->gpr[kRsi] = rsi, m.vcpu->gpr[9] = r9;
     return m.go();
   }
-  // The code has met what the guest's tables say of the page it jumped to, or it is at its beginning with a #GP: of a stub whose stop was none the
-  // monitor knows nothing but what it was entered with.
-  // It has met what the guest's tables say: of the page it jumped to, or, where its stretch had lasted so long that translation went on with it, of the page of
+  // The code has met what the guest's tables say: of the page it jumped to, or, where its stretch had lasted so long that translation went on with it, of the page of
   // the guest's kernel that is where the stub has its own. Or it is in its code where the stub was last entered, with a #GP: of a stub whose stop was none
   // the monitor knows nothing else.
   testing::AssertionResult came_to_nothing() {
