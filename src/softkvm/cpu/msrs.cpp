@@ -103,11 +103,12 @@ bool write_variable_mtrr(VcpuState& v, uint32_t index, uint64_t value) {
 bool write_tsc(VcpuState& v, uint64_t value, bool host) {
   if (host) {
     synchronize_tsc(v, value);
-    return true;
+  } else {
+    uint64_t delta = value - guest_tsc(v);
+    v.msr.tsc_offset += delta;
+    v.msr.tsc_adjust += delta;
   }
-  uint64_t delta = value - guest_tsc(v);
-  v.msr.tsc_offset += delta;
-  v.msr.tsc_adjust += delta;
+  tsc_moved(v);
   return true;
 }
 
@@ -332,7 +333,10 @@ bool write_msr(VcpuState& v, uint32_t index, uint64_t value, bool host) {
       return true;
     case kTscAdjust:
       if (!host && !has(v, kCpuidTscAdjust)) return false;
-      if (!host) m.tsc_offset += value - m.tsc_adjust;
+      if (!host) {
+        m.tsc_offset += value - m.tsc_adjust;
+        tsc_moved(v);
+      }
       m.tsc_adjust = value;
       return true;
     case kArchCapabilities:

@@ -157,6 +157,12 @@ bool write_apic_msr(VcpuState& vcpu, uint32_t index, uint64_t value) {
 }
 
 void write_paravirtual_msr(VcpuState& vcpu, uint32_t, uint64_t) {
+void tsc_moved(VcpuState& vcpu) {
+  if (Lapic* lapic = whole(vcpu).lapic) lapic->tsc_changed();
+  constexpr uint32_t kSystemTime = 0x4b564d01;
+  if (vcpu.msr.system_time & 1) write_paravirtual_msr(vcpu, kSystemTime, vcpu.msr.system_time);
+}
+
   engine_of(vcpu).requests.fetch_or(kRequestParavirtual);
   vcpu.attention = 1;
 }
