@@ -524,6 +524,21 @@ TEST_P(Run, VforkChildsCloseLeavesTheVm) {
   EXPECT_EQ(m.vm(KVM_GET_CLOCK, &clock), 0);
 }
 
+// Else what the guest has written could not be given back by KVM_SET_SREGS. Spec: Intel SDM vol 3, 11.12.5.
+TEST_P(Run, AnApicBaseThatNoApicHasIsRefusedWithoutOne) {
+  Machine m(backend());
+  m.memory[13 * 4 + 1] = 0x20;  // #GP: 0000:2000
+  m.memory[0x2000] = 0xe6, m.memory[0x2001] = 0x81;
+  // mov ecx,1b; rdmsr; or ah,4 (EXTD); and ah,f7 (EN); wrmsr; out 80,al
+  m.real_mode(0x1000, {0x66, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0x80, 0xcc, 0x04, 0x80, 0xe4, 0xf7, 0x0f, 0x30, 0xe6, 0x80});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+  EXPECT_EQ(m.run->io.port, 0x81);
+  kvm_sregs sregs;
+  ASSERT_EQ(m.vcpu(KVM_GET_SREGS, &sregs), 0);
+  EXPECT_EQ(m.vcpu(KVM_SET_SREGS, &sregs), 0);
+}
+
 constexpr uint32_t kSystemTimeMsr = 0x4b564d01;
 constexpr uint64_t kTimePage = 0x5000;
 

@@ -152,7 +152,10 @@ bool write_paravirtual(VcpuState& v, uint32_t index, uint64_t value, bool host) 
     default: return false;
   }
   if (value & reserved) return false;
-  if (!has(v, feature) && !(host && value == *slot)) {
+  // What CPUID shows decides only under KVM_CAP_ENFORCE_PV_FEATURE_CPUID (api.rst), or of what nobody acts on here.
+  const bool there = slot == &v.msr.wall_clock || slot == &v.msr.system_time || slot == &v.msr.steal_time;
+  const bool usable = has(v, feature) || (there && !v.paravirtual_enforced);
+  if (!usable && !(host && value == *slot)) {
     // A host restores what it saved: zero (and poll_control's one) even where the guest has no such feature.
     if (!host || (value != 0 && index != kKvmPollControl)) return false;
   }
