@@ -140,7 +140,6 @@ class Vcpu : public VcpuState {
   bool triple_fault_pending = false;
   bool user_acted = false;  // abi/'s, too: an ioctl that is not KVM_RUN has come since the last one
   bool guest_stopped = false;  // KVM_KVMCLOCK_CTRL: the next kvmclock page says so (PVCLOCK_GUEST_STOPPED)
-  bool smm_inside_nmi = false;
   uint64_t steal_updated = 0, steal_seen = 0;  // the last update's TSC, and the thread's waiting time then
   int steal_thread = 0;
   class Lapic* lapic = nullptr;  // irqchip/, owned by abi/; null without an irqchip: then APIC base and CR8 are these

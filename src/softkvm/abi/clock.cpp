@@ -243,8 +243,7 @@ int set_vcpu_attribute(VcpuFile& file, uintptr_t argument) {
   uint64_t offset;
   if (!copy_in(offset, attribute.addr)) return -EFAULT;
   file.vcpu->msr.tsc_offset = offset;
-  if (file.has_lapic()) file.vcpu->lapic->tsc_changed();
-  write_paravirtual_msr(*file.vcpu, kSystemTimeMsr, file.vcpu->msr.system_time);
+  tsc_moved(*file.vcpu);
   return 0;
 }
 

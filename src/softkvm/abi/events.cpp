@@ -86,7 +86,7 @@ void save_events(VcpuFile& file, kvm_vcpu_events& out) {
   out.nmi.masked = v.nmi_masked;
   out.smi.smm = v.in_smm;
   out.smi.pending = v.smi_pending || v.smi_request;
-  out.smi.smm_inside_nmi = v.smm_inside_nmi;
+  out.smi.smm_inside_nmi = v.in_smm && v.smm_nmi_masked;
   out.smi.latched_init = v.init_pending;
   out.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
   if (payloads) out.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
@@ -141,7 +141,7 @@ int load_events(VcpuFile& file, const kvm_vcpu_events& in) {
     v.in_smm = in.smi.smm;
     v.smi_request = false;
     v.smi_pending = in.smi.pending;
-    if (in.smi.smm) v.smm_inside_nmi = in.smi.smm_inside_nmi;
+    if (in.smi.smm) v.smm_nmi_masked = in.smi.smm_inside_nmi;
     if (file.has_lapic()) v.init_pending = in.smi.latched_init;
   }
   if (in.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) v.triple_fault_pending = in.triple_fault.pending;

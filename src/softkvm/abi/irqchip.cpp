@@ -16,6 +16,7 @@ const Capability kIrqCapabilities[] = {
     {KVM_CAP_IRQCHIP},
     {KVM_CAP_IRQ_INJECT_STATUS},
     {KVM_CAP_IRQ_ROUTING, kMaxRoutes},
+    {KVM_CAP_PIT},
     {KVM_CAP_PIT2},
     {KVM_CAP_PIT_STATE2},
     {KVM_CAP_REINJECT_CONTROL},

@@ -34,11 +34,10 @@ uint64_t apic_base(VcpuFile& file) { return file.has_lapic() ? file.vcpu->lapic-
 
 bool set_apic_base(VcpuFile& file, uint64_t value) {
   if (file.has_lapic()) return file.vcpu->lapic->set_base(value, true);
-  // Nobody looks at it but user space; still only what an APIC could have: EXTD needs EN and the feature.
-  const uint64_t reserved = ~0ull << file.vcpu->physical_bits | 0x2ff;
-  const bool x2apic = value & apic::kBaseX2apic;
-  if ((value & reserved) || (x2apic && (!(value & apic::kBaseEnable) || !file.cpuid.has(kCpuidX2apic)))) return false;
-  file.vcpu->user_apic_base = value;
+  // Nobody looks at it but user space; still only what an APIC could have.
+  uint64_t& base = file.vcpu->user_apic_base;
+  if (!Lapic::valid_base(value, base, true, file.cpuid.has(kCpuidX2apic), file.vcpu->physical_bits)) return false;
+  base = value;
   return true;
 }
 

@@ -524,5 +524,97 @@ TEST_P(Run, VforkChildsCloseLeavesTheVm) {
   EXPECT_EQ(m.vm(KVM_GET_CLOCK, &clock), 0);
 }
 
+// Else what the guest has written could not be given back by KVM_SET_SREGS. Spec: Intel SDM vol 3, 11.12.5.
+TEST_P(Run, AnApicBaseThatNoApicHasIsRefusedWithoutOne) {
+  Machine m(backend());
+  m.memory[13 * 4 + 1] = 0x20;  // #GP: 0000:2000
+  m.memory[0x2000] = 0xe6, m.memory[0x2001] = 0x81;
+  // mov ecx,1b; rdmsr; or ah,4 (EXTD); and ah,f7 (EN); wrmsr; out 80,al
+  m.real_mode(0x1000, {0x66, 0xb9, 0x1b, 0, 0, 0, 0x0f, 0x32, 0x80, 0xcc, 0x04, 0x80, 0xe4, 0xf7, 0x0f, 0x30, 0xe6, 0x80});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->exit_reason, static_cast<uint32_t>(KVM_EXIT_IO));
+  EXPECT_EQ(m.run->io.port, 0x81);
+  kvm_sregs sregs;
+  ASSERT_EQ(m.vcpu(KVM_GET_SREGS, &sregs), 0);
+  EXPECT_EQ(m.vcpu(KVM_SET_SREGS, &sregs), 0);
+}
+
+constexpr uint32_t kSystemTimeMsr = 0x4b564d01;
+constexpr uint64_t kTimePage = 0x5000;
+
+void set_msr(const Machine& m, uint32_t index, uint64_t value) {
+  MsrList one(1);
+  one.header()->nmsrs = 1;
+  *one.entries() = {index, 0, value};
+  ASSERT_EQ(m.vcpu(KVM_SET_MSRS, one.header()), 1);
+}
+uint64_t get_msr(const Machine& m, uint32_t index) {
+  MsrList one(1);
+  one.header()->nmsrs = 1;
+  one.entries()->index = index;
+  EXPECT_EQ(m.vcpu(KVM_GET_MSRS, one.header()), 1);
+  return one.entries()->data;
+}
+uint64_t clock_now(const Machine& m) {
+  kvm_clock_data data{};
+  EXPECT_EQ(m.vm(KVM_GET_CLOCK, &data), 0);
+  return data.clock;
+}
+void set_clock(const Machine& m, uint64_t ns) {
+  kvm_clock_data data{};
+  data.clock = ns;
+  EXPECT_EQ(m.vm(KVM_SET_CLOCK, &data), 0);
+}
+
+// Spec: api.rst, 4.70: the flag is "set exclusively by the host and read/cleared exclusively by the guest".
+TEST_P(Run, ThatTheGuestWasStoppedIsSaidUntilItHasSeenIt) {
+  Machine m(backend());
+  const uint8_t& flags = m.memory[kTimePage + 29];
+  m.real_mode(0x1000, {0xe6, 0x80, 0xeb, 0xfc});  // out 80,al; jmp
+  set_msr(m, kSystemTimeMsr, kTimePage | 1);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(flags & 2, 0);
+  ASSERT_EQ(m.vcpu(KVM_KVMCLOCK_CTRL), 0);
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(flags & 2, 2);
+  set_clock(m, clock_now(m));
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(flags & 2, 2);
+  m.memory[kTimePage + 29] &= ~2;
+  set_clock(m, clock_now(m));
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_EQ(flags & 2, 0);
+}
+
+// Spec: Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW.
+TEST_P(Run, KvmclockGoesOnWhenTheTscJumps) {
+  Machine m(backend());
+  for (const uint8_t msr : {0x3b, 0x10}) {  // TSC_ADJUST, TSC
+    SCOPED_TRACE(msr);
+    const uint8_t jump = msr == 0x10 ? 8 : 4;
+    // out 80,al; mov ecx,msr; xor eax,eax; mov edx,jump*100; wrmsr; out 81,al; out 82,al
+    m.real_mode(static_cast<uint16_t>(0x1000 + 0x100 * msr),
+                {0xe6, 0x80, 0x66, 0xb9, msr, 0, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0xba, 0, jump, 0, 0, 0x0f, 0x30, 0xe6, 0x81, 0xe6, 0x82});
+    set_msr(m, kSystemTimeMsr, kTimePage | 1);
+    for (int i = 0; i < 3; i++) ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+    ASSERT_EQ(m.run->io.port, 0x82);
+    uint64_t stamp, system;
+    uint32_t mul;
+    int8_t shift;
+    std::memcpy(&stamp, m.memory + kTimePage + 8, 8);
+    std::memcpy(&system, m.memory + kTimePage + 16, 8);
+    std::memcpy(&mul, m.memory + kTimePage + 24, 4);
+    std::memcpy(&shift, m.memory + kTimePage + 28, 1);
+    const uint64_t before = clock_now(m), tsc = get_msr(m, 0x10), after = clock_now(m);
+    uint64_t ticks = tsc - stamp;
+    ticks = shift < 0 ? ticks >> -shift : ticks << shift;
+    const uint64_t seen = system + static_cast<uint64_t>(static_cast<unsigned __int128>(ticks) * mul >> 32);
+    EXPECT_GE(tsc, uint64_t{jump} << 40);
+    constexpr uint64_t kSlack = 10'000'000;  // ns; the jump is of minutes
+    EXPECT_GE(seen + kSlack, before);
+    EXPECT_LE(seen, after + kSlack);
+  }
+}
+
 }  // namespace
 }  // namespace vireo::softkvm::test

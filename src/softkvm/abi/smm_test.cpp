@@ -156,5 +156,39 @@ TEST_P(Smm, SlotsOfTheSpacesDoNotMeet) {
   EXPECT_EQ(slot(kSpace1 + 1, kSmbase, 0, smram_), -EINVAL) << "it is gone";
 }
 
+// An SMI that comes inside an NMI's handler: whether RSM leads back into it is part of the state. Spec: Intel SDM vol 3, 32.8; api.rst, 4.31.
+TEST_P(Smm, NmisStayBlockedOverAnSmiInsideTheirHandler) {
+  m_->real_mode(0x1000, {0xe6, 0x80, 0xeb, 0xfc});
+  handler({0xe6, 0x81, 0x0f, 0xaa});
+  next_write();
+  kvm_vcpu_events events{};
+  auto get = [&] { ASSERT_EQ(m_->vcpu(KVM_GET_VCPU_EVENTS, &events), 0); };
+  auto set = [&] { ASSERT_EQ(m_->vcpu(KVM_SET_VCPU_EVENTS, &events), 0); };
+  get();
+  events.nmi.masked = 1;
+  set();
+  ASSERT_EQ(m_->vcpu(KVM_SMI), 0);
+  EXPECT_EQ(next_write().first, 0x81u);
+  get();
+  EXPECT_EQ(events.nmi.masked, 1);
+  EXPECT_EQ(events.smi.smm_inside_nmi, 1);
+  EXPECT_EQ(next_write().first, 0x80u);
+  get();
+  EXPECT_EQ(events.nmi.masked, 1);
+  EXPECT_EQ(events.smi.smm_inside_nmi, 0);
+
+  events.nmi.masked = 0;
+  set();
+  ASSERT_EQ(m_->vcpu(KVM_SMI), 0);
+  EXPECT_EQ(next_write().first, 0x81u);
+  get();
+  EXPECT_EQ(events.smi.smm_inside_nmi, 0);
+  events.smi.smm_inside_nmi = 1;  // as another machine has saved it
+  set();
+  EXPECT_EQ(next_write().first, 0x80u);
+  get();
+  EXPECT_EQ(events.nmi.masked, 1);
+}
+
 }  // namespace
 }  // namespace vireo::softkvm::test

@@ -264,5 +264,49 @@ TEST(State, OfTheInterruptControllersGoesThroughTheAbiAndBack) {
   expect_same(saved, again, "pit");
 }
 
+// Where the APIC is user space's, too: callers save what KVM_GET_MSR_INDEX_LIST names, and QEMU ends itself when one is refused.
+TEST(State, EveryListedMsrIsThereWithoutAnIrqchip) {
+  Machine m(kSoftkvm);
+  for (uint32_t index : msr_indices(m)) {
+    MsrList one(1);
+    one.header()->nmsrs = 1;
+    one.entries()->index = index;
+    EXPECT_EQ(m.vcpu(KVM_GET_MSRS, one.header()), 1) << std::hex << index;
+    EXPECT_EQ(m.vcpu(KVM_SET_MSRS, one.header()), 1) << std::hex << index;
+  }
+}
+
+// As the kernel has it: the areas of the paravirtual features, which whoever starts the CPU anew may have another use for, and events that have not been taken.
+TEST(State, InitForgetsWhatTheGuestHadUnderWay) {
+  for (const Backend* backend : {&kSoftkvm, &kKernel}) {
+    if (backend == &kKernel && !kernel_present()) continue;
+    Machine m(*backend, Machine::Irqchip::kKernel);
+    constexpr uint32_t kSystemTime = 0x4b564d01, kStealTime = 0x4b564d03;
+    MsrList areas(2);
+    areas.header()->nmsrs = 2;
+    areas.entries()[0] = {kSystemTime, 0, 0x5001};
+    areas.entries()[1] = {kStealTime, 0, 0x6001};
+    ASSERT_EQ(m.vcpu(KVM_SET_MSRS, areas.header()), 2);
+    kvm_vcpu_events events;
+    ASSERT_EQ(m.vcpu(KVM_GET_VCPU_EVENTS, &events), 0);
+    events.interrupt.injected = 1, events.interrupt.nr = 0x41;
+    events.nmi.injected = 1;
+    events.smi.latched_init = 1;
+    ASSERT_EQ(m.vcpu(KVM_SET_VCPU_EVENTS, &events), 0);
+    ASSERT_EQ(m.vcpu(KVM_NMI), 0);
+    kvm_mp_state state;
+    ASSERT_EQ(m.vcpu(KVM_GET_MP_STATE, &state), 0);  // takes the INIT
+    EXPECT_EQ(state.mp_state, static_cast<uint32_t>(KVM_MP_STATE_RUNNABLE)) << backend->name;
+    ASSERT_EQ(m.vcpu(KVM_GET_MSRS, areas.header()), 2);
+    EXPECT_EQ(areas.entries()[0].data, 0u) << backend->name;
+    EXPECT_EQ(areas.entries()[1].data, 0u) << backend->name;
+    ASSERT_EQ(m.vcpu(KVM_GET_VCPU_EVENTS, &events), 0);
+    EXPECT_EQ(events.interrupt.injected, 0) << backend->name;
+    EXPECT_EQ(events.nmi.injected, 0) << backend->name;
+    EXPECT_EQ(events.nmi.pending, 0) << backend->name;
+    EXPECT_EQ(events.smi.latched_init, 0) << backend->name;
+  }
+}
+
 }  // namespace
 }  // namespace vireo::softkvm::test

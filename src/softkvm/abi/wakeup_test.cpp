@@ -148,5 +148,31 @@ TEST_P(Wakeup, APageToComeKeepsNobodyFromReading) {
   ::close(uffd);
 }
 
+// The TSC that passes it may do so by a jump. Spec: Intel SDM vol 3, 11.5.4.1.
+TEST_P(Wakeup, ADeadlineIsReachedByATscThatIsWritten) {
+  if (GetParam() == &kKernel) return;  // its timer goes on waiting for the time that it had reckoned
+  Machine m(backend(), Machine::Irqchip::kKernel);
+  kvm_lapic_state apic;
+  ASSERT_EQ(m.vcpu(KVM_GET_LAPIC, &apic), 0);
+  const uint32_t svr = 0x1ff, timer = 0x40040;
+  std::memcpy(apic.regs + 0xf0, &svr, 4);
+  std::memcpy(apic.regs + 0x320, &timer, 4);
+  ASSERT_EQ(m.vcpu(KVM_SET_LAPIC, &apic), 0);
+  m.memory[0x40 * 4 + 1] = 0x20;
+  m.memory[0x2000] = 0xe6, m.memory[0x2001] = 0x81;
+  // out 80,al; mov ecx,10; xor eax,eax; mov edx,1000; wrmsr; sti; hlt; jmp $
+  m.real_mode(0x1000, {0xe6, 0x80, 0x66, 0xb9, 0x10, 0, 0, 0, 0x66, 0x31, 0xc0, 0x66, 0xba, 0, 0x10, 0, 0, 0x0f, 0x30, 0xfb, 0xf4, 0xeb, 0xfe});
+  ASSERT_EQ(m.vcpu(KVM_RUN), 0);
+  ASSERT_EQ(m.run->io.port, 0x80);
+  MsrList deadline(1);
+  deadline.header()->nmsrs = 1;
+  *deadline.entries() = {0x6e0, 0, 0x800ull << 32};  // in an hour
+  ASSERT_EQ(m.vcpu(KVM_SET_MSRS, deadline.header()), 1);
+  Watchdog dog(m.run, 1000);
+  EXPECT_EQ(m.vcpu(KVM_RUN), 0);
+  EXPECT_FALSE(dog.fired);
+  EXPECT_EQ(m.run->io.port, 0x81);
+}
+
 }  // namespace
 }  // namespace vireo::softkvm::test

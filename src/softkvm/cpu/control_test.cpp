@@ -370,10 +370,12 @@ TEST(Reset, IsThatOfTheManual) {
   EXPECT_EQ(m.v.msr.lstar, 0u);
   EXPECT_EQ(m.v.msr.pat, 0x0007040600070406u);
   m.v.msr.lstar = 5;
+  m.v.msr.steal_time = m.v.msr.system_time = 0x1001;
   m.v.xcr0 = 7;
   m.v.cr0 = kCr0Pe;
   init_cpu(m.v);
   EXPECT_EQ(m.v.msr.lstar, 5u);
+  EXPECT_EQ(m.v.msr.steal_time | m.v.msr.system_time, 0u);  // the kernel's KVM stops to write there
   EXPECT_EQ(m.v.xcr0, 7u);
   EXPECT_EQ(m.v.cr0, 0x10u);  // CD and NW stay as they were
 }

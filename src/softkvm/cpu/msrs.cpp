@@ -103,11 +103,12 @@ bool write_variable_mtrr(VcpuState& v, uint32_t index, uint64_t value) {
 bool write_tsc(VcpuState& v, uint64_t value, bool host) {
   if (host) {
     synchronize_tsc(v, value);
-    return true;
+  } else {
+    uint64_t delta = value - guest_tsc(v);
+    v.msr.tsc_offset += delta;
+    v.msr.tsc_adjust += delta;
   }
-  uint64_t delta = value - guest_tsc(v);
-  v.msr.tsc_offset += delta;
-  v.msr.tsc_adjust += delta;
+  tsc_moved(v);
   return true;
 }
 
@@ -151,7 +152,10 @@ bool write_paravirtual(VcpuState& v, uint32_t index, uint64_t value, bool host) 
     default: return false;
   }
   if (value & reserved) return false;
-  if (!has(v, feature) && !(host && value == *slot)) {
+  // What CPUID shows decides only under KVM_CAP_ENFORCE_PV_FEATURE_CPUID (api.rst), or of what nobody acts on here.
+  const bool there = slot == &v.msr.wall_clock || slot == &v.msr.system_time || slot == &v.msr.steal_time;
+  const bool usable = has(v, feature) || (there && !v.paravirtual_enforced);
+  if (!usable && !(host && value == *slot)) {
     // A host restores what it saved: zero (and poll_control's one) even where the guest has no such feature.
     if (!host || (value != 0 && index != kKvmPollControl)) return false;
   }
@@ -332,7 +336,10 @@ bool write_msr(VcpuState& v, uint32_t index, uint64_t value, bool host) {
       return true;
     case kTscAdjust:
       if (!host && !has(v, kCpuidTscAdjust)) return false;
-      if (!host) m.tsc_offset += value - m.tsc_adjust;
+      if (!host) {
+        m.tsc_offset += value - m.tsc_adjust;
+        tsc_moved(v);
+      }
       m.tsc_adjust = value;
       return true;
     case kArchCapabilities:

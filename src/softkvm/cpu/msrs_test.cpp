@@ -108,6 +108,22 @@ TEST(Msr, SpeculationControls) {
   EXPECT_EQ(read(m, kArchCapabilities), kArchCapabilitiesValue);
 }
 
+// Spec: api.rst, KVM_CAP_ENFORCE_PV_FEATURE_CPUID: "otherwise a guest may use the paravirtual features regardless of what has been exposed".
+TEST(Msr, ParavirtualOnesAreThereUnlessCpuidIsEnforced) {
+  Machine m;
+  m.long_mode(0);
+  for (uint32_t& w : m.cpuid.words) w = 0;
+  for (uint32_t index : {kSystemTimeOld, kKvmSystemTime, kKvmStealTime}) {
+    m.v.paravirtual_enforced = false;
+    EXPECT_TRUE(write(m, index, 0x1001)) << std::hex << index;
+    EXPECT_EQ(read(m, index), 0x1001u);
+    m.v.paravirtual_enforced = true;
+    EXPECT_FALSE(write(m, index, 0x2001)) << std::hex << index;
+  }
+  m.v.paravirtual_enforced = false;
+  EXPECT_FALSE(write(m, kKvmPvEoi, 0x1001));  // nobody would look at it
+}
+
 TEST(Msr, UnknownIsRefused) {
   Machine m;
   m.long_mode(0);

@@ -78,7 +78,9 @@ void init_cpu(VcpuState& v) {
   uint64_t cache_bits = v.cr0 & (kCr0Cd | kCr0Nw);
   reset_both(v);
   v.cr0 = cache_bits | kCr0Et;
-  // XCR0, PKRU, MSRs but EFER, and the TSC survive INIT.
+  // XCR0, PKRU, MSRs but EFER, and the TSC survive INIT; the areas in memory that the guest has given us do not, as with the kernel: who starts
+  // the CPU anew may have another use for them.
+  v.msr.system_time = v.msr.steal_time = v.msr.pv_eoi = v.msr.async_pf = v.msr.async_pf_int = 0;
   flush_tlb(v, false);
   update_mode(v);
 }

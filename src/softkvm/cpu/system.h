@@ -106,6 +106,8 @@ uint64_t read_cr8(VcpuState& vcpu);
 void write_cr8(VcpuState& vcpu, uint64_t value);
 bool read_apic_msr(VcpuState& vcpu, uint32_t index, uint64_t& value);
 bool write_apic_msr(VcpuState& vcpu, uint32_t index, uint64_t value);
+// The guest's TSC has jumped: what was computed from it, the APIC timer's deadline and kvmclock's page, is anew.
+void tsc_moved(VcpuState& vcpu);
 // kvmclock and friends changed: the engine's host half updates guest memory.
 void write_paravirtual_msr(VcpuState& vcpu, uint32_t index, uint64_t value);
 

@@ -114,6 +114,7 @@ bool read_apic_msr(VcpuState&, uint32_t index, uint64_t& value) {
   return true;
 }
 bool write_apic_msr(VcpuState&, uint32_t, uint64_t) { return true; }
+void tsc_moved(VcpuState&) {}
 void write_paravirtual_msr(VcpuState&, uint32_t, uint64_t) {}
 
 Machine::Machine() {

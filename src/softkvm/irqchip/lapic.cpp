@@ -180,7 +180,10 @@ bool Lapic::matches(const ApicMessage& message, const Lapic* source) const {
     if (x2) return destination == id_;
     // An id that does not fit the xAPIC register can still be addressed in full, so that a hot-plugged CPU can be started.
     if (id_ > 0xff && destination == id_) return true;
-    return destination == reg(kId) >> 24;
+    const uint32_t id = reg(kId) >> 24;
+    if (destination != id) return false;
+    // An id cut to 8 bits is another vCPU's. With ids of 32 bits that one alone is meant, as with the kernel: else INIT and SIPI would start both.
+    return id_ <= 0xff || !bus_.ids_are_32bit.load(std::memory_order_relaxed) || bus_.by_id(id) == nullptr;
   }
   const uint32_t ldr = reg(kLdr);
   if (x2) return ldr >> 16 == destination >> 16 && (ldr & destination & 0xffff) != 0;

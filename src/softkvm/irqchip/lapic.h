@@ -88,6 +88,8 @@ class Lapic final : private HostTimer {
   bool msr_write(uint32_t index, uint64_t value);
   uint64_t base() const { return base_.load(std::memory_order_relaxed); }
   bool set_base(uint64_t value, bool host);  // false: #GP, or EINVAL to the host, which may make any transition
+  // The same question for a vCPU whose APIC is in user space.
+  static bool valid_base(uint64_t value, uint64_t old, bool host, bool x2apic, unsigned physical_bits);
   uint64_t tsc_deadline() const;
   void set_tsc_deadline(uint64_t tsc);
 

@@ -17,6 +17,8 @@ constexpr uint32_t kLvtCommon = kLvtMasked | 0x1000 | 0xff;        // mask, deli
 constexpr uint32_t kLvtModes = kLvtCommon | 0x700;                 // and delivery mode
 constexpr uint32_t kLvtLint = kLvtModes | 0x2000 | 0x4000 | 0x8000;  // and polarity, remote IRR, trigger
 
+constexpr uint64_t kBaseMode = kBaseEnable | kBaseX2apic;
+
 constexpr uint32_t x2apic_ldr(uint32_t id) { return (id >> 4) << 16 | 1u << (id & 15); }
 
 }  // namespace
@@ -160,19 +162,20 @@ bool Lapic::msr_write(uint32_t index, uint64_t value) {
   return write_register(offset, static_cast<uint32_t>(value));
 }
 
+bool Lapic::valid_base(uint64_t value, uint64_t old, bool host, bool x2apic, unsigned physical_bits) {
+  const uint64_t reserved = ~((1ull << physical_bits) - 1) | 0x2ff | (x2apic ? 0 : kBaseX2apic);
+  if ((value & reserved) || (value & kBaseMode) == kBaseX2apic) return false;
+  if (host) return true;
+  // x2APIC can be left only for off, and entered only from xAPIC (Intel SDM vol 3, 11.12.5).
+  if ((old & kBaseMode) == kBaseMode && (value & kBaseMode) == kBaseEnable) return false;
+  return (old & kBaseMode) != 0 || (value & kBaseMode) != kBaseMode;
+}
+
 bool Lapic::set_base(uint64_t value, bool host) {
-  const uint64_t reserved =
-      ~((1ull << features_.physical_bits) - 1) | 0x2ff | (features_.x2apic ? 0 : kBaseX2apic);
-  const uint64_t mode_bits = kBaseEnable | kBaseX2apic;
-  if ((value & reserved) || (value & mode_bits) == kBaseX2apic) return false;
   const uint64_t old = base();
-  if (!host) {
-    // x2APIC can be left only for off, and entered only from xAPIC (Intel SDM vol 3, 11.12.5).
-    if ((old & mode_bits) == mode_bits && (value & mode_bits) == kBaseEnable) return false;
-    if ((old & mode_bits) == 0 && (value & mode_bits) == mode_bits) return false;
-  }
+  if (!valid_base(value, old, host, features_.x2apic, features_.physical_bits)) return false;
   base_.store(value, std::memory_order_relaxed);
-  if ((old ^ value) & mode_bits) set_id_register();
+  if ((old ^ value) & kBaseMode) set_id_register();
   recheck();  // what waits in IRR, or the PIC's output
   return true;
 }
@@ -203,6 +206,7 @@ void Lapic::set_version() {
 }
 
 void Lapic::set_features(const Features& features) {
+  if (features.cmci && !features_.cmci) set(kLvtCmci, kLvtMasked);  // an entry that is new is as after reset
   features_ = features;
   set_version();
   SpinGuard guard(timer_lock_);
@@ -261,7 +265,8 @@ int Lapic::set_state(const kvm_lapic_state& state) {
   if (x2apic() && bus_.ids_are_32bit.load() && get(kId) != id_) return -EINVAL;
   {
     SpinGuard guard(timer_lock_);
-    stop_timer();
+    cancel();
+    running_ = false;
   }
   for (uint32_t offset = 0; offset < KVM_APIC_REG_SIZE; offset += 4) set(offset, get(offset));
   set(kIcr + 4, 0);
@@ -281,7 +286,10 @@ int Lapic::set_state(const kvm_lapic_state& state) {
     update_divide();
     period_ns_ = count_ns(initial);
     limit_period();
-    if (period_ns_ != 0 && timer_mode_ != TimerMode::kTscDeadline) {
+    // The deadline is not in the registers: one that is armed stays so where the mode stays, as with the kernel.
+    if (timer_mode_ == TimerMode::kTscDeadline) {
+      arm_deadline();
+    } else if (period_ns_ != 0) {
       uint64_t first = count_ns(remaining);
       if (first == 0 && timer_mode_ == TimerMode::kPeriodic) first = period_ns_;
       if (first > period_ns_) first = period_ns_;

@@ -137,6 +137,15 @@ TEST(Lapic, PerformanceEntryMasksItself) {
   EXPECT_EQ(read(vm, kLvtPerf), 0x10400u);
 }
 
+TEST(Lapic, AnEntryThatAppearsIsMasked) {
+  FakeVm vm;
+  vm.lapic().set_features({.x2apic = true, .tsc_deadline = true, .cmci = true});  // KVM_X86_SETUP_MCE
+  EXPECT_EQ(read(vm, kLvtCmci), 0x10000u);
+  write(vm, kLvtCmci, 0x41);
+  vm.lapic().set_features({.x2apic = true, .tsc_deadline = true, .cmci = true});
+  EXPECT_EQ(read(vm, kLvtCmci), 0x41u);
+}
+
 // --- IPIs
 
 TEST(Ipi, PhysicalReachesOne) {
@@ -290,6 +299,30 @@ TEST(X2apic, LogicalClustersOfSixteen) {
   for (unsigned id = 0; id < 20; ++id) EXPECT_EQ(vm.requested(id, 0x41), id == 17 || id == 19) << id;
 }
 
+// In xAPIC mode an id is cut to 8 bits. That of 257 is another's then: architecturally both are meant, and with ids of 32 bits (api.rst, KVM_CAP_X2APIC_API)
+// the one whose own it is.
+TEST(X2apic, AnIdCutTo8BitsIsNotAnothers) {
+  FakeVm vm(2);
+  FakeVcpu high(vm.clock);
+  high.lapic = vm.chip->create_lapic(257, false, high);
+  ASSERT_TRUE(high.lapic);
+  vm.x2apic(0);
+  auto init = [&](uint64_t destination) { EXPECT_TRUE(vm.lapic().msr_write(0x830, destination << 32 | 0x500 | kAssert)); };
+  init(1);
+  EXPECT_EQ(vm.vcpu(1).inits, 1);
+  EXPECT_EQ(high.inits, 1);
+  EXPECT_EQ(vm.chip->enable_x2apic_api(KVM_X2APIC_API_USE_32BIT_IDS), 0);
+  init(1);
+  EXPECT_EQ(vm.vcpu(1).inits, 2);
+  EXPECT_EQ(high.inits, 1);
+  init(257);
+  EXPECT_EQ(vm.vcpu(1).inits, 2);
+  EXPECT_EQ(high.inits, 2);
+  init(0xffffffff);
+  EXPECT_EQ(vm.vcpu(1).inits + high.inits, 4) << "no broadcast in xAPIC mode";
+  vm.chip->destroy_lapic(std::move(high.lapic));
+}
+
 // --- timer
 
 TEST(LapicTimer, OneShotFiresOnce) {
@@ -439,6 +472,26 @@ TEST(LapicState, X2apicIdHasTwoFormats) {
   id = 3;
   memcpy(state.regs + kId, &id, 4);
   EXPECT_EQ(vm.lapic(2).set_state(state), -EINVAL);
+}
+
+TEST(LapicState, AnArmedDeadlineStaysWhereTheModeStays) {
+  FakeVm vm;
+  write(vm, kLvtTimer, 2 << 17 | 0x40);
+  const uint64_t deadline = vm.vcpu().guest_tsc() + 2'000'000;
+  vm.lapic().set_tsc_deadline(deadline);
+  kvm_lapic_state state;
+  vm.lapic().get_state(state);
+  EXPECT_EQ(vm.lapic().set_state(state), 0);
+  EXPECT_EQ(vm.lapic().tsc_deadline(), deadline);
+  vm.advance(999'999);
+  EXPECT_FALSE(vm.lapic().has_interrupt());
+  vm.advance(2);
+  EXPECT_TRUE(vm.lapic().has_interrupt());
+  vm.lapic().set_tsc_deadline(vm.vcpu().guest_tsc() + 2'000'000);
+  const uint32_t one_shot = 0x40;
+  memcpy(state.regs + kLvtTimer, &one_shot, 4);
+  EXPECT_EQ(vm.lapic().set_state(state), 0);
+  EXPECT_EQ(vm.lapic().tsc_deadline(), 0u);
 }
 
 }  // namespace

@@ -143,17 +143,24 @@ void write_cr8(VcpuState& vcpu, uint64_t value) {
 bool read_apic_msr(VcpuState& vcpu, uint32_t index, uint64_t& value) {
   Vcpu& v = whole(vcpu);
   if (v.lapic) return v.lapic->msr_read(index, value);
-  if (index != apic::kMsrBase) return false;
-  value = v.user_apic_base;
-  return true;
+  // The APIC's timer is user space's, too: no deadline is ever armed here.
+  value = index == apic::kMsrBase ? v.user_apic_base : 0;
+  return index == apic::kMsrBase || index == apic::kMsrTscDeadline;
 }
 
 bool write_apic_msr(VcpuState& vcpu, uint32_t index, uint64_t value) {
   Vcpu& v = whole(vcpu);
   if (v.lapic) return v.lapic->msr_write(index, value);
-  if (index != apic::kMsrBase) return false;
+  if (index == apic::kMsrTscDeadline) return true;
+  if (index != apic::kMsrBase || !Lapic::valid_base(value, v.user_apic_base, false, has(v, kCpuidX2apic), v.physical_bits)) return false;
   v.user_apic_base = value;
   return true;
+}
+
+void tsc_moved(VcpuState& vcpu) {
+  if (Lapic* lapic = whole(vcpu).lapic) lapic->tsc_changed();
+  constexpr uint32_t kSystemTime = 0x4b564d01;
+  if (vcpu.msr.system_time & 1) write_paravirtual_msr(vcpu, kSystemTime, vcpu.msr.system_time);
 }
 
 void write_paravirtual_msr(VcpuState& vcpu, uint32_t, uint64_t) {

@@ -118,9 +118,11 @@ void update_paravirtual(Vcpu& vcpu) {
   }
   if (vcpu.msr.system_time & 1 && reachable(vcpu.msr.system_time)) {
     uint64_t at = vcpu.msr.system_time & ~1ull;
-    PvclockVcpuTimeInfo time{};
-    vm.read_physical(at, &time.version, 4);
-    const uint32_t version = (time.version | 1) + 1;
+    PvclockVcpuTimeInfo old{}, time{};
+    vm.read_physical(at, &old, sizeof old);
+    const uint32_t version = (old.version | 1) + 1;
+    // Set by the host, cleared by the guest alone: api.rst, 4.70.
+    if (old.flags & kPvclockGuestStopped) vcpu.guest_stopped = true;
     // Odd while it is being written: other vCPUs may be reading it.
     time.version = version - 1;
     put(vm, at, &time.version, 4);

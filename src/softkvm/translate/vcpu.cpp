@@ -266,6 +266,10 @@ void Vcpu::accept_startup() {
   }
   if (init_pending.load() && init_pending.exchange(false)) {
     init_cpu(*this);
+    // What came before is gone with the rest.
+    nmi_request = 0;
+    nmi_injected = false;
+    user_interrupt = -1;
     if (lapic) lapic->reset(true);
     state_changed();
     mp_state = is_bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
