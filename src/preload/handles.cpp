@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <linux/close_range.h>
 
+#include "preload/lending.h"
 #include "preload/next.h"
 #include "preload/state.h"
 #include "softkvm/softkvm.h"
@@ -18,7 +19,7 @@ namespace softkvm = vireo::softkvm;
 
 namespace {
 
-constexpr unsigned kKvmType = 0xae, kRun = 0x80;  // KVMIO, KVM_RUN
+constexpr unsigned kKvmType = 0xae, kRun = 0x80, kSetMemory = 0x46, kSetMemory2 = 0x49;  // KVMIO, KVM_RUN, KVM_SET_USER_MEMORY_REGION and its successor
 
 // After a call that has given the number another meaning, or none.
 void replaced(int fd) {
@@ -71,6 +72,7 @@ VIREO_EXPORT int ioctl(int fd, unsigned long request, ...) {
   // The kernel looks at 32 bits; programs sign-extend them.
   if (used() && _IOC_TYPE(request) == kKvmType) {
     int saved = errno;
+    if (_IOC_NR(request) == kSetMemory || _IOC_NR(request) == kSetMemory2) vireo::preload::lend_slot(fd, argument);
     int result = (_IOC_NR(request) == kRun ? run_vcpu : other_call)(fd, static_cast<uint32_t>(request), argument);
     errno = saved;
     if (result >= 0) return result;
@@ -81,6 +83,12 @@ VIREO_EXPORT int ioctl(int fd, unsigned long request, ...) {
   }
   constexpr unsigned kVhostType = 0xaf;  // VHOST_VIRTIO
   if (used() && _IOC_TYPE(request) == kVhostType) vireo::preload::look_at_vhost(request);
+  constexpr unsigned kUserfaultType = 0xaa;  // UFFDIO
+  if (used() && _IOC_TYPE(request) == kUserfaultType) {
+    int saved = errno;
+    vireo::preload::look_at_userfault(request, argument);
+    errno = saved;
+  }
   return VIREO_NEXT_AS("ioctl", int(int, unsigned long, ...))(fd, request, argument);
 }
 

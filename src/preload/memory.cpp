@@ -5,11 +5,13 @@
 
 #include <cerrno>
 
+#include "preload/lending.h"
 #include "preload/next.h"
 #include "preload/state.h"
 #include "softkvm/softkvm.h"
 
 using vireo::preload::changed;
+using vireo::preload::unlend;
 using vireo::preload::used;
 
 namespace vireo::preload {
@@ -33,13 +35,19 @@ bool refused(int protection, int flags, int fd, off_t offset) {
   return vireo::softkvm::is_handle(fd);
 }
 
+// Another mapping, or none.
+void replaced(const void* host, size_t size) {
+  changed(host, size);
+  if (used()) unlend(host, size);
+}
+
 void* map(Map* next, void* at, size_t size, int protection, int flags, int fd, off_t offset) {
   if (refused(protection, flags, fd, offset)) {
     errno = EINVAL;
     return MAP_FAILED;
   }
   void* made = next(at, size, protection, flags, fd, offset);
-  if ((flags & MAP_FIXED) && made != MAP_FAILED) changed(made, size);
+  if ((flags & MAP_FIXED) && made != MAP_FAILED) replaced(made, size);
   return made;
 }
 
@@ -53,17 +61,21 @@ VIREO_EXPORT void* mmap64(void* at, size_t size, int protection, int flags, int 
 }
 VIREO_EXPORT int munmap(void* at, size_t size) noexcept {
   int result = VIREO_NEXT_AS("munmap", int(void*, size_t))(at, size);
-  if (result == 0) changed(at, size);
+  if (result == 0) replaced(at, size);
   return result;
 }
 VIREO_EXPORT int mprotect(void* at, size_t size, int protection) noexcept {
   int result = VIREO_NEXT_AS("mprotect", int(void*, size_t, int))(at, size, protection);
   // Code of a page that can no longer be read must not go on.
-  if (result == 0 && !(protection & PROT_READ)) changed(at, size);
+  if (result == 0 && !(protection & PROT_READ)) {
+    changed(at, size);
+    if (used()) vireo::preload::stop_lending(at, size);
+  }
   return result;
 }
 VIREO_EXPORT int madvise(void* at, size_t size, int advice) noexcept {
-  int result = VIREO_NEXT_AS("madvise", int(void*, size_t, int))(at, size, advice);
+  int result;
+  if (!used() || !vireo::preload::drops_moved(at, size, advice, &result)) result = VIREO_NEXT_AS("madvise", int(void*, size_t, int))(at, size, advice);
   if (result == 0 && (advice == MADV_DONTNEED || advice == MADV_REMOVE || advice == MADV_FREE || advice == 24 /* MADV_DONTNEED_LOCKED */))
     changed(at, size);
   if (result == 0 && advice == MADV_HUGEPAGE && used()) vireo::softkvm::note_large_page_wish(at, size);
@@ -76,8 +88,8 @@ VIREO_EXPORT void* mremap(void* at, size_t old_size, size_t size, int flags, ...
   va_end(arguments);
   void* made = VIREO_NEXT_AS("mremap", void*(void*, size_t, size_t, int, ...))(at, old_size, size, flags, wanted);
   if (made != MAP_FAILED) {
-    changed(at, old_size);
-    if (made != at) changed(made, size);
+    replaced(at, old_size);
+    if (made != at) replaced(made, size);
   }
   return made;
 }

@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,7 +24,10 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -615,6 +619,153 @@ TEST(Preload, TheStatisticsCountExits) {
   EXPECT_EQ(value_of("io_exits"), before + 5);
   EXPECT_EQ(::write(fd, "x", 1), -1);
   ::close(fd);
+}
+
+// Guest memory is put into a file for guest user code on the bare CPU (lending.cpp). What the program sees of it must not change.
+struct SharedMemory {
+  static constexpr size_t kSize = 8 << 20;
+  uint8_t* at = static_cast<uint8_t*>(::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ~SharedMemory() { ::munmap(at, kSize); }
+};
+
+// Rights and VmFlags of the mapping at an address, from /proc/self/smaps; "" where nothing is mapped.
+std::string mapping_of(const void* address) {
+  std::ifstream file("/proc/self/smaps");
+  std::string line, found;
+  const auto wanted = reinterpret_cast<uintptr_t>(address);
+  while (std::getline(file, line)) {
+    uintptr_t from, to;
+    char rights[5];
+    if (std::sscanf(line.c_str(), "%zx-%zx %4s", &from, &to, rights) == 3) {
+      if (!found.empty()) return found;
+      if (wanted >= from && wanted < to) found = rights;
+    } else if (!found.empty() && line.starts_with("VmFlags:")) {
+      return found + line.substr(8) + " ";
+    }
+  }
+  return found;
+}
+bool shared(const void* address) { return mapping_of(address).starts_with("rw-s"); }
+
+int set_slot(int vm, uint32_t slot, uint64_t guest, size_t size, const void* host, uint32_t flags = 0) {
+  kvm_userspace_memory_region region{slot, flags, guest, size, reinterpret_cast<uintptr_t>(host)};
+  return ::ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+TEST(Lending, MemoryIsAFilesAndHoldsWhatItHeld) {
+  Machine m;
+  SharedMemory memory;
+  for (size_t i = 0; i < memory.kSize; i += 3 * 4096 + 8) std::memcpy(memory.at + i, &i, sizeof i);
+  ASSERT_EQ(::madvise(memory.at, memory.kSize, MADV_DONTFORK), 0);
+  ASSERT_EQ(::madvise(memory.at, memory.kSize, MADV_DONTDUMP), 0);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  const std::string now = mapping_of(memory.at);
+  EXPECT_TRUE(now.starts_with("rw-s")) << now;
+  EXPECT_NE(now.find(" dc "), std::string::npos) << now;
+  EXPECT_NE(now.find(" dd "), std::string::npos) << now;
+  for (size_t i = 0; i < memory.kSize; i += 3 * 4096 + 8) {
+    size_t held;
+    std::memcpy(&held, memory.at + i, sizeof held);
+    ASSERT_EQ(held, i);
+  }
+  // Again, as another slot and in another VM: it stays where it is.
+  memory.at[5] = 77;
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, 0, memory.at), 0);
+  ASSERT_EQ(set_slot(m.vm, 1, 2 << 20, memory.kSize, memory.at), 0);
+  Machine other;
+  ASSERT_EQ(set_slot(other.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  EXPECT_EQ(memory.at[5], 77);
+  EXPECT_TRUE(shared(memory.at));
+}
+
+TEST(Lending, TheGuestSeesTheProgramsMemory) {
+  Machine m;
+  SharedMemory memory;
+  std::memset(memory.at, 0xf4, memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 64 << 10, memory.kSize, memory.at), 0);
+  memory.at[0x10] = 42;
+  // mov ax, 0x1000; mov ds, ax; mov al, [0x10]; inc byte [0x10]; out 0x10, al; hlt
+  m.code({0xb8, 0x00, 0x10, 0x8e, 0xd8, 0xa0, 0x10, 0x00, 0xfe, 0x06, 0x10, 0x00, 0xe6, 0x10, 0xf4});
+  m.at(0x1000);
+  EXPECT_EQ(m.next_out(), 42);
+  EXPECT_EQ(memory.at[0x10], 43);
+}
+
+TEST(Lending, WhatDropsPrivatePagesDropsThem) {
+  Machine m;
+  SharedMemory memory;
+  std::memset(memory.at, 1, memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  ASSERT_TRUE(shared(memory.at));
+  ASSERT_EQ(::madvise(memory.at + 4096, 8192, MADV_DONTNEED), 0);
+  EXPECT_EQ(memory.at[4095], 1);
+  EXPECT_EQ(memory.at[4096], 0);
+  EXPECT_EQ(memory.at[4096 + 8191], 0);
+  EXPECT_EQ(memory.at[4096 + 8192], 1);
+  ASSERT_EQ(::madvise(memory.at + (1 << 20), 4096, MADV_FREE), 0);
+  EXPECT_EQ(memory.at[(1 << 20) - 1], 1);
+  // With what lies behind it, which is private still.
+  auto* more = static_cast<uint8_t*>(::mmap(nullptr, 3 * memory.kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(more, MAP_FAILED);
+  std::memset(more, 2, 3 * memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 2, 64 << 20, memory.kSize, more + memory.kSize), 0);
+  ASSERT_TRUE(shared(more + memory.kSize));
+  ASSERT_FALSE(shared(more + 2 * memory.kSize));
+  ASSERT_EQ(::madvise(more, 3 * memory.kSize, MADV_DONTNEED), 0);
+  for (size_t i = 0; i < 3 * memory.kSize; i += 4096) ASSERT_EQ(more[i], 0) << i;
+  ::munmap(more, 3 * memory.kSize);
+}
+
+TEST(Lending, MappingsOfTheProgramsOwnEndIt) {
+  Machine m;
+  SharedMemory memory;
+  std::memset(memory.at, 1, memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  // A page in its middle becomes private again; what is beside it stays, and is dropped as before.
+  ASSERT_EQ(::mmap(memory.at + (4 << 20), 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), memory.at + (4 << 20));
+  EXPECT_FALSE(shared(memory.at + (4 << 20)));
+  memory.at[4 << 20] = 3;
+  ASSERT_EQ(::madvise(memory.at, memory.kSize, MADV_DONTNEED), 0);
+  for (size_t i = 0; i < memory.kSize; i += 4096) ASSERT_EQ(memory.at[i], 0) << i;
+  // All of it anew, in the same place, without libc: found at the next slot.
+  ASSERT_EQ(::syscall(SYS_mmap, memory.at, memory.kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), reinterpret_cast<long>(memory.at));
+  std::memset(memory.at, 9, 4096);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, 0, memory.at), 0);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  EXPECT_TRUE(shared(memory.at));
+  EXPECT_EQ(memory.at[4095], 9);
+  EXPECT_EQ(memory.at[4096], 0);
+}
+
+TEST(Lending, WhatWouldNotBeTheSameStays) {
+  Machine m;
+  SharedMemory wiped, locked, small, named;
+  ASSERT_EQ(::madvise(wiped.at, wiped.kSize, MADV_WIPEONFORK), 0);
+  ASSERT_EQ(::mlock(locked.at, 4096), 0);
+  int file = ::memfd_create("image", MFD_CLOEXEC);
+  ASSERT_EQ(::ftruncate(file, named.kSize), 0);
+  ASSERT_EQ(::mmap(named.at, named.kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file, 0), named.at);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, wiped.kSize, wiped.at), 0);
+  ASSERT_EQ(set_slot(m.vm, 2, 16 << 20, locked.kSize, locked.at), 0);
+  ASSERT_EQ(set_slot(m.vm, 3, 32 << 20, 1 << 20, small.at), 0);
+  ASSERT_EQ(set_slot(m.vm, 4, 48 << 20, named.kSize, named.at), 0);
+  for (const SharedMemory* each : {&wiped, &locked, &small, &named}) EXPECT_FALSE(shared(each->at));
+  ::close(file);
+  EXPECT_EQ(set_slot(m.vm, 5, 64 << 20, 4096, reinterpret_cast<void*>(1)), -1);
+  EXPECT_EQ(::ioctl(m.vm, KVM_SET_USER_MEMORY_REGION, 1), -1);
+  EXPECT_EQ(errno, EFAULT);
+}
+
+// The slots of a board's memory: a small one at 0, and the rest behind a hole for the VGA's. The first comes along.
+TEST(Lending, TheFirstMegabyteComesWithTheRest) {
+  Machine m;
+  SharedMemory memory;
+  ASSERT_EQ(set_slot(m.vm, 0, 0, 0, m.memory), 0);
+  ASSERT_EQ(set_slot(m.vm, 0, 0, 640 << 10, memory.at), 0);
+  EXPECT_FALSE(shared(memory.at));
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize - (1 << 20), memory.at + (1 << 20)), 0);
+  EXPECT_TRUE(shared(memory.at));
+  EXPECT_TRUE(shared(memory.at + (1 << 20)));
 }
 
 }  // namespace

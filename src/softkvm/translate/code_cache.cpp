@@ -163,9 +163,10 @@ Block* CodeCache::finish(const Block& block, size_t used, std::span<const SideEn
   b.incoming = nullptr;
   b.page_next[0] = b.page_next[1] = nullptr;
   b.next_to_tell = 0;
-  reaches_[number_of(b)].store(looked_at & chunks_of(b, b.gpa >> 12), std::memory_order_relaxed);
+  const uint64_t chunks = chunks_of(b, b.gpa >> 12);
+  reaches_[number_of(b)].store(looked_at & chunks, std::memory_order_relaxed);
   b.valid.store(true, std::memory_order_relaxed);
-  if (b.source) note_used(*b.source, chunks_of(b, b.gpa >> 12));
+  if (b.source) note_used(*b.source, chunks);
   if (b.second_source) note_used(*b.second_source, chunks_of(b, b.second_page >> 12));
   enter(b, b.gpa);
   if (b.straddle && b.second_page >> 12 != b.gpa >> 12) enter(b, b.second_page);

@@ -59,6 +59,9 @@ void SureCode::clear() {
   measured_ = false;
 }
 
+namespace {
+
+// Does the page still hold what `pieces` of its blocks' code were made from?
 bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool fresh) {
   Engine& engine = engine_of(vcpu);
   pieces = pieces_to_look_at(vcpu, pieces);
@@ -71,6 +74,8 @@ bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool f
   engine.sure.add(source, pieces & known);
   return true;
 }
+
+}  // namespace
 
 bool code_current(VcpuState& vcpu, const JumpSource& from) {
   const uint64_t pieces = vcpu.vm->code->reach(from.block);

@@ -33,7 +33,7 @@ class SureCode {
 
   // A doubt of all can be settled at once, by comparing all that was sure, or by being sure of nothing, so that each page is compared when a jump next leads
   // there. Settling is for code that runs again and again: where most of what ran between one doubt and the next runs between the next two as well. How many
-  // doubts in a row are settled doubles with each time that this is seen, up to kMostSettled.
+  // doubts in a row are settled doubles with each time that this is seen, up to 2^kMostTrust - 1.
   bool to_be_settled(uint64_t links_by_others);
   // The first half of that: what was sure is so still.
   bool all_as_it_was(VcpuState& vcpu);
@@ -48,7 +48,7 @@ class SureCode {
   static constexpr unsigned kMostTrust = 4;  // 15 in a row
   struct Page {
     PageSource* source;
-    uint32_t number;
+    uint32_t number;  // its own: the source may be gone when all is cleared
   };
 
   uint32_t count_ = 0;
@@ -61,10 +61,8 @@ class SureCode {
   uint64_t pieces_[kMostCodePages];  // by PageSource::number
 };
 
-// Does the page still hold what `pieces` of its blocks' code were made from, as far as this vCPU has not seen since its last doubt that it does? `fresh`: what
-// it has seen does not count, and none of the page's blocks may be of anything else.
-bool source_current(VcpuState& vcpu, PageSource& source, uint64_t pieces, bool fresh);
-// The same of all that the block is made from and can reach.
+// Does what the block is made from and can reach still hold what it was made from, as far as this vCPU has not seen since its last doubt that it does?
+// `fresh`: what it has seen does not count, and none of the pages' blocks may be of anything else.
 bool code_current(VcpuState& vcpu, const Block& block, bool fresh);
 bool code_current(VcpuState& vcpu, const JumpSource& from);
 // The block was made just now, or its page compared as a whole.

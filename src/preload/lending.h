@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guest memory of the program as files, so that guest user code can run on the bare CPU. Any thread; errno may change where nothing else is said.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vireo::preload {
+
+// Before KVM_SET_USER_MEMORY_REGION or its successor, whose argument begins alike.
+void lend_slot(int vm, uintptr_t argument);
+
+// [at, at+size) has been mapped anew or is gone. Keeps errno.
+void unlend(const void* at, size_t size);
+
+// It is mapped as it was, but may no longer be used by others than the program's own code. Keeps errno.
+void stop_lending(const void* at, size_t size);
+
+// Before an ioctl of a userfaultfd. Faults that the program wants to see happen in softkvm's processes unseen: such memory is lent no more.
+void look_at_userfault(unsigned long request, uintptr_t argument);
+
+// madvise() of memory, some of which was private and is a file's now: what drops private pages leaves a file's alone. True: done, with *result.
+bool drops_moved(const void* at, size_t size, int advice, int* result);
+
+}  // namespace vireo::preload

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the process has mapped, as /proc/self/smaps tells it (proc(5)).
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace vireo::preload {
+
+struct Mapping {
+  uintptr_t begin = 0, end = 0;
+  uint64_t offset = 0;
+  dev_t device = 0;
+  ino_t inode = 0;
+  bool readable = false, writable = false, executable = false, shared = false, named = false;
+  std::string flags;  // VmFlags
+
+  bool has(const char* flag) const { return flags.find(std::string(" ") + flag + " ") != std::string::npos; }
+};
+
+// The mappings that overlap [begin, end), in order of address; the file is read no further than that. None if it cannot be read.
+std::vector<Mapping> mappings(uintptr_t begin, uintptr_t end);
+
+}  // namespace vireo::preload
