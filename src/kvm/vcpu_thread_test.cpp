@@ -191,7 +191,8 @@ TEST_P(VcpuThreadTest, TheStateFromBeforeTakesMemoryTypesBack) {
   ASSERT_TRUE(indices);
   auto state = vcpu->state(*indices);
   ASSERT_TRUE(state);
-  const std::pair<uint32_t, uint64_t> values[] = {{0x2ff, 0xc06}, {0x200, 0x80000000}, {0x201, 0x80000800}, {0x250, 0x0606060606060606}, {0x26f, 0x0505050505050505}, {0x1d9, 2}};
+  const std::pair<uint32_t, uint64_t> values[] = {{0x2ff, 0xc06},          {0x200, 0x80000000},         {0x201, 0x80000800},
+                                                  {0x250, 0x0606060606060606}, {0x26f, 0x0505050505050505}, {0x1d9, 2}};
   for (auto [index, value] : values) (void)vcpu->set_msr(index, value);
   ASSERT_EQ(vcpu->msr(0x2ff).value_or(0), 0xc06u);
   ASSERT_TRUE(vcpu->set_state(*state));

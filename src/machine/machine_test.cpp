@@ -73,7 +73,8 @@ class MachineTest : public testing::TestWithParam<Case> {
  protected:
   int run(const Kernel& kernel, bool reboot = true, std::optional<VgaConfig> vga = {}) {
     auto loop = std::move(*EventLoop::create());
-    MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}, .vga = std::move(vga), .reboot = reboot, .debug_exit = 0xf4};
+    MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}, .reboot = reboot, .debug_exit = 0xf4};
+    config.vga = std::move(vga);
     auto machine = Machine::create(config, *GetParam().api, *loop, &serial);
     EXPECT_TRUE(machine) << machine.error().message;
     if (!machine) return -1;

@@ -14,7 +14,9 @@ namespace {
 // Reads as its number.
 class Card final : public PciDevice {
  public:
-  explicit Card(uint8_t number) : PciDevice({.vendor = 0x1234, .device = number, .interrupt_pin = false}, {}), number_(number) { add_bar(0, 0x1000, BarType::kMemory32); }
+  explicit Card(uint8_t number) : PciDevice({.vendor = 0x1234, .device = number, .interrupt_pin = false}, {}), number_(number) {
+    add_bar(0, 0x1000, BarType::kMemory32);
+  }
 
  protected:
   void read_bar(unsigned, Access, std::span<std::byte> data) override { data[0] = std::byte{number_}; }
