@@ -29,11 +29,11 @@ Hpet::Hpet(Pins pins) : pins_(std::move(pins)) {
 
 Hpet::~Hpet() = default;
 
-uint64_t Hpet::counter() const { return config_ & kEnable ? (pins_.clock.now_ns() - base_ns_) / kTickNs : stopped_at_; }
+uint64_t Hpet::counter() const { return config_ & kEnable ? count_ + (pins_.clock.now_ns() - since_ns_) / kTickNs : count_; }
 
 void Hpet::set_counter(uint64_t value) {
-  stopped_at_ = value;
-  base_ns_ = pins_.clock.now_ns() - value * kTickNs;
+  count_ = value;
+  since_ns_ = pins_.clock.now_ns();
 }
 
 uint64_t Hpet::width(unsigned n) const { return channels_[n].config & k32Bits ? 0xffffffff : ~0ull; }
@@ -54,7 +54,7 @@ void Hpet::arm(unsigned n) {
   if (left > UINT64_MAX / 4 / kTickNs) return;  // not in anybody's time
   // The tick that it is now has had its event. All of a 32-bit counter's values come again.
   const uint64_t ticks = left == 0 ? width(n) == 0xffffffff ? 1ull << 32 : 0 : left;
-  if (ticks) timers_[n]->arm(base_ns_ + (now + ticks) * kTickNs);
+  if (ticks) timers_[n]->arm(since_ns_ + (now - count_ + ticks) * kTickNs);
 }
 
 void Hpet::due(unsigned n) {
@@ -163,7 +163,7 @@ void Hpet::store_channel(unsigned n, uint64_t at, uint64_t value, uint64_t mask)
       // A periodic timer takes the period; its comparator only where "set value" has said so just before.
       if (periodic(n)) c.period = merged(c.period) & width(n);
       if (!periodic(n) || (c.config & kSetValue)) c.comparator = merged(c.comparator) & width(n);
-      if (mask >> 63 || (c.config & k32Bits)) c.config &= ~kSetValue;
+      c.config &= ~kSetValue;  // for one write alone, also of a half (Intel Atom C2000 data sheet, 28.4.1: set again for the other)
       break;
     case kTimerMessage: c.message = merged(c.message); return;
     default: return;

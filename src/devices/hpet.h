@@ -60,8 +60,8 @@ class Hpet final : public Device {
   mutable std::mutex mutex_;
   Pins pins_;
   uint64_t config_ = 0, status_ = 0;
-  uint64_t stopped_at_ = 0;  // the counter, while it stands
-  uint64_t base_ns_ = 0;     // when it was zero, while it runs; modulo 2^64
+  uint64_t count_ = 0;     // the counter, while it stands; while it runs, as it was at
+  uint64_t since_ns_ = 0;
   std::array<Channel, kTimers> channels_;
   std::array<IrqLine*, kTimers> raised_{};  // the line that a level-triggered timer holds up
   std::array<std::unique_ptr<Timer>, kTimers> timers_;

@@ -143,6 +143,34 @@ TEST_F(HpetTest, Periodic) {
   EXPECT_EQ(get32(0x108), 777u + 100 + 6 * 30);
 }
 
+// Intel Atom C2000 data sheet, 28.4.1: "set value", the lower half, "set value", the upper half.
+TEST_F(HpetTest, SetValueIsForOneWriteAndItsHalf) {
+  put(0x010, 1);
+  for (uint64_t half : {0x108, 0x10c}) {
+    put(0x100, kIntEnb | kType | kValSet | 20 << 9);
+    put32(half, half == 0x108 ? 100 : 0);
+    EXPECT_EQ(get(0x100) & kValSet, 0u);
+  }
+  put32(0x108, 30);
+  EXPECT_EQ(get(0x108), 100u);
+  ticks(100);
+  EXPECT_EQ(lines[0].edges, 1u);
+  EXPECT_EQ(get(0x108), 130u);
+}
+
+TEST_F(HpetTest, ACounterSetFarAheadCountsAndWraps) {
+  put(0x0f0, ~0ull - 15);
+  put(0x100, kIntEnb | 20 << 9);
+  put(0x108, 5);
+  put(0x010, 1);
+  EXPECT_EQ(get(0x0f0), ~0ull - 15);
+  ticks(20);
+  EXPECT_EQ(get(0x0f0), 4u);
+  EXPECT_EQ(lines[0].edges, 0u);
+  ticks(1);
+  EXPECT_EQ(lines[0].edges, 1u);
+}
+
 TEST_F(HpetTest, APeriodOfZeroIsNone) {
   put(0x010, 1);
   put(0x100, kIntEnb | kType | 20 << 9);

@@ -32,7 +32,7 @@ void I8042::reset(ResetKind) {
 }
 
 void I8042::reset_mouse() {
-  mouse_reporting_ = mouse_scaling_ = false;
+  mouse_reporting_ = mouse_scaling_ = mouse_remote_ = mouse_wrap_ = false;
   mouse_rate_ = 100;
   mouse_resolution_ = 2;
 }
@@ -181,6 +181,7 @@ void I8042::keyboard_command(uint8_t value) {
 }
 
 void I8042::mouse_command(uint8_t value) {
+  if (mouse_wrap_ && value != 0xec && value != 0xff) return push(value, true);
   switch (std::exchange(mouse_pending_, 0)) {
     case 0xf3:
       mouse_rate_ = value;
@@ -203,11 +204,18 @@ void I8042::mouse_command(uint8_t value) {
       break;
     case 0xe9:
       push(kAck, true);
-      push((mouse_reporting_ ? 0x20 : 0) | (mouse_scaling_ ? 0x10 : 0) | (mouse_buttons_ & 7), true);
+      push((mouse_remote_ ? 0x40 : 0) | (mouse_reporting_ ? 0x20 : 0) | (mouse_scaling_ ? 0x10 : 0) | (mouse_buttons_ & 7), true);
       push(mouse_resolution_, true);
       push(mouse_rate_, true);
       break;
-    case 0xea: push(kAck, true); break;
+    case 0xea: case 0xf0:
+      mouse_remote_ = value == 0xf0;
+      push(kAck, true);
+      break;
+    case 0xec: case 0xee:
+      mouse_wrap_ = value == 0xee;
+      push(kAck, true);
+      break;
     case 0xeb:
       push(kAck, true);
       for (uint8_t byte : {static_cast<uint8_t>(0x08 | mouse_buttons_), uint8_t{0}, uint8_t{0}}) push(byte, true);
@@ -244,7 +252,7 @@ void I8042::key(std::span<const uint8_t> scancodes) {
 void I8042::mouse(int dx, int dy, unsigned buttons) {
   std::lock_guard lock(mutex_);
   mouse_buttons_ = buttons & 7;
-  if (!mouse_reporting_ || (control_ & kAuxOff) || queue_.size() + 3 > kQueueLimit) return;
+  if (!mouse_reporting_ || mouse_remote_ || mouse_wrap_ || (control_ & kAuxOff) || queue_.size() + 3 > kQueueLimit) return;
   dx = std::clamp(dx, -256, 255);
   dy = std::clamp(-dy, -256, 255);  // up is positive on the wire
   push(static_cast<uint8_t>(0x08 | mouse_buttons_ | (dx < 0 ? 0x10 : 0) | (dy < 0 ? 0x20 : 0)), true);
@@ -276,6 +284,8 @@ void I8042::fields(Archive& archive) {
   for (size_t i = 0; i < queue_.size(); i++) bytes[2 * i] = queue_[i].value, bytes[2 * i + 1] = queue_[i].from_mouse;
   archive.field(17, "queue", bytes);
   archive.field(18, "queue_used", used);
+  archive.field(19, "mouse_remote", mouse_remote_);
+  archive.field(20, "mouse_wrap", mouse_wrap_);
   set_output_port(output_port_);
   queue_.clear();
   for (size_t i = 0; i < std::min<size_t>(used, kQueueLimit); i++) queue_.push_back({bytes[2 * i], bytes[2 * i + 1] != 0});

@@ -67,6 +67,8 @@ class I8042 final : public Device {
   bool mouse_reporting_ = false;
   uint8_t mouse_rate_ = 100, mouse_resolution_ = 2;
   bool mouse_scaling_ = false;
+  bool mouse_remote_ = false;  // packets are asked for
+  bool mouse_wrap_ = false;    // what comes goes back
   uint8_t mouse_buttons_ = 0;
   Byte output_{0, false};
   bool output_full_ = false;

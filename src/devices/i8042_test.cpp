@@ -72,6 +72,40 @@ TEST_F(I8042Test, MouseAnswersOnItsOwnLine) {
   EXPECT_EQ(in(0), 0x00);
 }
 
+// IBM PS/2 Technical Reference, mouse commands: f0 set remote mode, ea set stream mode, ee set wrap mode, ec reset wrap mode.
+TEST_F(I8042Test, MouseHasRemoteAndWrapModes) {
+  auto status = [&] {
+    mouse(0xe9);
+    EXPECT_EQ(in(0), 0xfa);
+    const uint8_t first = in(0);
+    in(0), in(0);
+    return first;
+  };
+  mouse(0xf4);
+  EXPECT_EQ(in(0), 0xfa);
+  mouse(0xf0);
+  EXPECT_EQ(in(0), 0xfa);
+  EXPECT_EQ(status(), 0x60);
+  ps2.mouse(1, 1, 0);
+  EXPECT_EQ(in(4) & 1, 0) << "not asked for";
+  mouse(0xea);
+  EXPECT_EQ(in(0), 0xfa);
+  EXPECT_EQ(status(), 0x20);
+  mouse(0xee);
+  EXPECT_EQ(in(0), 0xfa);
+  mouse(0xe9);
+  EXPECT_EQ(in(0), 0xe9);
+  EXPECT_EQ(in(4) & 1, 0);
+  mouse(0xec);
+  EXPECT_EQ(in(0), 0xfa);
+  EXPECT_EQ(status(), 0x20);
+  mouse(0xee);
+  in(0);
+  mouse(0xff);
+  EXPECT_EQ(in(0), 0xfa);
+  EXPECT_EQ(in(0), 0xaa);
+}
+
 TEST_F(I8042Test, AuxLoopbackReturnsTheByteAsTheMouses) {
   out(4, 0xd3);
   out(0, 0x5a);

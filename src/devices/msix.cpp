@@ -15,7 +15,7 @@ constexpr uint16_t kFunctionMask = 1u << 14;
 Msix::Msix(unsigned vectors, MsiSink& sink)
     : sink_(sink), table_(std::clamp(vectors, 1u, kMaxVectors)), pending_((table_.size() + 63) / 64) {}
 
-bool Msix::masked(unsigned vector) const { return (control_ & kFunctionMask) || (table_[vector].control & 1); }
+bool Msix::masked(unsigned vector) const { return !bus_master_ || (control_ & kFunctionMask) || (table_[vector].control & 1); }
 
 bool Msix::enabled() const {
   std::lock_guard lock(mutex_);
@@ -47,6 +47,12 @@ void Msix::flush_pending() {
 void Msix::set_control(uint16_t control) {
   std::lock_guard lock(mutex_);
   control_ = control & (kEnable | kFunctionMask);
+  flush_pending();
+}
+
+void Msix::set_bus_master(bool may) {
+  std::lock_guard lock(mutex_);
+  bus_master_ = may;
   flush_pending();
 }
 

@@ -30,13 +30,15 @@ class Msix {
   uint64_t table_size() const { return table_.size() * kEntrySize; }
   uint64_t pba_size() const { return pending_.size() * 8; }
 
-  // Thread-safe: sends the vector's message, or marks it pending while masked. Nothing happens while MSI-X is off or the
-  // vector does not exist.
+  // Thread-safe: sends the vector's message, or marks it pending while masked or while the function may not write to memory. Nothing happens
+  // while MSI-X is off or the vector does not exist.
   void notify(unsigned vector);
   bool enabled() const;
 
   // Message control as the guest last wrote it: bit 15 enable, bit 14 function mask.
   void set_control(uint16_t control);
+  // The command register's bit: a message is a write to memory of the function's own (PCI Express Base 5.0, 7.5.1.1.3).
+  void set_bus_master(bool may);
 
   void read_table(Access access, std::span<std::byte> data) const;
   void write_table(Access access, std::span<const std::byte> data);
@@ -62,6 +64,7 @@ class Msix {
   std::vector<Entry> table_;
   std::vector<uint64_t> pending_;
   uint16_t control_ = 0;
+  bool bus_master_ = false;
 };
 
 }  // namespace vireo

@@ -153,7 +153,7 @@ void PciDevice::write_config(uint16_t offset, std::span<const std::byte> data) {
     config_[offset + i] = (config_[offset + i] & ~mask) | (data[i] & mask);
   }
   bool command = overlaps(offset, data.size(), PCI_COMMAND, 2);
-  if (command) update_intx();
+  if (command) update_command();
   if (msix_ && overlaps(offset, data.size(), msix_capability_ + PCI_MSIX_FLAGS, 2)) update_msix();
   after_config_write(offset, data.size());
   if (parent_ && (command || overlaps(offset, data.size(), PCI_BASE_ADDRESS_0, 4 * kBars) || overlaps(offset, data.size(), PCI_ROM_ADDRESS, 4))) parent_->decoding_changed(*this);
@@ -222,7 +222,9 @@ void PciDevice::set_intx(bool level) {
   if (pins_.intx && !intx_disabled_) pins_.intx->set(level);
 }
 
-void PciDevice::update_intx() {
+// What the command register says to the pin and to messages.
+void PciDevice::update_command() {
+  if (msix_) msix_->set_bus_master(bus_master());
   std::lock_guard lock(intx_mutex_);
   bool disabled = config16(PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE;
   if (disabled == intx_disabled_) return;
@@ -235,7 +237,7 @@ void PciDevice::update_msix() { msix_->set_control(config16(msix_capability_ + P
 void PciDevice::reset(ResetKind kind) {
   set_intx(false);
   config_ = initial_;
-  update_intx();
+  update_command();
   if (msix_) msix_->reset();
   device_reset(kind);
   if (parent_) parent_->decoding_changed(*this);
@@ -246,7 +248,7 @@ void PciDevice::fields(Archive& archive) {
   archive.field(101, "pci_intx_level", intx_level_);
   if (msix_) msix_->fields(archive);
   device_fields(archive);
-  update_intx();
+  update_command();
   if (parent_) parent_->decoding_changed(*this);
 }
 

@@ -124,7 +124,7 @@ class PciDevice {
 
  private:
   uint16_t config16(uint16_t offset) const;
-  void update_intx();
+  void update_command();
   void update_msix();
   uint64_t bar_value(unsigned bar) const;
 

@@ -113,6 +113,7 @@ TEST_F(PciDeviceTest, CapabilitiesAreChained) {
 }
 
 TEST_F(PciDeviceTest, MaskedVectorsStayPendingUntilUnmasked) {
+  put(PCI_COMMAND, PCI_COMMAND_MASTER, 2);
   auto control = static_cast<uint16_t>(find(PCI_CAP_ID_MSIX) + 2);
   card.msix()->notify(1);
   EXPECT_TRUE(sink.sent.empty());  // off
@@ -131,6 +132,25 @@ TEST_F(PciDeviceTest, MaskedVectorsStayPendingUntilUnmasked) {
   put(control, PCI_MSIX_FLAGS_ENABLE, 2);
   EXPECT_EQ(sink.sent.size(), 2u);
   card.msix()->notify(99);
+  EXPECT_EQ(sink.sent.size(), 2u);
+}
+
+// PCI Express Base 5.0, 7.5.1.1.3, "bus master enable": messages are writes to memory, and 0 disables them as well.
+TEST_F(PciDeviceTest, NoMessageIsSentWhileTheFunctionMayNotMasterTheBus) {
+  put(static_cast<uint16_t>(find(PCI_CAP_ID_MSIX) + 2), PCI_MSIX_FLAGS_ENABLE, 2);
+  table(1, 0xfee00000, 0x41, 0);
+  card.msix()->notify(1);
+  EXPECT_TRUE(sink.sent.empty());
+  put(PCI_COMMAND, PCI_COMMAND_MASTER, 2);
+  EXPECT_EQ(sink.sent.size(), 1u);
+  card.msix()->notify(1);
+  EXPECT_EQ(sink.sent.size(), 2u);
+  put(PCI_COMMAND, 0, 2);
+  card.msix()->notify(1);
+  EXPECT_EQ(sink.sent.size(), 2u);
+  card.reset(ResetKind::kCold);
+  put(PCI_COMMAND, PCI_COMMAND_MASTER, 2);
+  put(static_cast<uint16_t>(find(PCI_CAP_ID_MSIX) + 2), PCI_MSIX_FLAGS_ENABLE, 2);
   EXPECT_EQ(sink.sent.size(), 2u);
 }
 

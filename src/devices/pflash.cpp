@@ -105,7 +105,6 @@ void Pflash::write_byte(uint64_t offset, uint8_t value) {
     case Expect::kBufferCount:
       static_assert(kBufferSize == 256);  // any count fits
       buffer_left_ = static_cast<uint16_t>(value + 1);
-      buffer_block_ = offset & ~uint64_t{kBufferSize - 1};
       buffer_first_ = kBufferSize;
       buffer_end_ = 0;
       std::ranges::fill(buffer_written_, false);
@@ -120,7 +119,9 @@ void Pflash::write_byte(uint64_t offset, uint8_t value) {
   }
 }
 
+// The command and the count go to the block that is meant, which is wherever in it; the first byte says where in it the buffer goes.
 void Pflash::buffer_byte(uint64_t offset, uint8_t value) {
+  if (buffer_first_ == kBufferSize) buffer_block_ = offset & ~uint64_t{kBufferSize - 1};
   if ((offset & ~uint64_t{kBufferSize - 1}) != buffer_block_) return finish(kProgramError);  // left the buffer's place
   const auto at = static_cast<uint16_t>(offset - buffer_block_);
   buffer_[at] = value;

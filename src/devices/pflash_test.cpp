@@ -102,6 +102,25 @@ TEST_F(PflashTest, WritesABufferOnConfirmationAndNothingWithout) {
   }
 }
 
+// "Write to buffer": command and count have the block's address, the bytes their own. U-Boot's driver takes the block's first.
+TEST_F(PflashTest, ABufferGoesWhereItsFirstByteGoesNotWhereTheCommandWent) {
+  out(0x1000, 0x20), out(0x1000, 0xd0);
+  out(0x1000, 0xe8);
+  out(0x1000, 1);
+  out(0x1340, 0x12), out(0x1341, 0x34);
+  out(0x1000, 0xd0);
+  EXPECT_EQ(in(0x1000), 0x80);  // ready, no error
+  out(0x1000, 0xff);
+  EXPECT_EQ(in(0x1340), 0x12);
+  EXPECT_EQ(in(0x1341), 0x34);
+  EXPECT_EQ(in(0x1040), 0xff);
+  // What leaves the buffer's place is an error.
+  out(0x1000, 0xe8);
+  out(0x1000, 1);
+  out(0x13ff, 0), out(0x1400, 0);
+  EXPECT_EQ(in(0x1000) & 0x10, 0x10);
+}
+
 TEST_F(PflashTest, QueryTellsTheGeometry) {
   out(0x55, 0x98);
   EXPECT_EQ(in(0x10), 'Q');

@@ -33,6 +33,7 @@ class PirqRouter {
   void route(unsigned n, uint8_t value) {
     std::lock_guard lock(mutex_);
     Pirq& pirq = pirqs_[n % kPirqs];
+    if (pirq.route == value) return;  // without an edge
     if (pirq.high) drive(pirq, false);
     pirq.route = value;
     if (pirq.high) drive(pirq, true);

@@ -9,8 +9,12 @@ namespace vireo {
 namespace {
 
 struct Line final : IrqLine {
-  void set(bool l) override { level = l; }
+  void set(bool l) override {
+    rises += l && !level;
+    level = l;
+  }
   bool level = false;
+  int rises = 0;
 };
 
 struct PirqTest : testing::Test {
@@ -36,6 +40,15 @@ TEST_F(PirqTest, ARouteTakesEffectWhileTheLineIsHigh) {
   router.route(0, 0x8b);
   EXPECT_FALSE(irqs[11].level);
   EXPECT_TRUE(pins[0].level);
+}
+
+// Each write to the bridge's configuration space tells all routes.
+TEST_F(PirqTest, TheSameRouteAgainIsNoEdge) {
+  router.route(0, 10);
+  router.input(0).set(true);
+  router.route(0, 10);
+  EXPECT_TRUE(irqs[10].level);
+  EXPECT_EQ(irqs[10].rises, 1);
 }
 
 TEST_F(PirqTest, SharedLinesFallWithTheirLastUser) {

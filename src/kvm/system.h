@@ -21,6 +21,7 @@ class System {
   int extension(unsigned capability) const;  // 0 when absent
   Result<std::unique_ptr<Vm>> create_vm();
   Result<std::vector<kvm_cpuid_entry2>> supported_cpuid() const;
+  // Of what a vCPU's state is made, as far as the hypervisor has it.
   Result<std::vector<uint32_t>> msr_indices() const;
   size_t vcpu_mapping_size() const { return mapping_size_; }
 

@@ -184,6 +184,21 @@ TEST_P(VcpuThreadTest, StateSavedIsStateSet) {
   EXPECT_EQ(state->xsave, again->xsave);
 }
 
+// A reset switches the MTRRs off (Intel SDM vol 3, 12.11.5) and clears IA32_DEBUGCTL.
+TEST_P(VcpuThreadTest, TheStateFromBeforeTakesMemoryTypesBack) {
+  load({0xf4});
+  auto indices = system->msr_indices();
+  ASSERT_TRUE(indices);
+  auto state = vcpu->state(*indices);
+  ASSERT_TRUE(state);
+  const std::pair<uint32_t, uint64_t> values[] = {{0x2ff, 0xc06},          {0x200, 0x80000000},         {0x201, 0x80000800},
+                                                  {0x250, 0x0606060606060606}, {0x26f, 0x0505050505050505}, {0x1d9, 2}};
+  for (auto [index, value] : values) (void)vcpu->set_msr(index, value);
+  ASSERT_EQ(vcpu->msr(0x2ff).value_or(0), 0xc06u);
+  ASSERT_TRUE(vcpu->set_state(*state));
+  for (auto [index, value] : values) EXPECT_EQ(vcpu->msr(index).value_or(0), 0u) << std::hex << index;
+}
+
 INSTANTIATE_TEST_SUITE_P(All, VcpuThreadTest, testing::ValuesIn(hypervisors()), [](const auto& info) { return std::string(info.param->name); });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(VcpuThreadTest);
 

@@ -71,9 +71,10 @@ std::vector<Case> cases(std::optional<Board> only = {}) {
 
 class MachineTest : public testing::TestWithParam<Case> {
  protected:
-  int run(const Kernel& kernel, bool reboot = true) {
+  int run(const Kernel& kernel, bool reboot = true, std::optional<VgaConfig> vga = {}) {
     auto loop = std::move(*EventLoop::create());
     MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}, .reboot = reboot, .debug_exit = 0xf4};
+    config.vga = std::move(vga);
     auto machine = Machine::create(config, *GetParam().api, *loop, &serial);
     EXPECT_TRUE(machine) << machine.error().message;
     if (!machine) return -1;
@@ -300,6 +301,17 @@ TEST_P(MachineTest, AResetThatComesBeforeASuspendIsDoneIsNotForgotten) {
   EXPECT_EQ(events.back(), MachineEvent::kReset);
   EXPECT_EQ(machine->status(), MachineStatus::kRunning);
   machine.reset();
+}
+
+class VgaMachineTest : public MachineTest {};
+
+// QEMU's standard VGA has Bochs's data port at 0x1cf, as a PC's programs use it, and at 0x1d0; version 0xb0c5.
+TEST_P(VgaMachineTest, BochssDisplayInterfaceTakesWordsAtItsPorts) {
+#define READ16(port) {0x66, 0xba, (port)&0xff, (port) >> 8, 0x66, 0xed}  // mov dx,port; in ax,dx
+  Kernel kernel({{0x31, 0xc0, 0x66, 0xba, 0xce, 0x01, 0x66, 0xef},  // xor eax,eax; mov dx,0x1ce; out dx,ax
+                 READ16(0x1cf), {0x66, 0x3d, 0xc5, 0xb0, 0x74, 0x06}, EXIT(2),  // cmp ax,0xb0c5; je +6
+                 READ16(0x1d0), {0x66, 0x3d, 0xc5, 0xb0, 0x74, 0x06}, EXIT(3), EXIT(1)});
+  EXPECT_EQ(run(kernel, true, VgaConfig{}), 3);
 }
 
 struct Flag final : Device {
@@ -570,6 +582,8 @@ INSTANTIATE_TEST_SUITE_P(All, MachineTest, testing::ValuesIn(cases()), [](const 
   return std::string(info.param.api->name) + (info.param.board == Board::kQ35 ? "_q35" : "_microvm");
 });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(MachineTest);
+INSTANTIATE_TEST_SUITE_P(All, VgaMachineTest, testing::ValuesIn(cases(Board::kQ35)), [](const auto& info) { return std::string(info.param.api->name); });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(VgaMachineTest);
 INSTANTIATE_TEST_SUITE_P(All, SuspendTest, testing::ValuesIn(cases(Board::kQ35)), [](const auto& info) { return std::string(info.param.api->name); });
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SuspendTest);
 INSTANTIATE_TEST_SUITE_P(All, FirmwareTest, testing::ValuesIn(cases(Board::kQ35)), [](const auto& info) { return std::string(info.param.api->name); });

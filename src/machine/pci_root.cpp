@@ -83,11 +83,13 @@ PciRoot::~PciRoot() {
 Result<> PciRoot::map() { return ports_.add(kAddressPort, 8, *config_ports_); }
 
 void PciRoot::map_ecam(uint64_t address, uint64_t size) {
+  std::lock_guard lock(map_mutex_);
   if (ecam_at_ == address && ecam_size_ == size) return;
   if (ecam_size_) mmio_.remove(ecam_at_);
   ecam_at_ = address;
   // As with a BAR: nothing where something else is.
   ecam_size_ = size && mmio_.add(address, size, *ecam_) ? size : 0;
+  map_waiting();
 }
 
 PciRoot::Range PciRoot::high_bars() {
@@ -154,24 +156,36 @@ void PciRoot::unmap(Window& window) {
   window.mapped_at = PciDevice::kNotDecoded;
 }
 
+// A BAR put over another region decodes nothing, since on a real bus both would answer and neither be understood; until the other is gone.
+void PciRoot::map(Window& window, Function& function) {
+  const PciDevice::Bar& bar = window.device->bar(window.bar);
+  if (!(window.io ? ports_ : mmio_).add(window.decodes, bar.size, window)) return;
+  window.mapped_at = window.decodes;
+  doorbells_.attach(window.mapped_at, window.io, bar.doorbells);
+  // Where there is no slot for it, accesses come to the device.
+  if (!bar.memory.empty())
+    if (auto set = slots_.set(window.slot, window.mapped_at, bar.memory.size(), bar.memory.data()); !set && function.complaints.allow())
+      log(LogLevel::kError, "PCI memory: %s", set.error().message.c_str());
+}
+
+void PciRoot::map_waiting() {
+  for (auto& function : functions_) {
+    if (!function) continue;
+    for (Window& window : function->windows)
+      if (window.mapped_at != window.decodes) map(window, *function);
+  }
+}
+
 void PciRoot::decoding_changed(PciDevice& device) {
+  std::lock_guard lock(map_mutex_);
   for (auto& function : functions_) {
     if (!function || function->device.get() != &device) continue;
     for (Window& window : function->windows) {
-      uint64_t address = device.bar_address(window.bar);
-      if (address == window.mapped_at) continue;
-      unmap(window);
-      if (address == PciDevice::kNotDecoded) continue;
-      // A BAR put over another region decodes nothing: on a real bus both would answer and neither be understood.
-      if (!(window.io ? ports_ : mmio_).add(address, device.bar(window.bar).size, window)) continue;
-      window.mapped_at = address;
-      doorbells_.attach(address, window.io, device.bar(window.bar).doorbells);
-      // Where there is no slot for it, accesses come to the device.
-      if (const auto& memory = device.bar(window.bar).memory; !memory.empty())
-        if (auto set = slots_.set(window.slot, address, memory.size(), memory.data()); !set && function->complaints.allow())
-          log(LogLevel::kError, "PCI memory: %s", set.error().message.c_str());
+      window.decodes = device.bar_address(window.bar);
+      if (window.decodes != window.mapped_at) unmap(window);
     }
   }
+  map_waiting();
 }
 
 void PciRoot::reset(ResetKind kind) {

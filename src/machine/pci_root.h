@@ -66,7 +66,7 @@ class PciRoot final : public PciParent {
     PciDevice* device = nullptr;
     std::recursive_mutex* mutex = nullptr;
     unsigned bar = 0, slot = 0;
-    uint64_t mapped_at = PciDevice::kNotDecoded;
+    uint64_t decodes = PciDevice::kNotDecoded, mapped_at = PciDevice::kNotDecoded;  // map_mutex_'s; they differ while something else is there
     bool io = false;
   };
   struct Function {
@@ -82,6 +82,8 @@ class PciRoot final : public PciParent {
   Function* find(unsigned bus, unsigned slot, unsigned function);
   void config_read(unsigned bus, unsigned devfn, unsigned offset, std::span<std::byte> data);
   void config_write(unsigned bus, unsigned devfn, unsigned offset, std::span<const std::byte> data);
+  void map_waiting();
+  void map(Window& window, Function& function);
   void unmap(Window& window);
 
   Bus& ports_;
@@ -89,6 +91,7 @@ class PciRoot final : public PciParent {
   Doorbells& doorbells_;
   MemorySlots slots_;
   std::array<std::unique_ptr<Function>, kSlots * kFunctions> functions_;
+  std::mutex map_mutex_;  // taken with a function's held
   std::unique_ptr<Device> config_ports_, ecam_;
   uint64_t ecam_at_ = 0, ecam_size_ = 0;
 };

@@ -154,6 +154,7 @@ TEST_F(PciTest, VectorsArriveAsMessages) {
     };
     write(0, static_cast<uint32_t>(address)), write(4, 0), write(8, data), write(12, 0);
   }
+  set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MASTER);
   set_config<uint16_t>(msix + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE);
   start(0, 2);
   flush_request(1, true);

@@ -22,7 +22,8 @@ class Vga final : public PciDevice {
  public:
   static constexpr uint64_t kFrameSize = 16 << 20;
   static constexpr uint64_t kPorts = VgaRegisters::kLastPort - VgaRegisters::kFirstPort + 1;
-  static constexpr uint64_t kVbePort = 0x1ce, kVbePorts = 2;
+  // 16 bits each: the index at 0x1ce, the data at 0x1cf and at 0x1d0.
+  static constexpr uint64_t kVbePort = 0x1ce, kVbePorts = 4;
   static constexpr uint64_t kWindow = 0xa0000, kWindowSize = 0x20000;
   struct Config {
     std::span<std::byte> frame;  // kFrameSize bytes, which outlive the device
@@ -31,7 +32,7 @@ class Vga final : public PciDevice {
 
   Vga(Config config, Clock& clock);
 
-  // What it decodes without a BAR: ports 0x3b0 to 0x3df, 0x1ce and 0x1cf, and memory from 0xa0000.
+  // What it decodes without a BAR: ports 0x3b0 to 0x3df and 0x1ce to 0x1d1, and memory from 0xa0000.
   Device& ports() { return ports_; }
   Device& vbe_ports() { return vbe_ports_; }
   Device& window() { return window_; }
