@@ -79,6 +79,12 @@ void Blk::write_config(uint64_t offset, std::span<const std::byte> data) {
   if (offset == offsetof(virtio_blk_config, wce) && data.size() == 1) space_.wce = data[0] != std::byte{0};
 }
 
+// 5.2.5.2: a driver that could not flush a cache gets none.
+void Blk::features_accepted(uint64_t features) {
+  std::lock_guard lock(space_mutex_);
+  if (features & bit(VIRTIO_BLK_F_CONFIG_WCE) && !(features & bit(VIRTIO_BLK_F_FLUSH))) space_.wce = 0;
+}
+
 void Blk::reset() {
   std::lock_guard lock(space_mutex_);
   space_.wce = config_.write_cache;

@@ -177,6 +177,17 @@ TEST_P(BlkTest, WriteThroughFlushesBeforeItAnswers) {
   EXPECT_EQ(disk.flushes, 2u);
 }
 
+// 5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST initialize writeback to 0."
+TEST_P(BlkTest, DriverThatCannotFlushGetsNoCache) {
+  make();
+  start(bit(VIRTIO_BLK_F_FLUSH));
+  EXPECT_EQ(guest->config<uint8_t>(32), 0);
+  request(VIRTIO_BLK_T_OUT, 0, {string(std::string(512, 'x'))});
+  EXPECT_EQ(disk.flushes, 1u);
+  start();
+  EXPECT_EQ(guest->config<uint8_t>(32), 1);
+}
+
 TEST_P(BlkTest, EveryQueueWorks) {
   make({.queues = 4});
   start();

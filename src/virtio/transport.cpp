@@ -54,6 +54,7 @@ void Transport::write_status(uint8_t value) {
   if (!(before & VIRTIO_CONFIG_S_FEATURES_OK) && !acceptable) value &= ~VIRTIO_CONFIG_S_FEATURES_OK;
   // Bits once set go away by reset only; the device's own bit is not the driver's to set.
   status_.fetch_or(value & ~VIRTIO_CONFIG_S_NEEDS_RESET);
+  if (value & ~before & VIRTIO_CONFIG_S_FEATURES_OK) device_->features_accepted(driver_features_);
   if (!was_ok && driver_ok() && !paused_) activate();
 }
 
