@@ -62,6 +62,16 @@ Transport::QueueSetup* Transport::writable_setup(unsigned index) {
   return status_ & VIRTIO_CONFIG_S_DRIVER_OK ? nullptr : setup(index);
 }
 
+void Transport::disable_queue(unsigned index) {
+  QueueSetup* s = setup(index);
+  if (!s || !s->ready) return;
+  const bool was_active = active_;
+  deactivate();
+  s->ready = false;
+  states_[index] = {};
+  if (was_active) activate();
+}
+
 void Transport::needs_reset() {
   uint8_t before = status_.fetch_or(VIRTIO_CONFIG_S_NEEDS_RESET);
   if (before & VIRTIO_CONFIG_S_DRIVER_OK) config();  // 2.1.2

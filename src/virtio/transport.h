@@ -61,6 +61,8 @@ class Transport : public Interrupt {
   // A queue's set-up, or null when there is no such queue. The driver may change it only before DRIVER_OK.
   QueueSetup* setup(unsigned index) { return index < setups_.size() ? &setups_[index] : nullptr; }
   QueueSetup* writable_setup(unsigned index);
+  // The driver takes a queue back, at any time: the device touches its rings no more.
+  void disable_queue(unsigned index);
 
   void read_config(uint64_t offset, std::span<std::byte> data);
   void write_config(uint64_t offset, std::span<const std::byte> data);
