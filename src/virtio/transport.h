@@ -43,7 +43,7 @@ class Transport : public Interrupt {
     uint16_t max = 0;
     uint16_t size = 0;
     bool ready = false;
-    uint16_t vector = kNoVector;
+    uint16_t vector = kNoVector;  // by std::atomic_ref where the device may be active: it is read on the device's thread
     uint64_t descriptors = 0, driver = 0, device = 0;
   };
 
