@@ -176,6 +176,21 @@ TEST_F(ConsoleTest, ControlMessagesWaitForBuffers) {
   make(two_ports());
   control(~0u, VIRTIO_CONSOLE_DEVICE_READY, 1);
   post(2, 64);
+// 5.3.2: with F_MULTIPORT the control queues are 2 and 3, however few ports there are.
+TEST_F(ConsoleTest, OnePortWithANameHasControlQueues) {
+  make({.ports = {{"org.vireo.agent", false}}});
+  EXPECT_TRUE(guest->offered() >> VIRTIO_CONSOLE_F_MULTIPORT & 1);
+  ASSERT_EQ(guest->queues.size(), 4u);
+  for (int i = 0; i < 4; ++i) post(2, 64);
+  control(~0u, VIRTIO_CONSOLE_DEVICE_READY, 1);
+  control(0, VIRTIO_CONSOLE_PORT_READY, 1);
+  EXPECT_EQ(received(2), (std::vector{message(0, VIRTIO_CONSOLE_PORT_ADD, 1), message(0, VIRTIO_CONSOLE_PORT_NAME, 1, "org.vireo.agent"),
+                                      message(0, VIRTIO_CONSOLE_PORT_OPEN, 1)}));
+  control(0, VIRTIO_CONSOLE_PORT_OPEN, 1);
+  send(1, {"out"});
+  EXPECT_EQ(ends[0].output, "out");
+}
+
   EXPECT_EQ(received(2).size(), 1u);
   post(2, 64);
   EXPECT_EQ(received(2).size(), 1u);
