@@ -77,11 +77,13 @@ void Console::read_config(uint64_t offset, std::span<std::byte> data) {
 }
 
 void Console::reset() {
-  control_.clear();
-  for (Port& port : ports_) {
-    if (std::exchange(port.guest_open, false)) port.end->guest_open(false);
-    port.ready = false;
-  }
+  loop().call([&] {  // the ports' ends are for its thread
+    control_.clear();
+    for (Port& port : ports_) {
+      if (std::exchange(port.guest_open, false)) port.end->guest_open(false);
+      port.ready = false;
+    }
+  });
 }
 
 void Console::fields(Archive& archive) {
