@@ -270,11 +270,20 @@ TEST_P(NetTest, BadCommandsAreRefused) {
   EXPECT_EQ(command(VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET, "abc"), VIRTIO_NET_ERR);
   EXPECT_EQ(command(VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0, std::string(8, 0)), VIRTIO_NET_ERR);  // not negotiated
   EXPECT_EQ(command(VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, std::string("\x01\x00", 2)), VIRTIO_NET_ERR);
+  EXPECT_EQ(collect().size(), 1u);  // 5.1.6.5.1: promiscuous mode takes all
+  EXPECT_EQ(command(VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, std::string(1, 0)), VIRTIO_NET_OK);
+  EXPECT_TRUE(receive(tagged));
   EXPECT_FALSE(guest->needs_reset());
 }
 
 TEST_P(NetTest, GuestOffloadsCanBeSwitched) {
   wire.header = true;
+  tagged[15] = 6;
+  EXPECT_TRUE(receive(tagged));
+  EXPECT_TRUE(collect().empty());
+  EXPECT_EQ(command(VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, "\x01"), VIRTIO_NET_OK);
+  EXPECT_TRUE(receive(tagged));
+  EXPECT_EQ(collect().size(), 1u);
   make();
   start();
   uint64_t only_checksum = bit(VIRTIO_NET_F_GUEST_CSUM);
