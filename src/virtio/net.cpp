@@ -237,9 +237,10 @@ bool Net::place(const virtio_net_hdr_v1& header, std::span<const std::byte> fram
 }
 
 void Net::control(Chain chain) {
-  std::byte* ack = chain.take_last_writable();
-  if (!ack) return queue(kControl)->fail("a network command without room for the answer");
-  *ack = std::byte{static_cast<uint8_t>(command(chain) ? VIRTIO_NET_OK : VIRTIO_NET_ERR)};
+  if (chain.writable_size() == 0) return queue(kControl)->fail("a network command without room for the answer");
+  // 5.1.6.5: the answer comes first; what may follow it is a command's results, which none of ours has.
+  const std::byte ack{static_cast<uint8_t>(command(chain) ? VIRTIO_NET_OK : VIRTIO_NET_ERR)};
+  chain.put(0, {&ack, 1});
   queue(kControl)->push(std::move(chain), 1);
 }
 

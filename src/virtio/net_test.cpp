@@ -286,6 +286,16 @@ TEST_P(NetTest, VlanFilterKnowsTags) {
   EXPECT_EQ(collect().size(), 1u);
 }
 
+// 5.1.6.5, struct virtio_net_ctrl: u8 ack; u8 command-specific-result[].
+TEST_P(NetTest, AnswerIsTheFirstOfTheWritableBytes) {
+  make();
+  start();
+  Buffer answer = guest->queues[2]->string("\xee\xee\xee\xee", true);
+  auto used = guest->request(2, {guest->queues[2]->string(std::string("\0\0\0", 3)), answer});
+  EXPECT_EQ(used.length, 1u);
+  EXPECT_EQ(guest->queues[2]->text(answer.address, 4), std::string("\0\xee\xee\xee", 4));
+}
+
 TEST_P(NetTest, BadCommandsAreRefused) {
   make();
   start();
