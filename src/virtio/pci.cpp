@@ -234,6 +234,7 @@ void Pci::after_config_write(uint16_t offset, size_t size) {
     std::lock_guard lock(isr_mutex_);
     update_pin();  // MSI-X may have been switched
   }
+  if (offset < PCI_COMMAND + 2 && PCI_COMMAND < offset + size && !bus_master()) stop();
   if (!touches_window_data(offset, size)) return;
   auto w = window();
   if (!w) return;

@@ -213,6 +213,28 @@ TEST_F(PciTest, PinRestsWhileMsixIsEnabled) {
   EXPECT_FALSE(irq.level);
 }
 
+// PCI Local Bus 3.0, 6.2.2: without Bus Master a function makes no accesses. It is all that keeps a device off a kernel started by kexec, until
+// that one's driver resets it; hence, as in QEMU, DRIVER_OK is gone with it.
+TEST_F(PciTest, WithoutBusMasterNothingIsTouchedUntilReset) {
+  make(false);
+  set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+  start();
+  flush_request(0);
+  set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MEMORY);
+  EXPECT_EQ(common<uint8_t>(VIRTIO_PCI_COMMON_STATUS), 3 | 8);
+  virtio_blk_outhdr header{VIRTIO_BLK_T_FLUSH, 0, 0};
+  drivers[0]->add({drivers[0]->string(std::string(reinterpret_cast<char*>(&header), sizeof header)), drivers[0]->room(1)});
+  set<uint16_t>(VIRTIO_PCI_CAP_NOTIFY_CFG, 0, 0);
+  set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+  for (int i = 0; i < 4; ++i) loop->step(0);
+  EXPECT_EQ(disk.flushes, 1u);
+  EXPECT_FALSE(drivers[0]->used());
+  drivers.clear();
+  start();
+  flush_request(0);
+  EXPECT_EQ(disk.flushes, 2u);
+}
+
 TEST_F(PciTest, ImpossibleVectorReadsBackAsNone) {
   make();
   set_common<uint16_t>(VIRTIO_PCI_COMMON_MSIX, 2);

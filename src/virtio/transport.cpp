@@ -72,6 +72,11 @@ void Transport::disable_queue(unsigned index) {
   if (was_active) activate();
 }
 
+void Transport::stop() {
+  deactivate();
+  status_.fetch_and(static_cast<uint8_t>(~VIRTIO_CONFIG_S_DRIVER_OK));
+}
+
 void Transport::needs_reset() {
   uint8_t before = status_.fetch_or(VIRTIO_CONFIG_S_NEEDS_RESET);
   if (before & VIRTIO_CONFIG_S_DRIVER_OK) config();  // 2.1.2

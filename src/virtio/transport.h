@@ -63,6 +63,8 @@ class Transport : public Interrupt {
   QueueSetup* writable_setup(unsigned index);
   // The driver takes a queue back, at any time: the device touches its rings no more.
   void disable_queue(unsigned index);
+  // As if DRIVER_OK had not been set: memory is out of the device's reach. A driver has to reset it before it goes on.
+  void stop();
 
   void read_config(uint64_t offset, std::span<std::byte> data);
   void write_config(uint64_t offset, std::span<const std::byte> data);
