@@ -77,6 +77,7 @@ class PciTest : public testing::Test {
       };
       write(0, static_cast<uint32_t>(address)), write(4, 0), write(8, data), write(12, 0);
     }
+    set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MASTER);
     set_config<uint16_t>(msix + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE);
   }
   void start(uint16_t config_vector = 0xffff, uint16_t queue_vector = 0xffff) {
@@ -306,6 +307,22 @@ TEST_F(PciTest, SaveLoadSaveIsTheSame) {
   EXPECT_EQ(first.fields, second.fields);
   flush_request(0);
   EXPECT_EQ(disk.flushes, 2u);
+}
+
+TEST_F(PciTest, LoadedInterruptIsOnThePinUntilIsrIsRead) {
+  make(false);
+  start();
+  flush_request(0);
+  MapArchive saved;
+  pci->fields(saved);
+  make(false);
+  irq.level = false;  // another machine's
+  auto loader = saved.loader();
+  pci->fields(loader);
+  EXPECT_TRUE(irq.level);
+  EXPECT_TRUE(config<uint16_t>(PCI_STATUS) & PCI_STATUS_INTERRUPT);
+  EXPECT_EQ(get<uint8_t>(VIRTIO_PCI_CAP_ISR_CFG, 0), 1);
+  EXPECT_FALSE(irq.level);
 }
 
 TEST_F(PciTest, ResetForgetsEverything) {
