@@ -154,6 +154,8 @@ TEST_P(BlkTest, DiscardAndWriteZeroesTakeRanges) {
   EXPECT_EQ(request(VIRTIO_BLK_T_DISCARD, 0, {range(0, 8, 0)}).status, VIRTIO_BLK_S_OK);
   EXPECT_EQ(request(VIRTIO_BLK_T_DISCARD, 0, {range(0, 8, 1)}).status, VIRTIO_BLK_S_UNSUPP);
   EXPECT_EQ(request(VIRTIO_BLK_T_DISCARD, 0, {range(2047, 2, 0)}).status, VIRTIO_BLK_S_IOERR);
+  // 5.2.6.2: "MUST set the status byte to VIRTIO_BLK_S_UNSUPP [...] if any unknown flag is set", whatever else is wrong.
+  EXPECT_EQ(request(VIRTIO_BLK_T_WRITE_ZEROES, 0, {range(2047, 2, 0), range(0, 8, 2)}).status, VIRTIO_BLK_S_UNSUPP);
   EXPECT_EQ(request(VIRTIO_BLK_T_DISCARD, 0, {string("odd")}).status, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(disk.discards, 1u);
 }
