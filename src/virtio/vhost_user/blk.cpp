@@ -62,6 +62,10 @@ Result<> Blk::connect() {
   auto end = TRY(FrontEnd::negotiate(TRY(Connection::open(config_.path))));
   if (!(end->features() & bit(VIRTIO_F_VERSION_1))) return fail(ErrorKind::kUnsupported, "the back-end knows virtio before 1.0 alone");
   if (!end->has_config()) return fail(ErrorKind::kUnsupported, "the back-end does not tell its disk's size (no protocol feature CONFIG)");
+  if (!bells_.empty()) {  // not the first: what the driver was offered, or has accepted, must be there
+    const uint64_t missing = (queues_.empty() ? features_ : accepted_) & (kBlkFeatures | kRing) & ~end->features();
+    if (missing || end->queues() < bells_.size()) return fail(ErrorKind::kUnsupported, "it can less than the one before");
+  }
   auto bytes = TRY(end->read_config(offsetof(virtio_blk_config, max_secure_erase_sectors)));
   TRY_VOID(pins_.loop.watch(end->fd(), EPOLLIN | EPOLLRDHUP, [this](uint32_t events) {
     std::byte first;
@@ -74,7 +78,7 @@ Result<> Blk::connect() {
   memcpy(&space_, bytes.data(), bytes.size());
   its_cache_mode_ = space_.wce;
   space_.num_queues = queues;
-  if (!bells_.empty()) space_.wce = cache_mode;  // not the first: the driver knows of the mode that there was, and start() tells it
+  if (!bells_.empty()) space_.wce = cache_mode;  // the driver knows of the mode that there was, and start() tells it
   back_end_ = std::move(end);
   return {};
 }
@@ -205,8 +209,6 @@ void Blk::lost(const std::string& why) {
 void Blk::try_again() {
   auto again = [this]() -> Result<> {
     TRY_VOID(connect());
-    const uint64_t missing = (queues_.empty() ? features_ : accepted_) & (kBlkFeatures | kRing) & ~back_end_->features();
-    if (missing || back_end_->queues() < bells_.size()) return fail(ErrorKind::kUnsupported, "it can less than the one before");
     if (queues_.empty()) return {};
     return start();
   };

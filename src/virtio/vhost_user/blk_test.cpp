@@ -7,6 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <mutex>
 #include <thread>
@@ -61,6 +62,8 @@ class BackEnd {
     std::lock_guard lock(mutex_);
     return written_;
   }
+  std::atomic<bool> less = false;  // the sessions to come know no flushes, and have another disk
+  std::atomic<unsigned> asked = 0;  // for features, in all sessions
   const std::string path = testing::TempDir() + "vireo-back-end-" + std::to_string(getpid());
 
  private:
@@ -85,12 +88,14 @@ class BackEnd {
     };
     auto value = [&](uint64_t v) { return reply(std::as_bytes(std::span(&v, 1))); };
     switch (static_cast<Request>(head.request)) {
-      case Request::kGetFeatures: return value(bit(VIRTIO_F_VERSION_1) | kFeatureProtocol | bit(VIRTIO_BLK_F_FLUSH) | bit(VIRTIO_BLK_F_CONFIG_WCE));
+      case Request::kGetFeatures:
+        ++asked;
+        return value(bit(VIRTIO_F_VERSION_1) | kFeatureProtocol | (less ? 0 : bit(VIRTIO_BLK_F_FLUSH)) | bit(VIRTIO_BLK_F_CONFIG_WCE));
       case Request::kGetProtocolFeatures: return value(kProtocolReplyAck | kProtocolConfig);
       case Request::kGetVringBase: return reply(payload);
       case Request::kGetConfig: {
         virtio_blk_config space{};
-        space.capacity = 2048;
+        space.capacity = less ? 4096 : 2048;
         space.wce = 1;
         memcpy(payload.data() + sizeof(ConfigHead), &space, std::min(sizeof space, payload.size() - sizeof(ConfigHead)));
         return reply(payload);
@@ -144,6 +149,17 @@ TEST_F(VhostUserBlk, CacheModeIsTheDriversWhoeverServes) {
   for (int i = 0; i < 100 && back_end.written().size() < 2; ++i) loop->step(100);
   EXPECT_EQ(back_end.written(), (Written{{1, kWriteback, 0}, {2, kWriteback, 0}}));
   EXPECT_EQ(guest->config<uint8_t>(kWriteback), 0);
+}
+
+TEST_F(VhostUserBlk, DiskOfABackEndThatIsRefusedIsNotShown) {
+  make();
+  guest->start();
+  EXPECT_EQ(guest->config<uint64_t>(0), 2048u);
+  back_end.less = true;
+  back_end.hang_up();
+  for (int i = 0; i < 100 && back_end.asked < 3; ++i) loop->step(100);
+  EXPECT_EQ(back_end.asked, 3u) << "tried again";
+  EXPECT_EQ(guest->config<uint64_t>(0), 2048u);
 }
 
 TEST_F(VhostUserBlk, CacheModeThatWasSavedIsToldToTheBackEnd) {
