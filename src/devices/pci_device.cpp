@@ -245,7 +245,9 @@ void PciDevice::reset(ResetKind kind) {
 
 void PciDevice::fields(Archive& archive) {
   archive.bytes(100, "pci_config", config_);
-  archive.field(101, "pci_intx_level", intx_level_);
+  bool level = intx_level_;
+  archive.field(101, "pci_intx_level", level);
+  set_intx(level);  // a load finds a pin that knows nothing of it
   if (msix_) msix_->fields(archive);
   device_fields(archive);
   update_command();

@@ -79,6 +79,12 @@ void Blk::write_config(uint64_t offset, std::span<const std::byte> data) {
   if (offset == offsetof(virtio_blk_config, wce) && data.size() == 1) space_.wce = data[0] != std::byte{0};
 }
 
+// 5.2.5.2: a driver that could not flush a cache gets none.
+void Blk::features_accepted(uint64_t features) {
+  std::lock_guard lock(space_mutex_);
+  if (features & bit(VIRTIO_BLK_F_CONFIG_WCE) && !(features & bit(VIRTIO_BLK_F_FLUSH))) space_.wce = 0;
+}
+
 void Blk::reset() {
   std::lock_guard lock(space_mutex_);
   space_.wce = config_.write_cache;
@@ -175,12 +181,12 @@ void Blk::ranges(Request* request) {
   uint64_t count = chain.readable_size() / sizeof list[0];
   if (count == 0 || count > kMaxRanges || chain.readable_size() % sizeof list[0]) return complete(request, VIRTIO_BLK_S_IOERR);
   chain.take(std::as_writable_bytes(std::span(list, count)));
-  for (auto& range : std::span(list, count)) {
-    // 5.2.6.2: unknown flags, and unmap for a discard, are not supported.
+  // 5.2.6.2: unknown flags, and unmap for a discard, are not supported, whatever else is wrong.
+  for (auto& range : std::span(list, count))
     if (range.flags & ~(discard ? 0u : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)) return complete(request, VIRTIO_BLK_S_UNSUPP);
+  for (auto& range : std::span(list, count))
     if (range.num_sectors > kMaxRangeSectors || !in_bounds(range.sector, range.num_sectors * kSector))
       return complete(request, VIRTIO_BLK_S_IOERR);
-  }
   request->parts_left = static_cast<unsigned>(count);
   for (auto& range : std::span(list, count)) {
     uint64_t offset = range.sector * kSector, length = range.num_sectors * kSector;

@@ -37,6 +37,7 @@ class Blk final : public LoopDevice {
   std::vector<uint16_t> queue_sizes() const override;
   void read_config(uint64_t offset, std::span<std::byte> data) override;
   void write_config(uint64_t offset, std::span<const std::byte> data) override;
+  void features_accepted(uint64_t features) override;
   void reset() override;
   void fields(Archive& archive) override;
   // The image has another size: the driver is told (5.2.5). On the loop's thread.

@@ -154,6 +154,8 @@ TEST_P(BlkTest, DiscardAndWriteZeroesTakeRanges) {
   EXPECT_EQ(request(VIRTIO_BLK_T_DISCARD, 0, {range(0, 8, 0)}).status, VIRTIO_BLK_S_OK);
   EXPECT_EQ(request(VIRTIO_BLK_T_DISCARD, 0, {range(0, 8, 1)}).status, VIRTIO_BLK_S_UNSUPP);
   EXPECT_EQ(request(VIRTIO_BLK_T_DISCARD, 0, {range(2047, 2, 0)}).status, VIRTIO_BLK_S_IOERR);
+  // 5.2.6.2: "MUST set the status byte to VIRTIO_BLK_S_UNSUPP [...] if any unknown flag is set", whatever else is wrong.
+  EXPECT_EQ(request(VIRTIO_BLK_T_WRITE_ZEROES, 0, {range(2047, 2, 0), range(0, 8, 2)}).status, VIRTIO_BLK_S_UNSUPP);
   EXPECT_EQ(request(VIRTIO_BLK_T_DISCARD, 0, {string("odd")}).status, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(disk.discards, 1u);
 }
@@ -175,6 +177,17 @@ TEST_P(BlkTest, WriteThroughFlushesBeforeItAnswers) {
   start(bit(VIRTIO_BLK_F_FLUSH) | bit(VIRTIO_BLK_F_CONFIG_WCE));
   request(VIRTIO_BLK_T_OUT, 0, {data});
   EXPECT_EQ(disk.flushes, 2u);
+}
+
+// 5.2.5.2: "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST initialize writeback to 0."
+TEST_P(BlkTest, DriverThatCannotFlushGetsNoCache) {
+  make();
+  start(bit(VIRTIO_BLK_F_FLUSH));
+  EXPECT_EQ(guest->config<uint8_t>(32), 0);
+  request(VIRTIO_BLK_T_OUT, 0, {string(std::string(512, 'x'))});
+  EXPECT_EQ(disk.flushes, 1u);
+  start();
+  EXPECT_EQ(guest->config<uint8_t>(32), 1);
 }
 
 TEST_P(BlkTest, EveryQueueWorks) {

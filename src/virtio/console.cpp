@@ -65,8 +65,8 @@ uint64_t Console::features() const {
 }
 
 std::vector<uint16_t> Console::queue_sizes() const {
-  return std::vector<uint16_t>(offer_multiport_ ? transmit_queue(static_cast<unsigned>(ports_.size()) - 1) + 1 : 2,
-                               config_.queue_size);
+  // 5.3.2: with F_MULTIPORT two for each port and two for control, where there is one port as well.
+  return std::vector<uint16_t>(offer_multiport_ ? 2 * ports_.size() + 2 : 2, config_.queue_size);
 }
 
 void Console::read_config(uint64_t offset, std::span<std::byte> data) {
@@ -77,11 +77,13 @@ void Console::read_config(uint64_t offset, std::span<std::byte> data) {
 }
 
 void Console::reset() {
-  control_.clear();
-  for (Port& port : ports_) {
-    if (std::exchange(port.guest_open, false)) port.end->guest_open(false);
-    port.ready = false;
-  }
+  loop().call([&] {  // the ports' ends are for its thread
+    control_.clear();
+    for (Port& port : ports_) {
+      if (std::exchange(port.guest_open, false)) port.end->guest_open(false);
+      port.ready = false;
+    }
+  });
 }
 
 void Console::fields(Archive& archive) {

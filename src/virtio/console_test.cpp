@@ -13,7 +13,8 @@ class FakeEnd final : public ConsolePort {
   struct Controls {
     std::string output, input;
     size_t room = SIZE_MAX;
-    bool open = false;
+    bool open = false, open_elsewhere = false;
+    EventLoop* loop = nullptr;
     std::function<void()> readable, writable;
   };
   explicit FakeEnd(Controls& c) : c(c) {}
@@ -32,7 +33,10 @@ class FakeEnd final : public ConsolePort {
   void set_callbacks(std::function<void()> readable, std::function<void()> writable) override {
     c.readable = std::move(readable), c.writable = std::move(writable);
   }
-  void guest_open(bool open) override { c.open = open; }
+  void guest_open(bool open) override {
+    c.open = open;
+    c.open_elsewhere |= !c.loop->on_loop_thread();
+  }
 
  private:
   Controls& c;
@@ -42,7 +46,7 @@ class ConsoleTest : public testing::Test {
  protected:
   void make(ConsoleConfig config) {
     std::vector<std::unique_ptr<ConsolePort>> host;
-    for (size_t i = 0; i < config.ports.size(); ++i) host.push_back(std::make_unique<FakeEnd>(ends[i]));
+    for (size_t i = 0; i < config.ports.size(); ++i) ends[i].loop = loop.get(), host.push_back(std::make_unique<FakeEnd>(ends[i]));
     auto made = Console::create(config, {*loop}, std::move(host));
     ASSERT_TRUE(made);
     console = made->get();
@@ -172,6 +176,21 @@ TEST_F(ConsoleTest, PortsAreIntroduced) {
   EXPECT_EQ(received(2), std::vector{message(1, VIRTIO_CONSOLE_PORT_OPEN, 0)});
 }
 
+// 5.3.2: with F_MULTIPORT the control queues are 2 and 3, however few ports there are.
+TEST_F(ConsoleTest, OnePortWithANameHasControlQueues) {
+  make({.ports = {{"org.vireo.agent", false}}});
+  EXPECT_TRUE(guest->offered() >> VIRTIO_CONSOLE_F_MULTIPORT & 1);
+  ASSERT_EQ(guest->queues.size(), 4u);
+  for (int i = 0; i < 4; ++i) post(2, 64);
+  control(~0u, VIRTIO_CONSOLE_DEVICE_READY, 1);
+  control(0, VIRTIO_CONSOLE_PORT_READY, 1);
+  EXPECT_EQ(received(2), (std::vector{message(0, VIRTIO_CONSOLE_PORT_ADD, 1), message(0, VIRTIO_CONSOLE_PORT_NAME, 1, "org.vireo.agent"),
+                                      message(0, VIRTIO_CONSOLE_PORT_OPEN, 1)}));
+  control(0, VIRTIO_CONSOLE_PORT_OPEN, 1);
+  send(1, {"out"});
+  EXPECT_EQ(ends[0].output, "out");
+}
+
 TEST_F(ConsoleTest, ControlMessagesWaitForBuffers) {
   make(two_ports());
   control(~0u, VIRTIO_CONSOLE_DEVICE_READY, 1);
@@ -197,6 +216,11 @@ TEST_F(ConsoleTest, SecondPortCarriesDataWhenOpen) {
   control(77, VIRTIO_CONSOLE_PORT_OPEN, 1);
   control(1, 999, 1);
   EXPECT_FALSE(guest->needs_reset());
+  control(1, VIRTIO_CONSOLE_PORT_OPEN, 1);
+  EXPECT_TRUE(ends[1].open);
+  guest->set(VIRTIO_MMIO_STATUS, 0);
+  EXPECT_FALSE(ends[1].open);
+  EXPECT_FALSE(ends[1].open_elsewhere) << "console_port.h: everything is for the loop";
 }
 
 }  // namespace

@@ -39,6 +39,8 @@ class Device {
   virtual void read_config(uint64_t offset, std::span<std::byte> data) = 0;
   virtual void write_config(uint64_t offset, std::span<const std::byte> data) {}
 
+  // FEATURES_OK: what the driver has accepted, before it looks at the config space again.
+  virtual void features_accepted(uint64_t features) {}
   // DRIVER_OK: the queues are set up (null for one the driver left disabled). They stay the transport's and live until deactivate().
   virtual void activate(uint64_t accepted_features, std::span<Queue* const> queues, Interrupt& interrupt) = 0;
   // The driver rang queue `index`. Comes on the thread that took the notification; must not block on I/O.

@@ -80,6 +80,9 @@ void Mmio::write_register(uint64_t offset, uint32_t value) {
       return;
     }
     case VIRTIO_MMIO_STATUS: write_status(value & 0xff); return;
+    case VIRTIO_MMIO_QUEUE_READY:
+      if (!(value & 1)) return disable_queue(queue_select_);  // 4.2.2.2: how a driver stops using a queue, also one that works
+      break;
     default: break;
   }
   QueueSetup* q = writable_setup(queue_select_);

@@ -95,6 +95,25 @@ TEST_F(MmioTest, QueuesReachTheDeviceAndGoWithReset) {
   EXPECT_EQ(guest.get(VIRTIO_MMIO_QUEUE_NUM_MAX), 0u);
 }
 
+// 4.2.2.2: "To stop using the queue the driver MUST write zero (0x0) to this QueueReady"; 4.2.2.1: then the device "MUST NOT access virtqueue contents".
+TEST_F(MmioTest, QueueThatTheDriverTakesBackIsTouchedNoMore) {
+  guest.start();
+  guest.queues[0]->add({guest.queues[0]->string("x")});
+  device.queues[0]->push(*device.queues[0]->pop(), 0);
+  guest.set(VIRTIO_MMIO_QUEUE_SEL, 1);
+  guest.set(VIRTIO_MMIO_QUEUE_READY, 0);
+  EXPECT_EQ(guest.get(VIRTIO_MMIO_QUEUE_READY), 0u);
+  EXPECT_TRUE(device.active);
+  ASSERT_EQ(device.queues.size(), 2u);
+  EXPECT_EQ(device.queues[1], nullptr);
+  ASSERT_TRUE(device.queues[0]);
+  EXPECT_EQ(device.queues[0]->state().next_avail, 1) << "the other goes on where it was";
+  guest.set(VIRTIO_MMIO_QUEUE_READY, 0);
+  guest.set(VIRTIO_MMIO_QUEUE_SEL, 7);
+  guest.set(VIRTIO_MMIO_QUEUE_READY, 0);
+  EXPECT_EQ(device.activations, 2u);
+}
+
 TEST_F(MmioTest, StatusBitsOnlyGoAwayByReset) {
   guest.start();
   guest.set(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE);

@@ -160,12 +160,12 @@ void Net::transmit() {
 
 bool Net::receive(std::span<const std::byte> frame) {
   if (!queue(kReceive) || queue(kReceive)->broken() || !link_up()) return true;
-  virtio_net_hdr_v1 none{};
-  std::span<const std::byte> header = std::as_bytes(std::span(&none, 1));
+  virtio_net_hdr_v1 header{};
   if (backend_->vnet_header()) {
     if (frame.size() < kHeader) return true;
-    header = frame.first(kHeader);
+    memcpy(&header, frame.data(), kHeader);
     frame = frame.subspan(kHeader);
+    if (!presentable(header)) return true;
   }
   Mac own;
   {
@@ -181,9 +181,24 @@ bool Net::receive(std::span<const std::byte> frame) {
   return true;
 }
 
+// 5.1.6.4.1: a driver must not see what it has not accepted, or accepts no longer; the host still has frames queued for the time, or the driver, before.
+bool Net::presentable(virtio_net_hdr_v1& header) const {
+  auto on = [&](unsigned n) { return (guest_offloads_ & bit(n)) != 0; };
+  if (!on(VIRTIO_NET_F_GUEST_CSUM)) {
+    if (header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) return false;  // its checksum is not there yet
+    header.flags = 0;
+  }
+  switch (header.gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
+    case VIRTIO_NET_HDR_GSO_TCPV4: return on(VIRTIO_NET_F_GUEST_TSO4);
+    case VIRTIO_NET_HDR_GSO_TCPV6: return on(VIRTIO_NET_F_GUEST_TSO6);
+    case VIRTIO_NET_HDR_GSO_UDP: return false;
+    default: return true;
+  }
+}
+
 // True when the frame is dealt with, in the guest's buffers or not at all; false when it needs more buffers. Those it has
 // got stay in held_, since the bell could not be set behind buffers that were put back.
-bool Net::place(std::span<const std::byte> header, std::span<const std::byte> frame) {
+bool Net::place(const virtio_net_hdr_v1& header, std::span<const std::byte> frame) {
   Queue* q = queue(kReceive);
   const bool merge = has(VIRTIO_NET_F_MRG_RXBUF);
   const uint64_t needed = kHeader + frame.size();
@@ -204,8 +219,7 @@ bool Net::place(std::span<const std::byte> header, std::span<const std::byte> fr
     ++count;
     if (!merge && room < needed) return true;  // 5.1.6.3: a frame that does not fit is dropped
   }
-  virtio_net_hdr_v1 out;
-  memcpy(&out, header.data(), kHeader);
+  virtio_net_hdr_v1 out = header;
   out.num_buffers = static_cast<uint16_t>(count);  // 1 without MRG_RXBUF (5.1.6.4.1)
   uint64_t skip = kHeader;
   auto used = std::span(held_).first(count);
@@ -223,9 +237,10 @@ bool Net::place(std::span<const std::byte> header, std::span<const std::byte> fr
 }
 
 void Net::control(Chain chain) {
-  std::byte* ack = chain.take_last_writable();
-  if (!ack) return queue(kControl)->fail("a network command without room for the answer");
-  *ack = std::byte{static_cast<uint8_t>(command(chain) ? VIRTIO_NET_OK : VIRTIO_NET_ERR)};
+  if (chain.writable_size() == 0) return queue(kControl)->fail("a network command without room for the answer");
+  // 5.1.6.5: the answer comes first; what may follow it is a command's results, which none of ours has.
+  const std::byte ack{static_cast<uint8_t>(command(chain) ? VIRTIO_NET_OK : VIRTIO_NET_ERR)};
+  chain.put(0, {&ack, 1});
   queue(kControl)->push(std::move(chain), 1);
 }
 

@@ -47,7 +47,8 @@ class Net final : public LoopDevice {
 
   void transmit();
   bool receive(std::span<const std::byte> frame);
-  bool place(std::span<const std::byte> header, std::span<const std::byte> frame);
+  bool presentable(virtio_net_hdr_v1& header) const;
+  bool place(const virtio_net_hdr_v1& header, std::span<const std::byte> frame);
   void control(Chain chain);
   bool command(Chain& chain);
   bool command_rx(uint8_t which, Chain& chain);

@@ -19,11 +19,11 @@ bool NetFilter::Table::has(const uint8_t* mac) const {
 bool NetFilter::accepts(std::span<const std::byte> frame, const Mac& own, bool filter_vlans) const {
   if (frame.size() < kEthernetHeader) return false;
   auto* bytes = reinterpret_cast<const uint8_t*>(frame.data());
+  if (promiscuous) return true;  // 5.1.6.5.1: all incoming packets, VLANs that were not asked for among them
   if (filter_vlans && bytes[12] == 0x81 && bytes[13] == 0x00) {  // IEEE 802.1Q
     if (frame.size() < kEthernetHeader + 4) return false;
     if (!vlans[(bytes[14] << 8 | bytes[15]) & 0xfff]) return false;
   }
-  if (promiscuous) return true;
   if (!memcmp(bytes, kBroadcast.data(), 6)) return !no_broadcast;
   if (bytes[0] & 1) return !no_multicast && (all_multicast || multicast.overflow || multicast.has(bytes));
   return !no_unicast && (all_unicast || unicast.overflow || !memcmp(bytes, own.data(), 6) || unicast.has(bytes));

@@ -128,6 +128,22 @@ TEST_P(NetTest, HeaderGoesThroughWhereTheWireHasIt) {
   EXPECT_EQ(collect(), std::vector{"\x01hhhhhhhhh" + std::string("\x01\x00", 2) + frame(kToUs)});
 }
 
+// 5.1.6.4.1: without GUEST_CSUM "the device MUST set flags to zero", without GUEST_TSO4 it "MUST NOT set gso_type to VIRTIO_NET_HDR_GSO_TCPV4".
+TEST_P(NetTest, DriverSeesNoOffloadThatItDidNotAccept) {
+  wire.header = true;
+  make();
+  start(bit(VIRTIO_NET_F_GUEST_CSUM) | bit(VIRTIO_NET_F_GUEST_TSO4) | bit(VIRTIO_NET_F_GUEST_TSO6) | bit(VIRTIO_NET_F_GUEST_ECN) |
+        bit(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS));
+  post_buffers(4, 2000);
+  auto header = [](char flags, char gso_type) { return std::string{flags, gso_type} + std::string(10, 0); };
+  EXPECT_TRUE(receive(header(VIRTIO_NET_HDR_F_DATA_VALID, 0) + frame(kToUs)));
+  EXPECT_EQ(collect(), std::vector{std::string(10, 0) + std::string("\x01\x00", 2) + frame(kToUs)});
+  EXPECT_TRUE(receive(header(VIRTIO_NET_HDR_F_NEEDS_CSUM, 0) + frame(kToUs)));
+  EXPECT_TRUE(receive(header(0, VIRTIO_NET_HDR_GSO_TCPV4) + frame(kToUs)));
+  EXPECT_TRUE(receive(header(0, static_cast<char>(VIRTIO_NET_HDR_GSO_TCPV6 | VIRTIO_NET_HDR_GSO_ECN)) + frame(kToUs)));
+  EXPECT_TRUE(collect().empty());
+}
+
 TEST_P(NetTest, ManyFramesInOneRing) {
   make({.mac = kMac, .queue_size = 1024});
   guest->negotiate(guest->offered() & ~(GetParam() ? 0 : bit(VIRTIO_F_RING_PACKED)));
@@ -254,11 +270,30 @@ TEST_P(NetTest, VlanFilterKnowsTags) {
   std::string tagged = frame(kToUs);
   tagged.replace(12, 4, std::string("\x81\x00\x20\x05", 4));
   EXPECT_TRUE(receive(tagged));
+  EXPECT_EQ(collect().size(), 1u);  // 5.1.6.5.1: promiscuous mode takes all
+  EXPECT_EQ(command(VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, std::string(1, 0)), VIRTIO_NET_OK);
+  EXPECT_TRUE(receive(tagged));
   EXPECT_TRUE(collect().empty());
   EXPECT_EQ(command(VIRTIO_NET_CTRL_VLAN, VIRTIO_NET_CTRL_VLAN_ADD, std::string("\x05\x00", 2)), VIRTIO_NET_OK);
   EXPECT_TRUE(receive(tagged));
   EXPECT_EQ(collect().size(), 1u);
   EXPECT_EQ(command(VIRTIO_NET_CTRL_VLAN, VIRTIO_NET_CTRL_VLAN_ADD, std::string("\x05\x10", 2)), VIRTIO_NET_ERR);
+  tagged[15] = 6;
+  EXPECT_TRUE(receive(tagged));
+  EXPECT_TRUE(collect().empty());
+  EXPECT_EQ(command(VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, "\x01"), VIRTIO_NET_OK);
+  EXPECT_TRUE(receive(tagged));
+  EXPECT_EQ(collect().size(), 1u);
+}
+
+// 5.1.6.5, struct virtio_net_ctrl: u8 ack; u8 command-specific-result[].
+TEST_P(NetTest, AnswerIsTheFirstOfTheWritableBytes) {
+  make();
+  start();
+  Buffer answer = guest->queues[2]->string("\xee\xee\xee\xee", true);
+  auto used = guest->request(2, {guest->queues[2]->string(std::string("\0\0\0", 3)), answer});
+  EXPECT_EQ(used.length, 1u);
+  EXPECT_EQ(guest->queues[2]->text(answer.address, 4), std::string("\0\xee\xee\xee", 4));
 }
 
 TEST_P(NetTest, BadCommandsAreRefused) {

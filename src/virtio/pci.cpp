@@ -101,8 +101,7 @@ void Pci::read_bar(unsigned, Access access, std::span<std::byte> data) {
     if (offset != kIsr) return;
     std::lock_guard lock(isr_mutex_);  // 4.1.4.5: reading clears it and lowers the pin
     data[0] = std::byte{std::exchange(isr_, 0)};
-    set_intx(false);
-    return;
+    return update_pin();
   }
   if (offset < kNotify) return Transport::read_config(offset - kDeviceConfig, data);
   std::ranges::fill(data, std::byte{0});
@@ -167,6 +166,10 @@ void Pci::write_common(uint64_t offset, uint64_t value, size_t size) {
     case VIRTIO_PCI_COMMON_MSIX: config_vector_ = valid_vector(value); return;
     case VIRTIO_PCI_COMMON_STATUS: write_status(static_cast<uint8_t>(value)); return;
     case VIRTIO_PCI_COMMON_Q_SELECT: queue_select_ = static_cast<uint16_t>(value); return;
+    case VIRTIO_PCI_COMMON_Q_MSIX:
+      // 4.1.5.1.2 sets no end to it: illumos maps its queues' vectors after DRIVER_OK and fails when that does not take.
+      if (QueueSetup* q = setup(queue_select_)) std::atomic_ref(q->vector) = valid_vector(value);
+      return;
     default: break;
   }
   QueueSetup* q = writable_setup(queue_select_);
@@ -174,7 +177,6 @@ void Pci::write_common(uint64_t offset, uint64_t value, size_t size) {
   switch (offset) {
     // Out of range values stay out of range and break the queue when it is used.
     case VIRTIO_PCI_COMMON_Q_SIZE: q->size = value > q->max ? 0 : static_cast<uint16_t>(value); return;
-    case VIRTIO_PCI_COMMON_Q_MSIX: q->vector = valid_vector(value); return;
     case VIRTIO_PCI_COMMON_Q_ENABLE: q->ready |= value == 1; return;  // 4.1.4.3.2: never back to 0 but by reset
     default: break;
   }
@@ -184,18 +186,26 @@ void Pci::write_common(uint64_t offset, uint64_t value, size_t size) {
   write_address(*addresses[part / 8], part % 8, value, size);
 }
 
-void Pci::interrupt(uint16_t vector, uint8_t isr_bit) {
-  if (msix_enabled()) {
-    if (vector != kNoVector) msix()->notify(vector);
-    return;
-  }
-  std::lock_guard lock(isr_mutex_);
-  isr_ |= isr_bit;
-  set_intx(true);
+void Pci::send(uint16_t vector) {
+  if (vector != kNoVector) msix()->notify(vector);
 }
 
-void Pci::queue(unsigned index) { interrupt(setup(index)->vector, kIsrQueue); }
-void Pci::config() { interrupt(config_vector_, kIsrConfig); }
+void Pci::set_isr(uint8_t bit) {
+  std::lock_guard lock(isr_mutex_);
+  isr_ |= bit;
+  update_pin();
+}
+
+// 4.1.4.5.1: the pin shows the bits, but where MSI-X takes its place. With the mutex held.
+void Pci::update_pin() { set_intx(isr_ != 0 && !msix_enabled()); }
+
+void Pci::queue(unsigned index) { msix_enabled() ? send(std::atomic_ref(setup(index)->vector)) : set_isr(kIsrQueue); }
+
+// 4.1.4.5.1: this bit is set with MSI-X as well; a driver may tell by it what a vector that means several things stands for.
+void Pci::config() {
+  set_isr(kIsrConfig);
+  if (msix_enabled()) send(config_vector_);
+}
 
 std::optional<Pci::Window> Pci::window() const {
   virtio_pci_cap cap;
@@ -220,6 +230,11 @@ void Pci::before_config_read(uint16_t offset, size_t size) {
 }
 
 void Pci::after_config_write(uint16_t offset, size_t size) {
+  {
+    std::lock_guard lock(isr_mutex_);
+    update_pin();  // MSI-X may have been switched
+  }
+  if (offset < PCI_COMMAND + 2 && PCI_COMMAND < offset + size && !bus_master()) stop();
   if (!touches_window_data(offset, size)) return;
   auto w = window();
   if (!w) return;
@@ -234,7 +249,7 @@ void Pci::registers_reset() {
   config_vector_ = kNoVector;
   std::lock_guard lock(isr_mutex_);
   isr_ = 0;
-  set_intx(false);
+  update_pin();
 }
 
 void Pci::device_reset(ResetKind) { reset_transport(); }
@@ -248,7 +263,7 @@ void Pci::register_fields(Archive& archive) {
   config_vector_ = valid_vector(vector);
   std::lock_guard lock(isr_mutex_);
   archive.field(324, "isr", isr_);
-  set_intx(isr_ != 0);
+  update_pin();
 }
 
 void Pci::device_fields(Archive& archive) { transport_fields(archive); }

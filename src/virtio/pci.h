@@ -54,7 +54,9 @@ class Pci final : public PciDevice, public Transport {
   void write_common(uint64_t offset, uint64_t value, size_t size);
   void write_address(uint64_t& address, unsigned offset, uint64_t value, size_t size);
   uint16_t valid_vector(uint64_t value) const;
-  void interrupt(uint16_t vector, uint8_t isr_bit);
+  void send(uint16_t vector);
+  void set_isr(uint8_t bit);
+  void update_pin();
 
   // The window of VIRTIO_PCI_CAP_PCI_CFG, when it names an access that there is.
   struct Window {

@@ -67,6 +67,19 @@ class PciTest : public testing::Test {
   void set_common(uint64_t offset, T value) {
     set<T>(VIRTIO_PCI_CAP_COMMON_CFG, offset, value);
   }
+  // Vector v's message is 0x40 + v for processor v.
+  void enable_msix() {
+    for (uint64_t v = 0; v < 3; ++v) {
+      uint64_t address = 0xfee00000 + 0x1000 * v;
+      uint32_t data = 0x40 + static_cast<uint32_t>(v);
+      auto write = [&](uint64_t offset, uint32_t value) {
+        pci->write(0, {Pci::kMsixTable + 16 * v + offset}, std::as_bytes(std::span(&value, 1)));
+      };
+      write(0, static_cast<uint32_t>(address)), write(4, 0), write(8, data), write(12, 0);
+    }
+    set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MASTER);
+    set_config<uint16_t>(msix + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE);
+  }
   void start(uint16_t config_vector = 0xffff, uint16_t queue_vector = 0xffff) {
     set_common<uint8_t>(VIRTIO_PCI_COMMON_STATUS, 0);
     set_common<uint8_t>(VIRTIO_PCI_COMMON_STATUS, 3);
@@ -146,22 +159,81 @@ TEST_F(PciTest, PinInterruptsAreClearedByReadingIsr) {
 
 TEST_F(PciTest, VectorsArriveAsMessages) {
   make();
-  for (uint64_t v = 0; v < 3; ++v) {
-    uint64_t address = 0xfee00000 + 0x1000 * v;
-    uint32_t data = 0x40 + static_cast<uint32_t>(v);
-    auto write = [&](uint64_t offset, uint32_t value) {
-      pci->write(0, {Pci::kMsixTable + 16 * v + offset}, std::as_bytes(std::span(&value, 1)));
-    };
-    write(0, static_cast<uint32_t>(address)), write(4, 0), write(8, data), write(12, 0);
-  }
-  set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MASTER);
-  set_config<uint16_t>(msix + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE);
+  enable_msix();
   start(0, 2);
   flush_request(1, true);
   ASSERT_EQ(msi.sent.size(), 1u);
   EXPECT_EQ(msi.sent[0], (std::pair<uint64_t, uint32_t>(0xfee02000, 0x42)));
   EXPECT_FALSE(irq.level);
   EXPECT_EQ(get<uint8_t>(VIRTIO_PCI_CAP_ISR_CFG, 0), 0);
+}
+
+// 4.1.5.1.2: no word of DRIVER_OK; illumos maps them after it, and fails when they do not read back.
+TEST_F(PciTest, VectorsCanBeMappedWhileTheDeviceWorks) {
+  make();
+  enable_msix();
+  start();
+  set_common<uint16_t>(VIRTIO_PCI_COMMON_Q_SELECT, 1);
+  set_common<uint16_t>(VIRTIO_PCI_COMMON_Q_MSIX, 2);
+  EXPECT_EQ(common<uint16_t>(VIRTIO_PCI_COMMON_Q_MSIX), 2);
+  flush_request(1);
+  ASSERT_EQ(msi.sent.size(), 1u);
+  EXPECT_EQ(msi.sent[0], (std::pair<uint64_t, uint32_t>(0xfee02000, 0x42)));
+  set_common<uint16_t>(VIRTIO_PCI_COMMON_Q_MSIX, 0xffff);
+  EXPECT_EQ(common<uint16_t>(VIRTIO_PCI_COMMON_Q_MSIX), 0xffff);
+  flush_request(1);
+  EXPECT_EQ(msi.sent.size(), 1u);
+}
+
+// 4.1.4.5.1: "MUST set the Device Configuration Interrupt bit in ISR status before sending a device configuration change notification", however it is sent.
+TEST_F(PciTest, ConfigurationChangesAreInIsrWithMsixToo) {
+  make();
+  enable_msix();
+  start(1, 2);
+  disk.bytes.resize(2 << 20);
+  loop->call([&] { dynamic_cast<Blk&>(pci->device()).disk_resized(); });
+  ASSERT_EQ(msi.sent.size(), 1u);
+  EXPECT_EQ(msi.sent[0].second, 0x41u);
+  EXPECT_FALSE(irq.level);
+  EXPECT_EQ(get<uint8_t>(VIRTIO_PCI_CAP_ISR_CFG, 0), 2);
+  EXPECT_EQ(get<uint8_t>(VIRTIO_PCI_CAP_ISR_CFG, 0), 0);
+}
+
+// PCI Local Bus 3.0, 6.8.3.3: with MSI-X enabled the function must not use its pin. virtio 4.1.4.5.1: without it the pin is the OR of ISR's bits.
+TEST_F(PciTest, PinRestsWhileMsixIsEnabled) {
+  make();
+  start();
+  flush_request(0);
+  EXPECT_TRUE(irq.level);
+  set_config<uint16_t>(msix + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE);
+  EXPECT_FALSE(irq.level);
+  EXPECT_FALSE(config<uint16_t>(PCI_STATUS) & PCI_STATUS_INTERRUPT);
+  set_config<uint16_t>(msix + PCI_MSIX_FLAGS, 0);
+  EXPECT_TRUE(irq.level);
+  EXPECT_EQ(get<uint8_t>(VIRTIO_PCI_CAP_ISR_CFG, 0), 1);
+  EXPECT_FALSE(irq.level);
+}
+
+// PCI Local Bus 3.0, 6.2.2: without Bus Master a function makes no accesses. It is all that keeps a device off a kernel started by kexec, until
+// that one's driver resets it; hence, as in QEMU, DRIVER_OK is gone with it.
+TEST_F(PciTest, WithoutBusMasterNothingIsTouchedUntilReset) {
+  make(false);
+  set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+  start();
+  flush_request(0);
+  set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MEMORY);
+  EXPECT_EQ(common<uint8_t>(VIRTIO_PCI_COMMON_STATUS), 3 | 8);
+  virtio_blk_outhdr header{VIRTIO_BLK_T_FLUSH, 0, 0};
+  drivers[0]->add({drivers[0]->string(std::string(reinterpret_cast<char*>(&header), sizeof header)), drivers[0]->room(1)});
+  set<uint16_t>(VIRTIO_PCI_CAP_NOTIFY_CFG, 0, 0);
+  set_config<uint16_t>(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+  for (int i = 0; i < 4; ++i) loop->step(0);
+  EXPECT_EQ(disk.flushes, 1u);
+  EXPECT_FALSE(drivers[0]->used());
+  drivers.clear();
+  start();
+  flush_request(0);
+  EXPECT_EQ(disk.flushes, 2u);
 }
 
 TEST_F(PciTest, ImpossibleVectorReadsBackAsNone) {
@@ -235,6 +307,22 @@ TEST_F(PciTest, SaveLoadSaveIsTheSame) {
   EXPECT_EQ(first.fields, second.fields);
   flush_request(0);
   EXPECT_EQ(disk.flushes, 2u);
+}
+
+TEST_F(PciTest, LoadedInterruptIsOnThePinUntilIsrIsRead) {
+  make(false);
+  start();
+  flush_request(0);
+  MapArchive saved;
+  pci->fields(saved);
+  make(false);
+  irq.level = false;  // another machine's
+  auto loader = saved.loader();
+  pci->fields(loader);
+  EXPECT_TRUE(irq.level);
+  EXPECT_TRUE(config<uint16_t>(PCI_STATUS) & PCI_STATUS_INTERRUPT);
+  EXPECT_EQ(get<uint8_t>(VIRTIO_PCI_CAP_ISR_CFG, 0), 1);
+  EXPECT_FALSE(irq.level);
 }
 
 TEST_F(PciTest, ResetForgetsEverything) {

@@ -94,10 +94,12 @@ bool Queue::placed() const {
          in_ram(config_.driver, 6 + 2ull * size) && in_ram(config_.device, 6 + 8ull * size);
 }
 
-std::byte* Queue::ring(GuestAddress start, uint64_t offset, uint64_t size) const {
+std::byte* Queue::ring(GuestAddress start, uint64_t offset, uint64_t size) {
   auto bytes = memory_.range(start + offset, size);
-  if (bytes.empty()) panic("virtio: a ring that was in RAM no longer is");
-  return bytes.data();
+  if (!bytes.empty()) return bytes.data();
+  // The guest can make memory disappear under a ring (GuestMemory::hide).
+  fail("a ring that was in RAM no longer is");
+  return nowhere_.data();
 }
 
 Queue::Descriptor Queue::load(const std::byte* from) {
@@ -155,7 +157,7 @@ bool Queue::add(Chain::Body& body, uint64_t address, uint32_t length, bool writa
 std::optional<Chain> Queue::pop() {
   if (state_.broken) return std::nullopt;
   auto body = packed_ ? pop_packed() : pop_split();
-  if (!body) return std::nullopt;
+  if (!body || state_.broken) return std::nullopt;
   in_flight_ += body->descriptors;
   return Chain(std::move(body));
 }

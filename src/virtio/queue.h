@@ -7,6 +7,7 @@
 
 #include <sys/uio.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -142,7 +143,7 @@ class Queue {
   static_assert(sizeof(Descriptor) == 16);
 
   bool placed() const;
-  std::byte* ring(GuestAddress start, uint64_t offset, uint64_t size) const;
+  std::byte* ring(GuestAddress start, uint64_t offset, uint64_t size);  // at most 16 bytes
   static Descriptor load(const std::byte* from);
   std::unique_ptr<Chain::Body> make_body();
   bool add(Chain::Body& body, uint64_t address, uint32_t length, bool writable);
@@ -159,7 +160,7 @@ class Queue {
   void disable_split();
   bool enable_split();
 
-  bool packed_available() const;
+  bool packed_available();
   std::unique_ptr<Chain::Body> pop_packed();
   bool walk_packed_indirect(Chain::Body& body, const Descriptor& table);
   struct PackedSlot {
@@ -177,6 +178,7 @@ class Queue {
   std::function<void()> on_broken_;
   bool packed_;
   State state_;
+  alignas(16) std::array<std::byte, 16> nowhere_{};  // stands for a place in a ring that is gone
   unsigned in_flight_ = 0;         // ring slots popped and not yet pushed
   std::vector<std::unique_ptr<Chain::Body>> spare_;  // kept for their capacity
 };

@@ -24,7 +24,7 @@ void store16(std::byte* at, uint16_t value, int order = __ATOMIC_RELAXED) {
 
 }  // namespace
 
-bool Queue::packed_available() const {
+bool Queue::packed_available() {
   uint16_t flags = load16(ring(config_.descriptors, 16ull * state_.next_avail + kFlagsOffset, 2), __ATOMIC_ACQUIRE);
   return !!(flags & kAvail) == state_.avail_wrap && !!(flags & kUsed) != state_.avail_wrap;
 }

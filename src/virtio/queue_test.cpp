@@ -373,6 +373,27 @@ TEST_P(QueueTest, RingsOutsideRamAreBrokenFromTheStart) {
   EXPECT_TRUE(is_broken([](auto& c) { c.device = GuestAddress{0x1002}; }));
 }
 
+TEST_P(QueueTest, RingsThatDisappearBreakTheQueue) {
+  for (GuestAddress Queue::Config::*part : {&Queue::Config::descriptors, &Queue::Config::driver, &Queue::Config::device}) {
+    broken = 0;
+    make(8);
+    driver->add({driver->string("a")});
+    driver->add({driver->string("b")});
+    auto chain = queue->pop();
+    ASSERT_TRUE(chain);
+    memory->hide(0, driver->config.*part, 32);
+    queue->disable_notifications();
+    queue->push(std::move(*chain), 0);
+    queue->needs_interrupt();
+    queue->enable_notifications();
+    EXPECT_FALSE(queue->pop());
+    EXPECT_TRUE(queue->broken());
+    EXPECT_EQ(broken, 1);
+    memory->hide(0, {}, 0);
+    EXPECT_FALSE(queue->pop());
+  }
+}
+
 TEST_P(QueueTest, ZeroLengthDescriptorsAreNothing) {
   make(8);
   driver->add({Buffer{GuestAddress{~0ull}, 0}, driver->string("x")});

@@ -54,11 +54,27 @@ void Transport::write_status(uint8_t value) {
   if (!(before & VIRTIO_CONFIG_S_FEATURES_OK) && !acceptable) value &= ~VIRTIO_CONFIG_S_FEATURES_OK;
   // Bits once set go away by reset only; the device's own bit is not the driver's to set.
   status_.fetch_or(value & ~VIRTIO_CONFIG_S_NEEDS_RESET);
+  if (value & ~before & VIRTIO_CONFIG_S_FEATURES_OK) device_->features_accepted(driver_features_);
   if (!was_ok && driver_ok() && !paused_) activate();
 }
 
 Transport::QueueSetup* Transport::writable_setup(unsigned index) {
   return status_ & VIRTIO_CONFIG_S_DRIVER_OK ? nullptr : setup(index);
+}
+
+void Transport::disable_queue(unsigned index) {
+  QueueSetup* s = setup(index);
+  if (!s || !s->ready) return;
+  const bool was_active = active_;
+  deactivate();
+  s->ready = false;
+  states_[index] = {};
+  if (was_active) activate();
+}
+
+void Transport::stop() {
+  deactivate();
+  status_.fetch_and(static_cast<uint8_t>(~VIRTIO_CONFIG_S_DRIVER_OK));
 }
 
 void Transport::needs_reset() {

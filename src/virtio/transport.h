@@ -43,7 +43,7 @@ class Transport : public Interrupt {
     uint16_t max = 0;
     uint16_t size = 0;
     bool ready = false;
-    uint16_t vector = kNoVector;
+    uint16_t vector = kNoVector;  // by std::atomic_ref where the device may be active: it is read on the device's thread
     uint64_t descriptors = 0, driver = 0, device = 0;
   };
 
@@ -61,6 +61,10 @@ class Transport : public Interrupt {
   // A queue's set-up, or null when there is no such queue. The driver may change it only before DRIVER_OK.
   QueueSetup* setup(unsigned index) { return index < setups_.size() ? &setups_[index] : nullptr; }
   QueueSetup* writable_setup(unsigned index);
+  // The driver takes a queue back, at any time: the device touches its rings no more.
+  void disable_queue(unsigned index);
+  // As if DRIVER_OK had not been set: memory is out of the device's reach. A driver has to reset it before it goes on.
+  void stop();
 
   void read_config(uint64_t offset, std::span<std::byte> data);
   void write_config(uint64_t offset, std::span<const std::byte> data);

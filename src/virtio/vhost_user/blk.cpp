@@ -24,6 +24,7 @@ constexpr uint64_t kBlkFeatures = bit(VIRTIO_BLK_F_SIZE_MAX) | bit(VIRTIO_BLK_F_
                                   bit(VIRTIO_BLK_F_WRITE_ZEROES);
 // What the back-end has to know of rings; of packed ones it could not tell where it is.
 constexpr uint64_t kRing = bit(VIRTIO_F_VERSION_1) | bit(VIRTIO_RING_F_EVENT_IDX) | bit(VIRTIO_RING_F_INDIRECT_DESC);
+constexpr uint64_t kWce = offsetof(virtio_blk_config, wce);  // the one field that is the driver's
 constexpr uint64_t kRetryNs = 500'000'000;
 constexpr unsigned kDrainMs = 2000;
 
@@ -61,6 +62,10 @@ Result<> Blk::connect() {
   auto end = TRY(FrontEnd::negotiate(TRY(Connection::open(config_.path))));
   if (!(end->features() & bit(VIRTIO_F_VERSION_1))) return fail(ErrorKind::kUnsupported, "the back-end knows virtio before 1.0 alone");
   if (!end->has_config()) return fail(ErrorKind::kUnsupported, "the back-end does not tell its disk's size (no protocol feature CONFIG)");
+  if (!bells_.empty()) {  // not the first: what the driver was offered, or has accepted, must be there
+    const uint64_t missing = (queues_.empty() ? features_ : accepted_) & (kBlkFeatures | kRing) & ~end->features();
+    if (missing || end->queues() < bells_.size()) return fail(ErrorKind::kUnsupported, "it can less than the one before");
+  }
   auto bytes = TRY(end->read_config(offsetof(virtio_blk_config, max_secure_erase_sectors)));
   TRY_VOID(pins_.loop.watch(end->fd(), EPOLLIN | EPOLLRDHUP, [this](uint32_t events) {
     std::byte first;
@@ -69,8 +74,11 @@ Result<> Blk::connect() {
   }));
   std::lock_guard lock(space_mutex_);
   const uint16_t queues = space_.num_queues;
+  const uint8_t cache_mode = space_.wce;
   memcpy(&space_, bytes.data(), bytes.size());
+  its_cache_mode_ = space_.wce;
   space_.num_queues = queues;
+  if (!bells_.empty()) space_.wce = cache_mode;  // the driver knows of the mode that there was, and start() tells it
   back_end_ = std::move(end);
   return {};
 }
@@ -87,7 +95,6 @@ void Blk::read_config(uint64_t offset, std::span<std::byte> data) {
 }
 
 void Blk::write_config(uint64_t offset, std::span<const std::byte> data) {
-  constexpr uint64_t kWce = offsetof(virtio_blk_config, wce);  // the one field that is the driver's
   if (offset > kWce || offset + data.size() <= kWce) return;
   const std::byte value = data[kWce - offset] & std::byte{1};
   {
@@ -96,8 +103,26 @@ void Blk::write_config(uint64_t offset, std::span<const std::byte> data) {
   }
   pins_.loop.call([&] {
     if (!back_end_) return;
-    if (auto done = back_end_->write_config(kWce, {&value, 1}); !done) lost(done.error().message);
+    if (auto done = tell_cache_mode(); !done) lost(done.error().message);
   });
+}
+
+Result<> Blk::tell_cache_mode() {
+  std::byte mode;
+  {
+    std::lock_guard lock(space_mutex_);
+    mode = std::byte{space_.wce};
+  }
+  if (mode == std::byte{its_cache_mode_}) return {};
+  TRY_VOID(back_end_->write_config(kWce, {&mode, 1}));
+  its_cache_mode_ = std::to_integer<uint8_t>(mode);
+  return {};
+}
+
+// 5.2.5.2: a driver that could not flush a cache gets none.
+void Blk::features_accepted(uint64_t features) {
+  std::lock_guard lock(space_mutex_);
+  if (features & bit(VIRTIO_BLK_F_CONFIG_WCE) && !(features & bit(VIRTIO_BLK_F_FLUSH))) space_.wce = 0;
 }
 
 void Blk::activate(uint64_t accepted_features, std::span<Queue* const> queues, Interrupt& interrupt) {
@@ -112,6 +137,7 @@ void Blk::activate(uint64_t accepted_features, std::span<Queue* const> queues, I
 
 Result<> Blk::start() {
   TRY_VOID(back_end_->set_features(accepted_));
+  if (accepted_ & bit(VIRTIO_BLK_F_CONFIG_WCE)) TRY_VOID(tell_cache_mode());
   TRY_VOID(back_end_->set_memory(pins_.memory));
   for (unsigned i = 0; i < queues_.size(); i++) {
     if (!queues_[i] || queues_[i]->broken()) continue;
@@ -183,8 +209,6 @@ void Blk::lost(const std::string& why) {
 void Blk::try_again() {
   auto again = [this]() -> Result<> {
     TRY_VOID(connect());
-    const uint64_t missing = (queues_.empty() ? features_ : accepted_) & (kBlkFeatures | kRing) & ~back_end_->features();
-    if (missing || back_end_->queues() < bells_.size()) return fail(ErrorKind::kUnsupported, "it can less than the one before");
     if (queues_.empty()) return {};
     return start();
   };

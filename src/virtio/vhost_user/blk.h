@@ -42,6 +42,7 @@ class Blk final : public Device {
   std::vector<uint16_t> queue_sizes() const override;
   void read_config(uint64_t offset, std::span<std::byte> data) override;
   void write_config(uint64_t offset, std::span<const std::byte> data) override;
+  void features_accepted(uint64_t features) override;
   void activate(uint64_t accepted_features, std::span<Queue* const> queues, Interrupt& interrupt) override;
   void notify(unsigned index) override;
   void deactivate() override;
@@ -54,6 +55,7 @@ class Blk final : public Device {
   Blk(const BlkConfig& config, Pins pins) : config_(config), pins_(pins) {}
   Result<> connect();
   Result<> start();
+  Result<> tell_cache_mode();
   Result<> take_back(unsigned index);
   void lost(const std::string& why);
   void try_again();
@@ -69,6 +71,7 @@ class Blk final : public Device {
   // The rest belongs to the loop's thread.
   std::unique_ptr<FrontEnd> back_end_;  // null: it is gone
   std::unique_ptr<Timer> retry_;
+  uint8_t its_cache_mode_ = 0;  // the back-end's "writeback", as it said or was told
   bool told_unfit_ = false;
   std::vector<Queue*> queues_;
   uint64_t accepted_ = 0;
