@@ -201,7 +201,7 @@ std::vector<std::pair<uintptr_t, uintptr_t>> unknown(uintptr_t begin, uintptr_t 
 // What lies in a slot becomes ranges of files, as far as it can: with what lies below it down to where guest address 0 would be, for a machine's
 // memory is in several slots, and the first of them small.
 void find_files(uintptr_t begin, uintptr_t end, uint64_t guest_address) {
-  for (const Mapping& m : mappings(begin, end)) {
+  for (const Mapping& m : mappings(begin, end, true)) {
     uintptr_t from = std::max(begin, m.begin);
     if (m.begin <= begin && guest_address <= begin - m.begin) from = begin - guest_address;
     for (auto [first, last] : unknown(from, std::min(end, m.end))) {
@@ -268,7 +268,6 @@ bool wanted() {
 }  // namespace
 
 void lend_slot(int vm, uintptr_t argument) {
-  if (!wanted()) return;
   kvm_userspace_memory_region region;
   if (!read_argument(argument, region)) return;
   const uintptr_t begin = region.userspace_addr, end = begin + region.memory_size;
@@ -278,8 +277,11 @@ void lend_slot(int vm, uintptr_t argument) {
   HeldSignals held;
   std::lock_guard lock(mutex);
   ranges.reserve(kMostRanges);
-  if (may_be_lent(begin, end)) forget_what_is_gone(begin, end);
-  if (region.memory_size >= kLeast) find_files(begin, end, region.guest_phys_addr);
+  // Small slots come and go while a machine starts, and each look takes some 100 us.
+  if (region.memory_size >= kLeast) {
+    if (may_be_lent(begin, end)) forget_what_is_gone(begin, end);
+    if (!unknown(begin, end).empty() && wanted()) find_files(begin, end, region.guest_phys_addr);
+  }
   for (Range& r : ranges) {
     if (!r.lendable || r.begin >= end || r.end <= begin) continue;
     if (std::none_of(r.to.begin(), r.to.end(), [&](const auto& to) { return to.first == info.st_ino; })) lend(r, info.st_ino, vm);

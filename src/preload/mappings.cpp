@@ -9,9 +9,9 @@
 
 namespace vireo::preload {
 
-std::vector<Mapping> mappings(uintptr_t begin, uintptr_t end) {
+std::vector<Mapping> mappings(uintptr_t begin, uintptr_t end, bool with_flags) {
   std::vector<Mapping> found;
-  FILE* file = ::fopen("/proc/self/smaps", "re");
+  FILE* file = ::fopen(with_flags ? "/proc/self/smaps" : "/proc/self/maps", "re");
   if (file == nullptr) return found;
   char* line = nullptr;
   size_t room = 0;

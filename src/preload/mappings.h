@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the process has mapped, as /proc/self/smaps tells it (proc(5)).
+// What the process has mapped, as /proc/self/maps and smaps tell it (proc(5)).
 #pragma once
 
 #include <sys/types.h>
@@ -16,12 +16,13 @@ struct Mapping {
   dev_t device = 0;
   ino_t inode = 0;
   bool readable = false, writable = false, executable = false, shared = false, named = false;
-  std::string flags;  // VmFlags
+  std::string flags;  // smaps' VmFlags
 
   bool has(const char* flag) const { return flags.find(std::string(" ") + flag + " ") != std::string::npos; }
 };
 
-// The mappings that overlap [begin, end), in order of address; the file is read no further than that. None if it cannot be read.
-std::vector<Mapping> mappings(uintptr_t begin, uintptr_t end);
+// The mappings that overlap [begin, end), in order of address; the file is read no further than that. None if it cannot be read. Flags take the kernel a
+// walk through the page tables of all that lies below.
+std::vector<Mapping> mappings(uintptr_t begin, uintptr_t end, bool with_flags = false);
 
 }  // namespace vireo::preload
