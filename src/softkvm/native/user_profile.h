@@ -17,6 +17,10 @@ struct UserProfile {
   static constexpr uint64_t kStartMicroseconds = 2500;    // of user time before a space is looked at: most processes end sooner
   static constexpr uint64_t kLongMicroseconds = 800;      // stretches that leave no doubt
   static constexpr uint64_t kMostOverhead = 3;             // times what the program itself has computed there: about what translation would take
+  // The guest's kernel takes longer behind a stub, which has used the CPU's caches and predictors: three times as long was seen, for calls of 8 us. A
+  // program that is there this many times as long as it computes is no quicker in a stub, however little the stub itself costs.
+  static constexpr uint64_t kMostKernel = 2;
+  static constexpr uint64_t kKernelMicroseconds = 200;    // between two stretches of one space; longer, and others have run, or nobody
   static constexpr unsigned kMostHeldSteps = 200;         // instructions that are stepped through until a page is left
   static constexpr unsigned kMostHolds = 50;              // in one stretch
   static constexpr unsigned kMostPause = 64;              // windows that a space which was given up is left alone, at the most
@@ -25,6 +29,7 @@ struct UserProfile {
     uint64_t cr3 = ~0ull;
     uint64_t total = 0, ticks = 0, stretches = 0;
     uint64_t computed = 0;    // of `ticks`: in a stub, without the switches there and back
+    uint64_t kernel = 0;      // between these stretches
     uint32_t pause = 0, next_pause = 1;  // windows to wait; what the next giving-up costs
     bool native = false;
     bool unfit = false;  // what the pause is for: it could not run natively, not that it did not pay
@@ -33,6 +38,8 @@ struct UserProfile {
   Space spaces[kSpaces];
   Space* current = nullptr;
   uint64_t since = 0;
+  const Space* left = nullptr;  // the last one that was, and when
+  uint64_t left_at = 0;
   uint64_t computed = 0;      // in this stretch
   uint64_t switch_ticks = 0;  // StubProcess::switch_ticks()
   uint32_t ticks_per_microsecond = 0;  // 0: native running is off
@@ -53,12 +60,15 @@ struct UserProfile {
     holds = 0;
     computed = 0;
     since = __builtin_ia32_rdtsc();
+    if (&s == left && since - left_at < kKernelMicroseconds * ticks_per_microsecond) s.kernel += since - left_at;
   }
   void leave() {
     in_user = native = held = false;
     if (!current) return;
     Space& s = *current;
-    const uint64_t ticks = __builtin_ia32_rdtsc() - since;
+    left = &s;
+    left_at = __builtin_ia32_rdtsc();
+    const uint64_t ticks = left_at - since;
     s.ticks += ticks;
     s.stretches++;
     s.computed += computed;
@@ -67,7 +77,7 @@ struct UserProfile {
     if (s.ticks < kWindowMicroseconds * ticks_per_microsecond && ticks < kLongMicroseconds * ticks_per_microsecond) return;
     s.total += s.ticks;
     decide(s);
-    s.ticks = s.stretches = s.computed = 0;
+    s.ticks = s.stretches = s.computed = s.kernel = 0;
   }
   // The current space cannot be run natively now: whatever asked for more costs than it gives.
   void give_up() {
@@ -121,7 +131,7 @@ struct UserProfile {
     const uint64_t average = s.ticks / s.stretches;
     if (s.native) {
       // What a trap costs differs from host to host, and by what follows: pages that have to be mapped, instructions that are not run there.
-      if (average < worth(kStaySwitches, kStayMicroseconds) || s.ticks > kMostOverhead * s.computed) pause(s);
+      if (average < worth(kStaySwitches, kStayMicroseconds) || s.ticks > kMostOverhead * s.computed || s.kernel > kMostKernel * s.computed) pause(s);
       else if (s.next_pause > 1) s.next_pause--;
       return;
     }

@@ -95,5 +95,24 @@ TEST(UserProfile, WhereSwitchesAreDearStretchesHaveToBeLongerToGoThere) {
   }
 }
 
+// A program that makes short calls all the time computes no more in a stub than elsewhere, and its kernel is slower. Others run between two stretches
+// now and then: that is not the kernel's time for this one.
+TEST(UserProfile, ASpaceThatIsMostlyInItsKernelComesBack) {
+  for (const uint64_t kernel : {10'000'000ull, 60'000'000ull, 900'000'000ull}) {
+    UserProfile profile;
+    profile.ticks_per_microsecond = 1'000'000, profile.switch_ticks = 1'000'000;
+    profile.enter(kCr3);
+    profile.current->native = true;
+    for (int i = 0; i < 200 && profile.current->native; i++) {
+      profile.left_at = __builtin_ia32_rdtsc() - kernel;
+      stretch(profile, 20'000'000, 15'000'000);
+    }
+    EXPECT_EQ(profile.current->native, kernel != 60'000'000) << kernel;
+    profile.left_at = __builtin_ia32_rdtsc() - 60'000'000;
+    profile.enter(kCr3 + 0x1000);
+    EXPECT_EQ(profile.current->kernel, 0u);
+  }
+}
+
 }  // namespace
 }  // namespace vireo::softkvm
