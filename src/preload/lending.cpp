@@ -9,6 +9,7 @@
 #include <linux/kvm.h>
 #include <linux/mempolicy.h>
 #include <linux/userfaultfd.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -42,17 +43,20 @@ constexpr uint64_t kLeast = 2 << 20;         // smaller memory is no operating s
 constexpr uint64_t kMostCopied = 64 << 20;   // of what is in use already: a program that has filled its memory would wait, and need it twice meanwhile
 constexpr size_t kMostRanges = 256;
 
+using Vms = std::vector<std::pair<ino_t, int>>;  // a handle's file and number
+
 struct Range {
   uintptr_t begin, end;
   OwnedFd file;
   uint64_t offset;  // of `begin`
   bool ours;        // was private memory
   bool lendable = true;
-  std::vector<std::pair<ino_t, int>> to = {};  // VMs that have it: the handle's file and number
+  Vms to = {};  // that have it
 };
 
 std::mutex mutex;
-std::vector<Range> ranges;  // they do not overlap
+HeldOverFork over_fork;
+auto& ranges = *new std::vector<Range>;  // they do not overlap; threads may outlive the program's end
 // Around all ranges, for those who ask without the mutex.
 std::atomic<uintptr_t> lowest{~uintptr_t{0}}, highest{0};
 
@@ -147,16 +151,15 @@ void note_bounds() {
   highest.store(high, std::memory_order_release);
 }
 
-// Calls f(VM's number) for each VM that has the range; a number may be another file's by now.
-template <class F>
-void each_vm(const Range& range, F f) {
+// A number may be another file's by now.
+bool is_still(ino_t file, int fd) {
   struct stat info;
-  for (auto [file, fd] : range.to)
-    if (::fstat(fd, &info) == 0 && info.st_ino == file) f(fd);
+  return ::fstat(fd, &info) == 0 && info.st_ino == file;
 }
 
-void take_back(Range& range) {
-  each_vm(range, [&](int vm) { softkvm::return_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin); });
+void take_back(const Range& range) {
+  for (auto [file, vm] : range.to)
+    if (is_still(file, vm)) softkvm::return_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin);
 }
 
 void lend(Range& range, ino_t file, int vm) {
@@ -178,8 +181,8 @@ void cut(uintptr_t begin, uintptr_t end) {
       Range left{.begin = from, .end = until, .file = OwnedFd(::fcntl(old.file.get(), F_DUPFD_CLOEXEC, 3)), .offset = old.offset + (from - old.begin),
                  .ours = old.ours, .lendable = old.lendable};
       if (!left.file.valid()) continue;
-      if (left.lendable)
-        for (auto [file, vm] : old.to) each_vm(Range{.begin = from, .end = until, .file = {}, .offset = 0, .ours = false, .to = {{file, vm}}}, [&](int fd) { lend(left, file, fd); });
+      for (auto [file, vm] : old.to)
+        if (is_still(file, vm)) lend(left, file, vm);
       ranges.insert(ranges.begin() + static_cast<ptrdiff_t>(i++), std::move(left));
     }
   }
@@ -274,6 +277,15 @@ void lend_slot(int vm, uintptr_t argument) {
   if (region.memory_size == 0 || end < begin || begin % kPage != 0 || end % kPage != 0 || region.flags & KVM_MEM_READONLY) return;
   struct stat info;
   if (!softkvm::is_handle(vm) || ::fstat(vm, &info) != 0) return;
+  // Behind softkvm's own, whose locks are taken under this one: handlers before a fork run in the other order.
+  static std::once_flag once;
+  std::call_once(once, [] {
+    ::pthread_atfork([] { over_fork.lock(mutex); }, [] { over_fork.unlock(mutex); }, [] {
+      // What a child drops of the file would be gone for its parent too.
+      lowest.store(~uintptr_t{0}), highest.store(0);
+      over_fork.unlock(mutex);
+    });
+  });
   HeldSignals held;
   std::lock_guard lock(mutex);
   ranges.reserve(kMostRanges);

@@ -756,6 +756,22 @@ TEST(Lending, WhatWouldNotBeTheSameStays) {
   EXPECT_EQ(errno, EFAULT);
 }
 
+// Its copy it is no more, but what a child drops stays the program's.
+TEST(Lending, AForksChildDropsNothing) {
+  Machine m;
+  SharedMemory memory;
+  std::memset(memory.at, 7, memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(::madvise(memory.at, memory.kSize, MADV_DONTNEED) == 0 && ::munmap(memory.at, memory.kSize) == 0 ? 0 : 1);
+  int status;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  for (size_t i = 0; i < memory.kSize; i += 4096) ASSERT_EQ(memory.at[i], 7) << i;
+  ASSERT_EQ(::madvise(memory.at, memory.kSize, MADV_DONTNEED), 0);
+  EXPECT_EQ(memory.at[0], 0);
+}
+
 // The slots of a board's memory: a small one at 0, and the rest behind a hole for the VGA's. The first comes along.
 TEST(Lending, TheFirstMegabyteComesWithTheRest) {
   Machine m;
