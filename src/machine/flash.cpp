@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/busy_file.h"
 #include "base/log.h"
 #include "machine/machine.h"
 
@@ -74,7 +75,10 @@ Result<> Flash::load_variables(const std::string& path) {
   struct flock lock {};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
-  if (fcntl(file_.get(), F_OFD_SETLK, &lock)) return fail(ErrorKind::kBusy, what + ": in use by another program");
+  TRY_VOID(while_busy([&]() -> Result<> {
+    if (fcntl(file_.get(), F_OFD_SETLK, &lock)) return fail(ErrorKind::kBusy, what + ": in use by another program");
+    return {};
+  }));
   const uint64_t size = TRY(image_size(file_.get(), kMost - code_.size(), what));
   variables_ = TRY(map_copy(file_.get(), size, what));
   variables_at_ = kEnd - code_.size() - size;

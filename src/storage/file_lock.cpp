@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 
+#include "base/busy_file.h"
 #include "base/log.h"
 
 namespace vireo::storage {
@@ -26,9 +27,7 @@ bool locked_by_others(int fd, off_t at) {
   return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
-}  // namespace
-
-Result<> lock_image(int fd, bool writable, const std::string& name, bool share_writers) {
+Result<> try_lock(int fd, bool writable, const std::string& name, bool share_writers) {
   const unsigned doing = kRead | (writable ? kWrite : 0);
   const unsigned refusing = share_writers ? 0 : kWrite | kResize;
   // All locks first, then the looks: of two programs starting together at least one sees the other.
@@ -53,6 +52,12 @@ Result<> lock_image(int fd, bool writable, const std::string& name, bool share_w
                   EBUSY);
   }
   return {};
+}
+
+}  // namespace
+
+Result<> lock_image(int fd, bool writable, const std::string& name, bool share_writers) {
+  return while_busy([&] { return try_lock(fd, writable, name, share_writers); });
 }
 
 }  // namespace vireo::storage

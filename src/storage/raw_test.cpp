@@ -3,6 +3,9 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
 #include <sys/stat.h>
 
 #include <deque>
@@ -385,6 +388,22 @@ TEST(RawLock, OneWriterOrManyReaders) {
   EXPECT_NE(second.error().message.find("in use"), std::string::npos);
   auto unlocked = Raw::create({.path = file.path, .lock = false, .aio = Aio::kThreads}, *loop);
   EXPECT_TRUE(unlocked);
+}
+
+// As a killed program's descriptors are, for which its parent does not wait (base/busy_file.h).
+TEST(RawLock, WhatIsGivenBackSoonIsWaitedFor) {
+  auto loop = std::move(*EventLoop::create());
+  TempFile file(8192);
+  int held = ::open(file.path.c_str(), O_RDWR | O_CLOEXEC);
+  struct flock lock {};
+  lock.l_type = F_WRLCK, lock.l_whence = SEEK_SET, lock.l_start = 100, lock.l_len = 200;
+  ASSERT_EQ(::fcntl(held, F_OFD_SETLK, &lock), 0);
+  std::thread other([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    ::close(held);
+  });
+  EXPECT_TRUE(Raw::create({.path = file.path, .aio = Aio::kThreads}, *loop));
+  other.join();
 }
 
 TEST(RawOpen, MistakesAreNamed) {
