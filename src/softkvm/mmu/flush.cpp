@@ -30,10 +30,12 @@ void forget_code_writes(Engine& engine) {
 // Jump entries into a page, or to an instruction that reaches into it. They are in the logs of what was filled, or lie among 4096 (jump_index()
 // leaves the page offset's bits together) and the few that the page before ends in: the shorter list is looked through.
 void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
+  bool others = false;  // entries that have the page's bit
   auto drop = [&](unsigned i) {
     JumpEntry& entry = engine.jump[view][i];
     const uint64_t last = (entry.tag + kMaxInsnLength) & kPageMask;  // behind 4 GiB comes address 0, with 32 bits
     if ((entry.tag & kPageMask) == page || last == page || (page == 0 && last == 1ull << 32)) entry.tag = no_jump(i);
+    else others |= JumpPages::alike(entry.tag, page) && entry.tag != no_jump(i);
   };
   FillLog &own = engine.jump_log[view], &global = engine.jump_log_global[view];
   if (by_log && own.count + global.count <= 1024) {  // an entry is looked up at random, the 4096 in a row
@@ -42,18 +44,19 @@ void drop_jump_page(Engine& engine, unsigned view, uint64_t page, bool by_log) {
         drop(i);
         return engine.jump[view][i].tag != no_jump(i);
       });
-    return;
+  } else {
+    const unsigned first = jump_index(page) & ~0xfffu;
+    for (unsigned i = 0; i < 4096; i++) drop(first + i);
+    for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
   }
-  const unsigned first = jump_index(page) & ~0xfffu;
-  for (unsigned i = 0; i < 4096; i++) drop(first + i);
-  for (unsigned back = 1; back <= kMaxInsnLength; back++) drop(jump_index(page - back));
+  if (!others) engine.jump_pages[view].clear_own(page);
 }
 
 void drop_jumps(VcpuState& vcpu, uint64_t page) {
   const uint32_t off = vcpu.vm->off;
   Engine& engine = engine_of(vcpu);
   for (unsigned v = 0; v < kViews; v++)
-    if (off & kSwitchInvlpgFilter || engine.jump_pages[v][page >> 18 & 1023] >> (page >> 12 & 63) & 1)
+    if (off & kSwitchInvlpgFilter || engine.jump_pages[v].may_have(page))
       drop_jump_page(engine, v, page, !(off & (kSwitchInvlpgFilter | kSwitchFillLog)));
 }
 
@@ -320,7 +323,7 @@ void flush_faulted_page(VcpuState& vcpu, uint64_t linear) {
     kept |= engine.tlb[v].read[index] == page || engine.tlb[v].write[index] == page || engine.areas[v].find(linear) != nullptr;
   for (const KnownAreas& areas : engine.fetch_areas) kept |= areas.find(linear) != nullptr;
   for (unsigned v = 0; v < kViews; v++) {
-    kept |= engine.code_writes[v][index % kCodePageWrites].tag == page || (engine.jump_pages[v][page >> 18 & 1023] >> (page >> 12 & 63) & 1);
+    kept |= engine.code_writes[v][index % kCodePageWrites].tag == page || engine.jump_pages[v].may_have(page);
     for (const auto& pages : engine.recent[v])
       for (const RecentPage& recent : pages) kept |= recent.tag == page;
   }

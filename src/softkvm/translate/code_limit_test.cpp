@@ -3,6 +3,7 @@
 // SDM vol 2, JMP, Jcc, LOOP: a branch beyond the limit faults at the branch. An AMD CPU (family 26) does all of this so in segments of an LDT.
 #include <gtest/gtest.h>
 
+#include "softkvm/translate/engine.h"
 #include "softkvm/translate/fault_machine.h"
 
 namespace vireo::softkvm {
@@ -26,7 +27,7 @@ class LimitMachine : public FaultMachine {
   // Runs from `eip`; where its #GP has left EIP.
   uint64_t fault_from(uint64_t eip) {
     vcpu->rip = eip;
-    if (step) vcpu->set_rflags(vcpu->rflags() | 0x10000);  // RF: the first instruction runs in step mode
+    engine_of(*vcpu).step_next = step;  // the first instruction runs in step mode
     vcpu->state_changed();
     EXPECT_EQ(go(), unsigned{KVM_EXIT_HLT});
     EXPECT_EQ(vcpu->rip, kHandlers + kGP * 16 + 1);

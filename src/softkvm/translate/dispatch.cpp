@@ -173,20 +173,26 @@ extern "C" const void* softkvm_link(VcpuState* vcpu, const void* behind) {
 }
 
 namespace {
+// RF, which IRET sets behind each page fault, is over with the next instruction: a fault's image has it again. What RF keeps away is not there, so that the
+// instruction need not run alone; only an interrupt that comes before it, though it was not there yet just now, finds RF gone.
+void begin_without_breakpoints(VcpuState& vcpu) { vcpu.system_flags &= ~kRF; }
+
 // Where an instruction that has changed rip or the mode goes on, when nothing is due before the next one; else null. Everything that run_fast()
 // looks at before it enters translated code has to be looked at here too.
 const void* go_on_directly(Vcpu& vcpu) {
   Engine& engine = engine_of(vcpu);
   if (vcpu.vm->off & kSwitchDirectJumps || vcpu.attention || engine.stepping || engine.completing || engine.exclusive || engine.smc_count ||
       engine.writes_open || engine.ahead_left || engine.profile.native || engine.profile.held || vcpu.single_step_pending ||
-      vcpu.system_flags & (kTF | kRF) || vcpu.injected.pending || vcpu.guest_debug.control || breakpoints_armed(vcpu) ||
+      vcpu.system_flags & kTF || vcpu.injected.pending || vcpu.guest_debug.control || breakpoints_armed(vcpu) ||
       vcpu.run->request_interrupt_window)
     return nullptr;
   const uint64_t linear = rip_linear(vcpu);
   const JumpEntry& known = engine.jump[view_of(vcpu.mode)][jump_index(linear)];
   engine.target = linear;
-  if (known.tag == linear && ((vcpu.mode & kModeCodeMask) == kModeCode64 || vcpu.mode & kModeFlatCode)) return known.code;
-  return find_code(vcpu, linear, vcpu.mode);
+  const bool straight = known.tag == linear && ((vcpu.mode & kModeCodeMask) == kModeCode64 || vcpu.mode & kModeFlatCode);
+  const void* code = straight ? known.code : find_code(vcpu, linear, vcpu.mode);
+  if (code) begin_without_breakpoints(vcpu);
+  return code;
 }
 const void* const kLeave = reinterpret_cast<const void*>(1);
 }  // namespace
@@ -379,7 +385,7 @@ void flush_jump_cache(VcpuState& vcpu, unsigned view, bool keep_global) {
 void flush_all_jump_caches(VcpuState& vcpu) {
   for (unsigned v = 0; v < kViews; v++) {
     flush_jump_cache(vcpu, v);
-    for (uint64_t& word : engine_of(vcpu).jump_pages[v]) word = 0;
+    engine_of(vcpu).jump_pages[v].clear();
   }
   engine_of(vcpu).sure.clear();
 }
@@ -467,7 +473,7 @@ Action run_fast(Vcpu& vcpu) {
     bool trap = vcpu.system_flags & kTF;
     bool debug_step = vcpu.guest_debug.control & KVM_GUESTDBG_SINGLESTEP && vcpu.guest_debug.control & KVM_GUESTDBG_ENABLE;
     const bool resume = vcpu.system_flags & kRF, armed = breakpoints_armed(vcpu);
-    step |= trap || debug_step || engine.completing || vcpu.attention || resume || armed;
+    step |= trap || debug_step || engine.completing || vcpu.attention || armed;
     if (engine.profile.held && !step) {
       step = engine.profile.step_on(rip_linear(vcpu));
       if (engine.profile.native) continue;
@@ -500,8 +506,8 @@ Action run_fast(Vcpu& vcpu) {
         begin_step(engine);
         engine.watching = armed ? watched(vcpu) : 0;
         engine.watch_hits = 0;
-        vcpu.system_flags &= ~kRF;  // over with this instruction, whatever it was; a fault's image has it again
       }
+      begin_without_breakpoints(vcpu);  // where there are, it is a step
       engine.link_site = nullptr;
       softkvm_enter(code, linear);
       if (step && engine.reason == kReasonStepDone && masked_store_again(engine)) softkvm_enter(code, linear);

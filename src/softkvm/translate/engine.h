@@ -101,6 +101,26 @@ struct CodePageWrite {
 // Where a linear address is looked for: mixed, since big programs spread their code over many times 64 KiB.
 constexpr unsigned jump_index(uint64_t linear) { return static_cast<unsigned>((linear ^ linear >> kJumpBits) & (kJumpEntries - 1)); }
 
+// Which pages jump entries may have been filled by way of, by a hash. Pages of one bit have their own entries among the same 4096, so who looks
+// through those can tell that a bit is for nothing any more.
+class JumpPages {
+ public:
+  void note(uint64_t linear) { set(own_, linear); }
+  // An instruction of the page before reaches into this one: its entry is somewhere else.
+  void note_reached(uint64_t linear) { set(reached_, linear); }
+  bool may_have(uint64_t linear) const { return (own_[bit_of(linear) / 64] | reached_[bit_of(linear) / 64]) >> bit_of(linear) % 64 & 1; }
+  // No entry of the page's bit is left but for those that reach into such a page.
+  void clear_own(uint64_t linear) { own_[bit_of(linear) / 64] &= ~(1ull << bit_of(linear) % 64); }
+  static constexpr bool alike(uint64_t one, uint64_t other) { return bit_of(one) == bit_of(other); }
+  void clear() { *this = {}; }
+
+ private:
+  static_assert(kJumpBits == 16);
+  static constexpr unsigned bit_of(uint64_t linear) { return (jump_index(linear) & ~0xfffu) | static_cast<unsigned>((linear >> 16 ^ linear >> 32) & 0xfff); }
+  static void set(uint64_t (&words)[1024], uint64_t linear) { words[bit_of(linear) / 64] |= 1ull << bit_of(linear) % 64; }
+  uint64_t own_[1024] = {}, reached_[1024] = {};
+};
+
 struct JumpEntry {
   uint64_t tag;  // linear address, doubted_tag() of it, or no_jump() of the entry's index
   const void* code;
@@ -284,8 +304,7 @@ struct Engine {
   FillLog jump_sure[kViews];  // VMs with unseen writes: of both, those that may be used without a look at their page
   // How often a view's entries were filled, and its jump entries: at kMuchUsed the whole table gets its pages.
   uint32_t tlb_fills[kViews] = {}, jump_fills[kViews] = {};
-  // Bit (page number mod 64 Ki): a jump entry may have been filled by way of that page since all were dropped.
-  uint64_t jump_pages[kViews][1024] = {};
+  JumpPages jump_pages[kViews];
 
   // The second page is the only accessible one: a masked access that reaches into a page the guest may not touch is laid over its edge, and
   // the host's own fault suppression tells whether an element is really wanted there.

@@ -2,6 +2,7 @@
 // The engine as a whole: code in, state out. Expected values are the manual's.
 #include <gtest/gtest.h>
 
+#include "softkvm/translate/engine.h"
 #include "softkvm/translate/test_machine.h"
 
 namespace vireo::softkvm {
@@ -324,6 +325,26 @@ TEST(Engine, DebugRegistersAndSingleStep) {
   // DR0 after the write of a byte in its four, DR1 before the NOP, then BS after NOP, PUSHFQ, AND, POPFQ. The handler sets RF.
   EXPECT_EQ(m.vcpu->gpr[kRbx], 6u);
   EXPECT_EQ(m.vcpu->gpr[12], 0x124444u);
+}
+
+// RF, as IRET leaves it behind each page fault, is over with the next instruction, which runs alone only where there are breakpoints that RF keeps away.
+GUEST_CODE(return_with_rf, "lea rax, [rip + 1f]; push 0; push 0x10000000; mov rcx, rsp; push 0x10; push rcx; push 0x10002; push 8; push rax; iretq; 1: nop; nop; hlt")
+TEST(Engine, RfIsOverWithTheNextInstruction) {
+  for (bool armed : {false, true}) {
+    TestMachine m;
+    auto* gdt = &m.at(0x400000);
+    gdt[1] = 0x00af9b000000ffff;
+    gdt[2] = 0x00cf93000000ffff;
+    m.vcpu->gdtr.base = 0x400000;
+    m.vcpu->gdtr.limit = 23;
+    const auto code = return_with_rf();
+    if (armed) m.vcpu->dr[0] = TestMachine::kCode + code.size() - 3, m.vcpu->dr7 = 0x401;  // at the first NOP
+    ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});  // else #DB, for which there is no IDT
+    EXPECT_EQ(m.vcpu->rflags() & 0x10000, 0u);
+    if (!armed) {
+      EXPECT_EQ(engine_of(*m.vcpu).counters.steps, 0u);
+    }
+  }
 }
 
 GUEST_CODE(gather, "mov edi, 0x600ffc; mov dword ptr [rdi - 8], 0x11; mov dword ptr [rdi + 2], 0x330022; vpcmpeqd xmm3, xmm3, xmm3; vpxor xmm4, xmm4, xmm4; "

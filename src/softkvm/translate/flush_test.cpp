@@ -8,6 +8,7 @@
 
 #include "softkvm/translate/engine.h"
 #include "softkvm/translate/fault_machine.h"
+#include "softkvm/translate/jump_cache.h"
 #include "softkvm/translate/test_machine.h"
 
 namespace vireo::softkvm {
@@ -91,6 +92,53 @@ TEST(Flush, NoAddressIsThatOfAnEntryThatLeadsNowhere) {
     m.vcpu->gpr[kRax] = 0;
     ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_SHUTDOWN});
     EXPECT_EQ(m.vcpu->gpr[kRax], 0u);
+  }
+}
+
+// Which pages have jump entries is known by a hash (JumpPages): what one page's INVLPG finds tells nothing of another page with the same bit, and a page
+// whose entries are gone is not looked for again.
+TEST(Flush, PagesOfOneBitLoseTheirJumpEntriesEachByItsOwn) {
+  constexpr uint64_t kOne = 0x123456000, kOther = kOne ^ (1ull << 16 | 1ull << 32), kReached = 0x777000;
+  static_assert(JumpPages::alike(kOne, kOther) && jump_index(kOne + 8) != jump_index(kOther + 8) && !JumpPages::alike(kOne, kOne + 0x1000));
+  for (bool by_log : {true, false}) {
+    TestMachine m;
+    Engine& e = engine_of(*m.vcpu);
+    JumpPages& pages = e.jump_pages[kViewUser];
+    auto enter = [&](uint64_t linear) {
+      e.jump[kViewUser][jump_index(linear)] = {linear, nullptr};
+      e.jump_log[kViewUser].add(jump_index(linear));
+      pages.note(linear);
+    };
+    auto there = [&](uint64_t linear) { return e.jump[kViewUser][jump_index(linear)].tag == linear; };
+    enter(kOne + 8), enter(kOther + 8), enter(kOther + 16);
+    pages.note_reached(kReached);
+    if (!by_log) e.jump_log[kViewUser].forget();
+    flush_tlb_page(*m.vcpu, kOne);
+    EXPECT_FALSE(there(kOne + 8));
+    EXPECT_TRUE(there(kOther + 8) && there(kOther + 16));
+    EXPECT_TRUE(pages.may_have(kOther));
+    flush_tlb_page(*m.vcpu, kOther);
+    EXPECT_FALSE(there(kOther + 8) || there(kOther + 16));
+    EXPECT_FALSE(pages.may_have(kOne) || pages.may_have(kOther));
+    flush_tlb_page(*m.vcpu, kReached);
+    EXPECT_TRUE(pages.may_have(kReached));  // where the entry is that reaches into it is another page's affair
+  }
+}
+
+// Behind 4 GiB comes address 0, with 32 bits: an instruction that reaches there goes with that page.
+TEST(Flush, AnInstructionThatReachesBehind4GiBGoesWithTheFirstPage) {
+  for (bool by_log : {true, false}) {
+    TestMachine m;
+    Engine& e = engine_of(*m.vcpu);
+    m.vcpu->segment[kCS] = Segment{0, 0xffffffff, 0x1b, 0xc0fb, false};
+    Block block{};
+    block.straddle = 1;
+    constexpr uint64_t kAt = 0xfffffffd;
+    enter_jump(*m.vcpu, kViewUser, kAt, block, nullptr);
+    ASSERT_EQ(e.jump[kViewUser][jump_index(kAt)].tag, kAt);
+    if (!by_log) e.jump_log[kViewUser].forget();
+    flush_tlb_page(*m.vcpu, 0);
+    EXPECT_NE(e.jump[kViewUser][jump_index(kAt)].tag, kAt);
   }
 }
 

@@ -6,19 +6,14 @@
 #include "softkvm/translate/code_cache.h"
 
 namespace vireo::softkvm {
-namespace {
-
-void note_jump_page(Engine& engine, unsigned view, uint64_t linear) {
-  engine.jump_pages[view][linear >> 18 & 1023] |= 1ull << (linear >> 12 & 63);
-}
-
-}  // namespace
-
 void enter_jump(VcpuState& vcpu, unsigned view, uint64_t linear, const Block& block, const void* code) {
   Engine& engine = engine_of(vcpu);
   const unsigned index = jump_index(linear);
-  note_jump_page(engine, view, linear);
-  if (block.straddle) note_jump_page(engine, view, linear + kMaxInsnLength);
+  engine.jump_pages[view].note(linear);
+  if (block.straddle) {
+    const uint64_t reached = linear + kMaxInsnLength;
+    engine.jump_pages[view].note_reached(vcpu.in_64bit() ? reached : reached & 0xffffffff);
+  }
   engine.jump[view][index] = {linear, code};
   if (block.source) {
     engine.jump_source[view][index] = {block.straddle ? nullptr : block.source, block.source->number, vcpu.vm->code->number_of(block)};

@@ -65,7 +65,7 @@
 /* the TLB: in each view three arrays of 64 Ki words */
 #define TLB_ARRAY 0x80000
 #define TLB_VIEW (3 * TLB_ARRAY)
-#define ENGINE_TLB (ENGINE + 0x88000)
+#define ENGINE_TLB (ENGINE + 0x8e000)
 
 /* helpers, by index in ENGINE_HELPERS */
 #define HELPER_MISS 0

@@ -3,6 +3,7 @@
 // before anything is committed. An AMD CPU (family 26) leaves RIP and RSP so, too.
 #include <gtest/gtest.h>
 
+#include "softkvm/translate/engine.h"
 #include "softkvm/translate/fault_machine.h"
 
 namespace vireo::softkvm {
@@ -129,7 +130,7 @@ TEST(NearBranch, RelativeOnesFaultAtTheBranchToo) {
     auto refused = [&](std::span<const uint8_t> code, unsigned from_end) {
       EdgeMachine m;
       m.vcpu->gpr[kRcx] = 5;
-      if (step) m.vcpu->set_rflags(m.vcpu->rflags() | 0x10000);  // RF: the first instruction runs in step mode
+      engine_of(*m.vcpu).step_next = step;  // the first instruction runs in step mode
       const Frame frame = m.fault_at_edge(code);
       EXPECT_EQ(frame.rip, kEnd - from_end) << step;
       EXPECT_EQ(frame.rsp, TestMachine::kStackTop) << step;
