@@ -335,7 +335,7 @@ void stop_lending(const void* at, size_t size) {
 }
 
 bool drops_moved(const void* at, size_t size, int advice, int* result) {
-  if (advice != MADV_DONTNEED && advice != MADV_FREE && advice != 24 /* MADV_DONTNEED_LOCKED */) return false;
+  if (!drops_private_pages(advice)) return false;
   const auto begin = reinterpret_cast<uintptr_t>(at), end = begin + size;
   if (!may_be_lent(begin, end) || begin % kPage != 0) return false;
   HeldSignals held;

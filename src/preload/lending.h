@@ -2,6 +2,8 @@
 // Guest memory of the program as files, so that guest user code can run on the bare CPU. Any thread; errno may change where nothing else is said.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -18,6 +20,12 @@ void stop_lending(const void* at, size_t size);
 
 // Before an ioctl of a userfaultfd. Faults that the program wants to see happen in softkvm's processes unseen: such memory is lent no more.
 void look_at_userfault(unsigned long request, uintptr_t argument);
+
+// Advices behind which private pages are gone: they read as zeroes, or as the file's.
+constexpr bool drops_private_pages(int advice) {
+  constexpr int kDontNeedLocked = 24;  // MADV_DONTNEED_LOCKED, Linux 5.18
+  return advice == MADV_DONTNEED || advice == MADV_FREE || advice == kDontNeedLocked;
+}
 
 // madvise() of memory, some of which was private and is a file's now: what drops private pages leaves a file's alone. True: done, with *result.
 bool drops_moved(const void* at, size_t size, int advice, int* result);

@@ -76,8 +76,7 @@ VIREO_EXPORT int mprotect(void* at, size_t size, int protection) noexcept {
 VIREO_EXPORT int madvise(void* at, size_t size, int advice) noexcept {
   int result;
   if (!used() || !vireo::preload::drops_moved(at, size, advice, &result)) result = VIREO_NEXT_AS("madvise", int(void*, size_t, int))(at, size, advice);
-  if (result == 0 && (advice == MADV_DONTNEED || advice == MADV_REMOVE || advice == MADV_FREE || advice == 24 /* MADV_DONTNEED_LOCKED */))
-    changed(at, size);
+  if (result == 0 && (vireo::preload::drops_private_pages(advice) || advice == MADV_REMOVE)) changed(at, size);
   if (result == 0 && advice == MADV_HUGEPAGE && used()) vireo::softkvm::note_large_page_wish(at, size);
   return result;
 }

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "virtio/blk_features.h"
 
 namespace vireo::virtio {
 namespace {
@@ -18,7 +19,6 @@ constexpr unsigned kRequestsPerTurn = 256;
 constexpr uint32_t kMaxRanges = 32;  // in one discard or write zeroes request
 constexpr uint32_t kMaxRangeSectors = 1u << 22;  // 2 GiB
 
-constexpr uint64_t bit(unsigned n) { return 1ull << n; }
 
 }  // namespace
 
@@ -79,10 +79,9 @@ void Blk::write_config(uint64_t offset, std::span<const std::byte> data) {
   if (offset == offsetof(virtio_blk_config, wce) && data.size() == 1) space_.wce = data[0] != std::byte{0};
 }
 
-// 5.2.5.2: a driver that could not flush a cache gets none.
 void Blk::features_accepted(uint64_t features) {
   std::lock_guard lock(space_mutex_);
-  if (features & bit(VIRTIO_BLK_F_CONFIG_WCE) && !(features & bit(VIRTIO_BLK_F_FLUSH))) space_.wce = 0;
+  if (forbid_cache(features)) space_.wce = 0;
 }
 
 void Blk::reset() {

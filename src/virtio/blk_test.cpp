@@ -11,7 +11,6 @@
 namespace vireo::virtio {
 namespace {
 
-constexpr uint64_t bit(unsigned n) { return 1ull << n; }
 
 class BlkTest : public testing::TestWithParam<bool> {
  protected:

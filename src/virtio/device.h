@@ -16,6 +16,8 @@ class GuestMemory;
 
 namespace vireo::virtio {
 
+constexpr uint64_t bit(unsigned feature) { return 1ull << feature; }  // 2.2
+
 class Queue;  // virtio/queue.h: split and packed virtqueues
 
 // How a device tells the driver: the transport turns these into an MSI-X message or the interrupt pin. Thread-safe.

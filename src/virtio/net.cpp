@@ -14,7 +14,6 @@ static_assert(sizeof(virtio_net_hdr_v1) == kHeader);
 constexpr unsigned kFramesPerTurn = 256, kCommandsPerTurn = 64;
 constexpr uint64_t kMaxFrame = kHeader + 65536 + 64;
 
-constexpr uint64_t bit(unsigned n) { return 1ull << n; }
 constexpr uint64_t kGuestOffloads = bit(VIRTIO_NET_F_GUEST_CSUM) | bit(VIRTIO_NET_F_GUEST_TSO4) | bit(VIRTIO_NET_F_GUEST_TSO6) |
                                     bit(VIRTIO_NET_F_GUEST_ECN);
 

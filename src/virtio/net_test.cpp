@@ -8,7 +8,6 @@
 namespace vireo::virtio {
 namespace {
 
-constexpr uint64_t bit(unsigned n) { return 1ull << n; }
 constexpr Mac kMac = {0x52, 0x54, 0, 1, 2, 3};
 
 class FakeWire final : public network::Backend {

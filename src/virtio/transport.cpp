@@ -12,7 +12,6 @@
 namespace vireo::virtio {
 namespace {
 
-constexpr uint64_t bit(unsigned n) { return 1ull << n; }
 constexpr uint64_t kRingFeatures = bit(VIRTIO_F_VERSION_1) | bit(VIRTIO_F_RING_PACKED) | bit(VIRTIO_RING_F_EVENT_IDX) |
                                    bit(VIRTIO_RING_F_INDIRECT_DESC);
 

@@ -14,11 +14,11 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "virtio/blk_features.h"
 
 namespace vireo::virtio::vhost_user {
 namespace {
 
-constexpr uint64_t bit(unsigned n) { return 1ull << n; }
 constexpr uint64_t kBlkFeatures = bit(VIRTIO_BLK_F_SIZE_MAX) | bit(VIRTIO_BLK_F_SEG_MAX) | bit(VIRTIO_BLK_F_GEOMETRY) | bit(VIRTIO_BLK_F_RO) | bit(VIRTIO_BLK_F_BLK_SIZE) |
                                   bit(VIRTIO_BLK_F_FLUSH) | bit(VIRTIO_BLK_F_TOPOLOGY) | bit(VIRTIO_BLK_F_CONFIG_WCE) | bit(VIRTIO_BLK_F_MQ) | bit(VIRTIO_BLK_F_DISCARD) |
                                   bit(VIRTIO_BLK_F_WRITE_ZEROES);
@@ -119,10 +119,9 @@ Result<> Blk::tell_cache_mode() {
   return {};
 }
 
-// 5.2.5.2: a driver that could not flush a cache gets none.
 void Blk::features_accepted(uint64_t features) {
   std::lock_guard lock(space_mutex_);
-  if (features & bit(VIRTIO_BLK_F_CONFIG_WCE) && !(features & bit(VIRTIO_BLK_F_FLUSH))) space_.wce = 0;
+  if (forbid_cache(features)) space_.wce = 0;
 }
 
 void Blk::activate(uint64_t accepted_features, std::span<Queue* const> queues, Interrupt& interrupt) {

@@ -17,7 +17,6 @@
 namespace vireo::virtio::vhost_user {
 namespace {
 
-constexpr uint64_t bit(unsigned n) { return 1ull << n; }
 constexpr uint32_t kWriteback = offsetof(virtio_blk_config, wce);
 
 class BackEnd {
