@@ -12,6 +12,7 @@
 #include "preload/lending.h"
 #include "preload/next.h"
 #include "preload/state.h"
+#include "preload/within.h"
 #include "softkvm/softkvm.h"
 
 using vireo::preload::used;
@@ -24,7 +25,10 @@ constexpr unsigned kKvmType = 0xae, kRun = 0x80, kSetMemory = 0x46, kSetMemory2 
 // After a call that has given the number another meaning, or none.
 void replaced(int fd) {
   int saved = errno;
+  int state;  // a VM's end closes and joins, and dup2 is no cancellation point
+  ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
   softkvm::note_replaced(fd);
+  ::pthread_setcancelstate(state, nullptr);
   errno = saved;
 }
 void closed(unsigned first, unsigned last) {
@@ -36,13 +40,26 @@ void closed(unsigned first, unsigned last) {
 
 namespace {
 
-int other_call(int fd, unsigned request, uintptr_t argument) { return softkvm::ioctl(fd, request, argument); }
+[[gnu::noinline]] int other_call(int fd, unsigned request, uintptr_t argument) {
+  const vireo::preload::Within within;
+  if (_IOC_NR(request) == kSetMemory || _IOC_NR(request) == kSetMemory2) vireo::preload::lend_slot(fd, argument);
+  return softkvm::ioctl(fd, request, argument);
+}
+// No signals are held here: most descriptors are none of ours, and each costs no more than before.
+int close_handle(int fd) {
+  int state;
+  ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+  const int result = softkvm::close(fd);
+  ::pthread_setcancelstate(state, nullptr);
+  return result;
+}
 
 // A cancelled thread leaves the kernel's KVM_RUN at once. Here it must not be unwound in the middle of guest code: it is cancelled when
 // KVM_RUN has returned. No object with a destructor may live here, nor in ioctl(): glibc unwinds through them.
 [[gnu::noinline]] int run_vcpu(int fd, unsigned request, uintptr_t argument) {
   int state;
   ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+  if (!vireo::preload::guests_ran.load(std::memory_order_relaxed)) vireo::preload::guests_ran.store(true, std::memory_order_relaxed);
   int result = softkvm::ioctl(fd, request, argument);
   // What came meanwhile would have taken effect, where that is the thread's wish. pthread_testcancel sets the thread's result, which the
   // other two of glibc 2.36 do not.
@@ -72,7 +89,6 @@ VIREO_EXPORT int ioctl(int fd, unsigned long request, ...) {
   // The kernel looks at 32 bits; programs sign-extend them.
   if (used() && _IOC_TYPE(request) == kKvmType) {
     int saved = errno;
-    if (_IOC_NR(request) == kSetMemory || _IOC_NR(request) == kSetMemory2) vireo::preload::lend_slot(fd, argument);
     int result = (_IOC_NR(request) == kRun ? run_vcpu : other_call)(fd, static_cast<uint32_t>(request), argument);
     errno = saved;
     if (result >= 0) return result;
@@ -95,7 +111,7 @@ VIREO_EXPORT int ioctl(int fd, unsigned long request, ...) {
 VIREO_EXPORT int close(int fd) {
   if (used() && fd >= 0) {
     int saved = errno;
-    int result = softkvm::close(fd);
+    int result = close_handle(fd);
     if (result == 0) {
       errno = saved;
       return 0;

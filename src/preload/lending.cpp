@@ -5,6 +5,7 @@
 // Spec: proc(5), maps, smaps and map_files; madvise(2); memfd_create(2); <linux/userfaultfd.h>.
 #include "preload/lending.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/mempolicy.h>
@@ -32,6 +33,7 @@
 #include "preload/mappings.h"
 #include "preload/next.h"
 #include "preload/state.h"
+#include "preload/within.h"
 #include "softkvm/softkvm.h"
 
 namespace vireo::preload {
@@ -51,23 +53,57 @@ struct Range {
   uint64_t offset;  // of `begin`
   bool ours;        // was private memory
   bool lendable = true;
+  bool forked = false;  // a child may have it mapped
   Vms to = {};  // that have it
 };
 
 std::mutex mutex;
 HeldOverFork over_fork;
 auto& ranges = *new std::vector<Range>;  // they do not overlap; threads may outlive the program's end
-// Around all ranges, for those who ask without the mutex.
+// Memory that is or was a slot. After a guest has run it is not moved: what the guest writes meanwhile would be lost.
+struct Slot {
+  uintptr_t begin, end;
+  bool ran;
+};
+auto& slots = *new std::vector<Slot>;
+// Around all of both, for those who ask without the mutex.
 std::atomic<uintptr_t> lowest{~uintptr_t{0}}, highest{0};
 
+// What allocators do in the midst of ours is not about guest memory, and the mutex may be this thread's.
 bool may_be_lent(uintptr_t begin, uintptr_t end) {
-  return begin < highest.load(std::memory_order_acquire) && end > lowest.load(std::memory_order_acquire);
+  return within == 0 && begin < highest.load(std::memory_order_acquire) && end > lowest.load(std::memory_order_acquire);
+}
+
+// Not a standard stream's number, should the program have closed one: it would print into it, or put another file there.
+OwnedFd beside_streams(int fd) {
+  OwnedFd made(fd);
+  return fd < 0 || fd > 2 ? std::move(made) : OwnedFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
+}
+
+// The first of the program's descriptors that `wanted` likes, or -1.
+template <class Wanted>
+int find_descriptor(Wanted wanted) {
+  DIR* folder = ::opendir("/proc/self/fd");
+  int found = -1;
+  if (folder == nullptr) return found;
+  while (const dirent* entry = ::readdir(folder)) {
+    char* end = nullptr;
+    const long fd = ::strtol(entry->d_name, &end, 10);
+    if (end != entry->d_name && *end == 0 && wanted(static_cast<int>(fd))) {
+      found = static_cast<int>(fd);
+      break;
+    }
+  }
+  ::closedir(folder);
+  return found;
 }
 
 // A descriptor of the file that is mapped there: the mapping's own, for which a right is needed, or one that the program has open.
 OwnedFd file_of(const Mapping& m) {
   auto open = [&](const std::string& path) {
-    OwnedFd fd(VIREO_NEXT_AS("open", int(const char*, int, ...))(path.c_str(), O_RDWR | O_CLOEXEC));
+    struct stat kind;  // to open a device may do something
+    if (::stat(path.c_str(), &kind) != 0 || !S_ISREG(kind.st_mode)) return OwnedFd();
+    OwnedFd fd = beside_streams(VIREO_NEXT_AS("open", int(const char*, int, ...))(path.c_str(), O_RDWR | O_CLOEXEC));
     struct stat info;
     if (fd.valid() && (::fstat(fd.get(), &info) != 0 || info.st_dev != m.device || info.st_ino != m.inode || !S_ISREG(info.st_mode))) fd.reset();
     return fd;
@@ -75,11 +111,11 @@ OwnedFd file_of(const Mapping& m) {
   char name[64];
   ::snprintf(name, sizeof name, "/proc/self/map_files/%zx-%zx", m.begin, m.end);
   if (OwnedFd fd = open(name); fd.valid()) return fd;
-  for (unsigned i = 0; i < softkvm::handle_limit() && i < 4096; i++) {
+  const int its = find_descriptor([&](int fd) {
     struct stat info;
-    if (::fstat(static_cast<int>(i), &info) == 0 && info.st_dev == m.device && info.st_ino == m.inode) return open("/proc/self/fd/" + std::to_string(i));
-  }
-  return {};
+    return ::fstat(fd, &info) == 0 && info.st_dev == m.device && info.st_ino == m.inode;
+  });
+  return its < 0 ? OwnedFd() : open("/proc/self/fd/" + std::to_string(its));
 }
 
 bool ksm_runs() {
@@ -123,11 +159,24 @@ bool copy_used(int file, uint64_t offset, uintptr_t begin, uintptr_t end) {
   return true;
 }
 
+// The rights and advice that a mapping had, to what is in its place now, readable and writable.
+void advise_as(const Mapping& m, uintptr_t begin, uintptr_t end) {
+  void* at = reinterpret_cast<void*>(begin);
+  const size_t size = end - begin;
+  const int rights = (m.readable ? PROT_READ : 0) | (m.writable ? PROT_WRITE : 0) | (m.executable ? PROT_EXEC : 0);
+  if (rights != (PROT_READ | PROT_WRITE)) VIREO_NEXT_AS("mprotect", int(void*, size_t, int))(at, size, rights);
+  auto* advise = VIREO_NEXT_AS("madvise", int(void*, size_t, int));
+  constexpr std::pair<const char*, int> kAdvice[] = {{"dc", MADV_DONTFORK}, {"dd", MADV_DONTDUMP}, {"hg", MADV_HUGEPAGE}, {"nh", MADV_NOHUGEPAGE},
+                                                     {"sr", MADV_SEQUENTIAL}, {"rr", MADV_RANDOM}};
+  for (auto [flag, advice] : kAdvice)
+    if (m.has(flag)) advise(at, size, advice);
+}
+
 // Private memory into a file. Nobody may write there meanwhile, as nobody does who is about to give it to a guest.
 bool move_into_file(const Mapping& m, Range& range) {
   const uint64_t size = range.end - range.begin;
   range.offset = range.begin % kLargePage;  // large pages of the file are such of the addresses
-  range.file = OwnedFd(::memfd_create("vireo-guest-memory", MFD_CLOEXEC));
+  range.file = beside_streams(::memfd_create("vireo-guest-memory", MFD_CLOEXEC));
   if (!range.file.valid() || ::ftruncate(range.file.get(), static_cast<off_t>(range.offset + size)) != 0) return false;
   if (!copy_used(range.file.get(), range.offset, range.begin, range.end)) return false;
   void* at = reinterpret_cast<void*>(range.begin);
@@ -135,18 +184,15 @@ bool move_into_file(const Mapping& m, Range& range) {
   if (VIREO_NEXT_AS("mmap", void*(void*, size_t, int, int, int, off_t))(at, size, rights, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, range.file.get(),
                                                                         static_cast<off_t>(range.offset)) != at)
     return false;
-  auto* advise = VIREO_NEXT_AS("madvise", int(void*, size_t, int));
-  constexpr std::pair<const char*, int> kAdvice[] = {{"dc", MADV_DONTFORK}, {"dd", MADV_DONTDUMP}, {"hg", MADV_HUGEPAGE}, {"nh", MADV_NOHUGEPAGE},
-                                                     {"sr", MADV_SEQUENTIAL}, {"rr", MADV_RANDOM}};
-  for (auto [flag, advice] : kAdvice)
-    if (m.has(flag)) advise(at, size, advice);
-  changed(at, size);
+  advise_as(m, range.begin, range.end);
+  softkvm::notice_change(at, size);
   return true;
 }
 
 void note_bounds() {
   uintptr_t low = ~uintptr_t{0}, high = 0;
   for (const Range& r : ranges) low = std::min(low, r.begin), high = std::max(high, r.end);
+  for (const Slot& s : slots) low = std::min(low, s.begin), high = std::max(high, s.end);
   lowest.store(low, std::memory_order_release);
   highest.store(high, std::memory_order_release);
 }
@@ -157,13 +203,46 @@ bool is_still(ino_t file, int fd) {
   return ::fstat(fd, &info) == 0 && info.st_ino == file;
 }
 
+// A number that the VM has now: the program may have made a duplicate and closed the first. -1: none, it is gone.
+int number_of(ino_t file, int vm) {
+  if (is_still(file, vm)) return vm;
+  return find_descriptor([&](int fd) { return is_still(file, fd) && softkvm::is_handle(fd); });
+}
+
 void take_back(const Range& range) {
-  for (auto [file, vm] : range.to)
-    if (is_still(file, vm)) softkvm::return_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin);
+  for (auto [file, number] : range.to)
+    if (const int vm = number_of(file, number); vm >= 0) softkvm::return_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin);
 }
 
 void lend(Range& range, ino_t file, int vm) {
+  constexpr size_t kMany = 16;  // most are of VMs that are gone
+  if (range.to.size() >= kMany) std::erase_if(range.to, [](const auto& one) { return number_of(one.first, one.second) < 0; });
   if (softkvm::lend_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin, range.file.get(), range.offset) == 0) range.to.emplace_back(file, vm);
+}
+
+// The pages of [begin, end) in the file of private memory that was. The number may be another file's by now, if the program has closed all it knew nothing of.
+void drop_pages(const Range& r, uintptr_t begin, uintptr_t end) {
+  char name[64] = {};
+  if (::readlink(("/proc/self/fd/" + std::to_string(r.file.get())).c_str(), name, sizeof name - 1) < 0 || !::strstr(name, "vireo-guest-memory")) return;
+  ::fallocate(r.file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(r.offset + (begin - r.begin)), static_cast<off_t>(end - begin));
+}
+
+// [begin, end) is no slot's memory any more.
+void forget_slots(uintptr_t begin, uintptr_t end) {
+  for (size_t i = slots.size(); i-- > 0;) {
+    const Slot old = slots[i];
+    if (old.end <= begin || old.begin >= end) continue;
+    slots[i] = slots.back();
+    slots.pop_back();
+    if (old.begin < begin) slots.push_back({old.begin, begin, old.ran});
+    if (end < old.end) slots.push_back({end, old.end, old.ran});
+  }
+}
+
+void note_slot(uintptr_t begin, uintptr_t end) {
+  constexpr size_t kMany = 1024;
+  if (std::any_of(slots.begin(), slots.end(), [&](const Slot& s) { return s.begin <= begin && s.end >= end; })) return;
+  if (slots.size() < kMany) slots.push_back({begin, end, false});
 }
 
 // [begin, end) is something else now. What is left of ranges beside it stays lent.
@@ -179,10 +258,10 @@ void cut(uintptr_t begin, uintptr_t end) {
     for (auto [from, until] : {std::pair{old.begin, begin}, std::pair{end, old.end}}) {
       if (from >= until || ranges.size() == kMostRanges) continue;
       Range left{.begin = from, .end = until, .file = OwnedFd(::fcntl(old.file.get(), F_DUPFD_CLOEXEC, 3)), .offset = old.offset + (from - old.begin),
-                 .ours = old.ours, .lendable = old.lendable};
+                 .ours = old.ours, .lendable = old.lendable, .forked = old.forked};
       if (!left.file.valid()) continue;
-      for (auto [file, vm] : old.to)
-        if (is_still(file, vm)) lend(left, file, vm);
+      for (auto [file, number] : old.to)
+        if (const int vm = number_of(file, number); vm >= 0) lend(left, file, vm);
       ranges.insert(ranges.begin() + static_cast<ptrdiff_t>(i++), std::move(left));
     }
   }
@@ -211,7 +290,7 @@ void find_files(uintptr_t begin, uintptr_t end, uint64_t guest_address) {
       if (ranges.size() == kMostRanges) break;
       Range range{.begin = first, .end = last, .file = {}, .offset = m.offset + (first - m.begin), .ours = !m.shared};
       if (m.shared && m.inode != 0 && m.readable && m.writable) range.file = file_of(m);
-      else if (may_move(m, first, last) && !move_into_file(m, range)) range.file.reset();
+      else if (std::none_of(slots.begin(), slots.end(), [&](const Slot& s) { return s.ran && s.begin < last && s.end > first; }) && may_move(m, first, last) && !move_into_file(m, range)) range.file.reset();
       if (!range.file.valid()) continue;
       const auto behind = std::find_if(ranges.begin(), ranges.end(), [&](const Range& r) { return r.begin > first; });
       ranges.insert(behind, std::move(range));
@@ -220,8 +299,9 @@ void find_files(uintptr_t begin, uintptr_t end, uint64_t guest_address) {
   note_bounds();
 }
 
-// System calls without libc are not seen: what of [begin, end) is not mapped any more as it is known goes.
-void forget_what_is_gone(uintptr_t begin, uintptr_t end) {
+// What of [begin, end) is not mapped any more as it is known goes: system calls without libc are not seen, nor are libc's own (free). And of calls that are seen it
+// is not known what other threads have made of it since. `with_pages`: nobody has its memory mapped elsewhere.
+void forget_what_is_gone(uintptr_t begin, uintptr_t end, bool with_pages = false) {
   const auto now = mappings(begin, end);
   std::vector<std::pair<uintptr_t, uintptr_t>> gone;
   for (const Range& r : ranges) {
@@ -233,7 +313,12 @@ void forget_what_is_gone(uintptr_t begin, uintptr_t end) {
       if (m.begin <= at && m.end > at && m.shared && m.inode == info.st_ino && m.device == info.st_dev && m.offset + (at - m.begin) == r.offset + (at - r.begin)) at = m.end;
     if (at < until) gone.emplace_back(at, until);
   }
-  for (auto [from, until] : gone) cut(from, until);
+  for (auto [from, until] : gone) {
+    for (const Range& r : ranges)
+      if (with_pages && r.ours && !r.forked && r.begin < until && r.end > from) drop_pages(r, std::max(from, r.begin), std::min(until, r.end));
+    forget_slots(from, until);
+    cut(from, until);
+  }
 }
 
 // The program's pointer may be none.
@@ -280,37 +365,101 @@ void lend_slot(int vm, uintptr_t argument) {
   // Behind softkvm's own, whose locks are taken under this one: handlers before a fork run in the other order.
   static std::once_flag once;
   std::call_once(once, [] {
-    ::pthread_atfork([] { over_fork.lock(mutex); }, [] { over_fork.unlock(mutex); }, [] {
+    ::pthread_atfork([] {
+      over_fork.lock(mutex);
+      for (Range& r : ranges) r.forked = true;
+    }, [] { over_fork.unlock(mutex); }, [] {
       // What a child drops of the file would be gone for its parent too.
+      ranges.clear();
+      slots.clear();
       lowest.store(~uintptr_t{0}), highest.store(0);
       over_fork.unlock(mutex);
     });
   });
-  HeldSignals held;
+  const Within within;
   std::lock_guard lock(mutex);
+  if (guests_ran.exchange(false))
+    for (Slot& s : slots) s.ran = true;
   ranges.reserve(kMostRanges);
   // Small slots come and go while a machine starts, and each look takes some 100 us.
   if (region.memory_size >= kLeast) {
-    if (may_be_lent(begin, end)) forget_what_is_gone(begin, end);
+    forget_what_is_gone(0, ~uintptr_t{0});
     if (!unknown(begin, end).empty() && wanted()) find_files(begin, end, region.guest_phys_addr);
   }
   for (Range& r : ranges) {
     if (!r.lendable || r.begin >= end || r.end <= begin) continue;
     if (std::none_of(r.to.begin(), r.to.end(), [&](const auto& to) { return to.first == info.st_ino; })) lend(r, info.st_ino, vm);
   }
+  note_slot(begin, end);
+  note_bounds();
 }
 
-void unlend(const void* at, size_t size) {
+namespace {
+void something_else(const void* at, size_t size, bool with_pages) {
   const auto begin = reinterpret_cast<uintptr_t>(at), end = (begin + size + kPage - 1) & ~(kPage - 1);
   if (!may_be_lent(begin, end)) return;
   int saved = errno;
   {
-    HeldSignals held;
+    const Within within;
     std::lock_guard lock(mutex);
-    cut(begin, end);
+    if (std::any_of(ranges.begin(), ranges.end(), [&](const Range& r) { return r.begin < end && r.end > begin; })) forget_what_is_gone(begin, end, with_pages);
+    else forget_slots(begin, end);
+    note_bounds();
   }
   errno = saved;
 }
+
+// A part of one range. False: there is no memory for it.
+bool take_home(const Range& r, uintptr_t begin, uintptr_t end) {
+  const size_t size = end - begin;
+  auto* map = VIREO_NEXT_AS("mmap", void*(void*, size_t, int, int, int, off_t));
+  void* made = map(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (made == MAP_FAILED) return false;
+  const auto base = static_cast<off_t>(r.offset + (begin - r.begin)), last = base + static_cast<off_t>(size);
+  bool whole = true;
+  for (off_t from = base, until; whole && (from = ::lseek(r.file.get(), from, SEEK_DATA)) >= 0 && from < last; from = until) {
+    until = std::min(last, ::lseek(r.file.get(), from, SEEK_HOLE));
+    auto* to = static_cast<char*>(made) + (from - base);
+    for (off_t at = from; whole && at < until;) {
+      const ssize_t got = VIREO_NEXT_AS("pread", ssize_t(int, void*, size_t, off_t))(r.file.get(), to + (at - from), static_cast<size_t>(until - at), at);
+      whole = got > 0;
+      at += got;
+    }
+  }
+  const auto were = mappings(begin, end, true);
+  if (!whole || VIREO_NEXT_AS("mremap", void*(void*, size_t, size_t, int, ...))(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(begin)) == MAP_FAILED) {
+    VIREO_NEXT_AS("munmap", int(void*, size_t))(made, size);
+    return false;
+  }
+  for (const Mapping& m : were) advise_as(m, std::max(begin, m.begin), std::min(end, m.end));
+  return true;
+}
+}  // namespace
+
+void look_again(const void* at, size_t size) { something_else(at, size, false); }
+
+void take_home(const void* at, size_t size) {
+  const auto begin = reinterpret_cast<uintptr_t>(at), end = (begin + size + kPage - 1) & ~(kPage - 1);
+  if (begin % kPage != 0 || !may_be_lent(begin, end)) return;
+  int saved = errno;
+  {
+    const Within within;
+    std::lock_guard lock(mutex);
+    forget_what_is_gone(begin, end);
+    std::vector<std::pair<uintptr_t, uintptr_t>> home;
+    for (const Range& r : ranges)
+      if (r.ours && r.begin < end && r.end > begin && take_home(r, std::max(begin, r.begin), std::min(end, r.end)))
+        home.emplace_back(std::max(begin, r.begin), std::min(end, r.end));
+    for (auto [from, until] : home) {
+      for (const Range& r : ranges)
+        if (!r.forked && r.begin <= from && r.end >= until) drop_pages(r, from, until);
+      cut(from, until);
+    }
+  }
+  errno = saved;
+}
+
+void unlend(const void* at, size_t size) { something_else(at, size, true); }
 
 void look_at_userfault(unsigned long request, uintptr_t argument) {
   uffdio_range range;
@@ -323,7 +472,7 @@ void stop_lending(const void* at, size_t size) {
   if (!may_be_lent(begin, end)) return;
   int saved = errno;
   {
-    HeldSignals held;
+    const Within within;
     std::lock_guard lock(mutex);
     for (Range& r : ranges) {
       if (r.begin >= end || r.end <= begin) continue;
@@ -338,7 +487,7 @@ bool drops_moved(const void* at, size_t size, int advice, int* result) {
   if (!drops_private_pages(advice)) return false;
   const auto begin = reinterpret_cast<uintptr_t>(at), end = begin + size;
   if (!may_be_lent(begin, end) || begin % kPage != 0) return false;
-  HeldSignals held;
+  const Within within;
   std::lock_guard lock(mutex);
   bool any = false;
   for (const Range& r : ranges) any |= r.ours && r.begin < end && r.end > begin;
@@ -353,7 +502,12 @@ bool drops_moved(const void* at, size_t size, int advice, int* result) {
     if (until > from) *result = next(reinterpret_cast<void*>(from), until - from, advice);
     if (r == ranges.end() || *result != 0) break;
     from = std::max(from, r->begin), until = std::min(last, r->end);
-    *result = next(reinterpret_cast<void*>(from), until - from, MADV_REMOVE);
+    // Not MADV_REMOVE, which would take the pages of whatever file is mapped there now (free() and system calls without libc are not seen).
+    *result = next(reinterpret_cast<void*>(from), until - from, advice == MADV_FREE ? MADV_DONTNEED : advice);
+    if (const int saved = errno; *result == 0) {
+      drop_pages(*r, from, until);
+      errno = saved;
+    }
     from = until;
   }
   return true;

@@ -15,6 +15,12 @@ void lend_slot(int vm, uintptr_t argument);
 // [at, at+size) has been mapped anew or is gone. Keeps errno.
 void unlend(const void* at, size_t size);
 
+// Something has been mapped at [at, at+size) where nothing was, or so it is thought. Keeps errno.
+void look_again(const void* at, size_t size);
+
+// Before [at, at+size) is moved or grows, which only the program's private memory can as it did: what of it became a file's is private again. Keeps errno.
+void take_home(const void* at, size_t size);
+
 // It is mapped as it was, but may no longer be used by others than the program's own code. Keeps errno.
 void stop_lending(const void* at, size_t size);
 

@@ -16,7 +16,7 @@ using vireo::preload::used;
 
 namespace vireo::preload {
 void changed(const void* host, size_t size) {
-  if (!used()) return;
+  if (!used() || within != 0) return;
   int saved = errno;
   softkvm::notice_change(host, size);
   errno = saved;
@@ -47,7 +47,10 @@ void* map(Map* next, void* at, size_t size, int protection, int flags, int fd, o
     return MAP_FAILED;
   }
   void* made = next(at, size, protection, flags, fd, offset);
-  if ((flags & MAP_FIXED) && made != MAP_FAILED) replaced(made, size);
+  if (made != MAP_FAILED) {
+    if (flags & MAP_FIXED) replaced(made, size);
+    else if (used()) vireo::preload::look_again(made, size);  // what was there has gone unseen
+  }
   return made;
 }
 
@@ -67,10 +70,9 @@ VIREO_EXPORT int munmap(void* at, size_t size) noexcept {
 VIREO_EXPORT int mprotect(void* at, size_t size, int protection) noexcept {
   int result = VIREO_NEXT_AS("mprotect", int(void*, size_t, int))(at, size, protection);
   // Code of a page that can no longer be read must not go on.
-  if (result == 0 && !(protection & PROT_READ)) {
-    changed(at, size);
-    if (used()) vireo::preload::stop_lending(at, size);
-  }
+  if (result == 0 && !(protection & PROT_READ)) changed(at, size);
+  // softkvm's processes have mappings of their own, which could still be read and written.
+  if (result == 0 && used() && (protection & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE)) vireo::preload::stop_lending(at, size);
   return result;
 }
 VIREO_EXPORT int madvise(void* at, size_t size, int advice) noexcept {
@@ -85,6 +87,8 @@ VIREO_EXPORT void* mremap(void* at, size_t old_size, size_t size, int flags, ...
   va_start(arguments, flags);
   void* wanted = flags & MREMAP_FIXED ? va_arg(arguments, void*) : nullptr;
   va_end(arguments);
+  // A file's memory would grow beyond the file's end.
+  if (used() && (size > old_size || flags & ~MREMAP_MAYMOVE)) vireo::preload::take_home(at, old_size);
   void* made = VIREO_NEXT_AS("mremap", void*(void*, size_t, size_t, int, ...))(at, old_size, size, flags, wanted);
   if (made != MAP_FAILED) {
     replaced(at, old_size);

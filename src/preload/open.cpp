@@ -26,7 +26,8 @@ namespace vireo::preload {
 
 constexpr int kTmpfile = 020200000, kCreate = 0100, kCloseOnExec = 02000000, kAccessMode = 3, kReadWrite = 2, kExclusive = 0200, kDirectory = 0200000, kPath = 010000000;  // of <fcntl.h>
 
-std::atomic<bool> in_use{false};
+std::atomic<bool> in_use{false}, guests_ran{false};
+constinit thread_local unsigned within = 0;
 
 bool is_kvm(const char* path) { return path != nullptr && path[0] == '/' && std::strcmp(path, "/dev/kvm") == 0; }
 bool is_kvm(int, const char* path) { return is_kvm(path); }

@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -36,6 +37,14 @@ extern "C" int __openat_2(int directory, const char* path, int flags);
 extern "C" int __lxstat(int version, const char* path, struct stat* out);
 extern "C" int __fxstatat(int version, int directory, const char* path, struct stat* out, int flags);
 extern "C" ssize_t __recv_chk(int fd, void* buffer, size_t size, size_t room, int flags);
+
+// An allocator that gives memory back when it is asked for some, as jemalloc does.
+extern "C" void* __libc_malloc(size_t size);
+static std::atomic<uint8_t*> given_back{nullptr};
+extern "C" void* malloc(size_t size) {
+  if (uint8_t* page = given_back) ::madvise(page, 4096, MADV_DONTNEED);
+  return __libc_malloc(size);
+}
 
 namespace {
 
@@ -782,6 +791,230 @@ TEST(Lending, TheFirstMegabyteComesWithTheRest) {
   ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize - (1 << 20), memory.at + (1 << 20)), 0);
   EXPECT_TRUE(shared(memory.at));
   EXPECT_TRUE(shared(memory.at + (1 << 20)));
+}
+
+// Descriptors of this process that are of the file mapped at an address: each that a range of it, or a VM that it is lent to, has is one.
+unsigned descriptors_of(const void* address) {
+  struct stat wanted = {}, info;
+  std::ifstream file("/proc/self/maps");
+  for (std::string line; std::getline(file, line);) {
+    uintptr_t from, to;
+    unsigned long inode;
+    if (std::sscanf(line.c_str(), "%zx-%zx %*s %*s %*s %lu", &from, &to, &inode) != 3) continue;
+    if (reinterpret_cast<uintptr_t>(address) >= from && reinterpret_cast<uintptr_t>(address) < to) wanted.st_ino = inode;
+  }
+  unsigned found = 0;
+  for (int fd = 0; fd < 1024; fd++) found += ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_ino == wanted.st_ino;
+  return found;
+}
+
+// What a child of fork answers: the exit code, or 1000 and more for a signal.
+template <class Body>
+int in_child(Body body) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(body());
+  int status = 0;
+  unsigned waited = 0;
+  while (::waitpid(child, &status, WNOHANG) == 0) {
+    ::usleep(10000);
+    if (++waited == 3000) ::kill(child, SIGKILL);  // it may wait for itself, with signals held
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+// Gone and mapped anew behind libc's names, as by free(): pages are dropped of what is there, and never of a file of the program's own.
+TEST(Lending, AFileInTheMemorysPlaceKeepsItsPages) {
+  Machine m;
+  SharedMemory memory;
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  ASSERT_TRUE(shared(memory.at));
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, 0, memory.at), 0);
+  const int file = ::memfd_create("data", MFD_CLOEXEC);
+  ASSERT_EQ(::ftruncate(file, memory.kSize), 0);
+  ASSERT_EQ(::syscall(SYS_mmap, memory.at, memory.kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0), reinterpret_cast<long>(memory.at));
+  std::memset(memory.at, 5, memory.kSize);
+  ASSERT_EQ(::madvise(memory.at, memory.kSize, MADV_DONTNEED), 0);
+  for (size_t i = 0; i < memory.kSize; i += 4096) ASSERT_EQ(memory.at[i], 5) << i;
+  ::close(file);
+  ASSERT_EQ(::syscall(SYS_mmap, memory.at, memory.kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), reinterpret_cast<long>(memory.at));
+  std::memset(memory.at, 6, memory.kSize);
+  EXPECT_EQ(::madvise(memory.at, memory.kSize, MADV_DONTNEED), 0);
+  EXPECT_EQ(memory.at[4096], 0);
+}
+
+// Not even if it has a VM of its own.
+TEST(Lending, AForksChildWithAVmDropsNothing) {
+  Machine m;
+  SharedMemory memory;
+  std::memset(memory.at, 7, memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  EXPECT_EQ(in_child([&] {
+    Machine own;
+    SharedMemory its;
+    if (set_slot(own.vm, 1, 1 << 20, its.kSize, its.at) != 0 || !shared(its.at)) return 1;
+    return ::madvise(memory.at, memory.kSize, MADV_DONTNEED) == 0 ? 0 : 2;
+  }), 0);
+  for (size_t i = 0; i < memory.kSize; i += 4096) ASSERT_EQ(memory.at[i], 7) << i;
+}
+
+// Or what the program prints would go to the guest's memory.
+TEST(Lending, TheStandardStreamsNumbersStayFree) {
+  SharedMemory memory;
+  EXPECT_EQ(in_child([&] {
+    Machine m;
+    ::close(0), ::close(1);
+    if (set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at) != 0 || !shared(memory.at)) return 1;
+    return ::fcntl(0, F_GETFD) == -1 && ::fcntl(1, F_GETFD) == -1 ? 0 : 2;
+  }), 0);
+}
+
+// None of these is a point where a thread may be cancelled (pthreads(7)).
+TEST(Preload, CancellingWaits) {
+  EXPECT_EQ(in_child([] {
+    static int reached = 0;
+    std::thread([] {
+      auto body = [](void*) -> void* {
+        SharedMemory memory;
+        Machine m;
+        set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at);
+        reached = 1;
+        ::pthread_cancel(::pthread_self());
+        const int more = ::ioctl(m.system, KVM_CREATE_VM, 0), copy = ::dup(more);
+        reached = 2;
+        set_slot(more, 1, 1 << 20, memory.kSize, memory.at);
+        reached = 3;
+        ::munmap(memory.at, memory.kSize);
+        reached = 4;
+        ::dup2(m.system, more);
+        ::dup2(m.system, copy);
+        reached = 5;
+        ::pthread_testcancel();
+        reached = 6;
+        return nullptr;
+      };
+      pthread_t thread;
+      void* result = nullptr;
+      ::pthread_create(&thread, nullptr, body, nullptr);
+      ::pthread_join(thread, &result);
+      if (result != PTHREAD_CANCELED) reached += 10;
+    }).join();
+    return reached;
+  }), 5);
+}
+
+// The number that a slot was made by is closed, but the VM has another.
+TEST(Lending, AnyNumberOfTheVmWillDo) {
+  Machine m;
+  SharedMemory memory;
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  const unsigned before = descriptors_of(memory.at);
+  const int other = ::dup(m.vm);
+  ::close(m.vm);
+  m.vm = other;
+  // The rest is lent again.
+  ASSERT_EQ(::munmap(memory.at + (4 << 20), 4 << 20), 0);
+  EXPECT_EQ(descriptors_of(memory.at), before + 1);
+}
+
+// map_files takes a right; and a memory's file may be younger than all handles.
+TEST(Lending, AFileIsFoundByItsDescriptor) {
+  EXPECT_EQ(in_child([] {
+    if (::setresgid(65534, 65534, 65534) != 0 || ::setresuid(65534, 65534, 65534) != 0 || ::prctl(PR_SET_DUMPABLE, 1) != 0) return 77;
+    Machine m;
+    const int file = ::memfd_create("memory", MFD_CLOEXEC), high = ::fcntl(file, F_DUPFD_CLOEXEC, 500);
+    ::close(file);
+    SharedMemory memory;
+    if (::ftruncate(high, memory.kSize) != 0 || ::mmap(memory.at, memory.kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, high, 0) != memory.at) return 1;
+    if (set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at) != 0) return 2;
+    return descriptors_of(memory.at) == 3 ? 0 : 3;
+  }) % 77, 0);
+}
+
+// Nothing of it may be written but by the program's own mapping, which cannot be written now.
+TEST(Lending, WriteProtectedMemoryIsNotLent) {
+  Machine m, other;
+  SharedMemory memory;
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  const unsigned before = descriptors_of(memory.at);
+  ASSERT_EQ(::mprotect(memory.at + 4096, 4096, PROT_READ), 0);
+  ASSERT_EQ(set_slot(other.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  EXPECT_EQ(descriptors_of(memory.at), before);
+}
+
+// What a running guest writes while memory is copied would be lost.
+TEST(Lending, MemoryOfARunningGuestStaysWhereItIs) {
+  Machine m;
+  m.code(SAYS(1));
+  constexpr size_t kMuch = 66 << 20;
+  auto* memory = static_cast<uint8_t*>(::mmap(nullptr, kMuch, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  std::memset(memory, 1, kMuch);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, kMuch, memory), 0);
+  ASSERT_FALSE(shared(memory));  // too much is in use
+  EXPECT_EQ(m.next_out(), 1);
+  ASSERT_EQ(::madvise(memory, kMuch / 2, MADV_DONTNEED), 0);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, kMuch, memory, KVM_MEM_LOG_DIRTY_PAGES), 0);
+  EXPECT_FALSE(shared(memory));
+  ::munmap(memory, kMuch);
+}
+
+TEST(Lending, MemoryThatIsMovedOrGrowsIsPrivateAsBefore) {
+  Machine m;
+  constexpr size_t kSize = 8 << 20;
+  auto* memory = static_cast<uint8_t*>(::mmap(nullptr, 2 * kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  std::memset(memory, 1, kSize);
+  ::munmap(memory + kSize, kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, kSize, memory), 0);
+  ASSERT_TRUE(shared(memory));
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, 0, memory), 0);
+  auto* grown = static_cast<uint8_t*>(::mremap(memory, kSize, 3 * kSize, MREMAP_MAYMOVE));
+  ASSERT_NE(grown, MAP_FAILED);
+  EXPECT_EQ(grown[kSize - 1], 1);
+  EXPECT_EQ(in_child([&] { return grown[2 * kSize]; }), 0);
+  ASSERT_EQ(::madvise(grown, kSize, MADV_DONTNEED), 0);
+  EXPECT_EQ(grown[4096], 0);
+  ::munmap(grown, 3 * kSize);
+}
+
+// The VM still has the file.
+TEST(Lending, UnmappedMemoryIsFreed) {
+  Machine m;
+  SharedMemory memory;
+  std::memset(memory.at, 1, memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  const int file = [&] {
+    struct stat info;
+    int newest = -1;
+    for (int fd = 0; fd < 1024; fd++) {
+      char name[64] = {};
+      if (::fstat(fd, &info) == 0 && ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), name, 63) > 0 && std::strstr(name, "vireo-guest-memory")) newest = fd;
+    }
+    return ::dup(newest);
+  }();
+  struct stat info;
+  ASSERT_EQ(::fstat(file, &info), 0);
+  EXPECT_EQ(static_cast<size_t>(info.st_blocks) * 512, memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, 0, memory.at), 0);
+  ASSERT_EQ(::munmap(memory.at + memory.kSize / 2, memory.kSize / 2), 0);
+  ASSERT_EQ(::fstat(file, &info), 0);
+  EXPECT_EQ(static_cast<size_t>(info.st_blocks) * 512, memory.kSize / 2);
+  EXPECT_EQ(memory.at[4096], 1);
+  ASSERT_EQ(::munmap(memory.at, memory.kSize / 2), 0);
+  ASSERT_EQ(::fstat(file, &info), 0);
+  EXPECT_EQ(info.st_blocks, 0);
+  ::close(file);
+}
+
+// An allocator's calls come in the midst of ours, when memory is looked for.
+TEST(Lending, AnAllocatorMayGiveMemoryBackAnywhere) {
+  EXPECT_EQ(in_child([] {
+    Machine m;
+    SharedMemory first, between, last;
+    if (set_slot(m.vm, 1, 16 << 20, first.kSize, first.at) != 0 || set_slot(m.vm, 2, 32 << 20, last.kSize, last.at) != 0) return 1;
+    given_back = between.at;
+    const int result = set_slot(m.vm, 3, 64 << 20, between.kSize / 2, between.at + between.kSize / 2);
+    given_back = nullptr;
+    return result == 0 ? 0 : 2;
+  }), 0);
 }
 
 }  // namespace

@@ -11,6 +11,12 @@ namespace vireo::preload {
 extern std::atomic<bool> in_use;
 inline bool used() { return in_use.load(std::memory_order_acquire); }
 
+// How many calls of ours this thread is in that hold locks (within.h). Not allocated lazily: allocators ask.
+[[gnu::tls_model("initial-exec")]] extern thread_local constinit unsigned within;
+
+// A vCPU has run since this was last cleared.
+extern std::atomic<bool> guests_ran;
+
 // Opens softkvm as /dev/kvm: a descriptor, or -1 with errno. `flags` as for open().
 int open_kvm(int flags);
 bool is_kvm(const char* path);
