@@ -60,7 +60,9 @@ int close_handle(int fd) {
   int state;
   ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
   if (!vireo::preload::guests_ran.load(std::memory_order_relaxed)) vireo::preload::guests_ran.store(true, std::memory_order_relaxed);
+  vireo::preload::within++;  // an allocator's call in here may not wait for who waits for this vCPU; handlers of the program's are outside
   int result = softkvm::ioctl(fd, request, argument);
+  vireo::preload::within = 0;
   // What came meanwhile would have taken effect, where that is the thread's wish. pthread_testcancel sets the thread's result, which the
   // other two of glibc 2.36 do not.
   int type;

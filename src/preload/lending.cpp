@@ -367,12 +367,17 @@ void lend_slot(int vm, uintptr_t argument) {
   std::call_once(once, [] {
     ::pthread_atfork([] {
       over_fork.lock(mutex);
+      within++;  // handlers of others, an allocator's for one, come behind this one
       for (Range& r : ranges) r.forked = true;
-    }, [] { over_fork.unlock(mutex); }, [] {
+    }, [] {
+      within--;
+      over_fork.unlock(mutex);
+    }, [] {
       // What a child drops of the file would be gone for its parent too.
       ranges.clear();
       slots.clear();
       lowest.store(~uintptr_t{0}), highest.store(0);
+      within--;
       over_fork.unlock(mutex);
     });
   });

@@ -1004,6 +1004,12 @@ TEST(Lending, UnmappedMemoryIsFreed) {
   ::close(file);
 }
 
+// Registered before any of the library's, so that it comes last before a fork.
+const int allocates_over_fork = ::pthread_atfork([] {
+  void* volatile some = ::malloc(1);
+  ::free(some);
+}, nullptr, nullptr);
+
 // An allocator's calls come in the midst of ours, when memory is looked for.
 TEST(Lending, AnAllocatorMayGiveMemoryBackAnywhere) {
   EXPECT_EQ(in_child([] {
@@ -1012,8 +1018,13 @@ TEST(Lending, AnAllocatorMayGiveMemoryBackAnywhere) {
     if (set_slot(m.vm, 1, 16 << 20, first.kSize, first.at) != 0 || set_slot(m.vm, 2, 32 << 20, last.kSize, last.at) != 0) return 1;
     given_back = between.at;
     const int result = set_slot(m.vm, 3, 64 << 20, between.kSize / 2, between.at + between.kSize / 2);
+    // Handlers of a fork that come behind ours.
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(0);
+    int status = 1;
+    ::waitpid(child, &status, 0);
     given_back = nullptr;
-    return result == 0 ? 0 : 2;
+    return result == 0 && status == 0 ? 0 : 2;
   }), 0);
 }
 

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "preload/next.h"
 #include "preload/state.h"
@@ -71,9 +72,12 @@ int libc_sigaction(int number, const struct sigaction* action, struct sigaction*
   return VIREO_NEXT_AS("sigaction", SigactionCall)(number, action, old);
 }
 
+// No call of ours goes on around a handler of the program's, but for KVM_RUN's end, which it may leave by longjmp.
 void run(const struct sigaction& action, int number, siginfo_t* info, void* context) {
+  const unsigned within = std::exchange(vireo::preload::within, 0);
   if (action.sa_flags & SA_SIGINFO) action.sa_sigaction(number, info, context);
   else action.sa_handler(number);
+  vireo::preload::within = within;
 }
 
 bool has_handler(const struct sigaction& action) {
