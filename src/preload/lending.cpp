@@ -239,6 +239,10 @@ void forget_slots(uintptr_t begin, uintptr_t end) {
   }
 }
 
+bool has_run(uintptr_t begin, uintptr_t end) {
+  return std::any_of(slots.begin(), slots.end(), [&](const Slot& s) { return s.ran && s.begin < end && s.end > begin; });
+}
+
 void note_slot(uintptr_t begin, uintptr_t end) {
   constexpr size_t kMany = 1024;
   if (std::any_of(slots.begin(), slots.end(), [&](const Slot& s) { return s.begin <= begin && s.end >= end; })) return;
@@ -290,7 +294,7 @@ void find_files(uintptr_t begin, uintptr_t end, uint64_t guest_address) {
       if (ranges.size() == kMostRanges) break;
       Range range{.begin = first, .end = last, .file = {}, .offset = m.offset + (first - m.begin), .ours = !m.shared};
       if (m.shared && m.inode != 0 && m.readable && m.writable) range.file = file_of(m);
-      else if (std::none_of(slots.begin(), slots.end(), [&](const Slot& s) { return s.ran && s.begin < last && s.end > first; }) && may_move(m, first, last) && !move_into_file(m, range)) range.file.reset();
+      else if (!has_run(first, last) && may_move(m, first, last) && !move_into_file(m, range)) range.file.reset();
       if (!range.file.valid()) continue;
       const auto behind = std::find_if(ranges.begin(), ranges.end(), [&](const Range& r) { return r.begin > first; });
       ranges.insert(behind, std::move(range));
