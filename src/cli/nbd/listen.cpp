@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <netdb.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
@@ -19,6 +21,10 @@ Result<OwnedFd> listen_unix(const std::string& path) {
   if (!fd.valid()) return fail_errno("socket");
   if (bind(fd.get(), where, sizeof address) != 0) {
     const int error = errno;
+    // connect(2) to a file that is no socket is refused as well: somebody's file is not taken away for that.
+    struct stat there;
+    if (error == EADDRINUSE && lstat(path.c_str(), &there) == 0 && !S_ISSOCK(there.st_mode))
+      return fail(ErrorKind::kInvalid, "--socket '" + path + "': it is there, and no socket");
     // What a server left behind that is gone. One that answers stays.
     OwnedFd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (error != EADDRINUSE || connect(probe.get(), where, sizeof address) == 0 || errno != ECONNREFUSED)
@@ -31,6 +37,11 @@ Result<OwnedFd> listen_unix(const std::string& path) {
 }
 
 Result<OwnedFd> listen_tcp(const std::string& address, const std::string& port) {
+  // getaddrinfo(3) takes the lowest 16 bits of a number; 0 would be any port, which nobody is told.
+  if (!port.empty() && std::ranges::all_of(port, [](char c) { return c >= '0' && c <= '9'; })) {
+    const std::string digits = port.substr(std::min(port.find_first_not_of('0'), port.size()));
+    if (digits.empty() || digits.size() > 5 || std::stoul(digits) > 65535) return fail(ErrorKind::kInvalid, "--port '" + port + "': a number from 1 to 65535 is needed");
+  }
   addrinfo hints{}, *list = nullptr;
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
