@@ -11,6 +11,7 @@
 #include "cli/nbd/nbd.h"
 #include "cli/options.h"
 #include "cli/run.h"
+#include "cli/standard_files.h"
 #include "cli/stat/stat.h"
 
 namespace {
@@ -44,9 +45,7 @@ constexpr Tool kTools[] = {{"vireo img", "img", "qemu-img", vireo::cli::img::run
                            {"vireo nbd", "nbd", "qemu-nbd", vireo::cli::nbd::run},
                            {"vireo io", "io", "qemu-io", vireo::cli::io::run}};
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int command_line(int argc, char** argv) {
   std::string self = argc > 0 ? argv[0] : "";
   self = self.substr(self.rfind('/') + 1);
   for (const Tool& tool : kTools)
@@ -73,4 +72,11 @@ int main(int argc, char** argv) {
   }
   fprintf(stderr, "vireo: %s (see vireo --help)\n", command.empty() ? "a command is missing" : ("unknown command " + command).c_str());
   return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  vireo::cli::keep_standard_files();
+  return vireo::cli::finish_output(command_line(argc, argv));
 }
