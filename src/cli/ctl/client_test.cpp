@@ -126,5 +126,42 @@ TEST_F(Machines, WaitEndsWithAJobThatWaitsToBeFinalized) {
   EXPECT_EQ(asked_, 2);
 }
 
+TEST_F(Machines, ADiskIsMadeSmallerOnlyWhereThatIsSaid) {
+  std::vector<uint64_t> sizes;
+  loop_->call([&] {
+    server_->add("query-block", [](Arguments&) -> Answer {
+      return Json::array({{{"device", "disk1"}, {"inserted", {{"image", {{"virtual-size", 512}}}}}},
+                          {{"device", "disk0"}, {"inserted", {{"image", {{"virtual-size", 2 << 20}}}}}}});
+    });
+    server_->add("block_resize", [&sizes](Arguments& a) -> Answer {
+      a.take("device");
+      sizes.push_back(a.take("size").value_or(Json()).get<uint64_t>());
+      return Json::object();
+    });
+  });
+  for (std::vector<std::string> smaller : {std::vector<std::string>{"disk0", "1M"}, {"disk0", "1024"}, {"disk0", "1M", "shrink=false"}}) {
+    smaller.insert(smaller.begin(), {"2000000001", "block", "resize"});
+    auto made = ctl(smaller);
+    ASSERT_FALSE(made);
+    EXPECT_NE(made.error().message.find("would be lost"), std::string::npos) << made.error().message;
+  }
+  EXPECT_TRUE(sizes.empty());
+  for (std::vector<std::string> words : {std::vector<std::string>{"disk0", "4M"}, {"disk0", "1M", "shrink=true"}}) {
+    words.insert(words.begin(), {"2000000001", "block", "resize"});
+    auto made = ctl(words);
+    EXPECT_TRUE(made) << made.error().message;
+  }
+  EXPECT_EQ(sizes, (std::vector<uint64_t>{4 << 20, 1 << 20}));
+}
+
+TEST_F(Machines, WhatIsNoJsonIsNotWaitedFor) {
+  for (const char* text : {"{garbage", "{\"execute\":\"query-status\"", "{\"execute\":\"query-status\"}{"}) {
+    auto made = ctl({"2000000001", "qmp", text});
+    ASSERT_FALSE(made) << text;
+    EXPECT_EQ(made.error().message, std::string("ctl qmp: ") + text + ": not one JSON value");
+  }
+  EXPECT_TRUE(ctl({"2000000001", "qmp", "{\"execute\":\"query-status\"}"}));
+}
+
 }  // namespace
 }  // namespace vireo::cli::ctl

@@ -5,6 +5,7 @@
 
 #include <cinttypes>
 #include <cstdio>
+#include <string_view>
 
 #include "cli/ctl/client.h"
 #include "cli/ctl/words.h"
@@ -118,6 +119,25 @@ Result<int> wait_for(Client& client, const std::string& job) {
   }
 }
 
+// QMP makes a disk smaller without a word, as QEMU does; a person may only have left out the letter behind the size.
+Result<> refuse_shrinking(Client& client, Json& arguments) {
+  const Json shrink = arguments.value("shrink", Json(false));
+  arguments.erase("shrink");
+  if (!shrink.is_boolean()) return fail(ErrorKind::kInvalid, "ctl block resize: shrink is true or false");
+  const Json size = arguments.value("size", Json());
+  if (shrink.get<bool>() || !size.is_number_unsigned()) return {};
+  const std::string device = arguments.value("device", "");
+  const Json answer = TRY(client.execute("query-block", Json::object()));
+  for (const Json& disk : answer.value("return", Json::array())) {
+    if (!disk.is_object() || disk.value("device", "") != device) continue;
+    const uint64_t now = disk.value("/inserted/image/virtual-size"_json_pointer, uint64_t{0});
+    if (size.get<uint64_t>() < now)
+      return fail(ErrorKind::kInvalid, "ctl block resize: " + device + " has " + std::to_string(now) + " bytes, and what lies behind " + size.dump() +
+                                           " would be lost; shrink=true does it");
+  }
+  return {};
+}
+
 Result<int> list(bool json) {
   Json out = Json::array();
   for (const Running& one : running_machines()) {
@@ -156,12 +176,13 @@ Result<int> run(int argc, char** argv) {
   Json words_arguments;
   if (word) words_arguments = TRY(arguments(*word, {given.begin() + static_cast<long>(used), given.end()}));
   if (given[0] == "qmp" && given.size() != 2) return fail(ErrorKind::kInvalid, "ctl qmp: one command as JSON, or its name, is needed");
+  const bool whole = given[0] == "qmp" && given[1].find('{') != std::string::npos;
+  // The machine would wait for the rest of a value that has no end, and no answer come.
+  if (whole && !Json::accept(given[1])) return fail(ErrorKind::kInvalid, "ctl qmp: " + given[1] + ": not one JSON value");
   Client client = TRY(Client::connect(TRY(find_socket(machine))));
   if (!word && given[0] == "events") return show_events(client);
-  if (!word) {
-    const bool name = given[1].find('{') == std::string::npos;
-    return report(TRY(name ? client.execute(given[1], Json::object()) : client.say(given[1] + "\n")), json);
-  }
+  if (!word) return report(TRY(whole ? client.say(given[1] + "\n") : client.execute(given[1], Json::object())), json);
+  if (word->command == std::string_view("block_resize")) TRY_VOID(refuse_shrinking(client, words_arguments));
   const int status = TRY(report(TRY(client.execute(word->command, words_arguments)), json));
   if (!wait || !word->job) return status;
   return wait_for(client, words_arguments.value("job-id", words_arguments.value("device", "")));

@@ -38,7 +38,7 @@ const std::vector<Word>& words() {
       {"block pause", "block-job-pause", {"device"}, nullptr, false, "JOB"},
       {"block resume", "block-job-resume", {"device"}, nullptr, false, "JOB"},
       {"block speed", "block-job-set-speed", {"device", "speed"}, nullptr, false, "JOB BYTES: a second; 0: as fast as can be"},
-      {"block resize", "block_resize", {"device", "size"}, nullptr, false, "DISK SIZE"},
+      {"block resize", "block_resize", {"device", "size"}, nullptr, false, "DISK SIZE [shrink=true]: 20G; bytes without a letter"},
       {"block throttle", "block_set_io_throttle", {"device"}, kNoLimits, false, "DISK [bps=N] [iops=N] [bps_rd=N] ...; without: no limits"},
       {"bitmap add", "block-dirty-bitmap-add", {"node", "name"}, nullptr, false, "DISK NAME [persistent=true] [granularity=N]"},
       {"bitmap remove", "block-dirty-bitmap-remove", {"node", "name"}, nullptr, false, "DISK NAME"},
