@@ -28,8 +28,16 @@ inline std::vector<std::string> part_empty_values(const CLI::App& app, const std
   return out;
 }
 
+// What is said about words that are no option's: the first option among them, or the first word. `advice` may know what is meant.
+inline std::string unknown_words(const std::vector<std::string>& words, std::string (*advice)(const std::string&)) {
+  const auto option = std::ranges::find_if(words, [](const std::string& word) { return word.size() > 1 && word.starts_with('-'); });
+  if (option == words.end()) return words.empty() ? "unknown word" : "unknown word: " + words.front();
+  const std::string more = advice ? advice(*option) : "";
+  return "unknown option: " + *option + (more.empty() ? "" : "; " + more);
+}
+
 // Sets what `app` declares. An error is one line, which names the command whose --help says more ("vireo run").
-inline Result<> parse_words(CLI::App& app, std::vector<std::string> words, const std::string& command) {
+inline Result<> parse_words(CLI::App& app, std::vector<std::string> words, const std::string& command, std::string (*advice)(const std::string&) = nullptr) {
   words = part_empty_values(app, words);
   std::ranges::reverse(words);  // CLI11 takes its vector from the back
   try {
@@ -37,7 +45,10 @@ inline Result<> parse_words(CLI::App& app, std::vector<std::string> words, const
   } catch (const CLI::Error& error) {
     std::string text = error.what();
     std::ranges::replace(text, '\n', ' ');
-    if (dynamic_cast<const CLI::ExtrasError*>(&error)) text = "unknown option or word: " + text.substr(text.find(':') + 2);
+    if (dynamic_cast<const CLI::ExtrasError*>(&error)) text = unknown_words(app.remaining(), advice);
+    // In CLI11's words "1 required TEXT missing", and "At Most 1 required but received 2".
+    if (dynamic_cast<const CLI::ArgumentMismatch*>(&error))
+      text = text.substr(0, text.find(':')) + (text.find("received") == std::string::npos ? ": a value is missing" : ": given more than once");
     return fail(ErrorKind::kInvalid, text + " (see " + command + " --help)");
   }
   return {};

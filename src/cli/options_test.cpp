@@ -51,6 +51,21 @@ TEST(Options, ForwardsNameBothPorts) {
   EXPECT_FALSE(parse_net("user,forward=tcp:1:99999"));
 }
 
+TEST(Options, WhatQemuCallsItIsToldWhatItIsHere) {
+  EXPECT_EQ(error_of({"-m", "1G", "--cpus", "2"}), "unknown option: -m; write --memory SIZE (see vireo run --help)");
+  EXPECT_EQ(error_of({"--smp=2"}), "unknown option: --smp=2; write --cpus N (see vireo run --help)");
+  EXPECT_EQ(error_of({"-kernel", "vmlinuz"}), "unknown option: -kernel; write --kernel (see vireo run --help)");
+  EXPECT_NE(error_of({"-drive", "file=a.img,if=virtio"}).find("--disk FILE"), std::string::npos);
+  EXPECT_EQ(error_of({"--frobnicate", "x"}), "unknown option: --frobnicate (see vireo run --help)");
+  EXPECT_EQ(error_of({"a.img", "b.img"}), "unknown word: a.img (see vireo run --help)");
+}
+
+TEST(Options, ValuesAreThereAndThereOnce) {
+  EXPECT_EQ(error_of({"--memory"}), "--memory: a value is missing (see vireo run --help)");
+  EXPECT_EQ(error_of({"--memory", "1G", "--memory", "2G"}), "--memory: given more than once (see vireo run --help)");
+  for (const char* option : {"--name", "--serial", "--config", "--cpu-affinity"}) EXPECT_EQ(error_of({std::string(option) + "="}), std::string(option) + ": is empty");
+}
+
 TEST(Options, MemoryWordsReachTheConfig) {
   auto memory = parse_memory("1G,hugetlb=2M,prealloc,numa=1");
   ASSERT_TRUE(memory);

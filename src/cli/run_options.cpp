@@ -10,6 +10,7 @@
 #include "cli/help.h"
 #include "cli/option_words.h"
 #include "cli/options.h"
+#include "cli/qemu_words.h"
 
 namespace vireo::cli {
 namespace {
@@ -88,7 +89,7 @@ void declare(CLI::App& app, Raw& raw) {
 Result<> parse_words(std::vector<std::string> words, Raw& raw, std::set<std::string>& given) {
   CLI::App app;
   declare(app, raw);
-  TRY_VOID(cli::parse_words(app, std::move(words), "vireo run"));
+  TRY_VOID(cli::parse_words(app, std::move(words), "vireo run", instead_of_qemu));
   for (const CLI::Option* option : app.get_options())
     if (option->count()) given.insert(option->get_lnames().begin(), option->get_lnames().end());
   return {};
@@ -96,8 +97,9 @@ Result<> parse_words(std::vector<std::string> words, Raw& raw, std::set<std::str
 
 // An empty word would be the default without a word said.
 Result<> refuse_empty(const Raw& raw, const std::set<std::string>& given) {
-  const std::pair<const char*, const std::string*> words[] = {{"kernel", &raw.kernel}, {"initrd", &raw.initrd}, {"memory", &raw.memory}, {"cpus", &raw.cpus},
-                                                              {"board", &raw.board},   {"accel", &raw.accel},   {"boot-protocol", &raw.protocol}};
+  const std::pair<const char*, const std::string*> words[] = {{"kernel", &raw.kernel}, {"initrd", &raw.initrd}, {"memory", &raw.memory},          {"cpus", &raw.cpus},
+                                                              {"board", &raw.board},   {"accel", &raw.accel},   {"boot-protocol", &raw.protocol}, {"name", &raw.name},
+                                                              {"serial", &raw.serial}, {"config", &raw.config}, {"cpu-affinity", &raw.affinity}};
   for (const auto& [name, value] : words)
     if (given.contains(name) && value->empty()) return fail(ErrorKind::kInvalid, std::string("--") + name + ": is empty");
   return {};
