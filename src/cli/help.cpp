@@ -158,7 +158,7 @@ constexpr Topic kTopics[] = {
   0        the guest powered off, was told to, or reset under --no-reboot
   1        an error on this side: one line on stderr names option, value and reason
   odd      --debug-exit: the guest's value v gives (v << 1) | 1
-  SIGTERM and SIGINT press the guest's power button; a second one ends the machine.
+  SIGTERM and SIGINT press the guest's power button; a second one ends the machine. SIGHUP ends it.
 )"},
 };
 

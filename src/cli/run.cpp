@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -30,7 +31,7 @@ namespace {
 struct SerialEnd {
   OwnedFd fd;
   std::unique_ptr<CharFd> backend;
-  bool stdio = false;
+  bool stdio = false, file = false;
 };
 
 Result<OwnedFd> open_pty() {
@@ -58,8 +59,10 @@ Result<SerialEnd> open_serial(const SerialOptions& options, EventLoop& loop, con
       end.stdio = true;
       break;
     case SerialOptions::Kind::kFile:
-      end.fd.reset(open(options.path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+      // Emptied when the machine starts: another option may be wrong, and what the last machine said is not lost for that.
+      end.fd.reset(open(options.path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
       if (!end.fd.valid()) return fail_errno(std::string(option) + " file:" + options.path);
+      end.file = true;
       end.backend = std::make_unique<CharFd>(loop, -1, end.fd.get());
       break;
     case SerialOptions::Kind::kNull:
@@ -71,6 +74,13 @@ Result<SerialEnd> open_serial(const SerialOptions& options, EventLoop& loop, con
       break;
   }
   return end;
+}
+
+Result<> empty_file(const SerialEnd& end, const char* option) {
+  struct stat st;
+  if (!end.file || fstat(end.fd.get(), &st) != 0 || !S_ISREG(st.st_mode)) return {};  // a FIFO or a terminal has nothing to empty
+  if (ftruncate(end.fd.get(), 0) != 0) return fail_errno(std::string(option) + ": emptying the file");
+  return {};
 }
 
 // For perf.
@@ -118,7 +128,8 @@ Result<std::unique_ptr<control::ControlPort>> open_control(const RunOptions& opt
   return port;
 }
 
-// SIGTERM and SIGINT: first the power button, then the end.
+// SIGTERM and SIGINT: first the power button, then the end. SIGHUP: the end, since who could press once more has gone; images are closed, so that
+// dirty bitmaps and what lies in memory are not lost.
 class Signals {
  public:
   Signals(EventLoop& loop, Machine& machine) : loop_(loop), machine_(machine) {}
@@ -138,7 +149,10 @@ class Signals {
     return loop_.watch(fd_.get(), EPOLLIN, [this](uint32_t) {
       signalfd_siginfo info;
       while (read(fd_.get(), &info, sizeof info) == sizeof info) {
-        if (count_++ == 0) {
+        if (info.ssi_signo == SIGHUP) {
+          log(LogLevel::kWarning, "signal %u: the terminal has gone, the machine ends", info.ssi_signo);
+          machine_.request_end(0);
+        } else if (count_++ == 0) {
           log(LogLevel::kWarning, "signal %u: pressing the guest's power button; once more ends it", info.ssi_signo);
           machine_.press_power_button();
         } else {
@@ -154,6 +168,8 @@ class Signals {
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    struct sigaction hang_up;
+    if (sigaction(SIGHUP, nullptr, &hang_up) == 0 && hang_up.sa_handler != SIG_IGN) sigaddset(&set, SIGHUP);  // ignored: nohup(1)
     return set;
   }
   EventLoop& loop_;
@@ -194,6 +210,8 @@ Result<int> run(const RunOptions& options) {
     status = value;
     loop->stop();
   });
+  TRY_VOID(empty_file(serial, "--serial"));
+  TRY_VOID(empty_file(virtio_console, "--console"));
   TRY_VOID(machine->start());
   control->start();
   loop->run();

@@ -12,7 +12,7 @@ namespace {
 
 termios g_before;
 volatile sig_atomic_t g_changed = 0;
-constexpr int kFatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGQUIT, SIGHUP};
+constexpr int kFatal[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGQUIT};
 struct sigaction g_previous[sizeof kFatal / sizeof *kFatal];
 
 void restore() {
