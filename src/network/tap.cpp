@@ -3,8 +3,8 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/if.h>
 #include <linux/if_tun.h>
+#include <net/if.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 
@@ -50,6 +50,9 @@ Result<> Tap::open(const TapConfig& config) {
   } else {
     if (config.name.size() >= IFNAMSIZ)
       return fail(ErrorKind::kInvalid, what + ": interface names have at most " + std::to_string(IFNAMSIZ - 1) + " bytes");
+    // TUNSETIFF would make one, which is connected to nothing and gone at the end. Without a name that is wanted (tests).
+    if (!config.name.empty() && if_nametoindex(config.name.c_str()) == 0)
+      return fail(ErrorKind::kNotFound, what + ": no such interface (`ip tuntap add dev " + config.name + " mode tap` makes one)");
     fd_ = OwnedFd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
     if (!fd_.valid()) return fail_errno(what + ": /dev/net/tun");
     memcpy(request.ifr_name, config.name.data(), config.name.size());

@@ -93,6 +93,8 @@ TEST(TapCreate, MistakesAreNamed) {
   auto loop = std::move(*EventLoop::create());
   EXPECT_EQ(Tap::create({.name = "a-name-that-is-too-long"}, *loop).error().message,
             "network tap 'a-name-that-is-too-long': interface names have at most 15 bytes");
+  EXPECT_EQ(Tap::create({.name = "no-such-tap"}, *loop).error().message,
+            "network tap 'no-such-tap': no such interface (`ip tuntap add dev no-such-tap mode tap` makes one)");
   int null = open("/dev/null", O_RDWR);
   EXPECT_NE(Tap::create({.fd = null}, *loop).error().message.find("not a tap descriptor"), std::string::npos);
 }
