@@ -29,7 +29,7 @@ _vireo() {
     elif [[ $before == bitmap ]]; then
       mapfile -t COMPREPLY < <(compgen -W 'add remove clear enable disable' -- "$word")
     elif ((COMP_CWORD < 4)); then
-      mapfile -t COMPREPLY < <(compgen -W "$(vireo ctl list 2> /dev/null) list status stop cont powerdown reset wakeup quit block bitmap qmp events --json --wait --help" -- "$word")
+      mapfile -t COMPREPLY < <(compgen -W "$(vireo ctl list 2> /dev/null) list status stop cont powerdown reset wakeup screen screendump quit block bitmap qmp events --json --wait --help" -- "$word")
     else
       compopt -o filenames
       mapfile -t COMPREPLY < <(compgen -f -- "$word")
@@ -39,6 +39,8 @@ _vireo() {
   case $before in
     --kernel | --initrd | --config | --disk | --guest-symbols | --jitdump) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     --code-cache) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$word") ;;
+    --cpu) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'host max x86-64-v1 x86-64-v2 x86-64-v3 x86-64-v4' -- "$word") ;;
+    --qmp) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'unix:' -- "$word") ;;
     --firmware | --bios) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -W 'seabios ovmf' -- "$word") ;;
     --board) mapfile -t COMPREPLY < <(compgen -W 'q35 microvm' -- "$word") ;;
     --hpet) mapfile -t COMPREPLY < <(compgen -W 'on off' -- "$word") ;;
@@ -48,8 +50,8 @@ _vireo() {
     --serial | --console) compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W 'stdio file: null pty' -- "$word") ;;
     --boot-protocol) mapfile -t COMPREPLY < <(compgen -W 'auto linux64 linux32 pvh multiboot' -- "$word") ;;
     --help) mapfile -t COMPREPLY < <(compgen -W 'memory cpu disk net serial accel board firmware vga config qmp perf code-cache exit' -- "$word") ;;
-    --append | --memory | --numa | --cpus | --cpu-affinity | --debug-exit) ;;
-    *) mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --boot-protocol --memory --cpus --numa
+    --append | --memory | --numa | --cpus | --cpu-affinity | --debug-exit | --name) ;;
+    *) mapfile -t COMPREPLY < <(compgen -W '--kernel --initrd --append --boot-protocol --memory --cpus --cpu --numa
          --cpu-affinity --board --hpet --firmware --vga --accel --disk --net --serial --console --rng --no-reboot --config --debug-exit
          --perf-map --jitdump --guest-symbols --code-cache --name --qmp
          --testdev --help' -- "$word") ;;

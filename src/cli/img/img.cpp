@@ -42,7 +42,7 @@ void help() {
          "    '-h', '--help'       display this help and exit\n    '-V', '--version'    output version information and exit\n\n"
          "Command syntax:\n", kSpeaks, VIREO_VERSION);
   for (const Entry& e : kCommands) printf("  %s %s\n", e.name, e.usage);
-  printf("\nSupported formats: qcow2 raw\n");
+  printf("\nSupported formats: luks qcow2 raw\n");
 }
 
 }  // namespace
@@ -68,6 +68,12 @@ int run(int argc, char** argv) {
   }
   for (const Entry& e : kCommands) {
     if (word != e.name) continue;
+    // Anywhere among its words, as QEMU's tool has it; but not behind --, where names are.
+    for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; ++i) {
+      if (strcmp(argv[i], "--help") != 0 && (i > 2 || strcmp(argv[i], "-h") != 0)) continue;
+      printf("usage: %s %s %s\n", self.c_str(), e.name, e.usage);
+      return 0;
+    }
     argv[1] = self.data();  // what messages begin with, getopt(3)'s as well
     auto status = e.command(argc - 1, argv + 1);
     fflush(stdout);
