@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "cli/ctl/ctl.h"
@@ -152,6 +153,41 @@ TEST_F(Machines, ADiskIsMadeSmallerOnlyWhereThatIsSaid) {
     EXPECT_TRUE(made) << made.error().message;
   }
   EXPECT_EQ(sizes, (std::vector<uint64_t>{4 << 20, 1 << 20}));
+}
+
+TEST_F(Machines, TheSecondOfTwoWordsIsAskedFor) {
+  for (const std::vector<std::string>& words : {std::vector<std::string>{"block"}, {"block", "foo"}, {"a", "block"}, {"a", "block", "foo"}}) {
+    auto made = ctl(words);
+    ASSERT_FALSE(made);
+    EXPECT_TRUE(made.error().message.starts_with("ctl block: is followed by one of list, nodes, ")) << made.error().message;
+  }
+  EXPECT_EQ(ctl({"a", "foo"}).error().message, "ctl: unknown command foo (see vireo ctl --help)");
+}
+
+TEST_F(Machines, FilesAreNamedFromHereAndNotWrittenOver) {
+  std::vector<std::string> files;
+  loop_->call([&] {
+    server_->add("drive-backup", [&files](Arguments& a) -> Answer {
+      for (const char* name : {"device", "sync", "mode"}) a.take(name);
+      files.push_back(a.take("target").value_or(Json()).get<std::string>());
+      return Json::object();
+    });
+  });
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(folder_);
+  std::ofstream("there.img") << "precious";
+  auto backup = [](std::vector<std::string> more) {
+    more.insert(more.begin(), {"2000000001", "block", "backup", "disk0"});
+    return ctl(more);
+  };
+  auto over = backup({"there.img"});
+  auto fresh = backup({"new.img"}), whole = backup({folder_ + "/new.img"}), wanted = backup({"there.img", "mode=existing"}), remote = backup({"nbd://host/a"});
+  std::filesystem::current_path(before);
+  ASSERT_FALSE(over);
+  EXPECT_EQ(over.error().message, "ctl block backup: there.img is there already; mode=absolute-paths writes over it, mode=existing takes it as it is");
+  EXPECT_TRUE(fresh && whole && wanted && remote);
+  const std::string here = std::filesystem::canonical(folder_);
+  EXPECT_EQ(files, (std::vector<std::string>{here + "/new.img", folder_ + "/new.img", here + "/there.img", "nbd://host/a"}));
 }
 
 TEST_F(Machines, WhatIsNoJsonIsNotWaitedFor) {

@@ -171,7 +171,12 @@ Result<int> run(int argc, char** argv) {
     machine = given[0];
     given.erase(given.begin());
     word = find_word(given, used);
-    if (!word && !special()) return fail(ErrorKind::kInvalid, "ctl: unknown command " + (given.empty() ? machine : given[0]) + " (see vireo ctl --help)");
+    if (!word && !special()) {
+      const std::string& first = given.empty() || !second_words(machine).empty() ? machine : given[0];
+      const std::string second = second_words(first);
+      if (!second.empty()) return fail(ErrorKind::kInvalid, "ctl " + first + ": is followed by one of " + second);
+      return fail(ErrorKind::kInvalid, "ctl: unknown command " + first + " (see vireo ctl --help)");
+    }
   }
   Json words_arguments;
   if (word) words_arguments = TRY(arguments(*word, {given.begin() + static_cast<long>(used), given.end()}));

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/ctl/words.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 
 namespace vireo::cli::ctl {
@@ -60,6 +63,13 @@ const Word* find_word(const std::vector<std::string>& given, size_t& used) {
   return nullptr;
 }
 
+std::string second_words(const std::string& first) {
+  std::string out;
+  for (const Word& word : words())
+    if (const std::string all = word.words; all.starts_with(first + " ")) out += (out.empty() ? "" : ", ") + all.substr(first.size() + 1);
+  return out;
+}
+
 namespace {
 
 // 64M and the like, where a number is meant.
@@ -89,6 +99,25 @@ Result<Json> value_of(const std::string& name, const std::string& text) {
   return Json(*value);
 }
 
+// The machine would take a file's name from its own folder, and write over what is there, as QEMU does: here a name is as in every command,
+// and a file that is there is not lost without `mode`. Names with a protocol stay.
+Result<> place_files(const Word& word, Json& out) {
+  for (const char* key : {"snapshot-file", "target", "filename"}) {
+    const auto at = out.find(key);
+    if (at == out.end() || !at->is_string()) continue;
+    const std::string name = *at;
+    if (name.empty() || name.find(':') < name.find('/')) continue;
+    struct stat there;
+    if (strcmp(key, "filename") != 0 && !out.contains("mode") && stat(name.c_str(), &there) == 0 && S_ISREG(there.st_mode) && there.st_size > 0)
+      return fail(ErrorKind::kInvalid, std::string("ctl ") + word.words + ": " + name + " is there already; mode=absolute-paths writes over it, mode=existing takes it as it is");
+    std::error_code error;
+    const auto whole = std::filesystem::absolute(name, error);
+    if (error) return fail_errno(std::string("ctl ") + word.words + ": " + name, error.value());
+    *at = whole.string();
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Json> arguments(const Word& word, const std::vector<std::string>& rest) {
@@ -111,6 +140,7 @@ Result<Json> arguments(const Word& word, const std::vector<std::string>& rest) {
   }
   for (const char* name : word.places)
     if (name[0] != '?' && !out.contains(name)) return fail(ErrorKind::kInvalid, std::string("ctl ") + word.words + ": " + word.help);
+  TRY_VOID(place_files(word, out));
   return out;
 }
 

@@ -20,6 +20,8 @@ struct Word {
 };
 const std::vector<Word>& words();
 const Word* find_word(const std::vector<std::string>& given, size_t& used);  // null: none
+// What may follow such a first word ("block"); "" where none is needed.
+std::string second_words(const std::string& first);
 // The arguments behind the word: by position, and NAME=VALUE under their names in QMP.
 Result<nlohmann::json> arguments(const Word& word, const std::vector<std::string>& rest);
 
