@@ -74,6 +74,8 @@ Result<int> convert(int argc, char** argv) {
   if (a.has("target-is-zero") && !a.has("n")) return bad("--target-is-zero requires use of -n flag");
   if (out_format != "raw" && out_format != "qcow2" && out_format != "luks") return bad("Unknown file format '" + out_format + "'");
   if (job.compressed && out_format != "qcow2") return bad("Compression not supported for this file format");
+  // Before the target, which may be there, is made anew.
+  if (!valid_cache(a.get("t", "unsafe"))) return bad("Invalid cache option: " + a.get("t"));
   uint64_t size = 0;
   for (const std::string& name : a.names) {
     auto source = TRY(img::open(name, {.format = a.get("f"), .force_share = a.has("U"), .cache = a.get("T", "writeback"), .image_options = a.has("image-opts")}));
@@ -116,7 +118,10 @@ Result<int> convert(int argc, char** argv) {
     CreateWish wish{.format = out_format, .name = target_name, .backing = a.get("B"), .backing_format = a.get("F"), .options = options, .print = false, .reused = &reused};
     wish.size = size;
     for (auto& [key, value] : options)
-      if (key == "size") wish.size.reset();
+      if (key == "size") {
+        wish.size.reset();
+        if ((TRY(parse_bytes(value)) + 511) / 512 * 512 < size) return bad("output file is smaller than input file");
+      }
     if (auto made = create_image(wish); !made) return std::unexpected(std::move(made).error().within(target_name + ": error while converting " + out_format));
   }
   auto target = TRY(img::open(target_name, {.format = out_format, .writable = true, .backing = !backing.empty() || a.has("n"), .cache = a.get("t", "unsafe"), .image_options = a.has("target-image-opts"), .key_secret = key_secret}));
