@@ -139,6 +139,7 @@ Result<int> run_with(const Options& o, const std::string& file) {
   signal(SIGPIPE, SIG_IGN);  // TLS writes without MSG_NOSIGNAL
   OwnedFd signals(signalfd(-1, &ends, SFD_CLOEXEC));
   if (!signals.valid()) return fail_errno("signalfd");
+  what.one_connection = o.shared == 1;
   OwnedFd listening = o.socket.empty() ? TRY(listen_tcp(o.address, o.port.empty() ? "10809" : o.port)) : TRY(listen_unix(o.socket));
   if (o.fork) {
     pid_t child = ::fork();

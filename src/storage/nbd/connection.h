@@ -27,6 +27,8 @@ struct Export {
   // TLS over an accepted connection; empty: there is none. `tls_required`: nothing is said of the export without it.
   std::function<Result<std::unique_ptr<Channel>>(std::unique_ptr<Channel>)> start_tls;
   bool tls_required = false;
+  // A client that is told of several connections would wait for its second one for ever.
+  bool one_connection = false;
 };
 
 class Connection {

@@ -52,6 +52,7 @@ Result<> Connection::refuse(uint32_t option, uint32_t type, const std::string& w
 
 uint16_t Connection::flags() const {
   uint16_t out = flag::kHasFlags | flag::kSendFlush | flag::kSendFua | flag::kMultiConn | flag::kSendCache;
+  if (export_.one_connection) out &= static_cast<uint16_t>(~flag::kMultiConn);
   out |= export_.read_only ? flag::kReadOnly : flag::kSendTrim | flag::kSendWriteZeroes;
   if (structured_) out |= flag::kSendDf;
   return out;
