@@ -19,7 +19,6 @@ constexpr unsigned kRequestsPerTurn = 256;
 constexpr uint32_t kMaxRanges = 32;  // in one discard or write zeroes request
 constexpr uint32_t kMaxRangeSectors = 1u << 22;  // 2 GiB
 
-
 }  // namespace
 
 Result<std::unique_ptr<Blk>> Blk::create(const BlkConfig& config, Pins pins, std::unique_ptr<storage::BlockDevice> disk) {

@@ -16,7 +16,6 @@ constexpr unsigned kControlReceive = 2, kControlTransmit = 3;
 constexpr size_t kMaxControl = 512;
 constexpr unsigned kChainsPerTurn = 64;
 
-
 // Linux without F_MULTIPORT reads the size at a change of the config space alone, and not before its console is registered, which no
 // message tells. Its first output comes at about that time. Spec: Linux 6.1, drivers/char/virtio_console.c, config_work_handler().
 constexpr uint64_t kReminderNs[] = {100'000'000, 1'000'000'000};

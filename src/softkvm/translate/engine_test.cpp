@@ -305,6 +305,15 @@ TEST(Engine, IgnoresHintsAboutAddressesThatAreNotThere) {
   EXPECT_EQ(m.vcpu->gpr[kRax], 1u);
 }
 
+// Code at selector 8, data at 16, as an IRET needs them.
+void set_gdt(TestMachine& m) {
+  auto* gdt = &m.at(0x400000);
+  gdt[1] = 0x00af9b000000ffff;
+  gdt[2] = 0x00cf93000000ffff;
+  m.vcpu->gdtr.base = 0x400000;
+  m.vcpu->gdtr.limit = 23;
+}
+
 // Debug handlers store DR6 and return; the watched instruction and where the handler returns to are the manual's (17.3.1).
 GUEST_CODE(debug_traps, "lea rax, [rip + 9f]; mov edi, 0x310010; mov [rdi], ax; mov word ptr [rdi+2], 8; mov word ptr [rdi+4], 0x8e00; shr rax, 16; mov [rdi+6], ax; "
                         "mov qword ptr [rdi+8], 0; push 0x310000; pushw 0xfff; lidt [rsp]; xor ebx, ebx; "
@@ -315,11 +324,7 @@ GUEST_CODE(debug_traps, "lea rax, [rip + 9f]; mov edi, 0x310010; mov [rdi], ax; 
                         "xor eax, eax; mov dr6, rax; inc ebx; or dword ptr [rsp+24], 0x10000; pop rax; iretq")
 TEST(Engine, DebugRegistersAndSingleStep) {
   TestMachine m;
-  auto* gdt = &m.at(0x400000);
-  gdt[1] = 0x00af9b000000ffff;
-  gdt[2] = 0x00cf93000000ffff;
-  m.vcpu->gdtr.base = 0x400000;
-  m.vcpu->gdtr.limit = 23;
+  set_gdt(m);
   m.vcpu->gpr[12] = 0;
   ASSERT_EQ(m.run(debug_traps()), unsigned{KVM_EXIT_HLT});
   // DR0 after the write of a byte in its four, DR1 before the NOP, then BS after NOP, PUSHFQ, AND, POPFQ. The handler sets RF.
@@ -332,11 +337,7 @@ GUEST_CODE(return_with_rf, "lea rax, [rip + 1f]; push 0; push 0x10000000; mov rc
 TEST(Engine, RfIsOverWithTheNextInstruction) {
   for (bool armed : {false, true}) {
     TestMachine m;
-    auto* gdt = &m.at(0x400000);
-    gdt[1] = 0x00af9b000000ffff;
-    gdt[2] = 0x00cf93000000ffff;
-    m.vcpu->gdtr.base = 0x400000;
-    m.vcpu->gdtr.limit = 23;
+    set_gdt(m);
     const auto code = return_with_rf();
     if (armed) m.vcpu->dr[0] = TestMachine::kCode + code.size() - 3, m.vcpu->dr7 = 0x401;  // at the first NOP
     ASSERT_EQ(m.run(code), unsigned{KVM_EXIT_HLT});  // else #DB, for which there is no IDT
