@@ -17,8 +17,7 @@ int LentMemory::add(const void* host, uint64_t size, int fd, uint64_t offset) {
   OwnedFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 3));
   if (!copy.valid()) return -errno;
   std::lock_guard lock(mutex_);
-  ranges_.push_back({static_cast<const uint8_t*>(host), size, copy.get(), offset});
-  files_.push_back(std::move(copy));
+  ranges_.push_back({static_cast<const uint8_t*>(host), size, std::make_shared<const OwnedFd>(std::move(copy)), offset});
   generation_++;
   return 0;
 }

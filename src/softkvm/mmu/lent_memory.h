@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -16,7 +17,7 @@ class LentMemory {
   struct Range {
     const uint8_t* host;
     uint64_t size;
-    int file;         // a descriptor; ranges of one open file may share it
+    std::shared_ptr<const OwnedFd> file;
     uint64_t offset;  // of `host` in the file
   };
 
@@ -27,13 +28,12 @@ class LentMemory {
 
   bool empty() const { return !generation_.load(std::memory_order_acquire); }
   uint64_t generation() const { return generation_.load(std::memory_order_acquire); }  // changes with every change
-  // A copy; the descriptors stay open as long as this object lives.
+  // A copy; its descriptors stay open as long as it has them.
   std::vector<Range> ranges() const;
 
  private:
   mutable std::mutex mutex_;
   std::vector<Range> ranges_;
-  std::vector<OwnedFd> files_;
   std::atomic<uint64_t> generation_{0};
 };
 

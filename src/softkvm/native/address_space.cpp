@@ -46,7 +46,7 @@ std::unique_ptr<AddressSpace> AddressSpace::create(Vm& vm, bool time_stamps, std
   space->generation = vm.lent.generation();
   space->ranges_ = vm.lent.ranges();
   std::vector<int> files;
-  for (const LentMemory::Range& r : space->ranges_) files.push_back(r.file);
+  for (const LentMemory::Range& r : space->ranges_) files.push_back(r.file->get());
   auto stub = StubProcess::create(files, time_stamps);
   if (!stub) {
     why = stub.error().message;

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <thread>
 
 #include "softkvm/mmu/slots.h"
@@ -374,6 +375,20 @@ TEST(Native, DirtyLogsSeeWhatItWrites) {
     ASSERT_EQ(m.vm->get_dirty_log(0, log, true), 0);
     EXPECT_TRUE(log[kPage / 64] >> kPage % 64 & 1) << "round " << round;
   }
+}
+
+TEST(Native, MemoryThatWasLentLeavesNoDescriptor) {
+  NativeMachine m;
+  RUN(m, computes());
+  auto open_files = [] { return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}); };
+  const auto before = open_files();
+  for (int round = 0; round < 20; round++) {
+    void* other = mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, m.file, 0xc00000);
+    ASSERT_EQ(m.vm->lent.add(other, 1 << 20, m.file, 0xc00000), 0);
+    m.vm->return_memory(other, 1 << 20);
+    munmap(other, 1 << 20);
+  }
+  EXPECT_EQ(open_files(), before);
 }
 
 TEST(Native, ASlotThatIsGoneIsGoneFromTheStub) {
