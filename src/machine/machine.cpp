@@ -41,6 +41,14 @@ class VmMsiSink final : public MsiSink {
   const kvm::Vm& vm_;
 };
 
+// MSRs that a firmware has set before it starts an operating system. A hypervisor that has one of them not leaves it out.
+void set_as_firmware(kvm::Vcpu& vcpu) {
+  (void)vcpu.set_msr(0x1a0, 1);  // IA32_MISC_ENABLE: REP MOVS and STOS by the fast microcode
+  // HWCR.TscFreqSel: the time-stamp counter counts at P0's frequency (AMD's Processor Programming References, MSRC001_0015). Linux calls a firmware faulty
+  // that leaves it clear beside an invariant counter.
+  (void)vcpu.set_msr(0xc0010015, 1 << 24);
+}
+
 }  // namespace
 
 Machine::Machine(const MachineConfig& config, EventLoop& loop)
@@ -143,8 +151,7 @@ Result<> Machine::create_vcpus() {
   for (unsigned id = 0; id < config_.cpus; id++) {
     auto vcpu = TRY(vm_->create_vcpu(id));
     TRY_VOID(vcpu->set_cpuid(TRY(apply_cpu_model(model, guest_cpuid(offer, id, config_.cpus, tsc_deadline)))));
-    // REP MOVS and STOS by the fast microcode, as firmware leaves IA32_MISC_ENABLE.
-    (void)vcpu->set_msr(0x1a0, 1);
+    set_as_firmware(*vcpu);
     reset_states_.push_back(TRY(vcpu->state(msr_indices_)));
     if (vcpu->api().lend_memory) TRY_VOID(vcpu->share_host_tsc());
     vcpus_.push_back(std::move(vcpu));
