@@ -159,7 +159,7 @@ TEST_F(BootTest, AnElfKernelIsEnteredBelow4GiB) {
 }
 
 TEST_F(BootTest, AnElfKernelDoesNotLieWhereItsBootDataGo) {
-  for (uint64_t at : {0x500, 0x9000, 0x10000, 0x2f000}) {
+  for (uint64_t at : {0x500, 0x9000, 0xf000, 0x10000, 0x2f000}) {
     const std::string message = refusal(Elf{.physical = at, .entry = at}.bytes());
     EXPECT_TRUE(says(message, "boot data")) << std::hex << at << ' ' << message;
   }

@@ -65,7 +65,7 @@ Result<> enter(kvm::Vcpu& vcpu, GuestMemory& memory, const CpuEntry& entry) {
   regs.rax = entry.rax;
   regs.rbx = entry.rbx;
   regs.rsi = entry.rsi;
-  regs.rsp = entry.rsp;
+  if (wide) regs.rsp = kBootStackEnd;
   regs.rflags = 2;
   return vcpu.set_regs(regs);
 }

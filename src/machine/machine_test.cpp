@@ -2,6 +2,7 @@
 // Whole machines with multiboot kernels of a few instructions, on every board and hypervisor there is.
 #include "machine/machine.h"
 
+#include <elf.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <optional>
 #include <span>
@@ -54,6 +56,27 @@ class Kernel {
   char path_[32] = "/tmp/vireo-kernel-XXXXXX";
 };
 
+// An ELF kernel that is entered in 64-bit mode as Linux's vmlinux is, with at least 4 KiB at 1 MiB.
+class Elf64Kernel {
+ public:
+  explicit Elf64Kernel(std::initializer_list<uint8_t> code) {
+    constexpr uint64_t kLoad = 0x100000;
+    Elf64_Ehdr head{};
+    memcpy(head.e_ident, ELFMAG, SELFMAG);
+    head.e_ident[EI_CLASS] = ELFCLASS64;
+    head.e_type = ET_EXEC, head.e_machine = EM_X86_64, head.e_entry = kLoad, head.e_phoff = sizeof head, head.e_phnum = 1;
+    const Elf64_Phdr part{PT_LOAD, PF_R | PF_X, sizeof head + sizeof part, kLoad, kLoad, code.size(), 4096, 0};
+    std::ofstream file(path_, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(&head), sizeof head).write(reinterpret_cast<const char*>(&part), sizeof part);
+    file.write(reinterpret_cast<const char*>(code.begin()), static_cast<std::streamsize>(code.size()));
+  }
+  ~Elf64Kernel() { unlink(path_.c_str()); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_ = testing::TempDir() + "vireo-elf-kernel-" + std::to_string(getpid());
+};
+
 struct Case {
   const kvm::Api* api;
   Board board;
@@ -71,7 +94,7 @@ std::vector<Case> cases(std::optional<Board> only = {}) {
 
 class MachineTest : public testing::TestWithParam<Case> {
  protected:
-  int run(const Kernel& kernel, bool reboot = true, std::optional<VgaConfig> vga = {}) {
+  int run(const auto& kernel, bool reboot = true, std::optional<VgaConfig> vga = {}) {
     auto loop = std::move(*EventLoop::create());
     MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .boot = {.kernel = kernel.path()}, .reboot = reboot, .debug_exit = 0xf4};
     config.vga = std::move(vga);
@@ -105,6 +128,11 @@ TEST_P(MachineTest, MagicAndInformationArePassed) {
   // cmp eax,0x2badb002; jne fail; test dword [ebx],1; jz fail; exit 1; fail: exit 2
   Kernel kernel({{0x3d, 0x02, 0xb0, 0xad, 0x2b, 0x75, 0x0e, 0xf7, 0x03, 0x01, 0x00, 0x00, 0x00, 0x74, 0x06}, EXIT(1), EXIT(2)});
   EXPECT_EQ(run(kernel), 3);
+}
+
+TEST_P(MachineTest, AKernelInLongModeHasAStack) {
+  Elf64Kernel kernel({0xe8, 0, 0, 0, 0, 0x58, 0xb0, 1, 0xe6, 0xf4, 0xeb, 0xfe});  // call next; next: pop rax; exit 1
+  EXPECT_EQ(run(kernel, false), 3);
 }
 
 TEST_P(MachineTest, AcpiSoftOffEndsWithStatusZero) {
