@@ -64,7 +64,7 @@ struct SignalContext {
 };
 // The XSAVE area: where software may write, its header, and what of it XRSTOR does not take (SDM vol 1, 13.4.2, 13.8).
 constexpr unsigned kSoftwareAt = 464, kHeaderAt = 512, kHeaderEnd = 576, kMxcsrAt = 24;
-constexpr uint32_t kMxcsrMask = 0xffff, kMxcsrAtReset = 0x1f80, kMagic = 0x46505853;
+constexpr uint32_t kMxcsrAtReset = 0x1f80, kMagic = 0x46505853;
 struct SoftwareBytes {
   uint32_t magic, extended_size;
   uint64_t components;
@@ -142,6 +142,20 @@ bool waiting_ends() {
     return uname(&host) == 0 && sscanf(host.release, "%d.%d", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 12));
   }();
   return ends;
+}
+
+// Which bits MXCSR has is the host's: MM (bit 17) is AMD's (SDM vol 1, 11.6.6; APM vol 2, 11.5.10).
+uint32_t mxcsr_mask() {
+  static const uint32_t mask = [] {
+    constexpr unsigned kMaskAt = 28;
+    constexpr uint32_t kWithoutMask = 0xffbf;
+    alignas(16) uint8_t area[512] = {};
+    asm volatile("fxsave64 %0" : "=m"(area));
+    uint32_t value;
+    memcpy(&value, area + kMaskAt, sizeof value);
+    return value ? value : kWithoutMask;
+  }();
+  return mask;
 }
 
 std::atomic<uint64_t> measured_switch{0};
@@ -377,7 +391,7 @@ void StubProcess::state(void* xsave) const {
   memcpy(out, &shared<uint8_t>(fpstate_ ? fpstate_ : STUB_XSAVE), state_size_);
   uint32_t mxcsr;
   memcpy(&mxcsr, out + kMxcsrAt, sizeof mxcsr);
-  mxcsr &= kMxcsrMask;
+  mxcsr &= mxcsr_mask();
   memcpy(out + kMxcsrAt, &mxcsr, sizeof mxcsr);
   memset(out + kSoftwareAt, 0, kHeaderAt - kSoftwareAt);
   memset(out + kHeaderAt + 8, 0, kHeaderEnd - kHeaderAt - 8);
