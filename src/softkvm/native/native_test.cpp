@@ -677,6 +677,7 @@ TEST(Native, CodeThatIsTranslatedIsSeenToChange) {
   EXPECT_EQ(m.vcpu->gpr[8], 6u);
 }
 
+GUEST_CODE(leaves, "mov ebx, 7; mov eax, 60; syscall")
 TEST(Native, AStubThatWasKilledIsAnInternalError) {
   NativeMachine m;
   std::thread killer([&] {
@@ -692,6 +693,17 @@ TEST(Native, AStubThatWasKilledIsAnInternalError) {
   if (!possible) GTEST_SKIP() << "the host allows no stub processes";
   EXPECT_EQ(m.result, 0);
   EXPECT_EQ(m.vcpu->run->exit_reason, unsigned{KVM_EXIT_INTERNAL_ERROR});
+  // The registers are gone: nothing is run with old ones, until somebody has given others.
+  m.put(leaves());
+  const uint64_t before = m.counts().runs;
+  m.vcpu->engine->exit_request = false;
+  m.vcpu->run->exit_reason = KVM_EXIT_UNKNOWN;
+  EXPECT_EQ(m.vcpu->run_guest(), 0);
+  EXPECT_EQ(m.vcpu->run->exit_reason, unsigned{KVM_EXIT_INTERNAL_ERROR});
+  EXPECT_EQ(m.counts().runs, before);
+  RUN(m, leaves());
+  EXPECT_TRUE(m.in_system_call());
+  EXPECT_EQ(m.vcpu->gpr[kRbx], 7u);
 }
 
 }  // namespace

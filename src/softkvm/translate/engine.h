@@ -230,7 +230,7 @@ struct Engine {
   uint64_t native_faulted[kNativeFaulted];
   unsigned native_faulted_count = 0;
   bool native_fault = false;  // a page fault of such code went to the guest's kernel: CR2's page will be wanted
-  bool native_lost = false;   // the stub has died with the guest's registers
+  bool native_lost = false;   // the stub has died with the guest's registers: nothing runs until user space has set the vCPU's state
 
   // --- requests from other threads
   std::atomic<uint32_t> requests{0};   // kRequest*

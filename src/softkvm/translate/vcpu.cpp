@@ -251,6 +251,7 @@ void Vcpu::state_changed() {
     open_exit = OpenExit::kNone;
   }
   engine->shadow_rip = rip;
+  engine->native_lost = false;
   halted = false;
   linear_bits = cr4 & kCr4La57 ? 57 : 48;
   flush_tlb(*this, false);
@@ -507,6 +508,9 @@ int Vcpu::run_guest() {
     e.exit_request.store(false);
     return -EINTR;
   };
+  // Not an instruction that cannot be emulated: QEMU goes on behind that, where user code met it.
+  auto registers_lost = [&] { return internal_error(*this, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON); };
+  if (e.native_lost) return registers_lost();
   const bool answered = e.io_open;
   if (take_answer(*this)) return 0;
   if (run->immediate_exit) {
@@ -607,7 +611,7 @@ int Vcpu::run_guest() {
       case Action::kExclusive: e.want_exclusive = true; break;
       case Action::kNative:
         e.native->run();
-        if (e.native_lost) return internal_error(*this);
+        if (e.native_lost) return registers_lost();
         break;
       case Action::kStuck: return internal_error(*this);
     }
