@@ -18,6 +18,7 @@
 #include "softkvm/native/native_machine.h"
 #include "softkvm/native/stub_image.h"
 #include "softkvm/native/stub_layout.h"
+#include "softkvm/native/stub_process.h"
 
 namespace vireo::softkvm {
 namespace {
@@ -59,6 +60,26 @@ TEST(StubSignals, NothingIsLostOrDoneTwiceWhenSignalsComeAllTheTime) {
     EXPECT_EQ(*reinterpret_cast<uint64_t*>(m.vcpu->xsave_area() + 160), (kTo - kFrom) / 4096);
     for (uint64_t page = kFrom; page < kTo; page += 4096) ASSERT_EQ(m.at(page), page);
   }
+}
+
+// The list is so long that some of it is done first: who wanted the guest's code to stop meanwhile signals once.
+TEST(StubSignals, ASignalInTheMidstOfALongListStopsTheGuestsCode) {
+  auto stub = StubProcess::create({}, false);
+  if (!stub) GTEST_SKIP() << "the host allows no stub processes";
+  StubProcess& s = **stub;
+  while (s.has_room(2)) s.add({SYS_munmap, {STUB_END, 4096}});
+  user_regs_struct registers{};
+  registers.rip = stub_places().trap;
+  registers.eflags = 2;
+  s.set_registers(registers);
+  ASSERT_EQ(syscall(SYS_pidfd_send_signal, s.pidfd(), SIGUSR2, nullptr, 0), 0);
+  StubProcess::Stop stop = s.run();
+  EXPECT_EQ(stop.kind, StubProcess::Stop::kSignal);
+  EXPECT_EQ(stop.signal, SIGUSR2);
+  EXPECT_EQ(s.registers().rip, registers.rip);
+  ASSERT_TRUE(s.settle());
+  stop = s.run();
+  EXPECT_EQ(stop.kind, StubProcess::Stop::kSystemCall);
 }
 
 // A machine whose code does something to its stub, and is then asked to compute natively as before.

@@ -405,8 +405,11 @@ StubProcess::Stop StubProcess::gone() {
 }
 
 StubProcess::Stop StubProcess::run() {
+  if (!has_room(2)) {
+    if (!run_calls()) return {Stop::kFailed};
+    if (nested_) return {Stop::kSignal, SIGUSR2};  // who wanted a stop meanwhile does not signal again
+  }
   if (!host_keeps_segment_bases()) {
-    if (!has_room(2) && !run_calls()) return {Stop::kFailed};
     if (registers_.fs_base != fs_base_) add({SYS_arch_prctl, {ARCH_SET_FS, registers_.fs_base}});
     if (registers_.gs_base != gs_base_) add({SYS_arch_prctl, {ARCH_SET_GS, registers_.gs_base}});
     fs_base_ = registers_.fs_base, gs_base_ = registers_.gs_base;
