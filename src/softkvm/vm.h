@@ -82,9 +82,9 @@ class Vm {
     uint64_t host_tsc = 0, ns = 0;
   } clock_base;
   std::mutex vcpus_mutex;
-  // The vCPU that runs one instruction with the others held, see Exclusive in translate/safe_point.h.
+  // The vCPU that runs one instruction with the others held, or the VM itself where all are: Exclusive and AllHeld in translate/safe_point.h.
   std::mutex exclusive_mutex;
-  std::atomic<class Vcpu*> exclusive{nullptr};
+  std::atomic<const void*> exclusive{nullptr};
   std::mutex watch_mutex;  // of wait_for_writers()
   std::vector<class Vcpu*> vcpus;  // by index of creation; abi/ appends
 

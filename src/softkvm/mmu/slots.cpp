@@ -100,7 +100,7 @@ Slots::Slots() : current_(std::make_unique<Generation>()) {
 }
 Slots::~Slots() = default;
 
-int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
+int Slots::set(const kvm_userspace_memory_region& region, bool& changed, bool held) {
   std::lock_guard lock(mutex_);
   changed = false;
   if (region.flags & ~(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)) return -EINVAL;
@@ -125,6 +125,7 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
   Generation::Backed b{};
   if (!region.memory_size) {
     if (!old) return -EINVAL;
+    if (!held) return changed = true, 0;
     const size_t place = static_cast<size_t>(old - current_->backed.data());
     Generation::Backed& gone = current_->backed[place];
     __atomic_store_n(&current_->slots[place].size, 0, __ATOMIC_RELEASE);
@@ -142,6 +143,7 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
         (region.flags ^ old->slot.flags) & KVM_MEM_READONLY)
       return -EINVAL;
     if (start == old->slot.gpa && region.flags == old->slot.flags) return 0;
+    if (!held) return changed = true, 0;
     b = *old;
   }
   b.slot.gpa = start;
@@ -165,6 +167,7 @@ int Slots::set(const kvm_userspace_memory_region& region, bool& changed) {
   b.slot.writers = b.writers.get();
   b.slot.dirty = b.dirty.get();
   if (!old && current_->append(b)) return 0;  // where nothing was, nothing was derived
+  if (!held) return changed = true, 0;
   b.slot.aliased = false;
   auto next = std::make_unique<Generation>();
   next->backed.reserve(current_->backed.size() + 1);

@@ -90,8 +90,9 @@ class Slots {
   Slots();
   ~Slots();
 
-  // 0 or -errno. `changed` tells that vCPUs have to drop what they derived. The caller calls retire() once they have.
-  int set(const kvm_userspace_memory_region& region, bool& changed);
+  // 0 or -errno. `changed` tells that vCPUs have to drop what they derived: without `held` nothing is done then, with it the caller holds all of them, and calls
+  // retire() once they have.
+  int set(const kvm_userspace_memory_region& region, bool& changed, bool held);
   void retire();
   // Keeps set() and retire() out, for threads that are no vCPU's.
   std::unique_lock<std::mutex> hold() { return std::unique_lock(mutex_); }

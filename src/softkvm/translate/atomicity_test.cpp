@@ -3,7 +3,10 @@
 // the alignment), vol 2, VPMASKMOV and VPSCATTERDD (elements that are masked off are not accessed; faults leave what is done).
 #include <cpuid.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <thread>
 #include <vector>
 
 #include "softkvm/translate/fault_machine.h"
@@ -121,6 +124,42 @@ TEST(Atomicity, AScatterThatFaultsHasWrittenItsElementsToTheDeviceOnce) {
   unsigned a, opmask, c, d;
   __cpuid_count(0xd, 5, a, opmask, c, d);
   EXPECT_EQ(*reinterpret_cast<uint64_t*>(m.component(opmask + 8)), 2u);  // element 1 is still wanted
+}
+
+// One vCPU writes the code of a call and says so, the other makes the call behind a serializing instruction (SDM vol 3, 9.1.3), while slots come, go and
+// change: neither goes by other slots than its fellow.
+GUEST_CODE(patches, "1: inc rbx; mov [rdi + 1], ebx; mov [rsi], rbx; 2: cmp [rdx], rbx; jne 2b; cmp rbx, r8; jb 1b; hlt")
+GUEST_CODE(calls_patched, "1: mov r10, [rsi]; cmp r10, r9; jbe 1b; mov r9, r10; push rdx; xor eax, eax; cpuid; pop rdx; call rdi; sub eax, r9d; or r12, rax; mov [rdx], r9; cmp r9, r8; jb 1b; hlt")
+GUEST_CODE(patched, "mov eax, 0; ret")
+TEST(Atomicity, CodeIsSeenToChangeWhileSlotsDo) {
+  constexpr uint64_t kRounds = 10000, kAlias = 0x10000000, kAliasSize = 1 << 20;
+  for (unsigned time = 0; time < 10; time++) {
+    TwoVcpus m;
+    memcpy(m.ram + 0x310000, patched().data(), patched().size());
+    for (Vcpu* v : {m.vcpu.get(), m.other.get()}) {
+      v->gpr[kRdi] = 0x310000, v->gpr[kRsi] = 0x311000, v->gpr[kRdx] = 0x312000;
+      v->gpr[8] = kRounds, v->gpr[9] = v->gpr[12] = v->gpr[kRbx] = 0;
+    }
+    std::atomic<bool> over{false};
+    std::thread slots([&] {
+      kvm_userspace_memory_region alias{1, 0, kAlias, 0, reinterpret_cast<uint64_t>(m.ram + 0x300000)};
+      kvm_userspace_memory_region ram{0, 0, 0, TestMachine::kRam, reinterpret_cast<uint64_t>(m.ram)};
+      for (unsigned n = 0; !over; n++) {
+        if (n % 8) {
+          ram.flags ^= KVM_MEM_LOG_DIRTY_PAGES;
+          EXPECT_EQ(m.vm->set_memory_region(ram), 0);
+        } else {
+          alias.memory_size = alias.memory_size ? 0 : kAliasSize;
+          EXPECT_EQ(m.vm->set_memory_region(alias), 0);
+        }
+        usleep(n % 16 * 10);  // without a pause the vCPUs would hardly come to run
+      }
+    });
+    m.run_both(patches(), calls_patched());
+    over = true;
+    slots.join();
+    EXPECT_EQ(m.other->gpr[12], 0u);
+  }
 }
 
 }  // namespace

@@ -41,7 +41,19 @@ class Exclusive {
   Vcpu& vcpu_;
   std::unique_lock<std::mutex> lock_;
 };
-// Waits while another vCPU is exclusive. In the slow half.
+// While one lives, no vCPU does. For threads that are no vCPU's, or whose vCPU does not run.
+class AllHeld {
+ public:
+  explicit AllHeld(Vm& vm);
+  ~AllHeld();
+  AllHeld(const AllHeld&) = delete;
+  AllHeld& operator=(const AllHeld&) = delete;
+
+ private:
+  Vm& vm_;
+  std::unique_lock<std::mutex> lock_;
+};
+// Waits while another vCPU is exclusive, or all are held. In the slow half.
 void wait_while_held(const Vcpu& vcpu);
 
 }  // namespace vireo::softkvm

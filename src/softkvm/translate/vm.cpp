@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "base/held_signals.h"
 #include "softkvm/mmu/dirty_ring.h"
@@ -145,33 +146,39 @@ void reach_safe_points(Vm& vm, uint32_t request, const Vcpu* except) {
 AtMemory::AtMemory(Vcpu& vcpu) : vcpu_(vcpu) { engine_of(vcpu).running.store(1); }
 AtMemory::~AtMemory() { engine_of(vcpu_).running.store(0, std::memory_order_release); }
 
+namespace {
 // Whoever starts to run says so (Engine::running) before it looks at Vm::exclusive; here it is the other way round. So one of both sees the
 // other.
-Exclusive::Exclusive(Vcpu& vcpu) : vcpu_(vcpu), lock_(vcpu.vm->exclusive_mutex) {
-  Vm& vm = *vcpu.vm;
-  vm.exclusive.store(&vcpu);
-  engine_of(vcpu).exclusive = true;
+void hold(Vm& vm, const void* holder, const Vcpu* except) {
+  vm.exclusive.store(holder);
+  if (except) engine_of(*except).exclusive = true;
   std::lock_guard lock(vm.vcpus_mutex);
   for (Vcpu* v : vm.vcpus) {
-    if (v == &vcpu) continue;
+    if (v == except) continue;
     engine_of(*v).requests.fetch_or(kRequestHold);
     __atomic_store_n(&v->attention, 1u, __ATOMIC_SEQ_CST);
     wake_native(engine_of(*v));
   }
   for (Vcpu* v : vm.vcpus) {
-    if (v == &vcpu) continue;
+    if (v == except) continue;
     for (unsigned spins = 0; engine_of(*v).running.load(); spins++) relax(spins);
   }
 }
+}  // namespace
+
+Exclusive::Exclusive(Vcpu& vcpu) : vcpu_(vcpu), lock_(vcpu.vm->exclusive_mutex) { hold(*vcpu.vm, &vcpu, &vcpu); }
 
 Exclusive::~Exclusive() {
   engine_of(vcpu_).exclusive = false;
   vcpu_.vm->exclusive.store(nullptr);
 }
 
+AllHeld::AllHeld(Vm& vm) : vm_(vm), lock_(vm.exclusive_mutex) { hold(vm, &vm, nullptr); }
+AllHeld::~AllHeld() { vm_.exclusive.store(nullptr); }
+
 void wait_while_held(const Vcpu& vcpu) {
   for (unsigned spins = 0;; spins++) {
-    const Vcpu* holder = vcpu.vm->exclusive.load();
+    const void* holder = vcpu.vm->exclusive.load();
     if (!holder || holder == &vcpu) return;
     relax(spins);
   }
@@ -180,8 +187,16 @@ void wait_while_held(const Vcpu& vcpu) {
 int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
   bool changed;
   if (region.memory_size) widen(region.userspace_addr, region.userspace_addr + region.memory_size);
-  int result = slots->set(region, changed);
+  int result = slots->set(region, changed, false);
   if (result) return result;
+  std::optional<AllHeld> held;
+  if (changed) {
+    // Slots that have moved or share memory get new books. While one vCPU went by the old ones and another by the new, code could be written to that the
+    // writer knew nothing of, and run.
+    held.emplace(*this);
+    result = slots->set(region, changed, true);
+    if (result) return result;
+  }
   const SlotTable& table = slots->table();
   counters->memory_slots = static_cast<uint64_t>(std::count_if(table.slots, table.slots + table.count, [](const Slot& slot) { return slot.size != 0; }));
   if (!changed) return 0;
@@ -190,13 +205,7 @@ int Vm::set_memory_region(const kvm_userspace_memory_region& region) {
     code->invalidate_all();
   }
   reach_safe_points(*this, kRequestFlushTlb | kRequestFlushCode, nullptr);
-  // Slots that have moved or share memory have got new books. Blocks that were made meanwhile may stand in the old ones, or on pages that a vCPU still wrote
-  // to by a tag of before.
-  {
-    std::lock_guard lock(code->mutex);
-    code->invalidate_all();
-  }
-  reach_safe_points(*this, kRequestFlushCode, nullptr);
+  held.reset();
   slots->retire();
   return 0;
 }
