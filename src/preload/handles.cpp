@@ -12,6 +12,7 @@
 #include "preload/lending.h"
 #include "preload/next.h"
 #include "preload/state.h"
+#include "preload/uncancelled.h"
 #include "preload/within.h"
 #include "softkvm/softkvm.h"
 
@@ -25,10 +26,10 @@ constexpr unsigned kKvmType = 0xae, kRun = 0x80, kSetMemory = 0x46, kSetMemory2 
 // After a call that has given the number another meaning, or none.
 void replaced(int fd) {
   int saved = errno;
-  int state;  // a VM's end closes and joins, and dup2 is no cancellation point
-  ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-  softkvm::note_replaced(fd);
-  ::pthread_setcancelstate(state, nullptr);
+  {
+    const vireo::preload::Uncancelled uncancelled;  // a VM's end closes and joins, and dup2 is no cancellation point
+    softkvm::note_replaced(fd);
+  }
   errno = saved;
 }
 void closed(unsigned first, unsigned last) {
@@ -47,11 +48,8 @@ namespace {
 }
 // No signals are held here: most descriptors are none of ours, and each costs no more than before.
 int close_handle(int fd) {
-  int state;
-  ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-  const int result = softkvm::close(fd);
-  ::pthread_setcancelstate(state, nullptr);
-  return result;
+  const vireo::preload::Uncancelled uncancelled;
+  return softkvm::close(fd);
 }
 
 // A cancelled thread leaves the kernel's KVM_RUN at once. Here it must not be unwound in the middle of guest code: it is cancelled when

@@ -4,29 +4,22 @@
 // (jemalloc gives memory back whenever it is asked for some) passes by.
 #pragma once
 
-#include <pthread.h>
-
 #include "base/held_signals.h"
 #include "preload/state.h"
+#include "preload/uncancelled.h"
 
 namespace vireo::preload {
 
 class Within {
  public:
-  Within() {
-    ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state_);
-    within++;
-  }
-  ~Within() {
-    within--;
-    ::pthread_setcancelstate(state_, nullptr);
-  }
+  Within() { within++; }
+  ~Within() { within--; }
   Within(const Within&) = delete;
   Within& operator=(const Within&) = delete;
 
  private:
   HeldSignals held_;  // let go of last: a handler may leave by longjmp
-  int state_;
+  Uncancelled uncancelled_;
 };
 
 }  // namespace vireo::preload
