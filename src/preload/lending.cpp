@@ -209,14 +209,21 @@ int number_of(ino_t file, int vm) {
   return find_descriptor([&](int fd) { return is_still(file, fd) && softkvm::is_handle(fd); });
 }
 
-void take_back(const Range& range) {
+// Those that have the range, by numbers that they have now.
+Vms vms_of(const Range& range) {
+  Vms there;
   for (auto [file, number] : range.to)
-    if (const int vm = number_of(file, number); vm >= 0) softkvm::return_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin);
+    if (const int vm = number_of(file, number); vm >= 0) there.emplace_back(file, vm);
+  return there;
+}
+
+void take_back(const Range& range) {
+  for (auto [file, vm] : vms_of(range)) softkvm::return_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin);
 }
 
 void lend(Range& range, ino_t file, int vm) {
   constexpr size_t kMany = 16;  // most are of VMs that are gone
-  if (range.to.size() >= kMany) std::erase_if(range.to, [](const auto& one) { return number_of(one.first, one.second) < 0; });
+  if (range.to.size() >= kMany) range.to = vms_of(range);
   if (softkvm::lend_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin, range.file.get(), range.offset) == 0) range.to.emplace_back(file, vm);
 }
 
@@ -264,8 +271,7 @@ void cut(uintptr_t begin, uintptr_t end) {
       Range left{.begin = from, .end = until, .file = OwnedFd(::fcntl(old.file.get(), F_DUPFD_CLOEXEC, 3)), .offset = old.offset + (from - old.begin),
                  .ours = old.ours, .lendable = old.lendable, .forked = old.forked};
       if (!left.file.valid()) continue;
-      for (auto [file, number] : old.to)
-        if (const int vm = number_of(file, number); vm >= 0) lend(left, file, vm);
+      for (auto [file, vm] : vms_of(old)) lend(left, file, vm);
       ranges.insert(ranges.begin() + static_cast<ptrdiff_t>(i++), std::move(left));
     }
   }
