@@ -115,7 +115,11 @@ void find_files(uintptr_t begin, uintptr_t end, uint64_t guest_address) {
 // What of [begin, end) is not mapped any more as it is known goes: system calls without libc are not seen, nor are libc's own (free). And of calls that are seen it
 // is not known what other threads have made of it since. `with_pages`: nobody has its memory mapped elsewhere.
 void forget_what_is_gone(uintptr_t begin, uintptr_t end, bool with_pages = false) {
-  const auto now = mappings(begin, end);
+  uintptr_t low = end, high = begin;
+  for (const Range& r : ranges)
+    if (r.overlaps(begin, end)) low = std::min(low, std::max(begin, r.begin)), high = std::max(high, std::min(end, r.end));
+  if (low >= high) return;
+  const auto now = mappings(low, high);
   std::vector<std::pair<uintptr_t, uintptr_t>> gone;
   for (const Range& r : ranges) {
     struct stat info;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Spec: proc(5), pagemap and smaps; madvise(2); memfd_create(2).
+// Spec: proc(5), smaps; madvise(2); memfd_create(2).
 #include "preload/moving.h"
 
 #include <fcntl.h>
@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "preload/descriptors.h"
 #include "preload/next.h"
+#include "preload/used_pages.h"
 #include "softkvm/softkvm.h"
 
 namespace vireo::preload {
@@ -30,23 +30,14 @@ bool ksm_runs() {
 
 // Copies the pages that are in use. False: there are too many, or it is not known which.
 bool copy_used(int file, uint64_t offset, uintptr_t begin, uintptr_t end) {
-  OwnedFd pagemap(VIREO_NEXT_AS("open", int(const char*, int, ...))("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
-  if (!pagemap.valid()) return false;
-  uint64_t copied = 0;
-  for (uintptr_t at = begin; at < end;) {
-    uint64_t entries[512];
-    const size_t n = std::min<size_t>(std::size(entries), (end - at) / kPage);
-    const auto got = VIREO_NEXT_AS("pread", ssize_t(int, void*, size_t, off_t))(pagemap.get(), entries, n * sizeof *entries, static_cast<off_t>(at / kPage * sizeof *entries));
-    if (got != static_cast<ssize_t>(n * sizeof *entries)) return false;
-    for (size_t i = 0; i < n; i++) {
-      constexpr uint64_t kPresentOrSwapped = 3ull << 62;
-      if (!(entries[i] & kPresentOrSwapped)) continue;
-      const uintptr_t page = at + i * kPage;
-      if ((copied += kPage) > kMostCopied) return false;
-      if (::pwrite(file, reinterpret_cast<const void*>(page), kPage, static_cast<off_t>(offset + (page - begin))) != static_cast<ssize_t>(kPage)) return false;
+  const auto used = used_pages(begin, end, kMostCopied);
+  if (!used) return false;
+  for (auto [at, until] : *used)
+    while (at < until) {
+      const ssize_t done = ::pwrite(file, reinterpret_cast<const void*>(at), until - at, static_cast<off_t>(offset + (at - begin)));
+      if (done <= 0) return false;
+      at += static_cast<uintptr_t>(done);
     }
-    at += n * kPage;
-  }
   return true;
 }
 
