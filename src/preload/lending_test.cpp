@@ -9,8 +9,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +24,7 @@
 #include <cstring>
 #include <iterator>
 #include <string>
+#include <thread>
 
 #include "preload/test_machine.h"
 
@@ -356,6 +359,25 @@ TEST(Lending, AnAllocatorMayGiveMemoryBackAnywhere) {
     ::waitpid(child, &status, 0);
     given_back = nullptr;
     return result == 0 && status == 0 ? 0 : 2;
+  }), 0);
+}
+
+// In the midst of a read() that is told: of many slots a list of pages with code is made.
+TEST(Lending, AnAllocatorMayGiveMemoryBackWhileCodeIsDropped) {
+  EXPECT_EQ(in_child([] {
+    Machine m;
+    m.code(SAYS(1));
+    constexpr unsigned kSlots = 300, kLeftOut = 150;
+    auto* memory = static_cast<uint8_t*>(::mmap(nullptr, kSlots * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    for (unsigned i = 0; i < kSlots; i++)
+      if (i != kLeftOut && set_slot(m.vm, i + 1, (1 << 20) + i * 4096, 4096, memory + i * 4096) != 0) return 1;
+    if (m.next_out() != 1) return 2;
+    const int zeros = ::open("/dev/zero", O_RDONLY);
+    given_back = memory + kLeftOut * 4096;
+    const ssize_t got = ::read(zeros, m.memory + 0x1001, 1);
+    given_back = nullptr;
+    m.at(0x1000);
+    return got == 1 && m.next_out() == 0 ? 0 : 3;
   }), 0);
 }
 

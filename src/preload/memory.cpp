@@ -18,7 +18,9 @@ namespace vireo::preload {
 void changed(const void* host, size_t size) {
   if (!used() || within != 0) return;
   int saved = errno;
+  within++;  // its locks are held while it allocates, and an allocator's calls in here may not wait for them
   softkvm::notice_change(host, size);
+  within--;
   errno = saved;
 }
 }  // namespace vireo::preload
