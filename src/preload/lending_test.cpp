@@ -158,6 +158,23 @@ TEST(Lending, AForksChildDropsNothing) {
   EXPECT_EQ(memory.at[0], 0);
 }
 
+// A filter is a thread's, not a process's.
+TEST(Lending, NothingIsLentBehindAFilterOfTheThread) {
+  Machine m;
+  SharedMemory memory;
+  std::thread([&] {
+    sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    const sock_fprog filter{1, &allow};
+    ASSERT_EQ(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ASSERT_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
+    ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  }).join();
+  EXPECT_FALSE(shared(memory.at));
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, 0, memory.at), 0);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  EXPECT_TRUE(shared(memory.at));
+}
+
 // The slots of a board's memory: a small one at 0, and the rest behind a hole for the VGA's. The first comes along.
 TEST(Lending, TheFirstMegabyteComesWithTheRest) {
   Machine m;

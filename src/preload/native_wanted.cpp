@@ -9,10 +9,10 @@
 namespace vireo::preload {
 namespace {
 
-// How many seccomp filters the process is under: as many as it was started with, or more, where it has confined itself (proc(5), Seccomp_filters).
+// How many seccomp filters this thread is under: as many as it was started with, or more, where it has confined itself (proc(5), Seccomp_filters).
 unsigned filters() {
   unsigned long long count = 0;
-  if (FILE* file = ::fopen("/proc/self/status", "re")) {
+  if (FILE* file = ::fopen("/proc/thread-self/status", "re")) {
     char* line = nullptr;
     size_t room = 0;
     while (::getline(&line, &room, file) > 0)
