@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -43,20 +44,35 @@ std::mutex mutex;
 HeldOverFork over_fork;
 auto& ranges = *new std::vector<Range>;  // they do not overlap; threads may outlive the program's end
 auto& slots = *new Slots;
-// Around all of both, for those who ask without the mutex.
-std::atomic<uintptr_t> lowest{~uintptr_t{0}}, highest{0};
+// Around all of both, for those who ask without the mutex; zeroes: there is nothing. What a child drops of a file would be gone for its parent too, so it knows
+// of none: the page is zeroed in it, even if no handlers of a fork have run (_Fork(), clone).
+struct Bounds {
+  std::atomic<uintptr_t> lowest, highest;
+};
+Bounds& bounds = [] -> Bounds& {
+  void* page = VIREO_NEXT_AS("mmap", void*(void*, size_t, int, int, int, off_t))(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) std::abort();  // of one page
+  VIREO_NEXT_AS("madvise", int(void*, size_t, int))(page, kPage, MADV_WIPEONFORK);  // Linux 4.14
+  return *static_cast<Bounds*>(page);
+}();
+
+void forget_all() {
+  ranges.clear();
+  slots.forget_all();
+  bounds.lowest.store(0), bounds.highest.store(0);
+}
 
 // What allocators do in the midst of ours is not about guest memory, and the mutex may be this thread's.
 bool may_be_lent(uintptr_t begin, uintptr_t end) {
-  return within == 0 && begin < highest.load(std::memory_order_acquire) && end > lowest.load(std::memory_order_acquire);
+  return within == 0 && begin < bounds.highest.load(std::memory_order_acquire) && end > bounds.lowest.load(std::memory_order_acquire);
 }
 
 void note_bounds() {
   uintptr_t low = ~uintptr_t{0}, high = 0;
   for (const Range& r : ranges) low = std::min(low, r.begin), high = std::max(high, r.end);
   slots.widen(low, high);
-  lowest.store(low, std::memory_order_release);
-  highest.store(high, std::memory_order_release);
+  bounds.lowest.store(low, std::memory_order_release);
+  bounds.highest.store(high, std::memory_order_release);
 }
 
 // [begin, end) is something else now. What is left of ranges beside it stays lent.
@@ -165,18 +181,15 @@ void lend_slot(int vm, uintptr_t argument) {
       within--;
       over_fork.unlock(mutex);
     }, [] {
-      // What a child drops of the file would be gone for its parent too.
-      ranges.clear();
-      slots.forget_all();
-      lowest.store(~uintptr_t{0}), highest.store(0);
+      forget_all();
       within--;
       over_fork.unlock(mutex);
     });
   });
   const Within within;
   std::lock_guard lock(mutex);
-  if (guests_ran.exchange(false))
-    slots.note_run();
+  if (bounds.highest.load() == 0) forget_all();
+  if (guests_ran.exchange(false)) slots.note_run();
   ranges.reserve(kMostRanges);
   // Small slots come and go while a machine starts, and each look takes some 100 us.
   if (region.memory_size >= kLeastMoved) {

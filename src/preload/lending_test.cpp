@@ -158,6 +158,24 @@ TEST(Lending, AForksChildDropsNothing) {
   EXPECT_EQ(memory.at[0], 0);
 }
 
+// Nor one that no handlers of a fork have run for.
+TEST(Lending, AClonesChildDropsNothing) {
+  Machine m;
+  SharedMemory memory;
+  std::memset(memory.at, 7, memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  for (const bool raw : {true, false}) {
+    const auto child = raw ? static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0)) : ::_Fork();
+    if (child == 0) ::_exit(::madvise(memory.at, memory.kSize / 2, MADV_DONTNEED) == 0 && ::munmap(memory.at, memory.kSize) == 0 ? 0 : 1);
+    int status;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    for (size_t i = 0; i < memory.kSize; i += 4096) ASSERT_EQ(memory.at[i], 7) << i;
+  }
+  ASSERT_EQ(::madvise(memory.at, memory.kSize, MADV_DONTNEED), 0);
+  EXPECT_EQ(memory.at[0], 0);
+}
+
 // A filter is a thread's, not a process's.
 TEST(Lending, NothingIsLentBehindAFilterOfTheThread) {
   Machine m;
