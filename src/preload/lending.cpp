@@ -5,7 +5,6 @@
 // Spec: <linux/kvm.h>; <linux/userfaultfd.h>.
 #include "preload/lending.h"
 
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
@@ -15,15 +14,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
-#include <cstdlib>
 #include <mutex>
 #include <utility>
 #include <vector>
 
 #include "base/held_signals.h"
-#include "base/owned_fd.h"
+#include "preload/bounds.h"
 #include "preload/mapped_file.h"
 #include "preload/mappings.h"
 #include "preload/moving.h"
@@ -38,41 +35,30 @@
 namespace vireo::preload {
 namespace {
 
-constexpr size_t kMostRanges = 256;
+constexpr size_t kMostLent = 256;  // more are not lent: each takes a descriptor for every VM
 
 std::mutex mutex;
 HeldOverFork over_fork;
 auto& ranges = *new std::vector<Range>;  // they do not overlap; threads may outlive the program's end
 auto& slots = *new Slots;
-// Around all of both, for those who ask without the mutex; zeroes: there is nothing. What a child drops of a file would be gone for its parent too, so it knows
-// of none: the page is zeroed in it, even if no handlers of a fork have run (_Fork(), clone).
-struct Bounds {
-  std::atomic<uintptr_t> lowest, highest;
-};
-Bounds& bounds = [] -> Bounds& {
-  void* page = VIREO_NEXT_AS("mmap", void*(void*, size_t, int, int, int, off_t))(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (page == MAP_FAILED) std::abort();  // of one page
-  VIREO_NEXT_AS("madvise", int(void*, size_t, int))(page, kPage, MADV_WIPEONFORK);  // Linux 4.14
-  return *static_cast<Bounds*>(page);
-}();
+Bounds bounds;  // around all of both
 
 void forget_all() {
   ranges.clear();
   slots.forget_all();
-  bounds.lowest.store(0), bounds.highest.store(0);
+  bounds.set(0, 0);
 }
 
 // What allocators do in the midst of ours is not about guest memory, and the mutex may be this thread's.
 bool may_be_lent(uintptr_t begin, uintptr_t end) {
-  return within == 0 && begin < bounds.highest.load(std::memory_order_acquire) && end > bounds.lowest.load(std::memory_order_acquire);
+  return within == 0 && bounds.touch(begin, end);
 }
 
 void note_bounds() {
   uintptr_t low = ~uintptr_t{0}, high = 0;
   for (const Range& r : ranges) low = std::min(low, r.begin), high = std::max(high, r.end);
   slots.widen(low, high);
-  bounds.lowest.store(low, std::memory_order_release);
-  bounds.highest.store(high, std::memory_order_release);
+  bounds.set(low, high);
 }
 
 // [begin, end) is something else now. What is left of ranges beside it stays lent.
@@ -86,11 +72,10 @@ void cut(uintptr_t begin, uintptr_t end) {
     const Range old = std::move(ranges[i]);
     ranges.erase(ranges.begin() + static_cast<ptrdiff_t>(i));
     for (auto [from, until] : {std::pair{old.begin, begin}, std::pair{end, old.end}}) {
-      if (from >= until || ranges.size() == kMostRanges) continue;
-      Range left{.begin = from, .end = until, .file = OwnedFd(::fcntl(old.file.get(), F_DUPFD_CLOEXEC, 3)), .offset = old.offset + (from - old.begin),
-                 .ours = old.ours, .lendable = old.lendable, .forked = old.forked};
-      if (!left.file.valid()) continue;
-      lend_as(old, left);
+      if (from >= until) continue;
+      Range left{.begin = from, .end = until, .file = old.file, .offset = old.offset + (from - old.begin), .ours = old.ours,
+                 .lendable = old.lendable && ranges.size() < kMostLent, .forked = old.forked};
+      if (left.lendable) lend_as(old, left);
       ranges.insert(ranges.begin() + static_cast<ptrdiff_t>(i++), std::move(left));
     }
   }
@@ -112,15 +97,15 @@ std::vector<std::pair<uintptr_t, uintptr_t>> unknown(uintptr_t begin, uintptr_t 
 // What lies in a slot becomes ranges of files, as far as it can: with what lies below it down to where guest address 0 would be, for a machine's
 // memory is in several slots, and the first of them small.
 void find_files(uintptr_t begin, uintptr_t end, uint64_t guest_address) {
-  for (const Mapping& m : mappings(begin, end, true)) {
+  for (const Mapping& m : mappings(begin, end, true).value_or(std::vector<Mapping>{})) {
     uintptr_t from = std::max(begin, m.begin);
     if (m.begin <= begin && guest_address <= begin - m.begin) from = begin - guest_address;
     for (auto [first, last] : unknown(from, std::min(end, m.end))) {
-      if (ranges.size() == kMostRanges) break;
+      if (ranges.size() >= kMostLent) break;
       Range range{.begin = first, .end = last, .file = {}, .offset = m.offset + (first - m.begin), .ours = !m.shared};
       if (m.shared && m.inode != 0 && m.readable && m.writable) range.file = file_of(m);
-      else if (!slots.has_run(first, last) && may_move(m, first, last) && !move_into_file(m, range)) range.file.reset();
-      if (!range.file.valid()) continue;
+      else if (!slots.has_run(first, last) && may_move(m, first, last) && !move_into_file(m, range)) continue;
+      if (!range.file) continue;
       const auto behind = std::find_if(ranges.begin(), ranges.end(), [&](const Range& r) { return r.begin > first; });
       ranges.insert(behind, std::move(range));
     }
@@ -135,20 +120,22 @@ void forget_what_is_gone(uintptr_t begin, uintptr_t end, bool with_pages = false
   for (const Range& r : ranges)
     if (r.overlaps(begin, end)) low = std::min(low, std::max(begin, r.begin)), high = std::max(high, std::min(end, r.end));
   if (low >= high) return;
-  const auto now = mappings(low, high);
+  const auto read = mappings(low, high);
+  if (!read && !with_pages) return;
+  const auto now = read.value_or(std::vector<Mapping>{});  // unread: as the program's call has left it
   std::vector<std::pair<uintptr_t, uintptr_t>> gone;
   for (const Range& r : ranges) {
     struct stat info;
     uintptr_t at = std::max(begin, r.begin);
     const uintptr_t until = std::min(end, r.end);
-    if (at >= until || ::fstat(r.file.get(), &info) != 0) continue;
+    if (at >= until || ::fstat(r.file->get(), &info) != 0) continue;
     for (const Mapping& m : now)
       if (m.begin <= at && m.end > at && m.shared && m.inode == info.st_ino && m.device == info.st_dev && m.offset + (at - m.begin) == r.offset + (at - r.begin)) at = m.end;
     if (at < until) gone.emplace_back(at, until);
   }
   for (auto [from, until] : gone) {
     for (const Range& r : ranges)
-      if (with_pages && r.ours && !r.forked && r.overlaps(from, until)) drop_pages(r, std::max(from, r.begin), std::min(until, r.end));
+      if (read && with_pages && r.ours && !r.forked && r.overlaps(from, until)) drop_pages(r, std::max(from, r.begin), std::min(until, r.end));
     slots.forget(from, until);
     cut(from, until);
   }
@@ -188,9 +175,9 @@ void lend_slot(int vm, uintptr_t argument) {
   });
   const Within within;
   std::lock_guard lock(mutex);
-  if (bounds.highest.load() == 0) forget_all();
+  if (bounds.none()) forget_all();
   if (guests_ran.exchange(false)) slots.note_run();
-  ranges.reserve(kMostRanges);
+  ranges.reserve(kMostLent);
   // Small slots come and go while a machine starts, and each look takes some 100 us.
   if (region.memory_size >= kLeastMoved) {
     forget_what_is_gone(0, ~uintptr_t{0});

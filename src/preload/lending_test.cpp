@@ -176,6 +176,27 @@ TEST(Lending, AClonesChildDropsNothing) {
   EXPECT_EQ(memory.at[0], 0);
 }
 
+// More pieces than are lent, and more than there are descriptors for.
+TEST(Lending, EveryPieceIsDroppedOfWhatIsLeft) {
+  EXPECT_EQ(in_child([] {
+    Machine m;
+    SharedMemory memory;
+    std::memset(memory.at, 1, memory.kSize);
+    if (set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at) != 0 || !shared(memory.at)) return 1;
+    for (size_t i = 0; i < memory.kSize / 2; i += 2 * 4096)
+      if (::mmap(memory.at + i, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return 2;
+    const rlimit none{3, 3};
+    if (::setrlimit(RLIMIT_NOFILE, &none) != 0 || ::munmap(memory.at + memory.kSize - 8 * 4096, 4096) != 0) return 3;
+    if (::mmap(memory.at + memory.kSize - 4 * 4096, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return 4;
+    SharedMemory other;
+    if (set_slot(m.vm, 2, 64 << 20, other.kSize, other.at) != 0) return 5;
+    if (::madvise(memory.at, memory.kSize - 8 * 4096, MADV_DONTNEED) != 0 || ::madvise(memory.at + memory.kSize - 7 * 4096, 7 * 4096, MADV_DONTNEED) != 0) return 6;
+    for (size_t i = 0; i < memory.kSize; i += 4096)
+      if (i != memory.kSize - 8 * 4096 && memory.at[i] != 0) return 7;
+    return 0;
+  }), 0);
+}
+
 // A filter is a thread's, not a process's.
 TEST(Lending, NothingIsLentBehindAFilterOfTheThread) {
   Machine m;

@@ -7,13 +7,14 @@
 
 #include <cstdio>
 #include <string>
+#include <utility>
 
 #include "preload/descriptors.h"
 #include "preload/next.h"
 
 namespace vireo::preload {
 
-OwnedFd file_of(const Mapping& m) {
+std::shared_ptr<const OwnedFd> file_of(const Mapping& m) {
   auto open = [&](const std::string& path) {
     struct stat kind;  // to open a device may do something
     if (::stat(path.c_str(), &kind) != 0 || !S_ISREG(kind.st_mode)) return OwnedFd();
@@ -24,12 +25,15 @@ OwnedFd file_of(const Mapping& m) {
   };
   char name[64];
   ::snprintf(name, sizeof name, "/proc/self/map_files/%zx-%zx", m.begin, m.end);
-  if (OwnedFd fd = open(name); fd.valid()) return fd;
+  auto shared = [](OwnedFd fd) { return std::make_shared<const OwnedFd>(std::move(fd)); };
+  if (OwnedFd fd = open(name); fd.valid()) return shared(std::move(fd));
   const int its = find_descriptor([&](int fd) {
     struct stat info;
     return ::fstat(fd, &info) == 0 && info.st_dev == m.device && info.st_ino == m.inode;
   });
-  return its < 0 ? OwnedFd() : open("/proc/self/fd/" + std::to_string(its));
+  if (its < 0) return nullptr;
+  OwnedFd fd = open("/proc/self/fd/" + std::to_string(its));
+  return fd.valid() ? shared(std::move(fd)) : nullptr;
 }
 
 }  // namespace vireo::preload

@@ -44,12 +44,12 @@ bool ask(uintptr_t begin, uintptr_t end, std::vector<Mapping>& found) {
 
 }  // namespace
 
-std::vector<Mapping> mappings(uintptr_t begin, uintptr_t end, bool with_flags) {
+std::optional<std::vector<Mapping>> mappings(uintptr_t begin, uintptr_t end, bool with_flags) {
   std::vector<Mapping> found;
   if (!with_flags && ask(begin, end, found)) return found;
   found.clear();
   FILE* file = ::fopen(with_flags ? "/proc/self/smaps" : "/proc/self/maps", "re");
-  if (file == nullptr) return found;
+  if (file == nullptr) return std::nullopt;
   char* line = nullptr;
   size_t room = 0;
   bool wanted = false;

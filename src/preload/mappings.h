@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,8 +22,8 @@ struct Mapping {
   bool has(const char* flag) const { return flags.find(std::string(" ") + flag + " ") != std::string::npos; }
 };
 
-// The mappings that overlap [begin, end), in order of address. None if they cannot be read. Names come with flags only, for which all that lies below is
-// read, and the kernel walks its page tables; before Linux 6.11 all that lies below is always read.
-std::vector<Mapping> mappings(uintptr_t begin, uintptr_t end, bool with_flags = false);
+// The mappings that overlap [begin, end), in order of address. Nothing if they cannot be read (no descriptor is free). Names come with flags only, for which
+// all that lies below is read, and the kernel walks its page tables; before Linux 6.11 all that lies below is always read.
+std::optional<std::vector<Mapping>> mappings(uintptr_t begin, uintptr_t end, bool with_flags = false);
 
 }  // namespace vireo::preload

@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "preload/descriptors.h"
 #include "preload/next.h"
@@ -71,16 +73,17 @@ bool may_move(const Mapping& m, uintptr_t begin, uintptr_t end) {
 bool move_into_file(const Mapping& m, Range& range) {
   const uint64_t size = range.end - range.begin;
   range.offset = range.begin % kLargePage;  // large pages of the file are such of the addresses
-  range.file = beside_streams(::memfd_create("vireo-guest-memory", MFD_CLOEXEC));
-  if (!range.file.valid() || ::ftruncate(range.file.get(), static_cast<off_t>(range.offset + size)) != 0) return false;
-  if (!copy_used(range.file.get(), range.offset, range.begin, range.end)) return false;
+  OwnedFd file = beside_streams(::memfd_create("vireo-guest-memory", MFD_CLOEXEC));
+  if (!file.valid() || ::ftruncate(file.get(), static_cast<off_t>(range.offset + size)) != 0) return false;
+  if (!copy_used(file.get(), range.offset, range.begin, range.end)) return false;
   void* at = reinterpret_cast<void*>(range.begin);
   const int rights = PROT_READ | PROT_WRITE | (m.executable ? PROT_EXEC : 0);
-  if (VIREO_NEXT_AS("mmap", void*(void*, size_t, int, int, int, off_t))(at, size, rights, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, range.file.get(),
+  if (VIREO_NEXT_AS("mmap", void*(void*, size_t, int, int, int, off_t))(at, size, rights, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file.get(),
                                                                         static_cast<off_t>(range.offset)) != at)
     return false;
   advise_as(m, range.begin, range.end);
   softkvm::notice_change(at, size);
+  range.file = std::make_shared<const OwnedFd>(std::move(file));
   return true;
 }
 
@@ -91,16 +94,16 @@ bool move_home(const Range& r, uintptr_t begin, uintptr_t end) {
   if (made == MAP_FAILED) return false;
   const auto base = static_cast<off_t>(r.offset + (begin - r.begin)), last = base + static_cast<off_t>(size);
   bool whole = true;
-  for (off_t from = base, until; whole && (from = ::lseek(r.file.get(), from, SEEK_DATA)) >= 0 && from < last; from = until) {
-    until = std::min(last, ::lseek(r.file.get(), from, SEEK_HOLE));
+  for (off_t from = base, until; whole && (from = ::lseek(r.file->get(), from, SEEK_DATA)) >= 0 && from < last; from = until) {
+    until = std::min(last, ::lseek(r.file->get(), from, SEEK_HOLE));
     auto* to = static_cast<char*>(made) + (from - base);
     for (off_t at = from; whole && at < until;) {
-      const ssize_t got = VIREO_NEXT_AS("pread", ssize_t(int, void*, size_t, off_t))(r.file.get(), to + (at - from), static_cast<size_t>(until - at), at);
+      const ssize_t got = VIREO_NEXT_AS("pread", ssize_t(int, void*, size_t, off_t))(r.file->get(), to + (at - from), static_cast<size_t>(until - at), at);
       whole = got > 0;
       at += got;
     }
   }
-  const auto were = mappings(begin, end, true);
+  const auto were = mappings(begin, end, true).value_or(std::vector<Mapping>{});
   if (!whole || VIREO_NEXT_AS("mremap", void*(void*, size_t, size_t, int, ...))(made, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(begin)) == MAP_FAILED) {
     VIREO_NEXT_AS("munmap", int(void*, size_t))(made, size);
     return false;

@@ -43,7 +43,7 @@ void take_back(const Range& range) {
 void lend(Range& range, ino_t file, int vm) {
   constexpr size_t kMany = 16;  // most are of VMs that are gone
   if (range.to.size() >= kMany) range.to = vms_of(range);
-  if (softkvm::lend_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin, range.file.get(), range.offset) == 0) range.to.emplace_back(file, vm);
+  if (softkvm::lend_memory(vm, reinterpret_cast<void*>(range.begin), range.end - range.begin, range.file->get(), range.offset) == 0) range.to.emplace_back(file, vm);
 }
 
 void lend_as(const Range& range, Range& part) {
@@ -52,8 +52,8 @@ void lend_as(const Range& range, Range& part) {
 
 void drop_pages(const Range& r, uintptr_t begin, uintptr_t end) {
   char name[64] = {};
-  if (::readlink(("/proc/self/fd/" + std::to_string(r.file.get())).c_str(), name, sizeof name - 1) < 0 || !::strstr(name, "vireo-guest-memory")) return;
-  ::fallocate(r.file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(r.offset + (begin - r.begin)), static_cast<off_t>(end - begin));
+  if (::readlink(("/proc/self/fd/" + std::to_string(r.file->get())).c_str(), name, sizeof name - 1) < 0 || !::strstr(name, "vireo-guest-memory")) return;
+  ::fallocate(r.file->get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(r.offset + (begin - r.begin)), static_cast<off_t>(end - begin));
 }
 
 }  // namespace vireo::preload

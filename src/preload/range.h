@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -19,7 +20,7 @@ using Vms = std::vector<std::pair<ino_t, int>>;  // a handle's file and number
 
 struct Range {
   uintptr_t begin, end;
-  OwnedFd file;
+  std::shared_ptr<const OwnedFd> file;  // of all that were one range
   uint64_t offset;  // of `begin`
   bool ours;        // was private memory
   bool lendable = true;
