@@ -312,6 +312,30 @@ TEST(Lending, WriteProtectedMemoryIsNotLent) {
   EXPECT_EQ(descriptors_of(memory.at), before - 1);
 }
 
+TEST(Lending, MemoryThatIsProtectedByAKeysCallIsNotLent) {
+  Machine m;
+  SharedMemory memory;
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  const unsigned before = descriptors_of(memory.at);
+  ASSERT_EQ(::pkey_mprotect(memory.at + 4096, 4096, PROT_READ, -1), 0);
+  EXPECT_EQ(descriptors_of(memory.at), before - 1);
+}
+
+// For itself a process may do so since Linux 6.13.
+TEST(Lending, PagesAreDroppedByAPidfd) {
+  Machine m;
+  SharedMemory memory;
+  std::memset(memory.at, 1, memory.kSize);
+  ASSERT_EQ(set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at), 0);
+  const int self = static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0));
+  const iovec parts[] = {{memory.at, 8192}, {memory.at + 16384, 4096}};
+  const ssize_t done = ::process_madvise(self, parts, 2, MADV_DONTNEED, 0);
+  ::close(self);
+  if (done < 0) GTEST_SKIP() << "an older kernel";
+  ASSERT_EQ(done, 12288);
+  for (size_t i = 0; i < 32768; i += 4096) EXPECT_EQ(memory.at[i], i >= 8192 && i != 16384) << i;
+}
+
 // What a running guest writes while memory is copied would be lost.
 TEST(Lending, MemoryOfARunningGuestStaysWhereItIs) {
   Machine m;

@@ -2,7 +2,9 @@
 // The program changes its address space. Guest memory is the program's own mapping, so data needs no notice: the guest's next access meets
 // what is mapped then. Translated code does: it was made from what was there.
 #include <sys/mman.h>
+#include <sys/uio.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "preload/lending.h"
@@ -43,6 +45,13 @@ void replaced(const void* host, size_t size) {
   if (used()) unlend(host, size);
 }
 
+void has_rights(const void* at, size_t size, int protection, int key) {
+  // Code of a page that can no longer be read must not go on.
+  if (!(protection & PROT_READ)) changed(at, size);
+  // softkvm's processes have mappings of their own, which could still be read and written.
+  if (used() && (key > 0 || (protection & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))) vireo::preload::stop_lending(at, size);
+}
+
 void* map(Map* next, void* at, size_t size, int protection, int flags, int fd, off_t offset) {
   if (refused(protection, flags, fd, offset)) {
     errno = EINVAL;
@@ -71,10 +80,12 @@ VIREO_EXPORT int munmap(void* at, size_t size) noexcept {
 }
 VIREO_EXPORT int mprotect(void* at, size_t size, int protection) noexcept {
   int result = VIREO_NEXT_AS("mprotect", int(void*, size_t, int))(at, size, protection);
-  // Code of a page that can no longer be read must not go on.
-  if (result == 0 && !(protection & PROT_READ)) changed(at, size);
-  // softkvm's processes have mappings of their own, which could still be read and written.
-  if (result == 0 && used() && (protection & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE)) vireo::preload::stop_lending(at, size);
+  if (result == 0) has_rights(at, size, protection, 0);
+  return result;
+}
+VIREO_EXPORT int pkey_mprotect(void* at, size_t size, int protection, int key) noexcept {
+  int result = VIREO_NEXT_AS("pkey_mprotect", int(void*, size_t, int, int))(at, size, protection, key);
+  if (result == 0) has_rights(at, size, protection, key);
   return result;
 }
 VIREO_EXPORT int madvise(void* at, size_t size, int advice) noexcept {
@@ -83,6 +94,21 @@ VIREO_EXPORT int madvise(void* at, size_t size, int advice) noexcept {
   if (result == 0 && (vireo::preload::drops_private_pages(advice) || advice == MADV_REMOVE)) changed(at, size);
   if (result == 0 && advice == MADV_HUGEPAGE && used()) vireo::softkvm::note_large_page_wish(at, size);
   return result;
+}
+// What drops pages the kernel does for the caller itself only (Linux 6.13), so whom the pidfd names need not be known.
+VIREO_EXPORT ssize_t process_madvise(int pidfd, const iovec* parts, size_t count, int advice, unsigned flags) noexcept {
+  const ssize_t done = VIREO_NEXT_AS("process_madvise", ssize_t(int, const iovec*, size_t, int, unsigned))(pidfd, parts, count, advice, flags);
+  if (!used() || !(vireo::preload::drops_private_pages(advice) || advice == MADV_REMOVE)) return done;
+  const int saved = errno;
+  auto left = static_cast<size_t>(done > 0 ? done : 0);
+  for (size_t i = 0, size; left != 0 && i < count; i++, left -= size) {
+    size = std::min(left, parts[i].iov_len);
+    int ignored;
+    vireo::preload::drops_moved(parts[i].iov_base, size, advice, &ignored);
+    changed(parts[i].iov_base, size);
+  }
+  errno = saved;
+  return done;
 }
 VIREO_EXPORT void* mremap(void* at, size_t old_size, size_t size, int flags, ...) noexcept {
   va_list arguments;
