@@ -58,6 +58,9 @@ TEST(Preload, EveryNameOfOpenGivesSoftkvm) {
   EXPECT_EQ(__fxstatat(1, AT_FDCWD, "/dev/kvm", &status, 0), 0);
   EXPECT_TRUE(S_ISCHR(status.st_mode));
   EXPECT_EQ(::access("/dev/kvm", R_OK | W_OK), 0);
+  EXPECT_EQ(::eaccess("/dev/kvm", R_OK | W_OK), 0);
+  EXPECT_EQ(::euidaccess("/dev/kvm", R_OK | W_OK), 0);
+  EXPECT_EQ(::euidaccess("/dev/kvm", X_OK), -1);
 }
 
 TEST(Preload, OpenRefusesWhatADeviceIsNot) {

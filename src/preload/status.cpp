@@ -94,6 +94,11 @@ VIREO_EXPORT int statx(int directory, const char* path, int flags, unsigned mask
 }
 
 VIREO_EXPORT int access(const char* path, int mode) noexcept { return is_kvm(path) ? permitted(mode) : VIREO_NEXT_AS("access", int(const char*, int))(path, mode); }
+// By the effective user; two names of one function.
+VIREO_EXPORT int eaccess(const char* path, int mode) noexcept { return is_kvm(path) ? permitted(mode) : VIREO_NEXT_AS("eaccess", int(const char*, int))(path, mode); }
+VIREO_EXPORT int euidaccess(const char* path, int mode) noexcept {
+  return is_kvm(path) ? permitted(mode) : VIREO_NEXT_AS("euidaccess", int(const char*, int))(path, mode);
+}
 VIREO_EXPORT int faccessat(int directory, const char* path, int mode, int flags) noexcept {
   if (is_kvm(directory, path)) return permitted(mode);
   return VIREO_NEXT_AS("faccessat", int(int, const char*, int, int))(directory, path, mode, flags);
