@@ -6,8 +6,10 @@
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -20,8 +22,10 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iterator>
 #include <string>
 #include <thread>
@@ -195,6 +199,35 @@ TEST(Lending, EveryPieceIsDroppedOfWhatIsLeft) {
       if (i != memory.kSize - 8 * 4096 && memory.at[i] != 0) return 7;
     return 0;
   }), 0);
+}
+
+// Writes a name behind memory in what this process reads as its smaps, for kernels that name none. Needs the right to mount.
+bool name_in_smaps(const void* address, const char* smaps) {
+  std::ifstream real("/proc/self/smaps");
+  std::string path = testing::TempDir() + "smapsXXXXXX";
+  const int file = ::mkstemp(path.data());
+  std::string text;
+  for (std::string line; std::getline(real, line); text += line + "\n") {
+    uintptr_t from, to;
+    if (std::sscanf(line.c_str(), "%zx-%zx %*s", &from, &to) == 2 && reinterpret_cast<uintptr_t>(address) >= from && reinterpret_cast<uintptr_t>(address) < to) line += "  [anon:guest]";
+  }
+  const bool done = ::write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && ::unshare(CLONE_NEWNS) == 0 &&
+                    ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 && ::mount(path.c_str(), smaps, nullptr, MS_BIND, nullptr) == 0;
+  ::unlink(path.c_str());
+  return done;
+}
+
+TEST(Lending, MemoryWithANameIsPrivateMemory) {
+  EXPECT_EQ(in_child([] {
+    Machine m;
+    SharedMemory memory;
+    const std::string smaps = "/proc/" + std::to_string(::getpid()) + "/smaps";
+    const bool named = ::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, memory.at, memory.kSize, "guest") == 0;
+    if (!named && !name_in_smaps(memory.at, smaps.c_str())) return 77;
+    if (set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at) != 0) return 1;
+    if (!named && ::umount(smaps.c_str()) != 0) return 2;
+    return shared(memory.at) ? 0 : 3;
+  }) % 77, 0);
 }
 
 // A filter is a thread's, not a process's.

@@ -63,7 +63,7 @@ std::optional<std::vector<Mapping>> mappings(uintptr_t begin, uintptr_t end, boo
       wanted = to > begin;
       if (wanted)
         found.push_back({from, to, offset, makedev(major, minor), inode, rights[0] == 'r', rights[1] == 'w', rights[2] == 'x', rights[3] == 's',
-                         line[path] != 0 && line[path] != '\n', {}});
+                         line[path] != 0 && line[path] != '\n' && ::strncmp(line + path, "[anon:", 6) != 0, {}});
     } else if (wanted && ::strncmp(line, "VmFlags:", 8) == 0) {
       found.back().flags = line + 8;
       found.back().flags.back() = ' ';

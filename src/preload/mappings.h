@@ -16,7 +16,8 @@ struct Mapping {
   uint64_t offset = 0;
   dev_t device = 0;
   ino_t inode = 0;
-  bool readable = false, writable = false, executable = false, shared = false, named = false;
+  bool readable = false, writable = false, executable = false, shared = false;
+  bool named = false;  // a file, the stack, the heap; not memory that the program has named (PR_SET_VMA_ANON_NAME)
   std::string flags;  // smaps' VmFlags
 
   bool has(const char* flag) const { return flags.find(std::string(" ") + flag + " ") != std::string::npos; }
