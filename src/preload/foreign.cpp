@@ -38,6 +38,13 @@ bool hands_over_a_file(const msghdr& message) {
   return false;
 }
 
+void look_at(const msghdr& message) {
+  if (!used() || message.msg_controllen == 0) return;
+  int saved = errno;
+  if (hands_over_a_file(message)) expect();
+  errno = saved;
+}
+
 bool reads(const iocb& request) { return request.aio_lio_opcode == IOCB_CMD_PREAD || request.aio_lio_opcode == IOCB_CMD_PREADV; }
 
 bool reads(const io_uring_sqe& request) {
@@ -98,12 +105,13 @@ void look_at_vhost(unsigned long request) {
 }  // namespace vireo::preload
 
 VIREO_EXPORT ssize_t sendmsg(int fd, const msghdr* message, int flags) {
-  if (used() && message != nullptr && message->msg_controllen != 0) {
-    int saved = errno;
-    if (hands_over_a_file(*message)) expect();
-    errno = saved;
-  }
+  if (message != nullptr) look_at(*message);
   return VIREO_NEXT_AS("sendmsg", ssize_t(int, const msghdr*, int))(fd, message, flags);
+}
+VIREO_EXPORT int sendmmsg(int fd, mmsghdr* messages, unsigned count, int flags) {
+  if (messages != nullptr)
+    for (unsigned i = 0; i < count; i++) look_at(messages[i].msg_hdr);
+  return VIREO_NEXT_AS("sendmmsg", int(int, mmsghdr*, unsigned, int))(fd, messages, count, flags);
 }
 
 VIREO_EXPORT int io_submit(aio_context_t context, long count, iocb** requests) {

@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -23,6 +24,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -261,6 +263,8 @@ TEST(Preload, APollingGuestRunsWhatWasReadIn) {
   ::close(ends[0]), ::close(ends[1]);
 }
 
+constexpr const char* kSeveral = "PRELOAD_TEST_SENDS_SEVERAL";
+
 // The same, but the device is another process that has been given the memory's file, as with vhost-user: nobody sees what it writes.
 TEST(Preload, APollingGuestRunsWhatAnotherProcessHasWritten) {
   Machine m;
@@ -281,6 +285,7 @@ TEST(Preload, APollingGuestRunsWhatAnotherProcessHasWritten) {
   const pid_t device = ::fork();
   ASSERT_GE(device, 0);
   if (device == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     char byte;
     iovec data{&byte, 1};
     alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))];
@@ -310,11 +315,22 @@ TEST(Preload, APollingGuestRunsWhatAnotherProcessHasWritten) {
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS, header->cmsg_len = CMSG_LEN(sizeof(int));
   std::memcpy(CMSG_DATA(header), &memory, sizeof memory);
-  ASSERT_EQ(::sendmsg(ends[0], &message, 0), 1);
+  mmsghdr messages[] = {{message, 0}};
+  if (::getenv(kSeveral) != nullptr) ASSERT_EQ(::sendmmsg(ends[0], messages, 1, 0), 1);
+  else ASSERT_EQ(::sendmsg(ends[0], &message, 0), 1);
   EXPECT_EQ(m.next_out(), 1);
   ::kill(device, SIGKILL);
   ::waitpid(device, nullptr, 0);
   for (int fd : {bell, memory, ends[0], ends[1]}) ::close(fd);
+}
+
+// In a process of its own, which has not learnt of others yet.
+TEST(Preload, APollingGuestRunsWhatAReceiverOfSeveralMessagesHasWritten) {
+  EXPECT_EQ(in_child([] {
+    ::setenv(kSeveral, "1", 1);
+    ::execl("/proc/self/exe", "preload_test", "--gtest_filter=Preload.APollingGuestRunsWhatAnotherProcessHasWritten", "--gtest_brief=1", nullptr);
+    return 78;
+  }), 0);
 }
 
 TEST(Preload, TheStatisticsCountExits) {
