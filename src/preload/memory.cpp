@@ -2,7 +2,9 @@
 // The program changes its address space. Guest memory is the program's own mapping, so data needs no notice: the guest's next access meets
 // what is mapped then. Translated code does: it was made from what was there.
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -97,7 +99,8 @@ VIREO_EXPORT int madvise(void* at, size_t size, int advice) noexcept {
 }
 // What drops pages the kernel does for the caller itself only (Linux 6.13), so whom the pidfd names need not be known.
 VIREO_EXPORT ssize_t process_madvise(int pidfd, const iovec* parts, size_t count, int advice, unsigned flags) noexcept {
-  const ssize_t done = VIREO_NEXT_AS("process_madvise", ssize_t(int, const iovec*, size_t, int, unsigned))(pidfd, parts, count, advice, flags);
+  auto* next = VIREO_NEXT_AS("process_madvise", ssize_t(int, const iovec*, size_t, int, unsigned));  // glibc 2.36
+  const ssize_t done = next != nullptr ? next(pidfd, parts, count, advice, flags) : ::syscall(SYS_process_madvise, pidfd, parts, count, advice, flags);
   if (!used() || !(vireo::preload::drops_private_pages(advice) || advice == MADV_REMOVE)) return done;
   const int saved = errno;
   auto left = static_cast<size_t>(done > 0 ? done : 0);

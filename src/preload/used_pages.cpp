@@ -8,7 +8,6 @@
 #include <sys/types.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <iterator>
 
 #include "base/owned_fd.h"
@@ -31,10 +30,9 @@ struct Scan {
 constexpr unsigned long kScan = _IOWR('f', 16, Scan);                   // PAGEMAP_SCAN
 constexpr uint64_t kPresentOrSwappedCategories = 1 << 3 | 1 << 4;      // PAGE_IS_PRESENT, PAGE_IS_SWAPPED
 
-// False: there are too many, or the kernel says so of none (errno).
-bool scan(int pagemap, uintptr_t begin, uintptr_t end, size_t most, Parts& parts) {
-  size_t used = 0;
-  while (begin < end) {
+// Both go no further than `most`. False: it is not known, or this kernel does not tell it so.
+bool scan(int pagemap, uintptr_t begin, uintptr_t end, size_t most, Parts& parts, size_t& used) {
+  while (begin < end && used <= most) {
     Region regions[64];
     Scan wanted{};
     wanted.size = sizeof wanted;
@@ -44,7 +42,7 @@ bool scan(int pagemap, uintptr_t begin, uintptr_t end, size_t most, Parts& parts
     const int count = VIREO_NEXT_AS("ioctl", int(int, unsigned long, ...))(pagemap, kScan, &wanted);
     if (count < 0 || wanted.walk_end <= begin) return false;
     for (int i = 0; i < count; i++) {
-      if ((used += regions[i].end - regions[i].start) > most) return errno = E2BIG, false;
+      used += regions[i].end - regions[i].start;
       parts.emplace_back(regions[i].start, regions[i].end);
     }
     begin = wanted.walk_end;
@@ -52,9 +50,8 @@ bool scan(int pagemap, uintptr_t begin, uintptr_t end, size_t most, Parts& parts
   return true;
 }
 
-bool read_words(int pagemap, uintptr_t begin, uintptr_t end, size_t most, Parts& parts) {
-  size_t used = 0;
-  for (uintptr_t at = begin; at < end;) {
+bool read_words(int pagemap, uintptr_t begin, uintptr_t end, size_t most, Parts& parts, size_t& used) {
+  for (uintptr_t at = begin; at < end && used <= most;) {
     uint64_t words[512];
     const size_t n = std::min<size_t>(std::size(words), (end - at) / kPage);
     const auto got = VIREO_NEXT_AS("pread", ssize_t(int, void*, size_t, off_t))(pagemap, words, n * sizeof *words, static_cast<off_t>(at / kPage * sizeof *words));
@@ -62,7 +59,7 @@ bool read_words(int pagemap, uintptr_t begin, uintptr_t end, size_t most, Parts&
     for (size_t i = 0; i < n; i++, at += kPage) {
       constexpr uint64_t kPresentOrSwapped = 3ull << 62;
       if (!(words[i] & kPresentOrSwapped)) continue;
-      if ((used += kPage) > most) return false;
+      used += kPage;
       if (!parts.empty() && parts.back().second == at) parts.back().second += kPage;
       else parts.emplace_back(at, at + kPage);
     }
@@ -75,12 +72,14 @@ bool read_words(int pagemap, uintptr_t begin, uintptr_t end, size_t most, Parts&
 std::optional<Parts> used_pages(uintptr_t begin, uintptr_t end, size_t most) {
   OwnedFd pagemap(VIREO_NEXT_AS("open", int(const char*, int, ...))("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
   Parts parts;
+  size_t used = 0;
   if (!pagemap.valid()) return std::nullopt;
-  if (scan(pagemap.get(), begin, end, most, parts)) return parts;
-  if (errno == E2BIG) return std::nullopt;
-  parts.clear();
-  if (read_words(pagemap.get(), begin, end, most, parts)) return parts;
-  return std::nullopt;
+  if (!scan(pagemap.get(), begin, end, most, parts, used)) {
+    parts.clear(), used = 0;
+    if (!read_words(pagemap.get(), begin, end, most, parts, used)) return std::nullopt;
+  }
+  if (used > most) return std::nullopt;
+  return parts;
 }
 
 }  // namespace vireo::preload
