@@ -35,8 +35,9 @@
 // An allocator that gives memory back when it is asked for some, as jemalloc does.
 extern "C" void* __libc_malloc(size_t size);
 static std::atomic<uint8_t*> given_back{nullptr};
+static std::atomic<int> given_advice{MADV_DONTNEED};
 extern "C" void* malloc(size_t size) {
-  if (uint8_t* page = given_back) ::madvise(page, 4096, MADV_DONTNEED);
+  if (uint8_t* page = given_back) ::madvise(page, 4096, given_advice);
   return __libc_malloc(size);
 }
 
@@ -472,6 +473,21 @@ TEST(Lending, AnAllocatorMayGiveMemoryBackAnywhere) {
     ::waitpid(child, &status, 0);
     given_back = nullptr;
     return result == 0 && status == 0 ? 0 : 2;
+  }), 0);
+}
+
+// Or want large pages for what they have got anew.
+TEST(Lending, AnAllocatorMayWantLargePagesAnywhere) {
+  EXPECT_EQ(in_child([] {
+    Machine m;
+    SharedMemory memory;
+    given_advice = MADV_HUGEPAGE;
+    given_back = memory.at;
+    int wrong = 0;
+    for (size_t i = 0; i < memory.kSize; i += 1 << 20) wrong += ::madvise(memory.at + i, 4096, MADV_HUGEPAGE) != 0 && errno != EINVAL;
+    const int result = set_slot(m.vm, 1, 1 << 20, memory.kSize, memory.at);
+    given_back = nullptr;
+    return result == 0 && wrong == 0 ? 0 : 1;
   }), 0);
 }
 

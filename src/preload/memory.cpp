@@ -19,13 +19,21 @@ using vireo::preload::unlend;
 using vireo::preload::used;
 
 namespace vireo::preload {
-void changed(const void* host, size_t size) {
+namespace {
+// softkvm's locks are held in there while it allocates, and an allocator's calls may not wait for them.
+template <class Call>
+void tell(Call call) {
   if (!used() || within != 0) return;
   int saved = errno;
-  within++;  // its locks are held while it allocates, and an allocator's calls in here may not wait for them
-  softkvm::notice_change(host, size);
+  within++;
+  call();
   within--;
   errno = saved;
+}
+}  // namespace
+
+void changed(const void* host, size_t size) {
+  tell([=] { softkvm::notice_change(host, size); });
 }
 }  // namespace vireo::preload
 
@@ -94,7 +102,7 @@ VIREO_EXPORT int madvise(void* at, size_t size, int advice) noexcept {
   int result;
   if (!used() || !vireo::preload::drops_moved(at, size, advice, &result)) result = VIREO_NEXT_AS("madvise", int(void*, size_t, int))(at, size, advice);
   if (result == 0 && (vireo::preload::drops_private_pages(advice) || advice == MADV_REMOVE)) changed(at, size);
-  if (result == 0 && advice == MADV_HUGEPAGE && used()) vireo::softkvm::note_large_page_wish(at, size);
+  if (result == 0 && advice == MADV_HUGEPAGE) vireo::preload::tell([=] { vireo::softkvm::note_large_page_wish(at, size); });
   return result;
 }
 // What drops pages the kernel does for the caller itself only (Linux 6.13), so whom the pidfd names need not be known.
