@@ -178,10 +178,12 @@ void lend_slot(int vm, uintptr_t argument) {
   if (bounds.none()) forget_all();
   if (guests_ran.exchange(false)) slots.note_run();
   ranges.reserve(kMostLent);
-  // Small slots come and go while a machine starts, and each look takes some 100 us.
+  // Small slots come and go while a machine starts, and each look takes some 100 us. Where no more can be lent it looks at this slot alone: a program may
+  // have 32764 of them.
   if (region.memory_size >= kLeastMoved) {
-    forget_what_is_gone(0, ~uintptr_t{0});
-    if (!unknown(begin, end).empty() && native_wanted()) find_files(begin, end, region.guest_phys_addr);
+    const bool room = ranges.size() < kMostLent;
+    forget_what_is_gone(room ? 0 : begin, room ? ~uintptr_t{0} : end);
+    if (room && !unknown(begin, end).empty() && native_wanted()) find_files(begin, end, region.guest_phys_addr);
   }
   for (Range& r : ranges) {
     if (!r.lendable || !r.overlaps(begin, end)) continue;
