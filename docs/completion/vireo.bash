@@ -19,7 +19,12 @@ _vireo() {
     return
   fi
   if [[ ${COMP_WORDS[1]} == stat ]]; then
-    [[ $before == --interval || $before == --count ]] || mapfile -t COMPREPLY < <(compgen -W "$(vireo stat --list 2> /dev/null)
+    local i process=
+    for ((i = 2; i < COMP_CWORD; i++)); do
+      [[ ${COMP_WORDS[i]} =~ ^[0-9]+$ && ${COMP_WORDS[i - 1]} != --[ic]* ]] && process=${COMP_WORDS[i]}
+    done
+    [[ $before == --interval || $before == --count ]] || mapfile -t COMPREPLY < <(compgen -W "$([[ $process ]] || vireo stat --list 2> /dev/null)
+      $(vireo stat $process --once --all 2> /dev/null | sed -n '4,$s/^\([a-z][a-z0-9_]*\) .*/\1/p')
       --interval --count --once --per-vcpu --all --json --list --help" -- "$word")
     return
   fi

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/stat/sample.h"
 
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <ctime>
 
@@ -47,6 +49,22 @@ Rows rows_of(const control::StatisticsGuest& guest) {
       at += counter.count;
     }
   }
+  return rows;
+}
+
+bool CounterNames::has(const std::string& name) const {
+  return patterns.empty() || std::ranges::any_of(patterns, [&](const std::string& pattern) { return fnmatch(pattern.c_str(), name.c_str(), 0) == 0; });
+}
+
+Result<Rows> chosen(Rows rows, const CounterNames& names) {
+  for (const std::string& pattern : names.patterns) {
+    auto is = [one = CounterNames{{pattern}}](const Row& row) { return one.has(row.counter.name); };
+    if (std::ranges::none_of(rows.vcpus, is) && std::ranges::none_of(rows.vm, is))
+      return fail(ErrorKind::kNotFound, "stat: " + pattern + ": the machine has no such counter (see vireo stat --once --all)");
+  }
+  auto unwanted = [&](const Row& row) { return !names.has(row.counter.name); };
+  std::erase_if(rows.vcpus, unwanted);
+  std::erase_if(rows.vm, unwanted);
   return rows;
 }
 

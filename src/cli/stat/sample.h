@@ -34,6 +34,14 @@ struct Rows {
 // Counters that several vCPUs have under one name but in different units stay apart.
 Rows rows_of(const control::StatisticsGuest& guest);
 
+// The counters that somebody wants to see: their names, or patterns as the shell has them. None: all.
+struct CounterNames {
+  std::vector<std::string> patterns;
+  bool has(const std::string& name) const;
+};
+// Of these rows; an error names the pattern that none has.
+Result<Rows> chosen(Rows rows, const CounterNames& names);
+
 struct TableOptions {
   bool all = false;       // rows that are zero too
   bool per_vcpu = false;  // a column for each
@@ -42,6 +50,6 @@ struct TableOptions {
 std::string table(const control::StatisticsGuest& guest, const Rows& rows, const Sample& now, const Sample* before, const TableOptions& options);
 
 // One line, an object.
-std::string json(const control::StatisticsGuest& guest, const Sample& now);
+std::string json(const control::StatisticsGuest& guest, const Sample& now, const CounterNames& names = {});
 
 }  // namespace vireo::cli::stat

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -17,9 +18,10 @@ namespace vireo::cli::stat {
 namespace {
 
 constexpr char kHelp[] = R"(vireo stat: counters of a running machine
-  vireo stat [PROCESS] [OPTION]...
+  vireo stat [PROCESS] [COUNTER]... [OPTION]...
   PROCESS            number of the process: of vireo run, or of a program under vireo kvm. Without it the only
                      machine of this user is taken
+  COUNTER            name of one, or a pattern as the shell has them ('*exits'): only these are shown, zero or not
   --interval SECONDS between two tables, 0.1 to 3600; 1 without
   --count N          ends after N tables
   --once             what has been counted so far, and no rates
@@ -32,6 +34,7 @@ What the counters mean: docs/guide/stat.md. Ends with exit status 0 when the mac
 
 struct Options {
   std::string process, interval, count;
+  CounterNames counters;
   bool once = false, per_vcpu = false, all = false, json = false, list = false, help = false;
 };
 
@@ -39,7 +42,8 @@ Result<Options> parse(int argc, char** argv) {
   Options options;
   CLI::App app;
   app.set_help_flag();
-  app.add_option("process", options.process);
+  std::vector<std::string> words;
+  app.add_option("words", words);
   app.add_option("--interval", options.interval);
   app.add_option("--count", options.count);
   app.add_flag("--once", options.once);
@@ -49,6 +53,12 @@ Result<Options> parse(int argc, char** argv) {
   app.add_flag("--list", options.list);
   app.add_flag("--help,-h", options.help);
   if (auto parsed = parse_words(app, {argv, argv + argc}, "vireo stat"); !parsed) return std::unexpected(std::move(parsed).error().within("stat"));
+  // No counter's name begins as a number does.
+  for (std::string& word : words) {
+    if (!isdigit(static_cast<unsigned char>(word[0]))) options.counters.patterns.push_back(std::move(word));
+    else if (!options.process.empty()) return fail(ErrorKind::kInvalid, "stat: " + word + ": one process is shown, and " + options.process + " is named already");
+    else options.process = std::move(word);
+  }
   return options;
 }
 
@@ -98,7 +108,8 @@ Result<int> run(int argc, char** argv) {
   const pid_t process = options.process.empty() ? TRY(only_machine()) : TRY(number<pid_t>(options.process, "", 1, INT32_MAX, "not the number of a process"));
   auto guest = control::find_statistics(process);
   if (!guest) return std::unexpected(std::move(guest).error().within("stat"));
-  const Rows rows = rows_of(*guest);
+  const Rows rows = TRY(chosen(rows_of(*guest), options.counters));
+  const TableOptions shown{.all = options.all || !options.counters.patterns.empty(), .per_vcpu = options.per_vcpu};
   const bool screen = isatty(STDOUT_FILENO) && !options.once && !options.json;
   Sample now = TRY(take_sample(*guest));
   std::optional<Sample> before;
@@ -112,7 +123,7 @@ Result<int> run(int argc, char** argv) {
       before = std::move(now);
       now = TRY(take_sample(*guest));
     }
-    std::string text = options.json ? json(*guest, now) + "\n" : table(*guest, rows, now, before ? &*before : nullptr, {options.all, options.per_vcpu});
+    std::string text = options.json ? json(*guest, now, options.counters) + "\n" : table(*guest, rows, now, before ? &*before : nullptr, shown);
     if (screen) text = "\x1b[H\x1b[2J" + text;
     else if (!options.json && !first) text = "\n" + text;
     if (!put(text)) return fail_errno("stat: standard output");

@@ -119,12 +119,32 @@ TEST(StatJson, HasEveryValueAsItIs) {
   EXPECT_FALSE(read["sum"].contains("hist"));
 }
 
+TEST(StatNames, ChooseTheRowsOfTheTable) {
+  Two t;
+  auto text = [&](std::vector<std::string> names) {
+    auto rows = chosen(rows_of(t.guest), {std::move(names)});
+    return rows ? table(t.guest, *rows, t.now, nullptr, {.all = true}) : rows.error().message;
+  };
+  EXPECT_THAT(text({"exits"}), ContainsRegex("total\nexits +150\n$"));
+  EXPECT_THAT(text({"ever", "code_*"}), HasSubstr("stat: ever: the machine has no such counter"));
+  EXPECT_THAT(text({"[en]*", "code_*"}), ContainsRegex("total\nexits +150\nnever +0\n\nVM\ncode_cache_used +3.00 MiB\n$"));
+  EXPECT_EQ(text({}), table(t.guest, rows_of(t.guest), t.now, nullptr, {.all = true}));
+}
+
+TEST(StatNames, ChooseWhatJsonHas) {
+  Two t;
+  const auto read = nlohmann::json::parse(json(t.guest, t.now, {{"hist", "exits"}}));
+  EXPECT_EQ(read["vm"], nlohmann::json::object());
+  EXPECT_EQ(read["sum"], (nlohmann::json{{"exits", 150}}));
+  EXPECT_EQ(read["vcpus"][1], (nlohmann::json{{"vcpu", 1}, {"exits", 50}, {"hist", {3, 4}}}));
+}
+
 TEST(StatOptions, BadOnesAreToldInOneLine) {
   const std::pair<std::vector<const char*>, const char*> cases[] = {
       {{"--interval", "0"}, "--interval 0: seconds"}, {{"--interval", "nan"}, "--interval nan"}, {{"--interval", "1x"}, "--interval 1x"},
-      {{"--count", "0"}, "--count 0"},                {{"--count", "-1"}, "--count -1"},         {{"x"}, "x: not the number of a process"},
-      {{"0"}, "0: not the number"},                   {{"1", "2"}, "2"},                         {{"--colour"}, "--colour"},
-      {{"999999999"}, "999999999"},                   {{"--count=", "0"}, "0: not the number"},
+      {{"--count", "0"}, "--count 0"},                {{"--count", "-1"}, "--count -1"},         {{"1x"}, "1x: not the number of a process"},
+      {{"0"}, "0: not the number"},                   {{"1", "2"}, "2: one process"},                         {{"--colour"}, "--colour"},
+      {{"999999999"}, "999999999"},                   {{"--count=", "0"}, "0: not the number"},   {{"999999999", "exits"}, "999999999"},
   };
   for (const auto& [words, said] : cases) {
     std::vector<char*> argv;

@@ -92,7 +92,7 @@ std::string table(const control::StatisticsGuest& guest, const Rows& rows, const
       if (file.vcpu() >= 0) head += print("%*s", kWidth, print("vcpu %d%s", file.vcpu(), before ? "/s" : "").c_str());
   std::string out = print("machine of process %d\n\n", static_cast<int>(guest.process)) + head + "\n";
   for (const Row& row : rows.vcpus) out += lines.line(row, true);
-  out += "\nVM\n";
+  if (!rows.vm.empty()) out += "\nVM\n";
   for (const Row& row : rows.vm) out += lines.line(row, false);
   return out;
 }
