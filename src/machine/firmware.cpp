@@ -2,9 +2,12 @@
 #include "machine/firmware.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/owned_fd.h"
 #include "machine/machine.h"
@@ -60,8 +63,8 @@ Result<> Firmware::build(const FirmwareConfig& config) {
                                                [&m](uint64_t at, std::span<const std::byte> in) { return m.memory().write(GuestAddress{at}, in); }});
   TRY_VOID(m.ports().add(kFwCfg, FwCfg::kPorts, *items_));
   if (!config.debug.empty()) {
-    // A FIFO without a reader is not to be waited for; one with a slow reader is.
-    OwnedFd fd(open(config.debug.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666));
+    // A FIFO without a reader is not to be waited for; one with a slow reader is. Emptied by begin().
+    OwnedFd fd(open(config.debug.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666));
     if (!fd.valid()) return fail_errno("--firmware debug=" + config.debug);
     fcntl(fd.get(), F_SETFL, 0);
     debug_ = fdopen(fd.get(), "w");
@@ -73,6 +76,14 @@ Result<> Firmware::build(const FirmwareConfig& config) {
   }
   describe(config);
   return describe_kernel();
+}
+
+Result<> Firmware::begin() {
+  struct stat st;
+  if (std::exchange(begun_, true)) return {};
+  if (!debug_ || fstat(fileno(debug_), &st) || !S_ISREG(st.st_mode)) return {};  // a FIFO or a terminal has nothing to empty
+  if (ftruncate(fileno(debug_), 0)) return fail_errno("--firmware debug=: emptying the file");
+  return {};
 }
 
 // Of a Linux image the sectors for real mode are an item of their own, and say that a boot

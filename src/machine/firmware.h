@@ -37,6 +37,8 @@ class Firmware {
 
   ShadowMemory& shadow() { return *shadow_; }
   FwCfg& items() { return *items_; }
+  // Before each boot; at the first the file of `debug` is emptied. Another option may be wrong before, and what the last machine said is not lost for that.
+  Result<> begin();
   void reset(ResetKind kind);
 
  private:
@@ -54,6 +56,7 @@ class Firmware {
   std::unique_ptr<FwCfg> items_;
   std::unique_ptr<DebugConsole> console_;
   FILE* debug_ = nullptr;
+  bool begun_ = false;
 };
 
 }  // namespace vireo

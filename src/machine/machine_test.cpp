@@ -606,6 +606,32 @@ TEST_P(FirmwareTest, FifosAreRefusedAtOnce) {
   unlink(path.c_str());
 }
 
+// An option that is refused after this one must not cost what the last machine's firmware said.
+TEST_P(FirmwareTest, TheDebugFileIsEmptiedWhenTheMachineStarts) {
+  // mov dx,0x402; mov al,'!'; out dx,al; mov al,0x40; out 0x70,al; in al,0x71; cmp al,1; je second; mov al,1; out 0x71,al; mov dx,0xcf9; mov al,6; out dx,al; jmp $
+  // second: out 0xf4,al; jmp $
+  const uint8_t code[] = {0xba, 0x02, 0x04, 0xb0, 0x21, 0xee, 0xb0, 0x40, 0xe6, 0x70, 0xe4, 0x71, 0x3c, 1, 0x74, 12, 0xb0, 1, 0xe6, 0x71,
+                          0xba, 0xf9, 0x0c, 0xb0, 6, 0xee, 0xeb, 0xfe, 0xe6, 0xf4, 0xeb, 0xfe};
+  Rom rom(code);
+  const std::string path = "/tmp/vireo-debug-" + std::to_string(getpid());
+  auto text = [&] {
+    std::ifstream in(path);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  std::ofstream(path) << "said before";
+  auto loop = std::move(*EventLoop::create());
+  MachineConfig config{.board = GetParam().board, .memory = {.size = 16 << 20}, .firmware = FirmwareConfig{.code = rom.path(), .debug = path}, .debug_exit = 0xf4};
+  auto machine = Machine::create(config, *GetParam().api, *loop, &serial);
+  ASSERT_TRUE(machine) << machine.error().message;
+  EXPECT_EQ(text(), "said before");
+  (*machine)->set_on_end([&](int) { loop->stop(); });
+  ASSERT_TRUE((*machine)->start());
+  loop->run();
+  machine->reset();
+  EXPECT_EQ(text(), "!!");  // of both boots
+  unlink(path.c_str());
+}
+
 INSTANTIATE_TEST_SUITE_P(All, MachineTest, testing::ValuesIn(cases()), [](const auto& info) {
   return std::string(info.param.api->name) + (info.param.board == Board::kQ35 ? "_q35" : "_microvm");
 });

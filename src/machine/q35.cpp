@@ -149,7 +149,10 @@ AcpiConfig Q35::acpi() const {
 
 Result<BootEnvironment> Q35::prepare_boot() {
   auto map = PcDevices::memory_map(machine_.memory());
-  if (firmware_) return BootEnvironment{machine_.memory(), map};
+  if (firmware_) {
+    TRY_VOID(firmware_->begin());
+    return BootEnvironment{machine_.memory(), map};
+  }
   assign_pci();
   constexpr uint64_t kSmbios = 0xf0000;
   AcpiTables tables = TRY(write_acpi(machine_.memory(), acpi(), GuestAddress{PcDevices::kTables}, GuestAddress{kSmbios}));
