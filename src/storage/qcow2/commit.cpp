@@ -30,6 +30,12 @@ Result<> Qcow2::set_dirty_bit(bool on) {
 }
 
 Result<> Qcow2::commit(bool durable) {
+  auto result = commit_now(durable);
+  told_ = !result;
+  return result;
+}
+
+Result<> Qcow2::commit_now(bool durable) {
   std::lock_guard one(commit_mutex_);
   std::vector<TableWrite> blocks, tables;
   TableWrite reftable, l1;
@@ -190,7 +196,8 @@ Result<> Qcow2::close() {
 }
 
 Qcow2::~Qcow2() {
-  if (auto result = close(); !result && !flush_error_) log(LogLevel::kError, "%s", result.error().message.c_str());
+  const bool told = told_;  // or a full disk would be said twice
+  if (auto result = close(); !result && !told && !flush_error_) log(LogLevel::kError, "%s", result.error().message.c_str());
 }
 
 }  // namespace vireo::storage::qcow2

@@ -215,6 +215,7 @@ class Qcow2 final : public Image {
 
   // commit.cpp
   Result<> commit(bool durable);       // the lock must not be held
+  Result<> commit_now(bool durable);
   Result<> commit_if_full();
   void apply_frees(std::vector<Freed>& frees);
   void cool();                         // frees what no transfer holds any more
@@ -280,6 +281,7 @@ class Qcow2 final : public Image {
   ClusterSet owners_;
   bool corrupt_ = false, closed_ = false, dirty_marked_ = false;
   std::atomic<int> flush_error_ = 0;  // the kernel forgets what it could not write: so must we trust nothing after
+  std::atomic<bool> told_ = false;      // the last write or commit failed, and its caller knows
   uint64_t high_water_ = 0;       // nothing was ever in the file from here on
   uint64_t reserved_ = 0;         // the file's end when it was made longer than it needs to be
   uint64_t compressed_next_ = 0;  // room for compressed data in a started cluster

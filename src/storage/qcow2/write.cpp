@@ -87,7 +87,9 @@ void Qcow2::release_entry(const Entry& entry, bool give_back) {
 
 Result<> Qcow2::write(uint64_t offset, std::span<const iovec> from) {
   TRY_VOID(writable_check(offset, total(from)));
-  return write_space(offset, from);
+  auto written = write_space(offset, from);
+  if (!written) told_ = true;
+  return written;
 }
 
 Result<> Qcow2::write_space(uint64_t offset, std::span<const iovec> from) {

@@ -70,6 +70,7 @@ Result<> Qcow2::write_precompressed(uint64_t guest, std::span<const std::byte> p
     for (uint64_t c = host >> geometry_.cluster_bits; c <= (host + packed.size() - 1) >> geometry_.cluster_bits; ++c)
       (void)refcounts_->subtract(c);
     compressed_next_ = 0;
+    told_ = true;
     return result;
   }
   lock.unlock();

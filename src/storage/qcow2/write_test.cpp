@@ -49,5 +49,25 @@ TEST(EncryptedWrite, TwoPartsOfOneSectorAreBothKept) {
   for (size_t i = 0; i < sector.size(); ++i) ASSERT_EQ(std::to_integer<int>(sector[i]), i < 256 ? 2 : 3) << i;
 }
 
+// Who was told that the disk is full need not be told once more by the image's end, which has metadata to write; who was told nothing is.
+TEST(FullDisk, IsToldOnce) {
+  for (bool earlier : {false, true}) {
+    auto owned = std::make_unique<MemoryFile>();
+    MemoryFile* file = owned.get();
+    ASSERT_TRUE(create(*owned, {.size = 1 << 20, .cluster_size = 4096}));
+    auto image = Qcow2::open(std::move(owned), nullptr, {});
+    ASSERT_TRUE(image) << image.error().message;
+    const std::vector<std::byte> data(4096, std::byte{1});
+    ASSERT_TRUE((*image)->write(0, data));
+    file->fault = [](MemoryFile::Op op, uint64_t, uint64_t) { return op == MemoryFile::Op::kWrite ? ENOSPC : 0; };
+    if (earlier) {
+      EXPECT_FALSE((*image)->write(8192, data));
+    }
+    testing::internal::CaptureStderr();
+    image->reset();
+    EXPECT_EQ(testing::internal::GetCapturedStderr().empty(), earlier);
+  }
+}
+
 }  // namespace
 }  // namespace vireo::storage::qcow2
