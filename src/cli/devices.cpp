@@ -80,7 +80,8 @@ Result<storage::LiveDisk*> add_disk(Machine& machine, const DiskOptions& options
   }
   virtio::BlkConfig blk{.serial = options.serial,
                         .queues = static_cast<uint16_t>(options.queues ? options.queues : std::min(machine.config().cpus, 64u)),
-                        .write_cache = cache != "writethrough" && cache != "directsync"};
+                        .write_cache = cache != "writethrough" && cache != "directsync",
+                        .name = options.path};
   storage::LiveDisk* live = disk.get();
   auto device = TRY(virtio::Blk::create(blk, {machine.loop()}, std::move(disk)));
   live->set_on_resize([d = device.get()] { d->disk_resized(); });

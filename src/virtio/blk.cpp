@@ -217,8 +217,7 @@ void Blk::part_done(Request* request, int error) {
   if (--request->parts_left > 0) return;
   if (request->error) {
     if (complaints_.allow())
-      log(LogLevel::kWarning, "disk%s%s: a guest request failed: %s", config_.serial.empty() ? "" : " ", config_.serial.c_str(),
-          strerror(request->error));
+      log(LogLevel::kWarning, "disk %s: a guest request failed: %s", config_.name.c_str(), strerror(request->error));
   } else if (request->type == VIRTIO_BLK_T_IN) {
     request->written = request->data_size;
   }

@@ -22,6 +22,7 @@ struct BlkConfig {
   uint16_t queues = 1;
   uint16_t queue_size = 256;   // a power of two
   bool write_cache = true;     // what the guest finds; it can switch (CONFIG_WCE)
+  std::string name;            // in messages
 };
 
 class Blk final : public LoopDevice {

@@ -53,6 +53,15 @@ class BlkTest : public testing::TestWithParam<bool> {
   std::unique_ptr<FakeGuest> guest;
 };
 
+TEST_P(BlkTest, AFailedRequestIsToldWithTheDisksName) {
+  make({.name = "root.qcow2"});
+  start();
+  disk.error = ENOSPC;
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(request(VIRTIO_BLK_T_OUT, 0, {string(std::string(512, 'x'))}).status, VIRTIO_BLK_S_IOERR);
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("disk root.qcow2: a guest request failed: No space left on device\n"), std::string::npos);
+}
+
 TEST_P(BlkTest, ConfigSpaceDescribesTheDisk) {
   make({.queues = 3});
   EXPECT_EQ(guest->get(VIRTIO_MMIO_DEVICE_ID), 2u);
