@@ -15,13 +15,30 @@ namespace qcow2 = storage::qcow2;
 constexpr uint64_t kPiece = 2 << 20;
 std::unexpected<Error> bad(const std::string& why, int code = EINVAL) { return fail(ErrorKind::kInvalid, why, code); }
 
-// One file may have several names: with and without its folder, or by a link.
+}  // namespace
+
 bool same_file(const std::string& a, const std::string& b) {
-  struct stat one, two;
-  return a == b || (stat(a.c_str(), &one) == 0 && stat(b.c_str(), &two) == 0 && one.st_dev == two.st_dev && one.st_ino == two.st_ino);
+  auto one = storage::plain_path(a), other = storage::plain_path(b);
+  if (!one || !other) return a == b;
+  struct stat first, second;
+  return *one == *other || (stat(one->c_str(), &first) == 0 && stat(other->c_str(), &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino);
 }
 
-}  // namespace
+bool backed_by(const std::string& backing, const std::string& format, const std::string& image) {
+  std::string name = backing, below_format = format;
+  for (unsigned depth = 0; depth < storage::kDeepestChain; ++depth) {
+    if (same_file(name, image)) return true;
+    auto path = storage::plain_path(name);
+    if (!path || below_format == "raw") return false;  // of another kind, which has nothing below it here
+    auto file = storage::open_file({.path = *path, .read_only = true, .lock = false});
+    if (!file) return false;
+    auto header = qcow2::Header::read(**file, true);
+    if (!header || !header->has_backing) return false;
+    name = storage::resolve_backing(name, header->backing_file);
+    below_format = header->backing_format();
+  }
+  return false;
+}
 
 Result<int> commit(int argc, char** argv) {
   Arguments a = TRY(parse_arguments(argc, argv, "f:t:b:r:dpq", {"image-opts"}));
@@ -107,6 +124,9 @@ Result<int> rebase(int argc, char** argv) {
   if (!q) return bad("Could not change the backing file to '" + backing + "': file format doesn't support backing files");
   if (!backing.empty() && !format.empty() && format != "raw" && format != "qcow2" && format != "host_device" && format != "file") return bad("Invalid format name: '" + format + "'");
   if (!backing.empty() && format.empty()) return bad("Could not change the backing file to '" + backing + "': backing format must be specified");
+  const std::string path = image->file().name(), below_path = storage::resolve_backing(path, backing);
+  if (!backing.empty() && backed_by(below_path, format, path))
+    return bad("Could not change the backing file to '" + backing + "': " + (same_file(below_path, path) ? "it is the image itself" : "the image is a backing file of it"));
   if (!unsafe) {
     std::shared_ptr<Image> below;
     if (!backing.empty()) {

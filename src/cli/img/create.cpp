@@ -141,14 +141,6 @@ std::string told_options(const CreateWish& wish, const OptionList& options, uint
 
 Result<> create_file_for(const std::string& name, uint64_t size) { return storage::create_file(TRY(storage::plain_path(name)), size); }
 
-// Of two names, that making the first would empty the second. A file that is not there yet is the same by name alone.
-bool same_file(const std::string& name, const std::string& other) {
-  auto path = storage::plain_path(name), other_path = storage::plain_path(other);
-  if (!path || !other_path) return name == other;
-  struct stat a, b;
-  return *path == *other_path || (stat(path->c_str(), &a) == 0 && stat(other_path->c_str(), &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino);
-}
-
 Result<> create_qcow2(const CreateWish& wish, const qcow2::CreateConfig& config) {
   // All that can be wrong, before a file that is there is emptied.
   TRY_VOID(qcow2::validate(config));
@@ -265,6 +257,8 @@ Result<> create_image(const CreateWish& wish) {
   if (!backing_format.empty() && backing_format != "raw" && backing_format != "qcow2" && backing_format != "luks") return bad("Unknown backing file format '" + backing_format + "'");
   if (!backing.empty() && same_file(wish.name, storage::resolve_backing(wish.name, backing)))
     return bad("Trying to create an image with the same filename as the backing file");
+  if (!backing.empty() && backed_by(storage::resolve_backing(wish.name, backing), backing_format, wish.name))
+    return bad("it is a backing file of '" + backing + "' and cannot be an overlay over it");
   std::optional<uint64_t> size = wish.size;
   if (!size && !get("size").empty()) size = TRY(size_option("size", get("size")));
   if (!backing.empty() && !wish.unsafe) {

@@ -67,6 +67,10 @@ struct OpenWish {
   bool no_data = false;        // an encrypted image's data is not wanted, so that no password is needed
 };
 Result<std::shared_ptr<Image>> open(const std::string& name, const OpenWish& wish);
+// Whether one file has both names: with and without its folder, or by a link. One that is not there yet is the same by its name alone.
+bool same_file(const std::string& a, const std::string& b);
+// Whether an image would be its own backing file with this one below it, be it by way of others. What cannot be opened ends the search.
+bool backed_by(const std::string& backing, const std::string& format, const std::string& image);
 bool valid_cache(const std::string& mode);
 // The lines of `info` from "Format specific information:" on.
 void print_format_specific(storage::qcow2::Qcow2& image);

@@ -56,6 +56,31 @@ TEST_F(KeptTarget, AnOverlayOverItself) {
   EXPECT_FALSE(std::filesystem::exists("new"));
 }
 
+TEST_F(KeptTarget, AnOverlayOverWhatLiesOverIt) {
+  auto img = [](std::vector<std::string> words) {
+    words.insert(words.begin(), "vireo img");
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    return run(static_cast<int>(argv.size()), argv.data());
+  };
+  auto bytes = [](const char* name) {
+    std::ifstream in(name);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  ASSERT_EQ(img({"create", "-q", "-f", "qcow2", "a", "1M"}), 0);
+  ASSERT_EQ(img({"create", "-q", "-f", "qcow2", "-b", "a", "-F", "qcow2", "b"}), 0);
+  ASSERT_EQ(img({"create", "-q", "-f", "qcow2", "-b", "b", "-F", "qcow2", "c"}), 0);
+  const std::string before = bytes("a");
+  for (const char* unsafe : {"-u", "-q"}) {
+    EXPECT_EQ(refused({"rebase", unsafe, "-b", "a", "-F", "qcow2", "./a"}), "vireo img: Could not change the backing file to 'a': it is the image itself\n");
+    EXPECT_EQ(refused({"rebase", unsafe, "-b", "c", "-F", "qcow2", "a"}), "vireo img: Could not change the backing file to 'c': the image is a backing file of it\n");
+    EXPECT_EQ(refused({"create", unsafe, "-f", "qcow2", "-b", "c", "-F", "qcow2", "a", "1M"}), "vireo img: a: it is a backing file of 'c' and cannot be an overlay over it\n");
+  }
+  EXPECT_EQ(bytes("a"), before);
+  EXPECT_EQ(img({"rebase", "-u", "-b", "a", "-F", "qcow2", "c"}), 0);
+  EXPECT_EQ(img({"rebase", "-u", "-b", "gone", "-F", "qcow2", "c"}), 0);
+}
+
 TEST_F(KeptTarget, ADataFileThatIsTheImage) { EXPECT_NE(refused({"create", "-f", "qcow2", "-o", "data_file=there", "there", "1M"}).find("the image itself"), std::string::npos); }
 
 TEST_F(KeptTarget, EncryptionWithoutAPassword) {
