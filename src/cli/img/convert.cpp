@@ -2,6 +2,7 @@
 // img convert.
 #include "cli/img/convert.h"
 #include "cli/img/bitmap.h"
+#include "cli/img/unfinished_target.h"
 
 #include <cstdio>
 
@@ -114,6 +115,10 @@ Result<int> convert(int argc, char** argv) {
       if (i->file().name() == base->file().name()) job.base = i;
   }
   bool reused = false;
+  std::vector<std::string> files{target_name};
+  for (auto& [key, value] : options)
+    if (key == "data_file") files.push_back(storage::resolve_backing(target_name, value));
+  std::optional<UnfinishedTarget> unfinished(std::in_place, argv[0], files);
   if (!a.has("n")) {
     CreateWish wish{.format = out_format, .name = target_name, .backing = a.get("B"), .backing_format = a.get("F"), .options = options, .print = false, .reused = &reused};
     wish.size = size;
@@ -143,6 +148,7 @@ Result<int> convert(int argc, char** argv) {
   }
   if (a.has("bitmaps")) TRY_VOID(copy_bitmaps(*job.sources[0], *target));
   if (auto closed = target->close(); !closed) return std::unexpected(std::move(closed).error().within("error while writing"));
+  unfinished.reset();
   progress.end();
   return 0;
 }
@@ -175,6 +181,7 @@ Result<int> dd(int argc, char** argv) {
     // `count` limits what is taken; `skip` shortens only what would be read past the end.
     length = words["count"].empty() ? size - from : std::min(size, source->size() - from);
   }
+  const UnfinishedTarget unfinished(argv[0], {words["of"]});
   CreateWish wish{.format = format, .name = words["of"], .size = length, .print = false};
   if (auto made = create_image(wish); !made) return std::unexpected(std::move(made).error().within(words["of"] + ": error while creating output image of type " + format));
   auto target = TRY(img::open(words["of"], {.format = format, .writable = true, .backing = false}));
