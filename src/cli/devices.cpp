@@ -94,6 +94,13 @@ Result<> add_vhost_user_disk(Machine& machine, const DiskOptions& options) {
   return machine.board().add(TRY(virtio::vhost_user::Blk::create(config, {machine.loop(), machine.memory()})));
 }
 
+// The option's name is said before, which is the file's.
+Error named_once(Error error, const std::string& path) {
+  for (const std::string& start : {"Could not open '" + path + "': ", "disk '" + path + "': ", "disk '" + path + "' is "})
+    while (error.message.starts_with(start)) error.message.erase(0, start.size());
+  return std::move(error).within("--disk " + path);
+}
+
 // Spec: IEEE 802, a unicast address in the usual notation.
 Result<virtio::Mac> parse_mac(const std::string& text) {
   virtio::Mac mac{};
@@ -157,7 +164,7 @@ Result<AddedDevices> add_devices(Machine& machine, const RunOptions& options, Ch
     for (storage::LiveDisk* other : added.disks)
       if (other->config().id == id) return fail(ErrorKind::kInvalid, "--disk " + disk.path + ": id=" + id + " is another disk's");
     auto result = add_disk(machine, disk, id);
-    if (!result) return std::unexpected(std::move(result).error().within("--disk " + disk.path));
+    if (!result) return std::unexpected(named_once(std::move(result).error(), disk.path));
     added.disks.push_back(*result);
   }
   for (unsigned i = 0; i < options.nets.size(); i++)

@@ -8,6 +8,9 @@ namespace vireo::cli {
 // be written into it.
 void keep_standard_files();
 
+// Flushes standard output before the end. True if that worked; why not is kept for finish_output().
+bool flush_output();
+
 // The exit status: 1, and a line on stderr, where what was printed did not get out (a full disk), else `status`.
 int finish_output(int status);
 

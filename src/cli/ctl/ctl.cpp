@@ -9,6 +9,7 @@
 
 #include "cli/ctl/client.h"
 #include "cli/ctl/words.h"
+#include "cli/standard_files.h"
 
 namespace vireo::cli::ctl {
 namespace {
@@ -76,7 +77,7 @@ Result<int> show_events(Client& client) {
     auto event = TRY(client.event());
     if (!event) return 0;
     printf("%s\n", event->dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
-    fflush(stdout);
+    flush_output();
   }
 }
 

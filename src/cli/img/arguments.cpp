@@ -8,6 +8,7 @@
 
 #include "cli/img/img.h"
 #include "cli/img/secrets.h"
+#include "cli/standard_files.h"
 #include "storage/nbd/nbd_file.h"
 
 namespace vireo::cli::img {
@@ -186,13 +187,13 @@ void Progress::show(uint64_t done, uint64_t all) {
   if (static_cast<int>(percent) == last_) return;
   last_ = static_cast<int>(percent);
   printf("    (%3.2f/100%%)\r", percent);
-  fflush(stdout);
+  flush_output();
 }
 
 void Progress::end() {
   if (!on_) return;
   printf("    (100.00/100%%)\r\n");
-  fflush(stdout);
+  flush_output();
 }
 
 }  // namespace vireo::cli::img

@@ -7,6 +7,7 @@
 
 #include "cli/img/encryption.h"
 #include "cli/img/secrets.h"
+#include "cli/standard_files.h"
 #include "storage/image/luks_image.h"
 #include "storage/image/raw_image.h"
 
@@ -279,7 +280,7 @@ Result<> create_image(const CreateWish& wish) {
   const uint64_t rounded = (*size + 511) / 512 * 512;
   if (wish.print && !wish.quiet) {
     printf("Formatting '%s', %s\n", wish.name.c_str(), told_options(wish, options, *size).c_str());
-    fflush(stdout);
+    flush_output();
   }
   if (wish.format == "qcow2") {
     set("size", std::to_string(rounded));

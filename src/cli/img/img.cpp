@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/img/img.h"
 #include "base/log.h"
+#include "cli/standard_files.h"
 
 #include <cstdio>
 #include <cstring>
@@ -76,7 +77,7 @@ int run(int argc, char** argv) {
     }
     argv[1] = self.data();  // what messages begin with, getopt(3)'s as well
     auto status = e.command(argc - 1, argv + 1);
-    fflush(stdout);
+    flush_output();
     if (status) return *status;
     if (!status.error().message.empty()) say(status.error().message);
     return 1;

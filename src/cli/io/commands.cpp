@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "cli/io/session.h"
+#include "cli/standard_files.h"
 #include "storage/file/null_file.h"
 #include "storage/image/blkdebug_image.h"
 
@@ -184,7 +185,7 @@ bool write(Session& s, const Command& c, const Line& line) {
   if (state && !vm_state_of(s)) return false;
   const char* what = later ? "aio_write" : strcmp(c.name, "writev") == 0 ? "writev" : "write";
   if (s.image->read_only()) {
-    fprintf(stderr, "qemu-io: Block node is read-only\n");
+    complain("Block node is read-only");
     return later;
   }
   std::vector<std::byte> data;
@@ -243,7 +244,7 @@ bool remove_break(Session& s, const Command&, const Line& line) {
 bool discard(Session& s, const Command& c, const Line& line) {
   uint64_t offset, length;
   if (!number(line.words[0], offset) || !number(line.words[1], length)) return false;
-  if (s.image->read_only()) return fprintf(stderr, "qemu-io: Block node is read-only\n"), false;
+  if (s.image->read_only()) return complain("Block node is read-only");
   Took took;
   auto result = inside(s, offset, length) ? s.image->discard(offset, length) : fail(ErrorKind::kInvalid, "past the end", EIO);
   if (!result) return failed("discard", result.error());
@@ -253,8 +254,7 @@ bool discard(Session& s, const Command& c, const Line& line) {
 
 bool flush(Session& s, const Command&, const Line&) {
   auto result = s.image->flush();
-  if (!result) fprintf(stderr, "qemu-io: %s\n", result.error().message.c_str());
-  return result.has_value();
+  return result || complain(result.error().message);
 }
 
 // How far the image itself, without what lies below it, has or has not a part of the disk.
@@ -287,7 +287,7 @@ bool alloc(Session& s, const Command&, const Line& line) {
 bool map(Session& s, const Command&, const Line&) {
   for (uint64_t at = 0; at < s.image->size();) {
     auto here = stretch(*s.image, at, s.image->size() - at);
-    if (!here) return fprintf(stderr, "qemu-io: Failed to query allocation status: %s\n", strerror(here.error().code)), false;
+    if (!here) return complain("Failed to query allocation status: " + std::string(strerror(here.error().code)));
     printf("%s (0x%llx) bytes %s at offset %s (0x%llx)\n", size_text(static_cast<double>(here->length)).c_str(), static_cast<unsigned long long>(here->length),
            here->allocated ? "    allocated" : "not allocated", size_text(static_cast<double>(at)).c_str(), static_cast<unsigned long long>(at));
     at += here->length;
@@ -303,12 +303,11 @@ bool truncate(Session& s, const Command&, const Line& line) {
     if (text == "metadata") mode = storage::Preallocation::kMetadata;
     else if (text == "falloc") mode = storage::Preallocation::kFalloc;
     else if (text == "full") mode = storage::Preallocation::kFull;
-    else if (text != "off") return fprintf(stderr, "qemu-io: invalid parameter value: %s\n", text.c_str()), false;
+    else if (text != "off") return complain("invalid parameter value: " + text);
   }
   if (!number(line.words[0], size)) return false;
   auto result = s.image->resize(size, mode);
-  if (!result) fprintf(stderr, "qemu-io: %s\n", result.error().message.c_str());
-  return result.has_value();
+  return result || complain(result.error().message);
 }
 
 bool length(Session& s, const Command&, const Line&) { return printf("%s\n", size_text(static_cast<double>(s.image->size())).c_str()), true; }
@@ -337,12 +336,10 @@ bool quit(Session& s, const Command&, const Line&) { return s.quit = true; }
 
 bool sigraise(Session&, const Command&, const Line& line) {
   int signal = static_cast<int>(strtol(line.words[0].c_str(), nullptr, 10));
-  fflush(stdout);  // or it would be lost with the process
+  flush_output();  // or it would be lost with the process
   raise(signal);
   return true;
 }
-
-bool told(const Error& error) { return fprintf(stderr, "qemu-io: %s\n", error.message.c_str()), false; }
 
 bool open_command(Session& s, const Command&, const Line& line) {
   if (s.image) return printf("file open already, try 'help close'\n"), false;
@@ -353,40 +350,40 @@ bool open_command(Session& s, const Command&, const Line& line) {
   if (line.has('U')) wish.force_share = true;
   if (line.has('n')) wish.cache = "none";
   if (line.has('t')) wish.cache = line.values.at('t');
-  if (line.has('C')) return fprintf(stderr, "qemu-io: -C is not supported\n"), false;
+  if (line.has('C')) return complain("-C is not supported");
   std::string name = line.words.empty() ? "" : line.words[0];
   if (line.has('o')) {
     wish.image_options = true;
     wish.name_beside_options = std::exchange(name, line.values.at('o'));
   }
   auto opened = open(s, name, wish, line.has('s'));
-  return opened ? true : told(opened.error());
+  return opened || complain(opened.error().message);
 }
 
 bool close_command(Session& s, const Command&, const Line&) {
   auto closed = close(s);
-  return closed ? true : told(closed.error());
+  return closed || complain(closed.error().message);
 }
 
 bool reopen_command(Session& s, const Command&, const Line& line) {
   img::OpenWish wish = s.wish;
-  if (line.has('r') && line.has('w')) return fprintf(stderr, "qemu-io: Only one of -r and -w may be given\n"), false;
+  if (line.has('r') && line.has('w')) return complain("Only one of -r and -w may be given");
   if (line.has('r')) wish.writable = false;
   if (line.has('w')) wish.writable = true;
   if (line.has('c')) wish.cache = line.values.at('c');
-  if (line.has('c') && !img::valid_cache(wish.cache)) return fprintf(stderr, "qemu-io: Invalid cache option: %s\n", wish.cache.c_str()), false;
+  if (line.has('c') && !img::valid_cache(wish.cache)) return complain("Invalid cache option: " + wish.cache);
   img::OptionList options;
   if (line.has('o')) {
     auto parsed = img::parse_options({line.values.at('o')});
-    if (!parsed) return told(parsed.error());
+    if (!parsed) return complain(parsed.error().message);
     options = std::move(*parsed);
   }
   for (auto& [key, value] : options) {
-    if (key == "read-only" && (line.has('r') || line.has('w'))) return fprintf(stderr, "qemu-io: Cannot set both -r/-w and 'read-only'\n"), false;
-    if (key.starts_with("cache.") && line.has('c')) return fprintf(stderr, "qemu-io: Cannot set both -c and the cache options\n"), false;
+    if (key == "read-only" && (line.has('r') || line.has('w'))) return complain("Cannot set both -r/-w and 'read-only'");
+    if (key.starts_with("cache.") && line.has('c')) return complain("Cannot set both -c and the cache options");
   }
   auto opened = reopen(s, wish, options);
-  return opened ? true : told(opened.error());
+  return opened || complain(opened.error().message);
 }
 
 bool help(Session&, const Command&, const Line& line);

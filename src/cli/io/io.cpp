@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "cli/img/secrets.h"
 #include "cli/io/session.h"
+#include "cli/standard_files.h"
 
 #ifndef VIREO_VERSION
 #define VIREO_VERSION "?"
@@ -16,6 +17,8 @@
 
 namespace vireo::cli::io {
 namespace {
+
+std::string g_self;  // what messages and the prompt begin with: scripts that know the program as qemu-io compare them
 
 void help(const char* self) {
   printf("usage: %s [-c command]... [-f format] [-r] [-n] [-t cache] [-d discard] [-i aio] [-s] [-U] [--image-opts] [file]\n\n"
@@ -47,6 +50,11 @@ Result<std::shared_ptr<storage::Image>> over_temporary(std::shared_ptr<storage::
 
 }  // namespace
 
+bool complain(const std::string& text) {
+  fprintf(stderr, "%s: %s\n", g_self.c_str(), text.c_str());
+  return false;
+}
+
 Result<> open(Session& session, const std::string& name, const img::OpenWish& wish, bool temporary) {
   img::OpenWish how = wish;
   if (temporary) how.writable = false;
@@ -77,6 +85,8 @@ Result<> close(Session& session) {
 
 int run(int argc, char** argv) {
   set_log_prefix("");
+  g_self = argv[0];
+  g_self.erase(0, g_self.rfind('/') + 1);
   Session session;
   session.wish.writable = true;
   std::vector<std::string> commands;
@@ -96,15 +106,15 @@ int run(int argc, char** argv) {
       case 'n': session.wish.cache = "none"; break;
       case 't':
         session.wish.cache = optarg;
-        if (!img::valid_cache(optarg)) return fprintf(stderr, "qemu-io: Invalid cache option: %s\n", optarg), 1;
+        if (!img::valid_cache(optarg)) return complain("Invalid cache option: " + std::string(optarg)), 1;
         break;
       case 'U': session.wish.force_share = true; break;
       case 1: options = true; break;
       case 2:
-        if (auto added = img::add_object(optarg); !added) return fprintf(stderr, "qemu-io: %s\n", added.error().message.c_str()), 1;
+        if (auto added = img::add_object(optarg); !added) return complain(added.error().message), 1;
         break;
       case 's': temporary = true; break;
-      case 'C': return fprintf(stderr, "qemu-io: --copy-on-read is not supported\n"), 1;
+      case 'C': return complain("--copy-on-read is not supported"), 1;
       case 'h': return help(argv[0]), 0;
       case 'V': return printf("qemu-io version 7.2.22 (Vireo %s)\n", VIREO_VERSION), 0;
       case '?': return fprintf(stderr, "Try '%s --help' for more information\n", argv[0]), 1;
@@ -114,10 +124,10 @@ int run(int argc, char** argv) {
   if (argc - optind > 1) return help(argv[0]), 1;
   if (optind < argc) {
     img::OpenWish wish = session.wish;
-    if (options && !format.empty()) return fprintf(stderr, "qemu-io: --image-opts and -f are mutually exclusive\n"), 1;
+    if (options && !format.empty()) return complain("--image-opts and -f are mutually exclusive"), 1;
     wish.format = format;
     wish.image_options = options;
-    if (auto opened = open(session, argv[optind], wish, temporary); !opened) return fprintf(stderr, "qemu-io: %s\n", opened.error().message.c_str()), 1;
+    if (auto opened = open(session, argv[optind], wish, temporary); !opened) return complain(opened.error().message), 1;
   }
   bool good = true;
   for (const std::string& command : commands) {
@@ -127,16 +137,13 @@ int run(int argc, char** argv) {
   if (commands.empty()) {
     std::string line;
     while (!session.quit) {
-      printf("qemu-io> ");
-      fflush(stdout);
+      printf("%s> ", g_self.c_str());
+      flush_output();
       if (!std::getline(std::cin, line)) break;
       good = execute(session, line) && good;
     }
   }
-  if (auto closed = close(session); !closed) {
-    fprintf(stderr, "qemu-io: %s\n", closed.error().message.c_str());
-    good = false;
-  }
+  if (auto closed = close(session); !closed) good = complain(closed.error().message);
   return good ? 0 : 1;
 }
 

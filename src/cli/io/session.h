@@ -28,6 +28,9 @@ Result<> reopen(Session& session, const img::OpenWish& wish, const img::OptionLi
 void finish_later(Session& session);  // waits for them
 Result<> close(Session& session);
 
+// A line on stderr that begins with the program's name. False, for those who return it.
+bool complain(const std::string& text);
+
 // One command line. False: it failed, which has been told.
 bool execute(Session& session, const std::string& line);
 

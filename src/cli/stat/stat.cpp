@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "cli/option_words.h"
+#include "cli/standard_files.h"
 #include "cli/stat/sample.h"
 
 namespace vireo::cli::stat {
@@ -92,7 +93,7 @@ bool wait(const control::StatisticsGuest& guest, uint64_t until_ns) {
   }
 }
 
-bool put(const std::string& text) { return fwrite(text.data(), 1, text.size(), stdout) == text.size() && fflush(stdout) == 0; }
+bool put(const std::string& text) { return fwrite(text.data(), 1, text.size(), stdout) == text.size() && flush_output(); }
 
 }  // namespace
 
@@ -101,7 +102,7 @@ Result<int> run(int argc, char** argv) {
   if (options.help) return put(kHelp) ? 0 : 1;
   if (options.list) {
     for (pid_t process : control::statistics_guests()) printf("%d\n", static_cast<int>(process));
-    return fflush(stdout) == 0 ? 0 : 1;
+    return flush_output() ? 0 : 1;
   }
   const double interval = options.interval.empty() ? 1 : TRY(number(options.interval, "--interval", 0.1, 3600.0, "seconds, 0.1 to 3600"));
   uint64_t left = options.once ? 1 : options.count.empty() ? ~0ull : TRY(number<uint64_t>(options.count, "--count", 1, 1'000'000'000, "1 or more"));
@@ -126,7 +127,7 @@ Result<int> run(int argc, char** argv) {
     std::string text = options.json ? json(*guest, now, options.counters) + "\n" : table(*guest, rows, now, before ? &*before : nullptr, shown);
     if (screen) text = "\x1b[H\x1b[2J" + text;
     else if (!options.json && !first) text = "\n" + text;
-    if (!put(text)) return fail_errno("stat: standard output");
+    if (!put(text)) return 1;  // main() says why
     if (--left == 0) return 0;
   }
 }
